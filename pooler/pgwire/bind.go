@@ -48,22 +48,32 @@ func DecodeBind(body []byte) (Bind, error) {
 	if n := len(b.formats) / 2; n > 1 && n != b.params {
 		return Bind{}, Errorf(CodeProtocolViolation, "bind message has %d parameter formats but %d parameters", n, b.params)
 	}
-	for i := range b.params {
-		if i < inlineParams {
-			b.inline[i] = int32(r.off) //nolint:gosec // a body is shorter than MaxMessageBytes
-		} else if i == inlineParams {
-			b.cursor, b.cursorStart = i, r.off
-		}
-		if n := int32(r.uint32()); n != -1 { //nolint:gosec // signed on purpose
-			r.bytes(int(n))
-		}
-		if r.fault != faultNone {
-			return Bind{}, r.fault.err()
-		}
-		if f := b.Format(i); f > FormatBinary {
+	for i := 0; i < len(b.formats) && b.params > 0; i += 2 {
+		if f := binary.BigEndian.Uint16(b.formats[i:]); f > uint16(FormatBinary) {
 			return Bind{}, Errorf(CodeInvalidParameterValue, "unsupported format code: %d", int16(f)) //nolint:gosec // as PostgreSQL prints it
 		}
 	}
+	off := r.off
+	for i := range b.params {
+		if i < inlineParams {
+			b.inline[i] = int32(off) //nolint:gosec // a body is shorter than MaxMessageBytes
+		} else if i == inlineParams {
+			b.cursor, b.cursorStart = i, off
+		}
+		if len(body)-off < 4 {
+			return Bind{}, faultShort.err()
+		}
+		n := int32(binary.BigEndian.Uint32(body[off:])) //nolint:gosec // signed on purpose
+		off += 4
+		if n == -1 {
+			continue
+		}
+		if n < 0 || int(n) > len(body)-off {
+			return Bind{}, faultShort.err()
+		}
+		off += int(n)
+	}
+	r.off = off
 	b.results = r.bytes(2 * int(r.uint16()))
 	if err := r.end(); err != nil {
 		return Bind{}, err
