@@ -1,0 +1,62 @@
+package backend
+
+import "strings"
+
+// Taint is what a session left on a connection that can't be taken off it: a tainted connection is closed at release.
+type Taint uint32
+
+// The taints.
+const (
+	TaintListen Taint = 1 << iota
+	TaintTemp
+	TaintAdvisoryLock
+	TaintHoldCursor
+	TaintSQLPrepare
+	TaintUnjudged
+	TaintRole
+	TaintPreparedTx
+	TaintLargeObject
+	TaintCancelled
+	TaintContext  // the settings that it should carry could not be set
+	TaintProtocol // it is not known what it will send next
+)
+
+var taintNames = [...]string{
+	"listen", "temp", "advisory_lock", "hold_cursor", "sql_prepare", "unjudged", "session_authorization",
+	"prepared_transaction", "large_object", "cancelled", "context", "protocol",
+}
+
+// String names the taints, for the log.
+func (t Taint) String() string {
+	var names []string
+	for i, n := range taintNames {
+		if t&(1<<i) != 0 {
+			names = append(names, n)
+		}
+	}
+	return strings.Join(names, ",")
+}
+
+// First is the name of the first taint, the label of the metric.
+func (t Taint) First() string {
+	for i, n := range taintNames {
+		if t&(1<<i) != 0 {
+			return n
+		}
+	}
+	return "none"
+}
+
+// Taint marks the connection.
+func (c *Conn) Taint(t Taint) { c.taint |= t }
+
+// Tainted returns what was marked.
+func (c *Conn) Tainted() Taint { return c.taint }
+
+// Cleaned takes the marks off: the connection was reset by DISCARD ALL.
+func (c *Conn) Cleaned() {
+	c.taint = 0
+	c.Have = nil
+	c.Unnamed = nil
+	c.Statements.Clear()
+}

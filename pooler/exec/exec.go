@@ -1,0 +1,170 @@
+// Package exec puts what a session wants on a server connection: it appends the messages to a buffer and notes in the
+// connection's queue which answers are owed. What the connection lacks (settings, the transaction's beginning, prepared
+// statements) goes in front, in the same write, and its answers stay internal.
+//
+// It is pure: the caller sends the buffer, whole and in order.
+package exec
+
+import (
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/state"
+)
+
+// Refs of internal steps, by which the session tells their answers apart.
+const (
+	RefContext  int32 = -1 - iota // settings
+	RefPrologue                   // the queued beginning of a transaction
+	RefRollback                   // ROLLBACK of a transaction that is given up
+	RefReset                      // DISCARD ALL
+	RefPrepare                    // a statement prepared or closed on the side
+	RefSettle                     // a Sync of ours
+)
+
+// Context appends what turns the settings of c into want, if anything: outside a transaction as one committed
+// transaction, so that a setting that fails leaves the connection in a failed transaction, where whatever was written
+// behind it can't run. Inside a transaction the settings are part of it. It reports whether anything was appended.
+func Context(dst []byte, c *backend.Conn, want *state.Set, inTransaction bool) ([]byte, bool) {
+	if c.Have.Equal(want) {
+		return dst, false
+	}
+	start := len(dst)
+	dst = append(dst, pgwire.MsgQuery, 0, 0, 0, 0)
+	if !inTransaction {
+		dst = append(dst, "BEGIN;"...)
+	}
+	dst = c.Have.AppendDiff(dst, want)
+	if !inTransaction {
+		dst = append(dst, "COMMIT"...)
+	}
+	dst = finish(dst, start)
+	c.Have = want
+	c.Unnamed = nil // a simple Query drops it
+	c.Ask(backend.Step{Kind: backend.StepQuery, Internal: true, Ref: RefContext})
+	return dst, true
+}
+
+// Internal appends a Query of ours.
+func Internal(dst []byte, c *backend.Conn, ref int32, sql ...string) []byte {
+	start := len(dst)
+	dst = append(dst, pgwire.MsgQuery, 0, 0, 0, 0)
+	for i, s := range sql {
+		if i > 0 {
+			dst = append(dst, ';')
+		}
+		dst = append(dst, s...)
+	}
+	dst = finish(dst, start)
+	c.Unnamed = nil
+	c.Ask(backend.Step{Kind: backend.StepQuery, Internal: true, Ref: ref})
+	return dst
+}
+
+// finish terminates the Query message that began at start and fills in its length.
+func finish(dst []byte, start int) []byte {
+	dst = append(dst, 0)
+	n := len(dst) - start - 1
+	dst[start+1], dst[start+2], dst[start+3], dst[start+4] = byte(n>>24), byte(n>>16), byte(n>>8), byte(n)
+	return dst
+}
+
+// Query notes a client's simple Query, which travels as it is.
+func Query(c *backend.Conn, ref int32) {
+	c.Unnamed = nil
+	c.Ask(backend.Step{Kind: backend.StepQuery, Ref: ref})
+}
+
+// Prepare appends a Parse of p under its own name on the connection (or as the unnamed statement), unless the connection has it already:
+// then a client's Parse (internal false) is answered here. Statements that must go to keep within the connection's limits are closed first.
+func Prepare(dst []byte, c *backend.Conn, p *state.Prepared, unnamed, internal bool, ref int32) []byte {
+	step := backend.Step{Kind: backend.StepParse, Internal: internal, Ref: ref, Prepared: p, Unnamed: unnamed}
+	if unnamed {
+		if internal && c.Unnamed == p {
+			return dst
+		}
+		c.Unnamed = p
+		c.Ask(step)
+		return appendParse(dst, "", p)
+	}
+	if c.Statements.Has(p) {
+		if !internal {
+			c.Ask(backend.Step{Kind: backend.StepLocal, Ref: ref, Answer: parseComplete})
+		}
+		return dst
+	}
+	for {
+		old := c.Statements.Evict(p.Bytes(), p)
+		if old == nil {
+			break
+		}
+		c.Statements.Remove(old)
+		dst = pgwire.AppendClose(dst, pgwire.TargetStatement, old.Name)
+		c.Ask(backend.Step{Kind: backend.StepClose, Internal: true, Ref: RefPrepare, Prepared: old})
+	}
+	c.Statements.Add(p)
+	c.Ask(step)
+	return appendParse(dst, p.Name, p)
+}
+
+var (
+	parseComplete = pgwire.AppendParseComplete(nil)
+	closeComplete = pgwire.AppendCloseComplete(nil)
+)
+
+func appendParse(dst []byte, name string, p *state.Prepared) []byte {
+	start := len(dst)
+	dst = append(dst, pgwire.MsgParse, 0, 0, 0, 0)
+	dst = append(append(dst, name...), 0)
+	dst = append(append(dst, p.SQL...), 0)
+	dst = append(dst, byte(len(p.Types)>>10), byte(len(p.Types)>>2))
+	dst = append(dst, p.Types...)
+	n := len(dst) - start - 1
+	dst[start+1], dst[start+2], dst[start+3], dst[start+4] = byte(n>>24), byte(n>>16), byte(n>>8), byte(n)
+	return dst
+}
+
+// Bind appends a client's Bind for p; tail is what follows the names in it.
+func Bind(dst []byte, c *backend.Conn, portal []byte, p *state.Prepared, unnamed bool, tail []byte, internal bool, ref int32) []byte {
+	dst = Prepare(dst, c, p, unnamed, true, RefPrepare)
+	name := p.Name
+	if unnamed {
+		name = ""
+	}
+	c.Ask(backend.Step{Kind: backend.StepBind, Internal: internal, Ref: ref})
+	return pgwire.AppendBindTail(dst, portal, name, tail)
+}
+
+// DescribeStatement appends a Describe of p.
+func DescribeStatement(dst []byte, c *backend.Conn, p *state.Prepared, unnamed, internal bool, ref int32) []byte {
+	dst = Prepare(dst, c, p, unnamed, true, RefPrepare)
+	name := p.Name
+	if unnamed {
+		name = ""
+	}
+	c.Ask(backend.Step{Kind: backend.StepDescribeStatement, Internal: internal, Ref: ref})
+	return pgwire.AppendDescribe(dst, pgwire.TargetStatement, name)
+}
+
+// Local notes an answer that is given here, in its turn.
+func Local(c *backend.Conn, answer []byte, ref int32) {
+	c.Ask(backend.Step{Kind: backend.StepLocal, Answer: answer, Ref: ref})
+}
+
+// CloseStatement answers a client's Close of a statement: the server keeps its copy for others.
+func CloseStatement(c *backend.Conn, ref int32) { Local(c, closeComplete, ref) }
+
+// abortPortal is a portal that never exists; its name is what the server's log shows.
+const abortPortal = "pgkennel refused the statement"
+
+// Abort appends what makes the server fail the current transaction (or implicit transaction) at this point of the
+// pipeline: an Execute of a portal that does not exist. The client gets refusal instead of the server's error.
+func Abort(dst []byte, c *backend.Conn, refusal *pgwire.Error, ref int32) []byte {
+	c.Ask(backend.Step{Kind: backend.StepExecute, Refusal: refusal, Ref: ref})
+	return pgwire.AppendExecute(dst, abortPortal, 0)
+}
+
+// Sync appends a Sync.
+func Sync(dst []byte, c *backend.Conn, internal bool, ref int32) []byte {
+	c.Ask(backend.Step{Kind: backend.StepSync, Internal: internal, Ref: ref})
+	return pgwire.AppendSync(dst)
+}

@@ -1,0 +1,230 @@
+// Package state holds what a session expects of a server connection and what a server connection has: settings and
+// prepared statements, and the SQL that closes the difference. Everything here is pure; Set is immutable, Registry is
+// safe for concurrent use, the rest belongs to one owner.
+package state
+
+import (
+	"hash/maphash"
+	"slices"
+	"strings"
+)
+
+// Var is one session-level setting.
+type Var struct {
+	// Name as PostgreSQL lists it in pg_settings, lower case.
+	Name string
+	// Value is the argument of SET name TO, as SQL text; with Raw the value itself, as in a startup packet or set_config.
+	Value string
+	Raw   bool
+	// Special: Value is the whole command after SET (SET TIME ZONE INTERVAL ...).
+	Special bool
+}
+
+// Set is an immutable set of session-level settings, ordered by name. The nil Set is empty.
+type Set struct {
+	vars []Var
+	hash uint64
+}
+
+var seed = maphash.MakeSeed()
+
+func newSet(vars []Var) *Set {
+	if len(vars) == 0 {
+		return nil
+	}
+	var h maphash.Hash
+	h.SetSeed(seed)
+	for _, v := range vars {
+		h.WriteString(v.Name)
+		h.WriteByte(0)
+		h.WriteString(v.Value)
+		b := byte(1)
+		if v.Raw {
+			b |= 2
+		}
+		if v.Special {
+			b |= 4
+		}
+		h.WriteByte(b)
+	}
+	return &Set{vars: vars, hash: h.Sum64()}
+}
+
+// NewSet returns the set of vars; the last of several with one name wins.
+func NewSet(vars []Var) *Set {
+	var s *Set
+	for _, v := range vars {
+		s = s.With(v)
+	}
+	return s
+}
+
+// Equal reports whether both sets hold the same settings.
+func (s *Set) Equal(o *Set) bool {
+	if s == o {
+		return true
+	}
+	if s == nil || o == nil {
+		return false
+	}
+	return s.hash == o.hash && slices.Equal(s.vars, o.vars)
+}
+
+// Vars returns the settings in order. The slice must not be changed.
+func (s *Set) Vars() []Var {
+	if s == nil {
+		return nil
+	}
+	return s.vars
+}
+
+func (s *Set) find(name string) (int, bool) {
+	if s == nil {
+		return 0, false
+	}
+	return slices.BinarySearchFunc(s.vars, name, func(v Var, n string) int { return strings.Compare(v.Name, n) })
+}
+
+// Get returns the setting called name.
+func (s *Set) Get(name string) (Var, bool) {
+	if i, ok := s.find(name); ok {
+		return s.vars[i], true
+	}
+	return Var{}, false
+}
+
+// With returns the set with v added or replaced.
+func (s *Set) With(v Var) *Set {
+	i, ok := s.find(v.Name)
+	if ok && s.vars[i] == v {
+		return s
+	}
+	vars := slices.Clone(s.Vars())
+	if ok {
+		vars[i] = v
+	} else {
+		vars = slices.Insert(vars, i, v)
+	}
+	return newSet(vars)
+}
+
+// Without returns the set without the setting called name.
+func (s *Set) Without(name string) *Set {
+	i, ok := s.find(name)
+	if !ok {
+		return s
+	}
+	return newSet(slices.Delete(slices.Clone(s.vars), i, i+1))
+}
+
+// ResetAll returns what RESET ALL leaves: it spares the role and the session's authorisation
+// (GUC_NO_RESET_ALL; PostgreSQL manual, RESET).
+func (s *Set) ResetAll() *Set {
+	var keep []Var
+	for _, v := range s.Vars() {
+		if v.Name == "role" || v.Name == "session_authorization" {
+			keep = append(keep, v)
+		}
+	}
+	return newSet(keep)
+}
+
+// AppendDiff appends the statements that turn a connection that has s into one that has want, each ended by a semicolon:
+// RESETs first, the role last, so that every other setting is set by the login itself. It appends nothing if there is no difference.
+func (s *Set) AppendDiff(dst []byte, want *Set) []byte {
+	if s.Equal(want) {
+		return dst
+	}
+	if have, ok := s.Get("role"); ok {
+		if w, ok := want.Get("role"); !ok || w != have || s.differs(want) {
+			dst = append(dst, "RESET role;"...)
+			s = s.Without("role")
+		}
+	}
+	for _, v := range s.Vars() {
+		if _, ok := want.Get(v.Name); !ok {
+			dst = append(dst, "RESET "...)
+			dst = AppendName(dst, v.Name)
+			dst = append(dst, ';')
+		}
+	}
+	var role *Var
+	for i, v := range want.Vars() {
+		if have, ok := s.Get(v.Name); ok && have == v {
+			continue
+		}
+		if v.Name == "role" {
+			role = &want.vars[i]
+			continue
+		}
+		dst = v.append(dst)
+	}
+	if role != nil {
+		dst = role.append(dst)
+	}
+	return dst
+}
+
+// differs reports whether anything but the role differs.
+func (s *Set) differs(o *Set) bool { return !s.Without("role").Equal(o.Without("role")) }
+
+func (v Var) append(dst []byte) []byte {
+	switch {
+	case v.Raw:
+		// A raw value may be a list in text form (search_path), which SET would take for one element.
+		dst = append(dst, "SELECT pg_catalog.set_config("...)
+		dst = AppendLiteral(dst, v.Name)
+		dst = append(dst, ',')
+		dst = AppendLiteral(dst, v.Value)
+		return append(dst, ",false);"...)
+	case v.Special:
+		dst = append(dst, "SET "...)
+		dst = append(dst, v.Value...)
+		return append(dst, ';')
+	default:
+		dst = append(dst, "SET "...)
+		dst = AppendName(dst, v.Name)
+		dst = append(dst, " TO "...)
+		dst = append(dst, v.Value...)
+		return append(dst, ';')
+	}
+}
+
+// AppendName appends the name of a setting, each part of a dotted one quoted where it has to be.
+func AppendName(dst []byte, name string) []byte {
+	for i, part := range strings.Split(name, ".") {
+		if i > 0 {
+			dst = append(dst, '.')
+		}
+		dst = AppendIdent(dst, part)
+	}
+	return dst
+}
+
+// AppendIdent appends name as a quoted identifier.
+func AppendIdent(dst []byte, name string) []byte {
+	dst = append(dst, '"')
+	for i := range len(name) {
+		if name[i] == '"' {
+			dst = append(dst, '"')
+		}
+		dst = append(dst, name[i])
+	}
+	return append(dst, '"')
+}
+
+// AppendLiteral appends s as a string literal that means the same whatever standard_conforming_strings is.
+func AppendLiteral(dst []byte, s string) []byte {
+	if strings.IndexByte(s, '\\') >= 0 {
+		dst = append(dst, " E"...)
+	}
+	dst = append(dst, '\'')
+	for i := range len(s) {
+		switch s[i] {
+		case '\'', '\\':
+			dst = append(dst, s[i])
+		}
+		dst = append(dst, s[i])
+	}
+	return append(dst, '\'')
+}

@@ -1,0 +1,104 @@
+package state
+
+// Statements are the prepared statements that one server connection has: least recently used first out, bounded by
+// number and bytes. It belongs to the connection's owner.
+type Statements struct {
+	MaxCount, MaxBytes int
+
+	byID map[uint64]*entry
+	// head is the most recently used.
+	head, tail *entry
+	bytes      int
+}
+
+type entry struct {
+	p          *Prepared
+	prev, next *entry
+}
+
+// Has reports whether the connection has p, and marks it used.
+func (s *Statements) Has(p *Prepared) bool {
+	e := s.byID[p.ID]
+	if e == nil {
+		return false
+	}
+	if s.head != e {
+		s.unlink(e)
+		s.push(e)
+	}
+	return true
+}
+
+// Add notes that p is prepared on the connection, by a message about to be sent.
+func (s *Statements) Add(p *Prepared) {
+	if s.byID == nil {
+		s.byID = make(map[uint64]*entry)
+	}
+	if s.byID[p.ID] != nil {
+		return
+	}
+	e := &entry{p: p}
+	s.byID[p.ID] = e
+	s.push(e)
+	s.bytes += p.Bytes()
+}
+
+// Remove forgets p: it was closed, or its Parse failed.
+func (s *Statements) Remove(p *Prepared) {
+	if e := s.byID[p.ID]; e != nil {
+		delete(s.byID, p.ID)
+		s.unlink(e)
+		s.bytes -= p.Bytes()
+	}
+}
+
+// Evict returns the least recently used statement if one has to go before another of size bytes is added, else nil.
+// The caller closes it on the connection and calls Remove. keep is never returned.
+func (s *Statements) Evict(bytes int, keep *Prepared) *Prepared {
+	if (s.MaxCount <= 0 || len(s.byID) < s.MaxCount) && (s.MaxBytes <= 0 || s.bytes+bytes <= s.MaxBytes) {
+		return nil
+	}
+	for e := s.tail; e != nil; e = e.prev {
+		if e.p != keep {
+			return e.p
+		}
+	}
+	return nil
+}
+
+// Clear forgets all: DISCARD ALL, DEALLOCATE ALL.
+func (s *Statements) Clear() {
+	clear(s.byID)
+	s.head, s.tail, s.bytes = nil, nil, 0
+}
+
+// Len is the number of statements.
+func (s *Statements) Len() int { return len(s.byID) }
+
+// Bytes is their weight.
+func (s *Statements) Bytes() int { return s.bytes }
+
+func (s *Statements) push(e *entry) {
+	e.prev, e.next = nil, s.head
+	if s.head != nil {
+		s.head.prev = e
+	}
+	s.head = e
+	if s.tail == nil {
+		s.tail = e
+	}
+}
+
+func (s *Statements) unlink(e *entry) {
+	if e.prev != nil {
+		e.prev.next = e.next
+	} else {
+		s.head = e.next
+	}
+	if e.next != nil {
+		e.next.prev = e.prev
+	} else {
+		s.tail = e.prev
+	}
+	e.prev, e.next = nil, nil
+}

@@ -1,0 +1,74 @@
+package topology
+
+// RelationKind is the kind of a relation, by pg_class.relkind.
+type RelationKind uint8
+
+// The kinds of relations that matter to routing.
+const (
+	Table        RelationKind = iota + 1 // ordinary, partitioned, foreign table, partition
+	View                                 // view
+	Materialized                         // materialised view
+	Sequence
+)
+
+// Column is a column of a relation, in the order of pg_attribute.attnum, dropped and generated ones left out as an INSERT without a column list would.
+type Column struct {
+	Name string
+	// Type is the name of the base type as pg_type.typname has it: int8, int4, int2, uuid, varchar, text, bpchar ...; domains are resolved to their base type.
+	Type string
+	OID  uint32
+	// Generated: GENERATED ALWAYS AS (...) STORED, which COPY and INSERT without a list leave out.
+	Generated bool
+}
+
+// Relation is a table, view or sequence.
+type Relation struct {
+	Schema, Name string
+	Kind         RelationKind
+	Columns      []Column
+	// Reads are the relations that a view or materialised view reads, directly and through other views, by QualifiedName.
+	// A view that calls functions of users' own has Calls set.
+	Reads []QualifiedName
+	Calls bool
+}
+
+// Column returns the relation's column by name, nil if it has none.
+func (r *Relation) Column(name string) *Column {
+	for i := range r.Columns {
+		if r.Columns[i].Name == name {
+			return &r.Columns[i]
+		}
+	}
+	return nil
+}
+
+// QualifiedName is schema and name.
+type QualifiedName struct{ Schema, Name string }
+
+// Schema is what is known of a cluster's relations and functions: an immutable snapshot of the catalogs.
+type Schema struct {
+	// Epoch grows with every snapshot of the same cluster.
+	Epoch     uint64
+	Relations map[QualifiedName]*Relation
+	// Functions are names of functions in schemas other than pg_catalog and information_schema: QualifiedName -> true.
+	Functions map[QualifiedName]bool
+	// FunctionNames are the names of Functions without schema.
+	FunctionNames map[string]bool
+}
+
+// Lookup finds a relation as PostgreSQL would: in schema when given, else along searchPath; pg_catalog is searched
+// first when searchPath does not name it. Nil if there is none.
+func (s *Schema) Lookup(schema, name string, searchPath []string) *Relation {
+	if s == nil {
+		return nil
+	}
+	if schema != "" {
+		return s.Relations[QualifiedName{schema, name}]
+	}
+	for _, p := range searchPath {
+		if r := s.Relations[QualifiedName{p, name}]; r != nil {
+			return r
+		}
+	}
+	return nil
+}
