@@ -1,0 +1,132 @@
+// Package archtest holds the plan of the house as data and checks the code against it. The checks are in its tests;
+// docs/architecture.md explains the plan.
+package archtest
+
+// module is the prefix of our own import paths.
+const module = "github.com/pgkennel/pgkennel"
+
+// floors gives each package its floor. A package imports only packages of strictly lower floors. A new package gets a
+// line here, in docs/architecture.md too; an import that does not fit is a question about the design, and not about
+// this table.
+var floors = map[string]int{
+	"pooler/pgwire":     0,
+	"parser":            0,
+	"sharding/topology": 0,
+
+	"sharding":     1,
+	"tenant":       1,
+	"pooler/auth":  1,
+	"pooler/pool":  1,
+	"pooler/state": 1,
+
+	"sharding/router": 2,
+	"sharding/merge":  2,
+	"config":          2,
+	"tenant/store":    2,
+	"pooler/backend":  2,
+	"provision":       2,
+
+	"provision/process":    3,
+	"provision/systemd":    3,
+	"provision/docker":     3,
+	"provision/kubernetes": 3,
+	"provision/external":   3,
+	"pooler/cluster":       3,
+
+	"pooler/exec":    4,
+	"pooler/session": 5,
+	"pooler/admin":   5,
+	"pooler/loop":    6,
+	"pooler":         7,
+	"cmd/pgkennel":   8,
+
+	// Beside the house: the demo and what tests stand on.
+	"internal/pginstance": 0,
+	"internal/archtest":   0,
+	"internal/pgtest":     1,
+	"internal/demo":       1,
+	"cmd/demo":            2,
+
+	// Above it: they may use everything, and nothing may use them.
+	"integration": 9,
+	"bench":       9,
+}
+
+// testsOnly are packages that only tests may import.
+var testsOnly = []string{"internal/pgtest"}
+
+// testsMay lists the imports of test files that climb a floor, each with its reason. Test files may also import
+// everything that their package may, the packages of testsOnly, and the package itself.
+var testsMay = map[edge]string{}
+
+// edge is an import: package from uses package to.
+type edge struct{ from, to string }
+
+// banned lists edges that the floors would allow and the design does not. A trailing /... means the packages below.
+var banned = []struct {
+	from, to string
+	why      string
+}{
+	{"pooler/...", "config", "the root pooler hands down plain option structs"},
+	{"pooler/...", "provision", "the poolers are stateless; provision changes the directory, not them"},
+	{"pooler/...", "provision/...", "the poolers are stateless; provision changes the directory, not them"},
+	{"pooler/...", "internal/demo", "the demo stands beside the product"},
+	{"pooler/...", "internal/pginstance", "the product does not run instances through the tests' package"},
+}
+
+// homes says which packages may import a foreign module; everybody else goes through them. Tests are free. A trailing
+// /... means the packages below; the path itself is not meant by it.
+var homes = []struct {
+	foreign string   // the import path, and everything below it
+	except  string   // a package below it that everybody may use
+	only    []string // our packages that may import it
+	why     string
+}{
+	{
+		foreign: "github.com/jackc/pgx/v5", except: "github.com/jackc/pgx/v5/pgproto3",
+		only: []string{
+			"provision", "provision/...", "tenant/store", "pooler/cluster", "internal/pgtest", "internal/demo",
+			"integration", "bench",
+		},
+		why: "the data path speaks its own pgwire; pgx is for provision, the directory, health checks and tests",
+	},
+	{
+		foreign: "github.com/jackc/pgx/v5/pgproto3",
+		only: []string{
+			"pooler/...", "provision", "provision/...", "tenant/store", "internal/pgtest", "internal/demo", "integration", "bench",
+		},
+		why: "messages belong to the rooms of the pooler",
+	},
+	{
+		foreign: "github.com/pganalyze/pg_query_go",
+		only:    []string{"parser"},
+		why:     "pg_query and cgo stay hidden inside parser",
+	},
+	{
+		foreign: "github.com/jackc/puddle",
+		only:    []string{"pooler/pool"},
+		why:     "the life of pooled connections is pooler/pool's",
+	},
+	{
+		foreign: "github.com/BurntSushi/toml",
+		only:    []string{"config"},
+		why:     "files are read by config",
+	},
+	{
+		foreign: "github.com/spf13/cobra",
+		only:    []string{"cmd/pgkennel", "cmd/demo"},
+		why:     "the command line belongs to the programs",
+	},
+}
+
+// pure packages are stepped, and touch nothing outside: same input, same output.
+var pure = []string{
+	"pooler/pgwire", "pooler/auth", "pooler/state", "pooler/exec", "pooler/session",
+	"sharding", "sharding/topology", "sharding/router", "sharding/merge",
+}
+
+// impure are the standard packages that a pure package has no use for.
+var impure = []string{"net", "os", "os/exec", "syscall", "net/http", "log"}
+
+// maxLines is how long a file may become before it has more than one idea.
+const maxLines = 600
