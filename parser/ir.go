@@ -38,48 +38,48 @@ type Kind uint8
 
 // The kinds. A statement that the parser knows but that needs no kind of its own is Utility.
 const (
-	Unknown         Kind = iota
-	Select               // SELECT, VALUES, TABLE, with set operations and CTEs
-	Insert               //
-	Update               //
-	Delete               //
-	Merge                //
-	CopyFrom             // COPY t FROM STDIN (or file/program: see Copy.Server)
-	CopyTo               // COPY t TO STDOUT, COPY (query) TO STDOUT
-	Begin                // BEGIN, START TRANSACTION
-	Commit               // COMMIT, END
-	Rollback             // ROLLBACK, ABORT
-	Savepoint            //
-	RollbackTo           //
-	Release              // RELEASE SAVEPOINT
-	PrepareTx            // PREPARE TRANSACTION
-	CommitPrepared       // COMMIT PREPARED, ROLLBACK PREPARED
-	Set                  // SET, SET LOCAL, SET TIME ZONE, SET NAMES, SET ROLE, SET SESSION AUTHORIZATION ...
-	SetTransaction       // SET TRANSACTION ..., SET SESSION CHARACTERISTICS AS TRANSACTION ...
-	SetConstraints       //
-	Reset                // RESET x
-	ResetAll             // RESET ALL
-	Show                 // SHOW x, SHOW ALL
-	Discard              // DISCARD ALL, PLANS, SEQUENCES, TEMP: Statement.Name is the word, upper case
-	Prepare              // SQL-level PREPARE: Inner is what it prepares
-	Execute              // SQL-level EXECUTE: Name, Args
-	Deallocate           // Name; empty = ALL
-	Explain              // Inner; ExplainAnalyze says whether it runs
-	Declare              // DECLARE CURSOR: Name, Inner
-	Fetch                // FETCH, MOVE: Name
-	ClosePortal          // CLOSE: Name; empty = ALL
-	Listen               // Name is the channel
-	Unlisten             // Name; empty = *
-	Notify               //
-	Lock                 // LOCK TABLE: Tables
-	Truncate             // Tables
-	CreateTableAs        // CREATE TABLE AS, SELECT INTO, CREATE MATERIALIZED VIEW: Inner is the query, Tables the target
-	DDL                  // CREATE, ALTER, DROP, COMMENT, GRANT, REVOKE, REINDEX, SECURITY LABEL ...: Tables where known
-	Maintenance          // VACUUM, ANALYZE, CLUSTER, CHECKPOINT, REFRESH MATERIALIZED VIEW: Tables where known
-	Call                 // CALL procedure
-	Do                   // DO block
-	Load                 // LOAD 'library'
-	Utility              // anything else
+	Unknown        Kind = iota
+	Select              // SELECT, VALUES, TABLE, with set operations and CTEs
+	Insert              //
+	Update              //
+	Delete              //
+	Merge               //
+	CopyFrom            // COPY t FROM STDIN (or file/program: see Copy.Server)
+	CopyTo              // COPY t TO STDOUT, COPY (query) TO STDOUT
+	Begin               // BEGIN, START TRANSACTION
+	Commit              // COMMIT, END
+	Rollback            // ROLLBACK, ABORT
+	Savepoint           //
+	RollbackTo          //
+	Release             // RELEASE SAVEPOINT
+	PrepareTx           // PREPARE TRANSACTION
+	CommitPrepared      // COMMIT PREPARED, ROLLBACK PREPARED
+	Set                 // SET, SET LOCAL, SET TIME ZONE, SET NAMES, SET ROLE, SET SESSION AUTHORIZATION ...
+	SetTransaction      // SET TRANSACTION ..., SET SESSION CHARACTERISTICS AS TRANSACTION ...
+	SetConstraints      //
+	Reset               // RESET x
+	ResetAll            // RESET ALL
+	Show                // SHOW x, SHOW ALL
+	Discard             // DISCARD ALL, PLANS, SEQUENCES, TEMP: Statement.Name is the word, upper case
+	Prepare             // SQL-level PREPARE: Inner is what it prepares
+	Execute             // SQL-level EXECUTE: Name, Args
+	Deallocate          // Name; empty = ALL
+	Explain             // Inner; ExplainAnalyze says whether it runs
+	Declare             // DECLARE CURSOR: Name, Inner
+	Fetch               // FETCH, MOVE: Name
+	ClosePortal         // CLOSE: Name; empty = ALL
+	Listen              // Name is the channel
+	Unlisten            // Name; empty = *
+	Notify              //
+	Lock                // LOCK TABLE: Tables
+	Truncate            // Tables
+	CreateTableAs       // CREATE TABLE AS, SELECT INTO, CREATE MATERIALIZED VIEW: Inner is the query, Tables the target
+	DDL                 // CREATE, ALTER, DROP, COMMENT, GRANT, REVOKE, REINDEX, SECURITY LABEL ...: Tables where known
+	Maintenance         // VACUUM, ANALYZE, CLUSTER, CHECKPOINT, REFRESH MATERIALIZED VIEW: Tables where known
+	Call                // CALL procedure
+	Do                  // DO block
+	Load                // LOAD 'library'
+	Utility             // anything else
 )
 
 // Statement is one SQL command.
@@ -239,7 +239,9 @@ type Query struct {
 	Output []Output
 
 	// SelectBlock.
-	Distinct  bool // DISTINCT, DISTINCT ON
+	Distinct   bool // DISTINCT, DISTINCT ON
+	DistinctOn bool // DISTINCT ON (...)
+	// GroupBy are the plain expressions of GROUP BY, inside grouping sets too; an ordinal is a ValueInteger, an alias a column.
 	GroupBy   []Expr
 	Grouped   bool // GROUP BY, HAVING or an aggregate in the block
 	Grouping  bool // GROUPING SETS, ROLLUP, CUBE
@@ -402,6 +404,8 @@ type Expr struct {
 	Sub    *Query
 	// Casts applied around a column or sub-select: lower-case type names, innermost first. For values see Value.Casts.
 	Casts []string
+	// Modified: one of Casts has a type modifier, as in varchar(3) or numeric(5,2), and so may change the value.
+	Modified bool
 }
 
 // Column is a reference to a column: [schema.][table.]name.
@@ -431,6 +435,8 @@ type Value struct {
 	// Casts applied to it, innermost first, as lower-case type names without pg_catalog and modifiers ("int8", "uuid", "text", "int8[]");
 	// typed literals (uuid '...') count as one. Type names are PostgreSQL's internal ones where its grammar gives those (bigint -> "int8").
 	Casts []string
+	// Modified: one of Casts has a type modifier, as in varchar(3) or numeric(5,2), and so may change the value.
+	Modified bool
 	// Start and End are the byte span of the literal or parameter in the message's text; End = 0 where unknown.
 	Start, End int
 }
