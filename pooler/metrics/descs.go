@@ -1,0 +1,107 @@
+package metrics
+
+import (
+	"strings"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// descs are the families, by field.
+type descs struct {
+	all []*prometheus.Desc
+
+	buildInfo, configEpoch, configLoaded, configReloads                                            *prometheus.Desc
+	parseHits, parseMisses, parseEvictions, parseEntries, parseBytes, parseMaxBytes, parseSeconds  *prometheus.Desc
+	clients, clientsActive, clientsWaiting, clientsPaused, connects, closes, loginsFailed, cancels *prometheus.Desc
+	queries, transactions, received, sent, errors, statementSeconds, transactionSeconds            *prometheus.Desc
+	parses, binds, prepared, preparedBytes, preparedEvictions, plans, refusals                     *prometheus.Desc
+	poolSize, poolIdle, poolUsed, poolWaiting, poolMax, checkoutSeconds, checkoutTimeouts          *prometheus.Desc
+	opened, openFailures, openSeconds, closed, backendReceived, backendSent, backendParses         *prometheus.Desc
+	backendParseEvictions, checkSeconds, checksFailed, up, bans                                    *prometheus.Desc
+}
+
+func newDescs(namespace string) descs {
+	var d descs
+	prefix := "pgkennel_"
+	if ns := strings.TrimRight(namespace, "_"); ns != "" {
+		prefix = ns + "_" + prefix
+	}
+	def := func(name, help string, labels ...string) *prometheus.Desc {
+		desc := prometheus.NewDesc(prefix+name, help, labels, nil)
+		d.all = append(d.all, desc)
+		return desc
+	}
+	cluster := []string{"cluster"}
+	shard := []string{"cluster", "shard"}
+	endpoint := []string{"cluster", "shard", "role", "endpoint"}
+	pool := append(endpoint, "user")
+	with := func(labels []string, more ...string) []string {
+		return append(labels[:len(labels):len(labels)], more...)
+	}
+
+	d.buildInfo = def("build_info", "1; what program this is.", "version", "commit", "go_version")
+	d.configEpoch = def("config_epoch", "Number of the configuration in force; grows with each reload.")
+	d.configLoaded = def("config_loaded_timestamp_seconds", "When the configuration in force was loaded, in seconds since 1970.")
+	d.configReloads = def("config_reloads_total", "Reloads of the configuration.", "result")
+
+	d.parseHits = def("parser_cache_hits_total", "SQL texts found in the parse cache.")
+	d.parseMisses = def("parser_cache_misses_total", "SQL texts that had to be parsed.")
+	d.parseEvictions = def("parser_cache_evictions_total", "Entries dropped from the parse cache to make room.")
+	d.parseEntries = def("parser_cache_entries", "Entries in the parse cache.")
+	d.parseBytes = def("parser_cache_bytes", "Memory that the parse cache holds.")
+	d.parseMaxBytes = def("parser_cache_max_bytes", "Memory that the parse cache may hold.")
+	d.parseSeconds = def("parser_parse_seconds_total", "Time spent parsing SQL.")
+
+	d.clients = def("session_clients", "Clients connected.", cluster...)
+	d.clientsActive = def("session_clients_active", "Clients that have a backend.", cluster...)
+	d.clientsWaiting = def("session_clients_waiting", "Clients that wait for a backend.", cluster...)
+	d.clientsPaused = def("session_clients_paused", "Clients that wait because their cluster is paused.", cluster...)
+	d.connects = def("session_connects_total", "Clients that logged in.", cluster...)
+	d.closes = def("session_closes_total", "Clients that left, by close reason.", with(cluster, "reason")...)
+	d.loginsFailed = def("session_logins_failed_total", "Clients refused before they had a session.", "kind")
+	d.cancels = def("session_cancels_total", "Cancel requests, by what became of them.", "result")
+	d.queries = def("session_queries_total", "Statements of clients.", cluster...)
+	d.transactions = def("session_transactions_total", "Transactions of clients that ended.", cluster...)
+	d.received = def("session_received_bytes_total", "Bytes received from clients.", cluster...)
+	d.sent = def("session_sent_bytes_total", "Bytes sent to clients.", cluster...)
+	d.parses = def("session_parses_total", "Prepared statements made by clients.", cluster...)
+	d.binds = def("session_binds_total", "Prepared statements bound by clients.", cluster...)
+	d.prepared = def("session_prepared_statements", "Prepared statements held for clients.", cluster...)
+	d.preparedBytes = def("session_prepared_statements_bytes", "Memory that the prepared statements of clients hold.", cluster...)
+	d.preparedEvictions = def("session_prepared_evictions_total", "Prepared statements of clients dropped to make room.", cluster...)
+	d.errors = def("session_errors_total", "Errors that clients got, by SQLSTATE class and who made them.", with(cluster, "origin", "class")...)
+	d.statementSeconds = def("session_statement_seconds", "Time from a statement's first byte to the server until its answer ended.", shard...)
+	d.transactionSeconds = def("session_transaction_seconds", "Time that a transaction had its backend.", shard...)
+
+	d.plans = def("router_plans_total", "Statements routed, by plan kind.", with(cluster, "kind")...)
+	d.refusals = def("router_refusals_total", "Statements refused, by refusal.", with(cluster, "routine")...)
+
+	d.poolSize = def("pool_backends", "Backends open or being opened.", pool...)
+	d.poolIdle = def("pool_backends_idle", "Backends that nobody uses.", pool...)
+	d.poolUsed = def("pool_backends_used", "Backends checked out.", pool...)
+	d.poolMax = def("pool_backends_max", "Backends that the pool may have.", pool...)
+	d.poolWaiting = def("pool_clients_waiting", "Clients in the pool's queue.", pool...)
+	d.checkoutSeconds = def("pool_checkout_wait_seconds", "Time that checkouts waited for a backend.", pool...)
+	d.checkoutTimeouts = def("pool_checkout_timeouts_total", "Checkouts that gave up waiting.", pool...)
+
+	d.opened = def("backend_opened_total", "Backends that logged in.", pool...)
+	d.openFailures = def("backend_open_failures_total", "Backends that could not be opened, by reason.", with(pool, "reason")...)
+	d.openSeconds = def("backend_open_seconds_total", "Time that dials and logins took.", pool...)
+	d.closed = def("backend_closed_total", "Backends closed, by close reason.", with(pool, "reason")...)
+	d.backendReceived = def("backend_received_bytes_total", "Bytes received from servers.", pool...)
+	d.backendSent = def("backend_sent_bytes_total", "Bytes sent to servers.", pool...)
+	d.backendParses = def("backend_parses_total", "Statements prepared on backends.", pool...)
+	d.backendParseEvictions = def("backend_parse_evictions_total", "Statements closed on backends to make room.", pool...)
+
+	d.checkSeconds = def("cluster_health_check_seconds", "Time of health checks that were answered.", endpoint...)
+	d.checksFailed = def("cluster_health_checks_failed_total", "Health checks that were not answered.", endpoint...)
+	d.up = def("cluster_endpoint_up", "1 while the endpoint answers.", endpoint...)
+	d.bans = def("cluster_endpoint_bans_total", "How often the endpoint was taken out of rotation.", endpoint...)
+	return d
+}
+
+func (d *descs) describe(ch chan<- *prometheus.Desc) {
+	for _, desc := range d.all {
+		ch <- desc
+	}
+}

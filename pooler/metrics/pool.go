@@ -1,0 +1,130 @@
+package metrics
+
+import (
+	"sync/atomic"
+
+	"github.com/pgkennel/pgkennel/sharding/topology"
+)
+
+// EndpointLabels name an endpoint of a cluster.
+type EndpointLabels struct {
+	Cluster  string
+	Shard    topology.ShardID
+	Role     topology.Role
+	Endpoint string // host:port, or the path of a Unix socket
+}
+
+func (l EndpointLabels) values() []string {
+	return []string{clean(l.Cluster), shardLabel(l.Shard), l.Role.String(), clean(l.Endpoint)}
+}
+
+// Endpoint counts the health of one endpoint.
+type Endpoint struct {
+	// Checks takes the time of health checks that were answered; ChecksFailed counts the others.
+	Checks       Histogram
+	ChecksFailed Counter
+	// Up is 1 while the endpoint answers, else 0. Bans counts how often it was taken out of rotation.
+	Up   Gauge
+	Bans Counter
+
+	m      *Metrics
+	key    EndpointLabels
+	labels []string
+}
+
+// Endpoint returns the handle of an endpoint. Close it when the endpoint is gone.
+func (m *Metrics) Endpoint(l EndpointLabels) *Endpoint {
+	return m.endpoints.acquire(l, func() *Endpoint { return &Endpoint{m: m, key: l, labels: l.values()} })
+}
+
+// Close gives the handle back, once per call of Metrics.Endpoint.
+func (e *Endpoint) Close() { e.m.endpoints.release(e.key) }
+
+func (e *Endpoint) collect(out sink, d *descs) {
+	out.histogram(d.checkSeconds, &e.Checks, e.labels...)
+	out.counter(d.checksFailed, e.ChecksFailed.Load(), e.labels...)
+	out.gauge(d.up, float64(e.Up.Load()), e.labels...)
+	out.counter(d.bans, e.Bans.Load(), e.labels...)
+}
+
+// PoolLabels name a pool: an endpoint and the user it logs in as.
+type PoolLabels struct {
+	EndpointLabels
+	User string
+}
+
+// PoolState is what a pool tells at a scrape.
+type PoolState struct {
+	Size    int // backends open or being opened
+	Idle    int
+	Used    int // checked out
+	Waiting int // clients in the queue
+	Max     int
+}
+
+// Pool counts one pool.
+type Pool struct {
+	// CheckoutWait takes how long each checkout waited, those that got a backend at once included; CheckoutTimeouts counts the
+	// ones that gave up, which CheckoutWait doesn't have.
+	CheckoutWait     Histogram
+	CheckoutTimeouts Counter
+	// Opened counts backends that logged in, OpenFailures those that didn't, by reason: "refused", "timeout", "tls",
+	// "auth", "protocol", "server_error". OpenTime is the time that dials and logins took, those that failed included.
+	Opened       Counter
+	OpenFailures Words
+	OpenTime     Seconds
+	// Closed counts backends that were closed, by close reason.
+	Closed Words
+	// ReceivedBytes and SentBytes count the servers' side of the traffic: received from a server, sent to it.
+	ReceivedBytes, SentBytes Counter
+	// Parses counts statements prepared on backends, ParseEvictions those closed there to make room.
+	Parses, ParseEvictions Counter
+
+	state  atomic.Pointer[func() PoolState]
+	m      *Metrics
+	key    PoolLabels
+	labels []string
+}
+
+// Pool returns the handle of a pool. Close it when the pool is gone.
+func (m *Metrics) Pool(l PoolLabels) *Pool {
+	return m.pools.acquire(l, func() *Pool {
+		p := &Pool{m: m, key: l, labels: append(l.values(), clean(l.User))}
+		p.OpenFailures.seed("refused", "timeout", "tls", "auth", "protocol", "server_error")
+		p.Closed.seed("idle", "lifetime", "health", "server_closed", "protocol", "cancelled", "listen", "temp", "advisory_lock",
+			"hold_cursor", "sql_prepare", "unjudged", "shutdown")
+		return p
+	})
+}
+
+// SetState sets what a scrape asks for the pool's gauges. read must be quick and safe for concurrent use. Where an old and a
+// new pool share the handle during a reload, the last one set is asked.
+func (p *Pool) SetState(read func() PoolState) { p.state.Store(&read) }
+
+// Close gives the handle back, once per call of Metrics.Pool.
+func (p *Pool) Close() {
+	if p.m.pools.release(p.key) {
+		p.m.retire(p.key.Cluster, p.totals())
+	}
+}
+
+func (p *Pool) collect(out sink, d *descs) {
+	if read := p.state.Load(); read != nil {
+		s := (*read)()
+		out.gauge(d.poolSize, float64(s.Size), p.labels...)
+		out.gauge(d.poolIdle, float64(s.Idle), p.labels...)
+		out.gauge(d.poolUsed, float64(s.Used), p.labels...)
+		out.gauge(d.poolWaiting, float64(s.Waiting), p.labels...)
+		out.gauge(d.poolMax, float64(s.Max), p.labels...)
+	}
+	out.histogram(d.checkoutSeconds, &p.CheckoutWait, p.labels...)
+	out.counter(d.checkoutTimeouts, p.CheckoutTimeouts.Load(), p.labels...)
+	out.counter(d.opened, p.Opened.Load(), p.labels...)
+	out.words(d.openFailures, &p.OpenFailures, p.labels...)
+	out.seconds(d.openSeconds, p.OpenTime.Load(), p.labels...)
+	out.words(d.closed, &p.Closed, p.labels...)
+	out.counter(d.backendReceived, p.ReceivedBytes.Load(), p.labels...)
+	out.counter(d.backendSent, p.SentBytes.Load(), p.labels...)
+	out.counter(d.backendParses, p.Parses.Load(), p.labels...)
+	out.counter(d.backendParseEvictions, p.ParseEvictions.Load(), p.labels...)
+}
