@@ -13,11 +13,12 @@ var floors = map[string]int{
 	"parser":            0,
 	"sharding/topology": 0,
 
-	"sharding":     1,
-	"tenant":       1,
-	"pooler/auth":  1,
-	"pooler/pool":  1,
-	"pooler/state": 1,
+	"sharding":       1,
+	"tenant":         1,
+	"pooler/auth":    1,
+	"pooler/metrics": 1,
+	"pooler/pool":    1,
+	"pooler/state":   1,
 
 	"sharding/router": 2,
 	"sharding/merge":  2,

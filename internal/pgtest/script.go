@@ -15,7 +15,7 @@ func Script(steps ...Step) Handler {
 	return func(c *FakeConn) error {
 		for i, step := range steps {
 			if err := step(c); err != nil {
-				return fmt.Errorf("step %d of %d: %v", i+1, len(steps), err) // not %w: a client that left is an error here
+				return fmt.Errorf("step %d of %d: %v", i+1, len(steps), err) //nolint:errorlint // a client that left is an error here, hence not wrapped
 			}
 		}
 		return c.Drain()

@@ -1,0 +1,143 @@
+# Everything here works on a plain Debian machine with Go, git, make and gcc; `make deps` installs the rest.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+
+GO        ?= go
+PKG       ?= ./...
+TIMEOUT   ?= 8m
+FUZZTOTAL ?= 75# seconds that `make fuzz` shares out among all targets
+BENCHTIME ?= 1x
+
+GOLANGCI := bin/tools/golangci-lint
+TOOL     := $(GO) tool -modfile=tools/go.mod
+START    := $(shell date +%s)
+step      = @printf '\n==> %s (after %ds)\n' '$(1)' $$(( $$(date +%s) - $(START) ))
+
+.DEFAULT_GOAL := help
+
+##@ Use
+
+.PHONY: help
+help: ## this text
+	@awk 'BEGIN { FS = ":.*## " } \
+		/^##@ / { printf "\n%s\n", substr($$0, 5) } \
+		/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: deps build ## three real PostgreSQL instances, pgkennel before them, and sample tenants; ONESHOT=1 ends after the samples
+	@$(GO) build -o bin/demo ./cmd/demo
+	@bin/demo $(if $(filter-out 0,$(ONESHOT)),--oneshot)
+
+.PHONY: build
+build: ## bin/pgkennel
+	$(GO) build -o bin/pgkennel ./cmd/pgkennel
+
+.PHONY: run
+run: build ## serve ./pgdog.toml and ./users.toml
+	bin/pgkennel
+
+.PHONY: deps
+deps: ## install what is missing on this machine (as root), or say what is
+	@scripts/deps
+
+##@ Check
+
+.PHONY: test
+test: deps fmt-check tidy-check vet arch lint race fuzz bench ## everything, cheapest first; under ten minutes on two cores
+
+.PHONY: check
+check: fmt-check vet arch lint short ## what to run before each commit
+
+.PHONY: ci
+ci: test ## what a machine runs: test, and the tree must stay as it was
+	@git diff --exit-code
+
+.PHONY: fmt
+fmt: $(GOLANGCI) ## format all Go files (gofumpt, goimports)
+	$(GOLANGCI) fmt
+
+.PHONY: fmt-check
+fmt-check: $(GOLANGCI)
+	$(call step,format)
+	@$(GOLANGCI) fmt --diff
+
+.PHONY: tidy
+tidy: ## bring go.mod and go.sum in order
+	$(GO) mod tidy
+	$(GO) -C tools mod tidy
+	$(GO) -C tools/golangci mod tidy
+
+.PHONY: tidy-check
+tidy-check:
+	$(call step,go mod tidy -diff)
+	@$(GO) mod tidy -diff
+	@$(GO) mod verify >/dev/null
+
+.PHONY: vet
+vet: ## go vet
+	$(call step,vet)
+	@$(GO) vet $(PKG)
+
+.PHONY: arch
+arch: ## the floors, the homes of foreign modules, file rules
+	$(call step,floors)
+	@$(GO) test ./internal/archtest
+
+.PHONY: lint
+lint: $(GOLANGCI) ## golangci-lint and dead code
+	$(call step,lint)
+	@$(GOLANGCI) run
+	@$(TOOL) deadcode -test ./... | (! grep -v '^internal/pgtest/') # a kit may hold more than is used today
+
+.PHONY: race
+race: ## unit and integration tests under the race detector
+	$(call step,tests with -race)
+	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) $(PKG)
+
+.PHONY: short
+short: ## tests that need no more than seconds
+	$(call step,short tests)
+	@$(GO) test -short -timeout=$(TIMEOUT) $(PKG)
+
+.PHONY: integration
+integration: ## only the tests against real PostgreSQL and real clients
+	$(call step,integration)
+	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) ./integration/...
+
+.PHONY: cover
+cover: ## coverage of all packages by all tests, into bin/cover.html
+	@mkdir -p bin
+	$(GO) test -count=1 -timeout=$(TIMEOUT) -coverpkg=./... -coverprofile=bin/cover.out $(PKG)
+	$(GO) tool cover -html=bin/cover.out -o bin/cover.html
+	@$(GO) tool cover -func=bin/cover.out | tail -n 1
+
+.PHONY: fuzz
+fuzz: ## every fuzz target for its share of FUZZTOTAL seconds
+	$(call step,fuzz)
+	@scripts/fuzz $(FUZZTOTAL)
+
+.PHONY: bench
+bench: ## every benchmark; BENCHTIME=1s for figures
+	$(call step,benchmarks)
+	@scripts/bench -benchtime=$(BENCHTIME)
+
+.PHONY: bench-compare
+bench-compare: ## compare two files of benchmark output: OLD=a.txt NEW=b.txt
+	@$(TOOL) benchstat $(OLD) $(NEW)
+
+.PHONY: vuln
+vuln: ## known vulnerabilities in what we import
+	@scripts/vuln
+
+.PHONY: clean
+clean: ## remove what was built
+	rm -rf bin
+
+# Built once per pinned version; its own go.mod keeps its many modules out of everything else.
+$(GOLANGCI): tools/golangci/go.mod tools/golangci/go.sum
+	@echo 'building golangci-lint (once, about two minutes)'
+	@mkdir -p $(@D)
+	@$(GO) -C tools/golangci build -o $(abspath $@) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@touch $@
