@@ -1,0 +1,173 @@
+package pool
+
+import "time"
+
+// TryCheckout lends an idle connection, or returns nil when there is none, when others wait, or when the pool is
+// paused or closed; Checkout is the way to wait then.
+func (p *Pool[C]) TryCheckout() *Lease[C] {
+	for {
+		now := p.now()
+		p.mu.Lock()
+		l := p.mu.idle.front
+		if l == nil || p.mu.waiters.len > 0 || p.mu.paused || p.mu.closed {
+			p.mu.Unlock()
+			return nil
+		}
+		stale := p.staleLocked(l, now)
+		p.lendLocked(l, now)
+		p.mu.Unlock()
+		if !stale || p.hooks.Alive(l.conn) {
+			return l
+		}
+		// What ended this connection has likely ended the others too.
+		p.finish(l, ReasonGone, true)
+	}
+}
+
+// Checkout lends a connection to w.To, at once or when w's turn has come. Only the owner of w calls it, and not while
+// w waits.
+func (p *Pool[C]) Checkout(w *Waiter[C]) {
+	if l := p.TryCheckout(); l != nil {
+		w.pool = p
+		w.To.Granted(l)
+		return
+	}
+	var e effects[C]
+	now := p.now()
+	p.mu.Lock()
+	if w.waiting {
+		p.mu.Unlock()
+		panic("pool: checkout by a waiter that waits already")
+	}
+	w.pool = p
+	if p.mu.closed {
+		p.mu.Unlock()
+		w.To.CheckoutFailed(p.closedError())
+		return
+	}
+	w.since, w.deadline = now, time.Time{}
+	if d := p.mu.set.CheckoutTimeout; d > 0 {
+		w.deadline = now.Add(d)
+		if !p.mu.paused {
+			p.wakeByLocked(w.deadline, &e)
+		}
+	}
+	p.mu.waiters.push(w)
+	p.dispatchLocked(now, &e)
+	p.mu.Unlock()
+	p.perform(&e)
+}
+
+// Withdraw ends w's wait. False means that w was answered, or is about to be, or does not wait in this pool.
+func (p *Pool[C]) Withdraw(w *Waiter[C]) bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if w.pool != p || !w.waiting {
+		return false
+	}
+	p.mu.waiters.remove(w)
+	return true
+}
+
+// Release gives a connection back that is in the state its next holder expects. It goes to the first waiter, else it
+// becomes idle; it is closed when it is too old, retired or one too many.
+func (p *Pool[C]) Release(l *Lease[C]) {
+	now := p.now()
+	p.mu.Lock()
+	if l.state != Leased {
+		p.mu.Unlock()
+		panic("pool: release of a connection that is " + l.state.String())
+	}
+	reason := p.doomLocked(l, now)
+	l.verified, l.idleSince = now, now
+	if w := p.mu.waiters.front; w != nil && reason == "" && l.gen == p.mu.gen && !p.mu.paused {
+		p.mu.waiters.remove(w)
+		waited := now.Sub(w.since)
+		p.mu.count.waited(waited)
+		p.lendLocked(l, now)
+		p.mu.Unlock()
+		p.hooks.Observer.Waited(waited)
+		w.To.Granted(l)
+		return
+	}
+	var e effects[C]
+	switch {
+	case reason != "":
+		p.closeLocked(l, reason, now, &e)
+	case l.gen != p.mu.gen:
+		p.doubtLocked(l, now)
+		p.dispatchLocked(now, &e)
+	default:
+		p.pushIdleLocked(l, true, now, &e)
+	}
+	p.mu.Unlock()
+	p.perform(&e)
+}
+
+// Discard closes a connection instead of giving it back, and opens another one where it is needed. A holder that
+// lost its connection because the server went away calls Suspect too.
+func (p *Pool[C]) Discard(l *Lease[C], reason Reason) { p.finish(l, reason, false) }
+
+func (p *Pool[C]) finish(l *Lease[C], reason Reason, suspect bool) {
+	var e effects[C]
+	now := p.now()
+	p.mu.Lock()
+	if l.state != Leased {
+		p.mu.Unlock()
+		panic("pool: discard of a connection that is " + l.state.String())
+	}
+	p.closeLocked(l, reason, now, &e)
+	if suspect {
+		p.suspectLocked(now)
+	}
+	p.dispatchLocked(now, &e)
+	p.mu.Unlock()
+	p.perform(&e)
+}
+
+// Expire closes a connection that was seen to be no good, as soon as nobody uses it: for those who watch idle
+// connections. It may be called at any time, with any connection of the pool.
+func (p *Pool[C]) Expire(l *Lease[C], reason Reason) {
+	var e effects[C]
+	now := p.now()
+	p.mu.Lock()
+	switch l.state {
+	case Idle, Doubtful:
+		p.closeLocked(l, reason, now, &e)
+		p.dispatchLocked(now, &e)
+	case Leased, Checking:
+		l.doom = reason
+	case Closing:
+	}
+	p.mu.Unlock()
+	p.perform(&e)
+}
+
+// lendLocked makes the caller's waiter the holder of l.
+func (p *Pool[C]) lendLocked(l *Lease[C], now time.Time) {
+	p.setStateLocked(l, Leased, now)
+	l.uses++
+	p.mu.count.Checkouts++
+}
+
+// staleLocked tells whether Hooks.Alive must be asked before l is lent.
+func (p *Pool[C]) staleLocked(l *Lease[C], now time.Time) bool {
+	return p.hooks.Alive != nil && now.Sub(l.verified) >= p.mu.set.AliveAfter
+}
+
+// doomLocked returns why l must not be lent again; empty = it may.
+func (p *Pool[C]) doomLocked(l *Lease[C], now time.Time) Reason {
+	switch {
+	case l.doom != "":
+		return l.doom
+	case p.mu.closed:
+		return ReasonPoolClosed
+	case l.epoch != p.mu.epoch:
+		return ReasonRetired
+	case !l.expires.IsZero() && !now.Before(l.expires):
+		return ReasonLifetime
+	case p.usableLocked()+p.mu.opening > p.mu.set.Max:
+		return ReasonResized
+	}
+	return ""
+}

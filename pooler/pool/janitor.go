@@ -1,0 +1,162 @@
+package pool
+
+import (
+	"context"
+	"time"
+)
+
+// Run fills the pool up to Min and does what depends on time, until ctx is done or the pool is closed. It does not
+// close the pool. At most one Run may be active.
+func (p *Pool[C]) Run(ctx context.Context) error {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	<-timer.C
+	for {
+		next := p.Tick()
+		if !next.IsZero() {
+			timer.Reset(next.Sub(p.now()))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-p.ctx.Done():
+			return nil
+		case <-timer.C:
+		case <-p.wake:
+			timer.Stop()
+		}
+	}
+}
+
+// Tick does what is due now: it fails waiters whose time is over, closes connections that are too old or idle for
+// too long, starts health checks, and opens connections for Min and after a back-off. It returns when it wants to be
+// called next, zero for not before something else happens; it may be called at any time.
+func (p *Pool[C]) Tick() time.Time {
+	var e effects[C]
+	now := p.now()
+	p.mu.Lock()
+	if p.mu.closed {
+		p.mu.Unlock()
+		return time.Time{}
+	}
+	p.expireWaitersLocked(now, &e)
+	p.expireIdleLocked(now, &e)
+	p.checkDueLocked(now, &e)
+	p.dispatchLocked(now, &e)
+	p.mu.wakeAt = p.nextLocked(now)
+	next := p.mu.wakeAt
+	e.wake = false
+	p.mu.Unlock()
+	p.perform(&e)
+	return next
+}
+
+// Next returns when Tick wants to be called, zero for never: for drivers that don't use Run.
+func (p *Pool[C]) Next() time.Time {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mu.wakeAt
+}
+
+// expireWaitersLocked relies on deadlines being in the order of the queue: all were made with the same timeout.
+func (p *Pool[C]) expireWaitersLocked(now time.Time, e *effects[C]) {
+	if p.mu.paused {
+		return
+	}
+	var err error // one for all of this moment
+	for w := p.mu.waiters.front; w != nil && !w.deadline.IsZero() && !now.Before(w.deadline); w = p.mu.waiters.front {
+		if err == nil {
+			err = p.timeoutErrorLocked()
+		}
+		p.mu.count.Timeouts++
+		p.refuseOneLocked(err, e)
+	}
+}
+
+func (p *Pool[C]) expireIdleLocked(now time.Time, e *effects[C]) {
+	spare := p.usableLocked() - p.mu.set.Min
+	for l := p.mu.idle.back; l != nil; {
+		prev := l.prev // less recently used first
+		switch due := p.idleTimeoutLocked(l); {
+		case !l.expires.IsZero() && !now.Before(l.expires):
+			p.closeLocked(l, ReasonLifetime, now, e)
+			spare--
+		case spare > 0 && !due.IsZero() && !now.Before(due):
+			p.closeLocked(l, ReasonIdle, now, e)
+			spare--
+		}
+		l = prev
+	}
+}
+
+// checkDueLocked starts the health checks that are due, sparing half of the idle connections for those who come.
+func (p *Pool[C]) checkDueLocked(now time.Time, e *effects[C]) {
+	if p.mu.closed || p.mu.paused {
+		return
+	}
+	room := min(maxChecks-p.mu.checking, (p.mu.idle.len+p.mu.checking+1)/2-p.mu.checking)
+	for l := p.mu.idle.back; l != nil && room > 0; {
+		prev := l.prev
+		if due := p.healthDueLocked(l); !due.IsZero() && !now.Before(due) {
+			p.checkLocked(l, now, e)
+			room--
+		}
+		l = prev
+	}
+}
+
+func (p *Pool[C]) healthDueLocked(l *Lease[C]) time.Time {
+	if p.mu.set.HealthInterval <= 0 || (p.hooks.Check == nil && p.hooks.Alive == nil) {
+		return time.Time{}
+	}
+	return l.verified.Add(p.mu.set.HealthInterval)
+}
+
+func (p *Pool[C]) idleTimeoutLocked(l *Lease[C]) time.Time {
+	if p.mu.set.IdleTimeout <= 0 {
+		return time.Time{}
+	}
+	return l.idleSince.Add(p.mu.set.IdleTimeout)
+}
+
+// dueLocked returns when something is to be done about an idle connection; zero = never.
+func (p *Pool[C]) dueLocked(l *Lease[C]) time.Time {
+	due := earlier(l.expires, p.healthDueLocked(l))
+	if p.usableLocked() > p.mu.set.Min {
+		due = earlier(due, p.idleTimeoutLocked(l))
+	}
+	return due
+}
+
+// nextLocked returns when Tick has something to do. What is due already waits for a task to end, not for time.
+func (p *Pool[C]) nextLocked(now time.Time) time.Time {
+	var next time.Time
+	at := func(t time.Time) {
+		if t.After(now) {
+			next = earlier(next, t)
+		}
+	}
+	if w := p.mu.waiters.front; w != nil && !p.mu.paused {
+		at(w.deadline)
+	}
+	if p.mu.waiters.len > 0 || p.usableLocked()+p.mu.opening < p.mu.set.Min {
+		at(p.mu.trouble.notBefore)
+	}
+	spare := p.usableLocked() > p.mu.set.Min
+	for l := p.mu.idle.front; l != nil; l = l.next {
+		at(l.expires)
+		at(p.healthDueLocked(l))
+		if spare {
+			at(p.idleTimeoutLocked(l))
+		}
+	}
+	return next
+}
+
+// earlier returns the earlier of two times, of which zero is never.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
+		return b
+	}
+	return a
+}
