@@ -15,6 +15,19 @@ const (
 	PlanCopy
 )
 
+// String returns the kind's name.
+func (k PlanKind) String() string {
+	switch k {
+	case PlanAny:
+		return "any"
+	case PlanShard:
+		return "shard"
+	case PlanCopy:
+		return "copy"
+	}
+	return "unknown"
+}
+
 // Plan says where a message runs.
 type Plan struct {
 	Kind  PlanKind

@@ -1,0 +1,151 @@
+package sharding
+
+import (
+	"slices"
+
+	"github.com/pgkennel/pgkennel/sharding/topology"
+)
+
+// Mapping says on which shard each value of a sharding key lives: by list, then by range, then by default; or by hash.
+// It is immutable. Make one with a Builder or NewHash.
+type Mapping struct {
+	typ    KeyType
+	hash   uint64 // number of shards; 0 = not by hash
+	ints   map[int64]topology.ShardID
+	uuids  map[[16]byte]topology.ShardID
+	texts  map[string]topology.ShardID
+	ranges ranges
+
+	fallback    topology.ShardID
+	hasFallback bool
+}
+
+// NewHash makes the mapping of a table without one: PostgreSQL's partition hash over that many shards.
+func NewHash(t KeyType, shards int) *Mapping {
+	return &Mapping{typ: t, hash: uint64(shards)}
+}
+
+// Type returns the type of the mapping's keys.
+func (m *Mapping) Type() KeyType { return m.typ }
+
+// Lookup returns the shard where rows with that key live, or ok = false if nothing says so. It does not allocate.
+func (m *Mapping) Lookup(k Key) (shard topology.ShardID, ok bool) {
+	if k.typ != m.typ {
+		return 0, false
+	}
+	if m.hash != 0 {
+		return topology.ShardID(PartitionHash(k) % m.hash), true
+	}
+	switch m.typ {
+	case Bigint:
+		if shard, ok = m.ints[k.Bigint()]; !ok {
+			shard, ok = m.ranges.bigint(k.Bigint())
+		}
+	case UUID:
+		if shard, ok = m.uuids[k.UUID()]; !ok {
+			shard, ok = m.ranges.uuid(uuidKey{k.hi, k.lo})
+		}
+	case Text:
+		if shard, ok = m.texts[k.text]; !ok {
+			shard, ok = m.ranges.text(k.text)
+		}
+	}
+	if !ok && m.hasFallback {
+		return m.fallback, true
+	}
+	return shard, ok
+}
+
+// Kind is how an entry of a mapping names its values.
+type Kind uint8
+
+// The kinds of entries.
+const (
+	List Kind = iota + 1
+	Range
+	Default
+	Hash
+)
+
+// String returns the kind's name as configuration has it.
+func (k Kind) String() string {
+	switch k {
+	case List:
+		return "list"
+	case Range:
+		return "range"
+	case Default:
+		return "default"
+	case Hash:
+		return "hash"
+	}
+	return "unknown"
+}
+
+// Entry is one line of a mapping, for consoles.
+type Entry struct {
+	Kind Kind
+	// Value of a List entry.
+	Value Key
+	// Start is included, End is not; nil is open.
+	Start, End *Key
+	Shard      topology.ShardID
+	// Shards is the number of shards of a Hash.
+	Shards int
+}
+
+// Size returns the number of listed values and of ranges.
+func (m *Mapping) Size() (values, ranges int) {
+	return len(m.ints) + len(m.uuids) + len(m.texts), m.ranges.size()
+}
+
+// Entries yields every entry: listed values in no order, ranges in order, then the default.
+func (m *Mapping) Entries(yield func(Entry) bool) {
+	if m.hash != 0 {
+		yield(Entry{Kind: Hash, Shards: int(m.hash)})
+		return
+	}
+	for v, s := range m.ints {
+		if !yield(Entry{Kind: List, Value: BigintKey(v), Shard: s}) {
+			return
+		}
+	}
+	for v, s := range m.uuids {
+		if !yield(Entry{Kind: List, Value: UUIDKey(v), Shard: s}) {
+			return
+		}
+	}
+	for v, s := range m.texts {
+		if !yield(Entry{Kind: List, Value: TextKey(v), Shard: s}) {
+			return
+		}
+	}
+	for i := range m.ranges.size() {
+		if !yield(m.ranges.entry(m.typ, i)) {
+			return
+		}
+	}
+	if m.hasFallback {
+		yield(Entry{Kind: Default, Shard: m.fallback})
+	}
+}
+
+// Shards returns the shards that the mapping names, in order.
+func (m *Mapping) Shards() []topology.ShardID {
+	seen := map[topology.ShardID]bool{}
+	for e := range m.Entries {
+		if e.Kind == Hash {
+			for s := range e.Shards {
+				seen[topology.ShardID(s)] = true
+			}
+			continue
+		}
+		seen[e.Shard] = true
+	}
+	list := make([]topology.ShardID, 0, len(seen))
+	for s := range seen {
+		list = append(list, s)
+	}
+	slices.Sort(list)
+	return list
+}
