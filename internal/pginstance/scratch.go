@@ -5,6 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -41,10 +42,7 @@ func OpenScratch(base string) (*Scratch, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := makeBase(base, acct); err != nil {
-		return nil, err
-	}
-	unlock, err := lockFile(filepath.Join(base, "lock"))
+	unlock, err := lockBase(base, acct)
 	if err != nil {
 		return nil, err
 	}
@@ -91,6 +89,20 @@ func (s *Scratch) RemoveBase() error {
 		return err
 	}
 	return os.RemoveAll(s.base)
+}
+
+// lockBase creates base and takes its lock. RemoveBase of another process may remove both in between; then it tries
+// again.
+func lockBase(base string, acct account) (unlock func(), err error) {
+	for {
+		if err := makeBase(base, acct); err != nil {
+			return nil, err
+		}
+		unlock, err := lockFile(filepath.Join(base, "lock"))
+		if !errors.Is(err, fs.ErrNotExist) {
+			return unlock, err
+		}
+	}
 }
 
 // makeBase creates base or checks that it is ours: a folder planted by another user of the machine is refused.
@@ -202,7 +214,8 @@ var initdbArgs = []string{
 	"--no-sync", "--auth=trust", "--username=postgres", "--encoding=UTF8", "--locale=C", "--wal-segsize=1", "--no-instructions",
 }
 
-// lockFile takes an exclusive lock, waiting for it, and returns its release.
+// lockFile takes an exclusive lock, waiting for it, and returns its release. When the file was removed meanwhile the
+// error is fs.ErrNotExist.
 func lockFile(path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -216,6 +229,15 @@ func lockFile(path string) (unlock func(), err error) {
 	}
 	if err != nil {
 		return nil, errors.Join(fmt.Errorf("lock %s: %w", path, err), f.Close())
+	}
+	// A lock on a file that is not there any more keeps nobody out.
+	here, err1 := f.Stat()
+	there, err2 := os.Stat(path)
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	if !os.SameFile(here, there) {
+		return nil, errors.Join(fs.ErrNotExist, f.Close())
 	}
 	return func() { f.Close() }, nil
 }

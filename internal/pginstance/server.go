@@ -7,9 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -84,14 +82,7 @@ type Server struct {
 	lease   *portLease
 
 	mu   sync.Mutex
-	proc *process // nil when not running
-}
-
-// process is one run of the postmaster.
-type process struct {
-	os   *os.Process
-	done chan struct{} // closed when the child was reaped
-	err  error         // how it ended; read it after done
+	proc *Process // nil when not running
 }
 
 // NewServer creates an instance and starts it. When it fails nothing is left behind.
@@ -219,7 +210,7 @@ func (srv *Server) Start(ctx context.Context) error {
 	cmd := srv.scratch.account.command(srv.dir, srv.scratch.install.Path("postgres"),
 		"-D", srv.DataDir, "-k", srv.SocketDir, "-p", strconv.Itoa(srv.Port))
 	cmd.Stdout, cmd.Stderr = log, log
-	p, err := supervise(cmd)
+	p, err := Spawn(cmd)
 	if err != nil {
 		return fmt.Errorf("start of postgres: %w", err)
 	}
@@ -239,43 +230,20 @@ func (srv *Server) Start(ctx context.Context) error {
 	return fmt.Errorf("start of postgres: %w\n%s", err, said)
 }
 
-// supervise starts cmd and waits for its end on a thread of its own, which must live as long as the child does.
-func supervise(cmd *exec.Cmd) (*process, error) {
-	p := &process{done: make(chan struct{})}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread()
-		defer runtime.UnlockOSThread()
-		err := cmd.Start()
-		if err == nil {
-			p.os = cmd.Process
-		}
-		started <- err
-		if err == nil {
-			p.err = cmd.Wait()
-			close(p.done)
-		}
-	}()
-	if err := <-started; err != nil {
-		return nil, err
-	}
-	return p, nil
-}
-
 // waitReady polls postmaster.pid, whose eighth line tells the state and whose first line tells whose it is.
-func (srv *Server) waitReady(ctx context.Context, p *process) error {
+func (srv *Server) waitReady(ctx context.Context, p *Process) error {
 	tick := time.NewTicker(pollInterval)
 	defer tick.Stop()
 	for {
 		if data, err := os.ReadFile(filepath.Join(srv.DataDir, "postmaster.pid")); err == nil {
 			lines := strings.Split(string(data), "\n")
-			if len(lines) >= 8 && strings.TrimSpace(lines[0]) == strconv.Itoa(p.os.Pid) && strings.TrimSpace(lines[7]) == "ready" {
+			if len(lines) >= 8 && strings.TrimSpace(lines[0]) == strconv.Itoa(p.PID()) && strings.TrimSpace(lines[7]) == "ready" {
 				return nil
 			}
 		}
 		select {
-		case <-p.done:
-			ended := p.err
+		case <-p.Done():
+			ended := p.Err()
 			if ended == nil {
 				ended = errors.New("exit status 0")
 			}
@@ -287,14 +255,14 @@ func (srv *Server) waitReady(ctx context.Context, p *process) error {
 	}
 }
 
-func (srv *Server) running() *process {
+func (srv *Server) running() *Process {
 	srv.mu.Lock()
 	defer srv.mu.Unlock()
 	if srv.proc == nil {
 		return nil
 	}
 	select {
-	case <-srv.proc.done:
+	case <-srv.proc.Done():
 		return nil
 	default:
 		return srv.proc
@@ -307,7 +275,7 @@ func (srv *Server) Running() bool { return srv.running() != nil }
 // PID is the postmaster's process id, 0 when it does not run.
 func (srv *Server) PID() int {
 	if p := srv.running(); p != nil {
-		return p.os.Pid
+		return p.PID()
 	}
 	return 0
 }
@@ -319,13 +287,13 @@ func (srv *Server) Stop(mode StopMode) error {
 	if p == nil {
 		return nil
 	}
-	if err := p.os.Signal(mode.signal()); err != nil && !errors.Is(err, os.ErrProcessDone) {
+	if err := p.Signal(mode.signal()); err != nil && !errors.Is(err, os.ErrProcessDone) {
 		return fmt.Errorf("%v stop: %w", mode, err)
 	}
 	timeout := time.NewTimer(stopTimeout)
 	defer timeout.Stop()
 	select {
-	case <-p.done:
+	case <-p.Done():
 		return nil
 	case <-timeout.C:
 		srv.Kill()
@@ -341,11 +309,11 @@ func (srv *Server) Kill() {
 	}
 	// Children are in sessions of their own, so no signal to a group reaches them. The stopped postmaster can neither
 	// start new ones nor reap: the listed ids stay theirs until it is killed.
-	if p.os.Signal(syscall.SIGSTOP) == nil {
-		killChildren(p.os.Pid)
-		_ = p.os.Kill() // it may be gone by itself
+	if p.Signal(syscall.SIGSTOP) == nil {
+		killChildren(p.PID())
+		_ = p.Signal(syscall.SIGKILL) // it may be gone by itself
 	}
-	<-p.done
+	<-p.Done()
 }
 
 // Freeze stops every process of the instance (SIGSTOP): connections stay open and nothing answers.
@@ -360,10 +328,10 @@ func (srv *Server) signalTree(sig syscall.Signal) {
 		return
 	}
 	// The postmaster first, so that it starts no process that the list misses.
-	if p.os.Signal(sig) != nil {
+	if p.Signal(sig) != nil {
 		return
 	}
-	for _, child := range childrenOf(p.os.Pid) {
+	for _, child := range childrenOf(p.PID()) {
 		_ = syscall.Kill(child, sig)
 	}
 }
