@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,7 +18,7 @@ import (
 )
 
 // testShards runs the demo's instances for one test.
-func testShards(t *testing.T) (*pginstance.Scratch, shards) {
+func testShards(t *testing.T) shards {
 	t.Helper()
 	scratch, err := pginstance.OpenScratch(fmt.Sprintf("/tmp/pgkennel-test-%d", os.Geteuid()))
 	if err != nil {
@@ -32,12 +33,12 @@ func testShards(t *testing.T) (*pginstance.Scratch, shards) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return scratch, all
+	return all
 }
 
 func TestEachTenantIsLoadedWhereItLives(t *testing.T) {
 	t.Parallel()
-	_, all := testShards(t)
+	all := testShards(t)
 	for _, tenant := range tenants {
 		for number, s := range all {
 			for _, table := range []string{"tenants", "users", "projects", "orders", "order_items"} {
@@ -57,7 +58,7 @@ func TestEachTenantIsLoadedWhereItLives(t *testing.T) {
 // for everybody, and the samples must notice.
 func TestSamplesFindMisrouting(t *testing.T) {
 	t.Parallel()
-	_, all := testShards(t)
+	all := testShards(t)
 	var out bytes.Buffer
 	wrong, err := showSamples(t.Context(), &out, fmt.Sprintf("127.0.0.1:%d", all[0].server.Port), all)
 	if err != nil {
@@ -82,7 +83,14 @@ func TestOneShot(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { ln.Close() })
-	port := ln.Addr().(*net.TCPAddr).Port
+	_, digits, err := net.SplitHostPort(ln.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := strconv.Atoi(digits)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for i := range 2 {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
 			t.Parallel()

@@ -77,6 +77,7 @@ func (p *pooler) start(ctx context.Context, program string, all shards) error {
 		return fmt.Errorf("pgkennel's log: %w", err)
 	}
 	defer log.Close()
+	// #nosec G204 -- the program is what this is the demo of
 	cmd := exec.Command(program, "--config", filepath.Join(p.dir, configName), "--users", filepath.Join(p.dir, usersName))
 	cmd.Dir = p.dir
 	cmd.Stdout, cmd.Stderr = log, log
