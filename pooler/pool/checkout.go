@@ -27,10 +27,17 @@ func (p *Pool[C]) TryCheckout() *Lease[C] {
 // Checkout lends a connection to w.To, at once or when w's turn has come. Only the owner of w calls it, and not while
 // w waits.
 func (p *Pool[C]) Checkout(w *Waiter[C]) {
+	if !p.CheckoutUnlessClosed(w) {
+		w.To.CheckoutFailed(p.closedError())
+	}
+}
+
+// CheckoutUnlessClosed is Checkout, except that on a closed pool it returns false and w.To hears nothing: for those
+// who know another pool to try.
+func (p *Pool[C]) CheckoutUnlessClosed(w *Waiter[C]) bool {
 	if l := p.TryCheckout(); l != nil {
-		w.pool = p
 		w.To.Granted(l)
-		return
+		return true
 	}
 	var e effects[C]
 	now := p.now()
@@ -39,12 +46,11 @@ func (p *Pool[C]) Checkout(w *Waiter[C]) {
 		p.mu.Unlock()
 		panic("pool: checkout by a waiter that waits already")
 	}
-	w.pool = p
 	if p.mu.closed {
 		p.mu.Unlock()
-		w.To.CheckoutFailed(p.closedError())
-		return
+		return false
 	}
+	w.pool = p
 	w.since, w.deadline = now, time.Time{}
 	if d := p.mu.set.CheckoutTimeout; d > 0 {
 		w.deadline = now.Add(d)
@@ -56,6 +62,7 @@ func (p *Pool[C]) Checkout(w *Waiter[C]) {
 	p.dispatchLocked(now, &e)
 	p.mu.Unlock()
 	p.perform(&e)
+	return true
 }
 
 // Withdraw ends w's wait. False means that w was answered, or is about to be, or does not wait in this pool.

@@ -131,7 +131,7 @@ func (p *Pool[C]) Suspect() {
 // and every task is over. When ctx ends first, the holders are interrupted and an error says how many connections
 // are still lent; what they give back later is closed still. Close may be called again.
 func (p *Pool[C]) Close(ctx context.Context) error {
-	p.beginClose()
+	p.Drain()
 	select {
 	case <-p.mu.drained:
 	case <-ctx.Done():
@@ -147,7 +147,8 @@ func (p *Pool[C]) Close(ctx context.Context) error {
 	return nil
 }
 
-func (p *Pool[C]) beginClose() {
+// Drain begins to close the pool as Close does, without waiting for the end.
+func (p *Pool[C]) Drain() {
 	var e effects[C]
 	now := p.now()
 	p.mu.Lock()
@@ -166,6 +167,9 @@ func (p *Pool[C]) beginClose() {
 	p.cancel(ErrClosed)
 	p.perform(&e)
 }
+
+// Drained is closed when the pool is closed and nothing of it is left.
+func (p *Pool[C]) Drained() <-chan struct{} { return p.mu.drained }
 
 // drainedLocked reports the end of a closed pool.
 func (p *Pool[C]) drainedLocked() {

@@ -92,11 +92,15 @@ func newBench(t *testing.T, s Settings) *bench {
 	return b
 }
 
-func (b *bench) Opened(time.Duration)            { b.seen = append(b.seen, "opened") }
-func (b *bench) OpenFailed(f Failure, err error) { b.seen = append(b.seen, "open failed: "+f.String()) }
-func (b *bench) Closed(r Reason)                 { b.seen = append(b.seen, "closed: "+string(r)) }
-func (b *bench) Waited(d time.Duration)          { b.seen = append(b.seen, fmt.Sprint("waited ", d)) }
-func (b *bench) Checked(err error)               { b.seen = append(b.seen, fmt.Sprint("checked ", err == nil)) }
+func (b *bench) Opened(time.Duration) { b.seen = append(b.seen, "opened") }
+func (b *bench) OpenFailed(_ time.Duration, f Failure, _ error) {
+	b.seen = append(b.seen, "open failed: "+f.String())
+}
+func (b *bench) Closed(r Reason)        { b.seen = append(b.seen, "closed: "+string(r)) }
+func (b *bench) Waited(d time.Duration) { b.seen = append(b.seen, fmt.Sprint("waited ", d)) }
+func (b *bench) Checked(_ time.Duration, err error) {
+	b.seen = append(b.seen, fmt.Sprint("checked ", err == nil))
+}
 
 // step runs the oldest background task.
 func (b *bench) step() {
@@ -190,9 +194,7 @@ func (b *bench) end(lent ...*client) {
 	for _, c := range lent {
 		c.lease.Release()
 	}
-	ctx, cancel := context.WithCancel(b.t.Context())
-	cancel()
-	_ = b.p.Close(ctx) // begins it; the tasks that it waits for run below
+	b.p.Drain()
 	b.settle()
 	if err := b.p.Close(b.t.Context()); err != nil {
 		b.t.Error(err)

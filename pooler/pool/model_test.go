@@ -1,7 +1,6 @@
 package pool
 
 import (
-	"context"
 	"errors"
 	"math/rand/v2"
 	"slices"
@@ -251,9 +250,6 @@ func play(t *testing.T, seed uint64, script []byte) {
 			t.Fatalf("%d clients are waiting and nothing happens: %+v", waiting, m.p.Stats())
 		}
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	cancel()
-	_ = m.p.Close(ctx)
 	b.end()
 }
 

@@ -101,7 +101,7 @@ func (p *Pool[C]) openTask(store *puddle.Pool[*Lease[C]], attempt uint64) {
 		p.hooks.Observer.Opened(now.Sub(begun))
 	case p.ctx.Err() == nil:
 		f = p.hooks.Classify(err)
-		p.hooks.Observer.OpenFailed(f, err)
+		p.hooks.Observer.OpenFailed(now.Sub(begun), f, err)
 	}
 
 	var e effects[C]
@@ -157,14 +157,14 @@ func (p *Pool[C]) closeTask(l *Lease[C], reason Reason) {
 
 // checkTask finds out whether l is good, as of generation gen.
 func (p *Pool[C]) checkTask(l *Lease[C], gen uint64) {
+	begun := p.now()
 	err := p.check(l)
-	closing := p.ctx.Err() != nil
-	if !closing {
-		p.hooks.Observer.Checked(err)
+	now := p.now()
+	if p.ctx.Err() == nil {
+		p.hooks.Observer.Checked(now.Sub(begun), err)
 	}
 
 	var e effects[C]
-	now := p.now()
 	p.mu.Lock()
 	p.mu.count.Checks++
 	if err == nil {

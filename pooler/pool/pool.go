@@ -47,7 +47,8 @@ type Settings struct {
 // Options of a pool.
 type Options struct {
 	Settings
-	Name string // for errors; not shown to clients
+	Name  string // for errors; not shown to clients
+	Owner any    // see Pool.Owner
 
 	Now  func() time.Time // nil = time.Now
 	Go   func(func())     // starts a background task; nil = a goroutine
@@ -80,15 +81,16 @@ type Hooks[C any] struct {
 // be quick and must not call the pool.
 type Observer interface {
 	Opened(took time.Duration)
-	OpenFailed(f Failure, err error)
+	OpenFailed(took time.Duration, f Failure, err error)
 	Closed(reason Reason)
-	Checked(err error) // a health check ended; nil = the connection is good
-	Waited(took time.Duration)
+	Checked(took time.Duration, err error) // a health check ended; nil = the connection is good
+	Waited(took time.Duration)             // a checkout that had to wait was granted
 }
 
 // Pool is the connections of one (endpoint, login). Safe for concurrent use.
 type Pool[C any] struct {
 	name  string
+	owner any
 	hooks Hooks[C]
 	now   func() time.Time
 	start func(func())
@@ -129,7 +131,7 @@ type Pool[C any] struct {
 
 // New makes a pool. It opens nothing and starts nothing; Run fills it up to Min.
 func New[C any](o Options, h Hooks[C]) *Pool[C] {
-	p := &Pool[C]{name: o.Name, hooks: h, now: o.Now, start: o.Go, rand: o.Rand, wake: make(chan struct{}, 1)}
+	p := &Pool[C]{name: o.Name, owner: o.Owner, hooks: h, now: o.Now, start: o.Go, rand: o.Rand, wake: make(chan struct{}, 1)}
 	if p.now == nil {
 		p.now = time.Now
 	}
@@ -154,6 +156,9 @@ func New[C any](o Options, h Hooks[C]) *Pool[C] {
 
 // Name returns the name given in Options.
 func (p *Pool[C]) Name() string { return p.name }
+
+// Owner returns what was given in Options: how whoever made the pool finds back from a Lease.
+func (p *Pool[C]) Owner() any { return p.owner }
 
 func (p *Pool[C]) newStore(limit int) *puddle.Pool[*Lease[C]] {
 	store, err := puddle.NewPool(&puddle.Config[*Lease[C]]{
@@ -190,8 +195,8 @@ func (s Settings) normal() Settings {
 
 type nobody struct{}
 
-func (nobody) Opened(time.Duration)      {}
-func (nobody) OpenFailed(Failure, error) {}
-func (nobody) Closed(Reason)             {}
-func (nobody) Checked(error)             {}
-func (nobody) Waited(time.Duration)      {}
+func (nobody) Opened(time.Duration)                     {}
+func (nobody) OpenFailed(time.Duration, Failure, error) {}
+func (nobody) Closed(Reason)                            {}
+func (nobody) Checked(time.Duration, error)             {}
+func (nobody) Waited(time.Duration)                     {}

@@ -11,25 +11,29 @@ const (
 	Sequence
 )
 
-// Column is a column of a relation, in the order of pg_attribute.attnum, dropped and generated ones left out as an INSERT without a column list would.
+// Column is a column of a relation, in the order of pg_attribute.attnum, dropped ones left out.
 type Column struct {
 	Name string
 	// Type is the name of the base type as pg_type.typname has it: int8, int4, int2, uuid, varchar, text, bpchar ...; domains are resolved to their base type.
 	Type string
-	OID  uint32
-	// Generated: GENERATED ALWAYS AS (...) STORED, which COPY and INSERT without a list leave out.
+	// OID is the base type's.
+	OID uint32
+	// Generated: GENERATED ALWAYS AS (...). COPY without a column list leaves the column out; an INSERT without one
+	// counts it, and takes nothing but DEFAULT for it.
 	Generated bool
 }
 
-// Relation is a table, view or sequence.
+// Relation is a table, view or sequence. Those of pg_catalog and information_schema are listed without columns.
 type Relation struct {
 	Schema, Name string
 	Kind         RelationKind
 	Columns      []Column
 	// Reads are the relations that a view or materialised view reads, directly and through other views, by QualifiedName.
-	// A view that calls functions of users' own has Calls set.
+	// A view that calls functions of users' own has Calls set. A table has them too, for what its rules do.
 	Reads []QualifiedName
 	Calls bool
+	// Parents are the tables that this one is a partition of or inherits from, directly and through others.
+	Parents []QualifiedName
 }
 
 // Column returns the relation's column by name, nil if it has none.
