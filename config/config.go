@@ -1,0 +1,270 @@
+// Package config reads pgdog.toml and users.toml, as PgDog has them and with pgkennel's own keys, and the environment,
+// into a Config: checked, complete with defaults, and resolved, so that whoever gets a part of it need not know where
+// it came from.
+//
+// Every mistake is reported at once, by file, line and column. What PgDog only warns about (duplicate databases, gaps
+// in shard numbers, ranges that overlap) is an error here; keys of PgDog's that pgkennel does not obey yet are warned
+// about by name. Mappings of a million entries are read straight from the text, everything else by BurntSushi/toml.
+//
+// A Config is immutable. The package starts nothing, and but for Load touches neither disk nor environment.
+package config
+
+import (
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/pgkennel/pgkennel/sharding/topology"
+)
+
+// Config is a whole configuration. A duration of 0 means that there is no such limit, unless the field says otherwise.
+type Config struct {
+	Listen   Listen
+	Clients  Clients
+	Auth     AuthType
+	TLS      TLS
+	Connect  Connect
+	Timeouts Timeouts
+	Health   Health
+	Prepared Prepared
+	Parser   Parser
+	Metrics  Metrics
+	Log      Log
+	Shutdown Shutdown
+	TCP      TCP
+	Admin    Admin
+
+	// MaxMessageBytes bounds one protocol message, from clients and from servers.
+	MaxMessageBytes int
+	// Workers is what PgDog would use for threads.
+	Workers int
+	// LoadSchema says when tables and columns are loaded.
+	LoadSchema LoadSchema
+	// StatsPeriod is over what averages are taken.
+	StatsPeriod time.Duration
+
+	// Clusters are the databases that clients can ask for, in the order of the file.
+	Clusters []*Cluster
+	// Users are who may log in to which database, one for each (name, database), in the order of the file.
+	Users []*User
+
+	general  *table
+	admin    *table
+	tcp      *table
+	tenant   *table
+	databyNm map[string]*Cluster
+	userByNm map[userKey]*User
+}
+
+// Listen is where clients connect.
+type Listen struct {
+	Host           string
+	Port           int
+	UnixSocketDir  string // empty = none
+	UnixSocketMode os.FileMode
+}
+
+// Clients is what clients may do.
+type Clients struct {
+	Max                      int // 0 = no limit
+	LoginTimeout             time.Duration
+	IdleTimeout              time.Duration
+	IdleInTransactionTimeout time.Duration
+	QueryTimeout             time.Duration
+}
+
+// AuthType is how clients prove who they are.
+type AuthType string
+
+// The ways to log in.
+const (
+	AuthSCRAM AuthType = "scram"
+	AuthMD5   AuthType = "md5"
+	AuthPlain AuthType = "plain"
+	AuthTrust AuthType = "trust"
+)
+
+// TLS is encryption on both sides. All are names of PEM files; empty = none.
+type TLS struct {
+	Certificate, PrivateKey string // to clients; both or none
+	ClientRequired          bool
+	ClientCA                string // clients must show a certificate of one of these authorities
+
+	Verify                              TLSVerify // to servers
+	ServerCA                            string
+	ServerCertificate, ServerPrivateKey string // shown to servers; both or none
+}
+
+// TLSVerify is how much of TLS to servers is insisted on.
+type TLSVerify string
+
+// The values of TLSVerify.
+const (
+	TLSDisabled   TLSVerify = "disabled"
+	TLSPrefer     TLSVerify = "prefer"
+	TLSVerifyCA   TLSVerify = "verify_ca"
+	TLSVerifyFull TLSVerify = "verify_full"
+)
+
+// Connect is how connections to servers are opened.
+type Connect struct {
+	Timeout      time.Duration // of one attempt, login included
+	Attempts     int           // at least 1
+	AttemptDelay time.Duration // 0 = at once
+}
+
+// Timeouts are those of pools that can't be set for a user or an endpoint.
+type Timeouts struct {
+	Checkout time.Duration
+	Rollback time.Duration
+}
+
+// Health is how endpoints are watched.
+type Health struct {
+	Interval     time.Duration // a connection unused for longer is checked at checkout; 0 = always
+	IdleInterval time.Duration
+	IdleDelay    time.Duration // 0 = at once
+	Timeout      time.Duration
+	BanTimeout   time.Duration // 0 = endpoints are not banned
+}
+
+// Prepared is how prepared statements are handled.
+type Prepared struct {
+	Enabled bool
+	Limit   int // on one connection to a server; 0 = only bytes count
+}
+
+// Parser is which statements are parsed.
+type Parser struct {
+	Always              bool // even where routing does not need it
+	MaxQueryBytes       int  // 0 = no limit
+	RefuseLongerQueries bool // false: they are only logged
+}
+
+// Metrics is where an operator can look.
+type Metrics struct {
+	Host       string
+	Port       int // 0 = no metrics
+	Namespace  string
+	HealthPort int // 0 = none
+}
+
+// Log is what is logged, and how.
+type Log struct {
+	Level          slog.Level
+	JSON           bool
+	Connections    bool
+	Disconnections bool
+}
+
+// Shutdown is how long the end takes.
+type Shutdown struct {
+	Timeout time.Duration // for transactions in flight; 0 = they are cut at once
+	// TerminationTimeout is for queries that are cancelled then; 0 = they are not cancelled.
+	TerminationTimeout time.Duration
+}
+
+// TCP is options of TCP connections; 0 and empty = the system's own.
+type TCP struct {
+	KeepAlive         bool
+	Time, Interval    time.Duration
+	Retries           int
+	UserTimeout       time.Duration
+	CongestionControl string
+}
+
+// Admin is the admin database.
+type Admin struct {
+	Name, User string
+	Password   Secret // empty: nobody can log in
+}
+
+// LoadSchema is when tables and columns are loaded.
+type LoadSchema string
+
+// The values of LoadSchema.
+const (
+	LoadSchemaOn   LoadSchema = "on"
+	LoadSchemaOff  LoadSchema = "off"
+	LoadSchemaAuto LoadSchema = "auto"
+)
+
+// PoolerMode is how long a client keeps a connection.
+type PoolerMode string
+
+// The modes.
+const (
+	ModeTransaction PoolerMode = "transaction"
+	ModeSession     PoolerMode = "session"
+)
+
+// Cluster is the set of shards that clients see as one database.
+type Cluster struct {
+	Name string
+	// Shards are the endpoints of each shard by its number, primaries first.
+	Shards [][]*Endpoint
+	// ShardedTables are the columns that decide the shard.
+	ShardedTables []*ShardedTable
+	// Omnisharded are tables that are the same on every shard.
+	Omnisharded []TableName
+	// TenantColumn is the column that every statement must name; empty = none is asked for.
+	TenantColumn string
+	Pos          Pos // of its first endpoint
+
+	at      place
+	partial bool // something of it could not be read
+}
+
+// Endpoint is one (instance, database) that serves a shard in a role.
+type Endpoint struct {
+	Cluster      string
+	Shard        topology.ShardID
+	Role         topology.Role
+	Host         string // a directory if it begins with /
+	Port         int
+	DatabaseName string // in the instance
+	Pos          Pos
+
+	t *table
+}
+
+// UnixSocket says whether the endpoint is reached by a Unix socket in the directory Host.
+func (e *Endpoint) UnixSocket() bool { return e.Host != "" && e.Host[0] == '/' }
+
+// TableName is a table, in a schema if one is given, else in any.
+type TableName struct{ Schema, Name string }
+
+// User is who may log in to one database.
+type User struct {
+	Name     string
+	Database string // a Cluster's name
+	// Passwords are each as good as the others.
+	Passwords []Secret
+	// PasswordHash is a verifier instead of a password: SCRAM-SHA-256$... or md5..., empty = none.
+	PasswordHash Secret
+	PoolerMode   PoolerMode
+	Pos          Pos
+
+	t *table
+}
+
+// Pool is everything that can be said of the pool of one user's connections to one endpoint.
+type Pool struct {
+	MinSize, MaxSize int
+	IdleTimeout      time.Duration
+	Lifetime         time.Duration
+	LifetimeJitter   time.Duration
+	// User and Password log in to the server. Without a password, a SCRAM verifier in the user's PasswordHash may do.
+	User     string
+	Password Secret
+	// StatementTimeout and LockTimeout are set on its connections; nil = the server's own stay, 0 = switched off.
+	StatementTimeout, LockTimeout *time.Duration
+}
+
+type userKey struct{ name, database string }
+
+// Cluster returns the cluster of a name, nil if there is none.
+func (c *Config) Cluster(name string) *Cluster { return c.databyNm[name] }
+
+// User returns who a client is that logs in as name to database, nil if that is not allowed.
+func (c *Config) User(name, database string) *User { return c.userByNm[userKey{name, database}] }

@@ -1,0 +1,252 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/pgkennel/pgkennel/sharding/topology"
+)
+
+// buildClusters makes clusters of the [[databases]] entries.
+func (b *builder) buildClusters() {
+	tenantColumn := b.cfg.tenant.text("column")
+	for _, t := range b.tables(b.config, databasesSection) {
+		b.poolerMode(t)
+		b.endpointHost(t)
+		if t.badKey("name") {
+			b.unknownNames = true
+			continue
+		}
+		name := t.text("name")
+		cl := b.clusters[name]
+		if cl == nil {
+			cl = &Cluster{Name: name, TenantColumn: tenantColumn, at: t.at(), Pos: t.at().pos()}
+			b.clusters[name] = cl
+			b.shards[name] = map[int]bool{}
+			b.cfg.Clusters = append(b.cfg.Clusters, cl)
+		}
+		b.addEndpoint(cl, t)
+	}
+	b.unknownNames = b.unknownNames || b.config.broken
+	for _, cl := range b.cfg.Clusters {
+		b.checkCluster(cl)
+		if cl.Name == b.cfg.Admin.Name {
+			b.r.fail(cl.at, "give one of them another name", "%q is the name of the admin database", cl.Name)
+		}
+	}
+	b.cfg.databyNm = b.clusters
+}
+
+// addEndpoint adds one entry to its cluster. Endpoints lie in Shards[0] until checkCluster knows the numbers.
+func (b *builder) addEndpoint(cl *Cluster, t *table) {
+	if t.badKey("shard") || t.badKey("role") {
+		cl.partial = true
+		return
+	}
+	e := &Endpoint{
+		Cluster: cl.Name, Shard: topology.ShardID(t.int("shard")), Role: topology.Primary, Host: t.text("host"), Port: t.int("port"),
+		DatabaseName: t.text("database_name"), Pos: t.at().pos(), t: t,
+	}
+	if e.DatabaseName == "" {
+		e.DatabaseName = cl.Name
+	}
+	switch t.text("role") {
+	case "replica":
+		e.Role = topology.Replica
+		b.r.warn(t.placeOf("role"), "everything goes to the primary", "reads are not yet sent to replicas by pgkennel")
+	case "auto":
+		b.r.warn(t.placeOf("role"), `it is taken for "primary"`, "role = \"auto\" is PgDog's and not yet supported by pgkennel")
+	}
+	b.shards[cl.Name][int(e.Shard)] = true
+	if len(cl.Shards) == 0 {
+		cl.Shards = [][]*Endpoint{nil}
+	}
+	cl.Shards[0] = append(cl.Shards[0], e)
+}
+
+// endpointHost checks the host of an entry.
+func (b *builder) endpointHost(t *table) {
+	if !t.usable("host") {
+		return
+	}
+	host, at := t.text("host"), t.placeOf("host")
+	if strings.HasPrefix(host, "/") {
+		if n := len(host) + len("/.s.PGSQL.") + len(strconv.Itoa(t.int("port"))); n > maxSocketPath {
+			b.r.fail(at, "use a shorter directory", "the name of the socket in host has %d bytes, more than the %d that a socket can have", n, maxSocketPath)
+		}
+		return
+	}
+	if h, port, err := net.SplitHostPort(host); err == nil && net.ParseIP(host) == nil {
+		b.r.fail(at, fmt.Sprintf("write host = %q and port = %s", h, port), "host %q holds a port", host)
+	} else if strings.ContainsAny(host, " \t\n/,@") {
+		b.r.fail(at, "write one name or address", "host %q is not the name of a host", host)
+	}
+}
+
+// checkCluster sorts a cluster's endpoints into shards and reports what is twice, missing, or at odds.
+func (b *builder) checkCluster(cl *Cluster) {
+	var all []*Endpoint
+	if len(cl.Shards) > 0 {
+		all = cl.Shards[0]
+	}
+	numbers := make([]int, 0, len(b.shards[cl.Name]))
+	for n := range b.shards[cl.Name] {
+		numbers = append(numbers, n)
+	}
+	slices.Sort(numbers)
+	primaries := map[topology.ShardID]*Endpoint{}
+	first := map[topology.ShardID]*Endpoint{}
+	same := map[string]*Endpoint{}
+	for _, e := range all {
+		if first[e.Shard] == nil {
+			first[e.Shard] = e
+		}
+		id := fmt.Sprintf("%d %d %s %d %s", e.Shard, e.Role, e.Host, e.Port, e.DatabaseName)
+		if prev := same[id]; prev != nil {
+			b.r.fail(e.t.at(), "remove one of them", "%s of shard %d of database %q is listed twice; the first is %s", e.Role, e.Shard, cl.Name, prev.t.at())
+		} else if e.Role == topology.Primary {
+			if prev := primaries[e.Shard]; prev != nil {
+				b.r.fail(e.t.at(), `set shard to another number, or role = "replica"`, "shard %d of database %q has two primaries; the first is %s", e.Shard, cl.Name, prev.t.at())
+			} else {
+				primaries[e.Shard] = e
+			}
+		}
+		same[id] = e
+		b.sameMode(all[0], e)
+	}
+	if cl.partial || b.config.broken {
+		return
+	}
+	next := 0
+	for _, n := range numbers {
+		if n != next {
+			missing := fmt.Sprintf("shard %d", next)
+			if n > next+1 {
+				missing = fmt.Sprintf("shards %d to %d", next, n-1)
+			}
+			b.r.fail(first[topology.ShardID(n)].t.placeOf("shard"), "number shards from 0 without gaps", "database %q has a shard %d but no %s", cl.Name, n, missing)
+		}
+		next = n + 1
+		if e := first[topology.ShardID(n)]; primaries[e.Shard] == nil {
+			b.r.fail(e.t.at(), `add an entry with role = "primary"`, "shard %d of database %q has no primary", n, cl.Name)
+		}
+	}
+	if len(numbers) == 0 || numbers[len(numbers)-1] != len(numbers)-1 {
+		return // reported
+	}
+	cl.Shards = make([][]*Endpoint, len(numbers))
+	for _, e := range all {
+		cl.Shards[e.Shard] = append(cl.Shards[e.Shard], e)
+	}
+	for _, s := range cl.Shards {
+		slices.SortStableFunc(s, func(a, c *Endpoint) int { return int(a.Role) - int(c.Role) })
+	}
+}
+
+// sameMode reports endpoints of one cluster that differ in pooler_mode: a session has one mode, whatever shard it reaches.
+func (b *builder) sameMode(a, e *Endpoint) {
+	ma, me := a.t.text("pooler_mode"), e.t.text("pooler_mode")
+	if ma == me || a.t.badKey("pooler_mode") || e.t.badKey("pooler_mode") {
+		return
+	}
+	show := func(m string) string {
+		if m == "" {
+			return "not set"
+		}
+		return m
+	}
+	b.r.fail(e.t.placeOf("pooler_mode"), "set it alike in every entry of the database", "pooler_mode of database %q is %s here and %s in %s", e.Cluster, show(me), show(ma), a.t.at())
+}
+
+// hasShard says whether a mapping may name shard n of a cluster.
+func (b *builder) hasShard(cluster string, n int32) bool {
+	cl := b.clusters[cluster]
+	return cl == nil || cl.partial || b.config.broken || b.shards[cluster][int(n)]
+}
+
+// noCluster reports a link to a database that is not there. False: it may be there.
+func (b *builder) noCluster(name string, at place, who string) bool {
+	if b.clusters[name] != nil || b.unknownNames {
+		return false
+	}
+	names := make([]string, 0, len(b.cfg.Clusters))
+	for _, cl := range b.cfg.Clusters {
+		names = append(names, cl.Name)
+	}
+	hint := "add it, or correct the name"
+	if near := nearest(name, names); near != "" {
+		hint = "did you mean " + near + "?"
+	} else if len(names) > 0 && len(names) <= 10 {
+		hint = "there is " + strings.Join(names, ", ")
+	}
+	b.r.fail(at, hint, "%s names the database %q, which no [[databases]] entry has", who, name)
+	return true
+}
+
+// Pool resolves what holds for the pool of u's connections to e. Users override databases, which override [general];
+// within each of them a key for the role overrides the key without it. Only user and password of [[databases]] win over
+// those of the user, as in PgDog.
+func (c *Config) Pool(u *User, e *Endpoint) Pool {
+	p, _ := c.pool(u, e)
+	return p
+}
+
+// poolSources says which values the sizes of a pool come from.
+type poolSources struct{ minSize, maxSize, lifetime, jitter value }
+
+func (c *Config) pool(u *User, e *Endpoint) (Pool, poolSources) {
+	role := "_" + e.Role.String()
+	pick := func(key, general string, roles bool) value {
+		for _, t := range []*table{u.t, e.t} {
+			if roles {
+				if v := t.value(key + role); v.set {
+					return v
+				}
+			}
+			if v := t.value(key); v.set {
+				return v
+			}
+		}
+		if general == "" {
+			return value{}
+		}
+		return c.general.value(general)
+	}
+	millis := func(v value) time.Duration { return time.Duration(min(v.i, maxMillis)) * time.Millisecond }
+	optional := func(v value) *time.Duration {
+		if !v.set {
+			return nil
+		}
+		d := millis(v)
+		return &d
+	}
+	src := poolSources{
+		minSize: pick("min_pool_size", "min_pool_size", true), maxSize: pick("pool_size", "default_pool_size", true),
+		lifetime: pick("server_lifetime", "server_lifetime", false), jitter: pick("server_lifetime_jitter", "server_lifetime_jitter", false),
+	}
+	p := Pool{
+		MinSize: int(src.minSize.i), MaxSize: int(src.maxSize.i), IdleTimeout: millis(pick("idle_timeout", "idle_timeout", true)),
+		Lifetime: millis(src.lifetime), LifetimeJitter: millis(src.jitter),
+		StatementTimeout: optional(pick("statement_timeout", "", false)), LockTimeout: optional(pick("lock_timeout", "", false)),
+		User: u.Name,
+	}
+	if v := u.t.text("server_user"); v != "" {
+		p.User = v
+	}
+	if v := e.t.text("user"); v != "" {
+		p.User = v
+	}
+	switch {
+	case e.t.text("password") != "":
+		p.Password = e.t.secret("password")
+	case u.t.text("server_password") != "":
+		p.Password = u.t.secret("server_password")
+	case len(u.Passwords) > 0:
+		p.Password = u.Passwords[0]
+	}
+	return p, src
+}

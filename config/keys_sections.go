@@ -1,0 +1,241 @@
+package config
+
+// poolKeys are what both [[databases]] and [[users]] can say about their pools.
+func poolKeys(keys ...*key) []*key {
+	return append(keys,
+		&key{name: "pool_size", kind: kInt, min: 1, max: 1e6, doc: "Most connections of a pool. Not set: default_pool_size."},
+		&key{name: "pool_size_primary", kind: kInt, min: 1, max: 1e6, doc: "The same for primaries only."},
+		&key{name: "pool_size_replica", kind: kInt, min: 1, max: 1e6, doc: "The same for replicas only."},
+		&key{name: "min_pool_size", kind: kInt, max: 1e6, doc: "Connections kept open. Not set: min_pool_size of [general]."},
+		&key{name: "min_pool_size_primary", kind: kInt, max: 1e6, doc: "The same for primaries only."},
+		&key{name: "min_pool_size_replica", kind: kInt, max: 1e6, doc: "The same for replicas only."},
+		&key{name: "pooler_mode", kind: kEnum, legal: []string{"transaction", "session", "statement"}, doc: "Overrides pooler_mode of [general]."},
+		&key{name: "idle_timeout", kind: kMillis, min: 1, doc: "Overrides idle_timeout of [general]."},
+		&key{name: "idle_timeout_primary", kind: kMillis, min: 1, doc: "The same for primaries only."},
+		&key{name: "idle_timeout_replica", kind: kMillis, min: 1, doc: "The same for replicas only."},
+		&key{name: "server_lifetime", kind: kMillis, min: 1, doc: "Overrides server_lifetime of [general]."},
+		&key{name: "server_lifetime_jitter", kind: kMillis, doc: "Overrides server_lifetime_jitter of [general]."},
+		&key{name: "statement_timeout", kind: kMillis, max: 1<<31 - 1, doc: "PostgreSQL's statement_timeout on these connections; 0 = none. Not set: the server's."},
+		&key{name: "lock_timeout", kind: kMillis, max: 1<<31 - 1, doc: "PostgreSQL's lock_timeout on these connections; 0 = none. Not set: the server's."},
+		&key{name: "read_only", kind: kBool, def: "false", notYet: true, doc: "Transactions read only."},
+	)
+}
+
+var databasesSection = newSection(section{
+	name: "databases", list: true,
+	doc: "One endpoint: an instance and a database in it that serves a shard of a cluster. Entries of the same name make the cluster that clients see as one database.",
+	keys: poolKeys(
+		&key{name: "name", kind: kText, required: true, doc: "Name of the cluster: the database clients ask for."},
+		&key{name: "host", kind: kText, required: true, doc: "Host of the instance; a path beginning with / is the directory of its Unix socket."},
+		&key{name: "port", kind: kPort, def: "5432", doc: "Port of the instance."},
+		&key{name: "shard", kind: kInt, def: "0", max: maxShard, doc: "Number of the shard, from 0, without gaps."},
+		&key{name: "role", kind: kEnum, def: "primary", legal: []string{"primary", "replica", "auto"}, doc: "primary, or replica, which gets no reads yet. auto is taken for primary."},
+		&key{name: "database_name", kind: kText, doc: "Name of the database in the instance. Not set: name."},
+		&key{name: "user", kind: kText, doc: "Log in there as this user. Not set: the client's server_user, or its name."},
+		&key{name: "password", kind: kSecret, doc: "Log in there with this password. Not set: the client's server_password, or its password."},
+		&key{name: "lb_weight", kind: kInt, def: "255", notYet: true, doc: "Weight among replicas."},
+		&key{name: "resharding_only", kind: kBool, def: "false", notYet: true, doc: "Use it for resharding only."},
+	),
+})
+
+var usersSection = newSection(section{
+	name: "users", list: true, users: true,
+	doc: "A user that may log in, and the databases it may use.",
+	keys: poolKeys(
+		&key{name: "name", kind: kText, required: true, doc: "Name to log in with."},
+		&key{name: "database", kind: kText, doc: "The database it may use, by its name in [[databases]]."},
+		&key{name: "databases", kind: kTexts, doc: "Several of them."},
+		&key{name: "all_databases", kind: kBool, def: "false", doc: "All of them."},
+		&key{name: "password", kind: kSecret, doc: "Password to log in with."},
+		&key{name: "passwords", kind: kSecrets, doc: "More passwords, each as good; for changing them."},
+		&key{name: "password_hash", kind: kSecret, doc: "Instead of a password, what PostgreSQL keeps of it in pg_authid: SCRAM-SHA-256$... or md5..."},
+		&key{name: "server_user", kind: kText, doc: "User to log in to PostgreSQL with. Not set: name."},
+		&key{name: "server_password", kind: kSecret, doc: "Password to log in to PostgreSQL with. Not set: password."},
+		&key{name: "server_auth", kind: kEnum, def: "password", legal: []string{"password", "rds_iam", "azure_workload_identity", "vault_dynamic", "vault_static"}, notYet: true, doc: "How to log in to PostgreSQL."},
+		&key{name: "server_iam_region", kind: kText, notYet: true, doc: "Region of rds_iam."},
+		&key{name: "server_vault_path", kind: kText, notYet: true, doc: "Where Vault keeps the password."},
+		&key{name: "vault_path", kind: kText, notYet: true, doc: "An older name of it."},
+		&key{name: "vault_refresh_percent", kind: kInt, def: "80", notYet: true, doc: "When it is asked for again."},
+		&key{name: "schema_admin", kind: kBool, def: "false", notYet: true, doc: "The user that changes the schema."},
+		&key{name: "cross_shard_disabled", kind: kBool, notYet: true, doc: "Overrides cross_shard_disabled of [general]."},
+		&key{name: "two_phase_commit", kind: kBool, notYet: true, doc: "Overrides two_phase_commit of [general]."},
+		&key{name: "two_phase_commit_auto", kind: kBool, notYet: true, doc: "Overrides two_phase_commit_auto of [general]."},
+		&key{name: "replication_mode", kind: kBool, def: "false", notYet: true, doc: "The user speaks the replication protocol."},
+		&key{name: "replication_sharding", kind: kText, notYet: true, doc: "Where what it replicates goes."},
+		&key{name: "identity", kind: kText, notYet: true, doc: "Name in a client's certificate that makes it this user."},
+		&key{name: "tls_client_certificate_required", kind: kBool, notYet: true, doc: "The user must show a certificate."},
+	),
+})
+
+var adminSection = newSection(section{
+	name: "admin", both: true,
+	doc: "The admin database: SHOW, RELOAD, PAUSE and the like. It may stand in users.toml instead, which wins.",
+	keys: []*key{
+		{name: "name", kind: kText, def: "admin", doc: "Name of the database."},
+		{name: "user", kind: kText, def: "admin", doc: "The only user that may log in to it."},
+		{name: "password", kind: kSecret, doc: "Its password. Not set: nobody can log in."},
+	},
+})
+
+var tcpSection = newSection(section{
+	name: "tcp",
+	doc:  "Options of TCP connections, to clients and to PostgreSQL.",
+	keys: []*key{
+		{name: "keepalive", kind: kBool, def: "true", doc: "Send keep-alive probes."},
+		{name: "time", kind: kMillis, min: 1, doc: "Idle time before the first probe. Not set: the system's, as for the rest."},
+		{name: "interval", kind: kMillis, min: 1, doc: "Time between probes."},
+		{name: "retries", kind: kInt, min: 1, max: 127, doc: "Probes without an answer after which the connection is dead."},
+		{name: "user_timeout", kind: kMillis, min: 1, max: 1<<31 - 1, doc: "Time after which data without acknowledgement kills the connection."},
+		{name: "congestion_control", kind: kText, doc: "Name of the congestion control algorithm, such as bbr."},
+	},
+})
+
+var multiTenantSection = newSection(section{
+	name: "multi_tenant",
+	doc:  "Every statement must name its tenant.",
+	keys: []*key{{name: "column", kind: kText, required: true, doc: "Column that holds the tenant's key, in every table that has tenants' rows."}},
+})
+
+var shardedTablesSection = newSection(section{
+	name: "sharded_tables", list: true,
+	doc: "A column whose value decides the shard. With a mapping by list and range, without one by PostgreSQL's hash.",
+	keys: []*key{
+		{name: "database", kind: kText, required: true, doc: "Cluster, by its name in [[databases]]."},
+		{name: "column", kind: kText, required: true, doc: "The column."},
+		{name: "name", kind: kText, doc: "Table. Not set: every table that has the column."},
+		{name: "schema", kind: kText, doc: "Schema of the table. Not set: any."},
+		{name: "primary", kind: kBool, def: "false", doc: "The table that the others refer to."},
+		{name: "data_type", kind: kEnum, def: "bigint", legal: []string{"bigint", "integer", "smallint", "uuid", "varchar", "text", "vector"}, doc: "Type of the column: bigint (also integer, smallint), uuid, varchar (also text). vector is ignored."},
+		{name: "hasher", kind: kEnum, def: "postgres", legal: []string{"postgres", "sha1"}, doc: "Hash function of a table without mapping. sha1 is refused there."},
+		{name: "mapping", kind: kRules, doc: "Which value lives on which shard: [[sharded_tables.mapping]] entries of { values, shard }, { start, end, shard } with the end excluded, or { shard } for the rest."},
+		{name: "centroids", kind: kAny, notYet: true, doc: "Centroids of vector."},
+		{name: "centroids_path", kind: kPath, notYet: true, doc: "File of them."},
+		{name: "centroid_probes", kind: kInt, def: "0", notYet: true, doc: "How many are probed."},
+		{name: "lookup_query", kind: kText, notYet: true, doc: "Query that finds a key's shard. Refused where there is no mapping."},
+		{name: "lookup_result", kind: kEnum, def: "value", legal: []string{"value", "shard"}, notYet: true, doc: "What it returns."},
+	},
+})
+
+var shardedMappingsSection = newSection(section{
+	name: "sharded_mappings", list: true,
+	doc: "The older form of a mapping, for the sharded tables of the same database and column.",
+	keys: []*key{
+		{name: "database", kind: kText, required: true, doc: "As in [[sharded_tables]]."},
+		{name: "column", kind: kText, required: true, doc: "As in [[sharded_tables]]."},
+		{name: "table", kind: kText, doc: "name in [[sharded_tables]]. Not set: all of that column."},
+		{name: "schema", kind: kText, doc: "As in [[sharded_tables]]. Not set: any."},
+		{name: "kind", kind: kEnum, required: true, legal: []string{"list", "range", "default"}, doc: "list, range or default."},
+		{name: "values", kind: kAny, doc: "list: the values."},
+		{name: "start", kind: kAny, doc: "range: the first value. Not set: no lower bound."},
+		{name: "end", kind: kAny, doc: "range: the value behind the last one. Not set: no upper bound."},
+		{name: "shard", kind: kInt, required: true, max: maxShard, doc: "The shard they live on."},
+	},
+})
+
+var omnishardedSection = newSection(section{
+	name: "omnisharded_tables", list: true,
+	doc: "Tables that are the same on every shard. Reads go to any of them.",
+	keys: []*key{
+		{name: "database", kind: kText, required: true, doc: "Cluster, by its name in [[databases]]."},
+		{name: "tables", kind: kTexts, required: true, doc: "The tables, by name or schema.name."},
+		{name: "sticky", kind: kBool, def: "false", notYet: true, doc: "Read from one shard per client."},
+	},
+})
+
+// Sections of PgDog that are not obeyed yet.
+var (
+	shardedSchemasSection = newSection(section{
+		name: "sharded_schemas", list: true, notYet: true, doc: "A schema that lives on one shard.",
+		keys: []*key{
+			{name: "database", kind: kText, required: true, doc: "Cluster."},
+			{name: "name", kind: kText, doc: "Schema."},
+			{name: "shard", kind: kInt, def: "0", max: maxShard, doc: "Its shard."},
+			{name: "all", kind: kBool, def: "false", doc: "It is on every shard."},
+		},
+	})
+	mirroringSection = newSection(section{
+		name: "mirroring", list: true, notYet: true, doc: "Copy of traffic to another cluster.",
+		keys: []*key{
+			{name: "source_db", kind: kText, required: true, doc: "Cluster whose traffic is copied."},
+			{name: "destination_db", kind: kText, required: true, doc: "Cluster that gets the copy."},
+			{name: "queue_length", kind: kInt, doc: "Transactions that may wait."},
+			{name: "exposure", kind: kFloat, doc: "Share of the traffic."},
+			{name: "level", kind: kEnum, def: "all", legal: []string{"all", "dml", "ddl"}, doc: "Which statements."},
+		},
+	})
+	rewriteSection = newSection(section{
+		name: "rewrite", doc: "Rewriting of statements that several shards would have to run.",
+		keys: []*key{
+			{name: "enabled", kind: kBool, def: "false", notYet: true, doc: "Whether they are rewritten."},
+			{name: "shard_key", kind: kEnum, def: "error", legal: []string{"ignore", "error", "rewrite", "rewrite_omni"}, notYet: true, doc: "UPDATE of a sharding key; pgkennel refuses it."},
+			{name: "split_inserts", kind: kEnum, def: "error", legal: []string{"ignore", "error", "rewrite", "rewrite_omni"}, notYet: true, doc: "INSERT of rows for several shards; pgkennel refuses it."},
+			{name: "primary_key", kind: kEnum, def: "ignore", legal: []string{"ignore", "error", "rewrite", "rewrite_omni"}, notYet: true, doc: "INSERT without a primary key."},
+			{name: "simple_to_prepared", kind: kBool, def: "false", notYet: true, doc: "Simple queries as prepared statements."},
+		},
+	})
+	memorySection = newSection(section{
+		name: "memory", doc: "Sizes of buffers.",
+		keys: []*key{
+			{name: "net_buffer", kind: kInt, def: "4096", notYet: true, doc: "Of a socket."},
+			{name: "message_buffer", kind: kInt, def: "4096", notYet: true, doc: "Of a message."},
+			{name: "stack_size", kind: kInt, def: "2097152", notYet: true, doc: "Of a thread."},
+		},
+	})
+	replicaLagSection = newSection(section{
+		name: "replica_lag", doc: "Checks of replicas; PgDog no longer uses it.",
+		keys: []*key{
+			{name: "check_interval", kind: kMillis, def: "1000", notYet: true, doc: "Their period."},
+			{name: "max_age", kind: kMillis, def: "25", notYet: true, doc: "Lag that is too much."},
+		},
+	})
+	replicationSection = newSection(section{
+		name: "replication", doc: "Tools for resharding.",
+		keys: []*key{{name: "pg_dump_path", kind: kPath, def: "pg_dump", notYet: true, doc: "Where pg_dump is."}},
+	})
+	pluginsSection = newSection(section{
+		name: "plugins", list: true, notYet: true, doc: "Shared libraries that route statements.",
+		keys: []*key{
+			{name: "name", kind: kText, required: true, doc: "Its name."},
+			{name: "config", kind: kPath, doc: "Its own configuration."},
+		},
+	})
+	queryParsersSection = newSection(section{
+		name: "query_parsers", list: true, notYet: true, doc: "The parser by database.",
+		keys: []*key{
+			{name: "database", kind: kText, required: true, doc: "Cluster."},
+			{name: "level", kind: kEnum, legal: []string{"on", "auto", "off", "session_control", "session_control_and_locks"}, doc: "As query_parser."},
+			{name: "engine", kind: kEnum, legal: []string{"pg_query_protobuf", "pg_query_raw"}, doc: "As query_parser_engine."},
+		},
+	})
+	manualQueriesSection = newSection(section{
+		name: "manual_queries", list: true, notYet: true, doc: "Statements that are routed by hand.",
+		keys: []*key{{name: "fingerprint", kind: kText, required: true, doc: "The statement's fingerprint."}},
+	})
+	otelSection = newSection(section{
+		name: "otel", notYet: true, doc: "Metrics sent to an OpenTelemetry collector.",
+		keys: []*key{
+			{name: "endpoint", kind: kText, doc: "Its address."},
+			{name: "namespace", kind: kText, doc: "Prefix of the metrics' names."},
+			{name: "headers", kind: kAny, doc: "Headers of each request."},
+			{name: "datadog_api_key", kind: kSecret, doc: "Key of Datadog."},
+			{name: "push_interval", kind: kMillis, def: "10000", doc: "Period."},
+		},
+	})
+	vaultSection = newSection(section{
+		name: "vault", notYet: true, doc: "Passwords from HashiCorp Vault.",
+		keys: []*key{
+			{name: "url", kind: kText, required: true, doc: "Address of the server."},
+			{name: "auth_method", kind: kEnum, required: true, legal: []string{"kubernetes", "approle"}, doc: "How to log in to it."},
+			{name: "namespace", kind: kText, doc: "Its namespace."},
+			{name: "auth_mount", kind: kText, doc: "Path of the login."},
+			{name: "kubernetes_role", kind: kText, doc: "Role to log in as."},
+			{name: "kubernetes_jwt_path", kind: kPath, doc: "File of the token."},
+			{name: "approle_role_id", kind: kText, doc: "ID of the role."},
+			{name: "approle_secret_id_file", kind: kPath, doc: "File of its secret."},
+			{name: "client_token_ttl", kind: kInt, def: "60", doc: "How long a login is good."},
+		},
+	})
+	controlSection = newSection(section{
+		name: "control", notYet: true, any: true, doc: "The control plane of PgDog's Enterprise edition.",
+	})
+)
