@@ -15,7 +15,6 @@ import (
 func (b *builder) buildClusters() {
 	tenantColumn := b.cfg.tenant.text("column")
 	for _, t := range b.tables(b.config, databasesSection) {
-		b.poolerMode(t)
 		b.endpointHost(t)
 		if t.badKey("name") {
 			b.unknownNames = true
@@ -80,7 +79,8 @@ func (b *builder) endpointHost(t *table) {
 		}
 		return
 	}
-	if h, port, err := net.SplitHostPort(host); err == nil && net.ParseIP(host) == nil {
+	h, port, err := net.SplitHostPort(host)
+	if _, notNumber := strconv.Atoi(port); err == nil && notNumber == nil && net.ParseIP(host) == nil {
 		b.r.fail(at, fmt.Sprintf("write host = %q and port = %s", h, port), "host %q holds a port", host)
 	} else if strings.ContainsAny(host, " \t\n/,@") {
 		b.r.fail(at, "write one name or address", "host %q is not the name of a host", host)

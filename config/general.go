@@ -69,10 +69,6 @@ func unlimited(n int) int {
 // checkGeneral reports values that exist but can't be had, and those that don't go together.
 func (b *builder) checkGeneral() {
 	g, r := b.cfg.general, b.r
-	b.poolerMode(g)
-	if g.text("auth_type") == "external_token" {
-		r.fail(g.placeOf("auth_type"), "it is one of scram, md5, plain, trust", "auth_type external_token is not supported by pgkennel")
-	}
 	for name, taken := range map[string]map[string]string{
 		"prepared_statements": {"full": "extended", "extended_anonymous": "extended"},
 		"query_parser":        {"off": "auto", "session_control": "auto", "session_control_and_locks": "auto"},
@@ -105,13 +101,6 @@ func (b *builder) checkGeneral() {
 	b.checkSocket()
 	if c := b.cfg.tcp; c.usable("congestion_control") && c.text("congestion_control") == "" {
 		r.fail(c.placeOf("congestion_control"), "leave the key out", "congestion_control is empty")
-	}
-}
-
-// poolerMode refuses the mode that is not there.
-func (b *builder) poolerMode(t *table) {
-	if t.text("pooler_mode") == "statement" {
-		b.r.fail(t.placeOf("pooler_mode"), `use "transaction" or "session"`, "pooler_mode statement is not supported by pgkennel")
 	}
 }
 

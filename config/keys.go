@@ -35,7 +35,9 @@ type key struct {
 	name  string
 	kind  kind
 	def   string   // the default as TOML has it, texts without quotes; "" = none
-	legal []string // kEnum: what PgDog knows
+	legal []string // kEnum: what can be set
+	// refused is what PgDog knows besides, and pgkennel can't do.
+	refused []string
 
 	required bool
 	notYet   bool   // PgDog has it, pgkennel does not obey it yet

@@ -21,7 +21,7 @@ var generalSection = newSection(section{
 		// Pools.
 		{name: "default_pool_size", kind: kInt, def: "10", min: 1, max: 1e6, alias: "max_pool_size", doc: "Most connections a pool opens to one endpoint for one login. max_pool_size is another name of it."},
 		{name: "min_pool_size", kind: kInt, def: "1", max: 1e6, doc: "Connections a pool keeps open at all times."},
-		{name: "pooler_mode", kind: kEnum, def: "transaction", legal: []string{"transaction", "session", "statement"}, doc: "transaction: a client has a connection for a transaction; session: until it disconnects. statement is refused."},
+		{name: "pooler_mode", kind: kEnum, def: "transaction", legal: []string{"transaction", "session"}, refused: []string{"statement"}, doc: "transaction: a client has a connection for a transaction; session: until it disconnects."},
 		{name: "connect_timeout", kind: kMillis, def: "5000", min: 1, doc: "Time to open a connection to PostgreSQL, login included."},
 		{name: "connect_attempts", kind: kInt, def: "1", min: 1, max: 1000, doc: "How often to try to open a connection before giving up."},
 		{name: "connect_attempt_delay", kind: kMillis, def: "0", doc: "Time between two of these attempts."},
@@ -40,7 +40,7 @@ var generalSection = newSection(section{
 		{name: "healthcheck_port", kind: kPort, restart: true, doc: "Port that answers load balancers' HTTP checks. Not set: none."},
 		{name: "ban_timeout", kind: kMillis, def: "300000", doc: "How long an endpoint that failed stays out of rotation."},
 		// Authentication and TLS.
-		{name: "auth_type", kind: kEnum, def: "scram", legal: []string{"scram", "md5", "plain", "trust", "external_token"}, doc: "How clients prove who they are: scram, md5, plain (a password in clear text) or trust (not at all)."},
+		{name: "auth_type", kind: kEnum, def: "scram", legal: []string{"scram", "md5", "plain", "trust"}, refused: []string{"external_token"}, doc: "How clients prove who they are: scram, md5, plain (a password in clear text) or trust (not at all)."},
 		{name: "tls_certificate", kind: kPath, doc: "Certificate for clients, PEM. With tls_private_key, clients may use TLS."},
 		{name: "tls_private_key", kind: kPath, doc: "Private key of tls_certificate, PEM."},
 		{name: "tls_client_required", kind: kBool, def: "false", doc: "Refuse clients that don't use TLS."},

@@ -9,7 +9,7 @@ func poolKeys(keys ...*key) []*key {
 		&key{name: "min_pool_size", kind: kInt, max: 1e6, doc: "Connections kept open. Not set: min_pool_size of [general]."},
 		&key{name: "min_pool_size_primary", kind: kInt, max: 1e6, doc: "The same for primaries only."},
 		&key{name: "min_pool_size_replica", kind: kInt, max: 1e6, doc: "The same for replicas only."},
-		&key{name: "pooler_mode", kind: kEnum, legal: []string{"transaction", "session", "statement"}, doc: "Overrides pooler_mode of [general]."},
+		&key{name: "pooler_mode", kind: kEnum, legal: []string{"transaction", "session"}, refused: []string{"statement"}, doc: "Overrides pooler_mode of [general]."},
 		&key{name: "idle_timeout", kind: kMillis, min: 1, doc: "Overrides idle_timeout of [general]."},
 		&key{name: "idle_timeout_primary", kind: kMillis, min: 1, doc: "The same for primaries only."},
 		&key{name: "idle_timeout_replica", kind: kMillis, min: 1, doc: "The same for replicas only."},

@@ -208,7 +208,7 @@ func (b *builder) unknownSection(d *document, name string, users bool, at place)
 	}
 	hint := didYouMean(name, sectionNames(users))
 	if sectionNamed(name, !users) != nil {
-		hint = "it belongs into " + map[bool]string{true: "pgdog.toml", false: "users.toml"}[users]
+		hint = "it belongs in " + map[bool]string{true: "pgdog.toml", false: "users.toml"}[users]
 	}
 	b.r.fail(at, hint, "unknown %s", what)
 }

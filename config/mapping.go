@@ -83,10 +83,13 @@ func resolveRules[T any](b *builder, set *ruleSet, dt DataType, c codec[T]) *Rul
 		v, msg := c.decode(tok)
 		if msg != "" {
 			hint := ""
-			if dt == Text && tok[0] != '[' && tok[0] != '{' {
-				hint = "write it in quotes"
+			if strings.HasPrefix(msg, "the value is a ") { // of another type
+				msg += ", but data_type is " + dt.String()
+				if dt == Text {
+					hint = "write it in quotes"
+				}
 			}
-			wrong.fail(b.config.at(off), hint, "%s, but data_type is %s", msg, dt)
+			wrong.fail(b.config.at(off), hint, "%s", msg)
 			return v, false
 		}
 		return c.keep(v), true
@@ -278,15 +281,20 @@ func tokenKind(tok string) string {
 	switch {
 	case tok[0] == '"' || tok[0] == '\'':
 		return "a text"
-	case tok[0] == '[' || tok[0] == '{':
-		return "more than one value"
+	case tok[0] == '[':
+		return "a list of values"
+	case tok[0] == '{':
+		return "a table"
 	case tok == "true" || tok == "false":
-		return "true or false"
+		return "a truth value"
 	}
 	if _, msg := parseInt(tok); msg == "" {
 		return "a number"
 	}
-	if strings.ContainsAny(tok, ".eEna") && !strings.Contains(tok, "-") {
+	if strings.Contains(tok, ":") || len(tok) > 7 && tok[4] == '-' && tok[7] == '-' {
+		return "a date or time"
+	}
+	if _, err := strconv.ParseFloat(strings.ReplaceAll(tok, "_", ""), 64); err == nil {
 		return "a fraction"
 	}
 	return "not a number"
@@ -294,13 +302,13 @@ func tokenKind(tok string) string {
 
 func decodeInt(tok string) (int64, string) {
 	n, msg := parseInt(tok)
-	if msg != "" {
-		if k := tokenKind(tok); k != "not a number" {
-			msg = "the value is " + k
-		}
+	if msg == notNumber {
+		msg = "the value is " + tokenKind(tok)
 	}
 	return n, msg
 }
+
+const notNumber = "the value is not a number"
 
 // parseInt reads an integer as TOML has them: 1_000, 0xff, 0o17, 0b1.
 func parseInt(tok string) (int64, string) {
@@ -322,22 +330,21 @@ func parseInt(tok string) (int64, string) {
 			digits = digits[2:]
 		}
 	}
-	const bad = "the value is not a number"
 	if digits == "" || base == 10 && len(digits) > 1 && digits[0] == '0' {
-		return 0, bad
+		return 0, notNumber
 	}
 	var n uint64
 	for i := range len(digits) {
 		c := digits[i]
 		if c == '_' {
 			if i == 0 || i == len(digits)-1 || digits[i-1] == '_' {
-				return 0, bad
+				return 0, notNumber
 			}
 			continue
 		}
 		v := hexDigit(c)
 		if v < 0 || uint64(v) >= base {
-			return 0, bad
+			return 0, notNumber
 		}
 		if n > math.MaxInt64/base+1 {
 			return 0, "the value is too large for a bigint"

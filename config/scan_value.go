@@ -30,19 +30,20 @@ func (sc *scanner) valueAt(n *node, depth int) bool {
 		sc.fail(sc.i, "", "there is no value after the =")
 		return false
 	}
-	switch sc.s[sc.i] {
-	case '"', '\'':
-		return sc.skipString()
-	case '[':
+	if sc.s[sc.i] == '[' {
 		if n != nil && n.rules != nil {
 			return sc.ruleArray(n)
 		}
 		return sc.array(n, depth)
-	case '{':
-		return sc.inlineTable(n, depth)
 	}
 	if n != nil {
-		n.rules = nil
+		n.rules = nil // not what a mapping is; its kind will tell
+	}
+	switch sc.s[sc.i] {
+	case '"', '\'':
+		return sc.skipString()
+	case '{':
+		return sc.inlineTable(n, depth)
 	}
 	return sc.bareValue()
 }
@@ -60,6 +61,9 @@ func (sc *scanner) bareValue() bool {
 	case tok == "":
 		sc.fail(start, "", "there is no value after the =")
 		return false
+	case isDigit(tok[0]) && isUnit(strings.TrimLeft(tok, "0123456789_.")):
+		sc.fail(start, "durations are in milliseconds, sizes in bytes", "a number has no unit")
+		return false
 	case isDigit(tok[0]) || tok[0] == '+' || tok[0] == '-' || tok == "true" || tok == "false" || tok == "inf" || tok == "nan":
 		return true
 	case strings.EqualFold(tok, "true") || strings.EqualFold(tok, "false"):
@@ -70,6 +74,15 @@ func (sc *scanner) bareValue() bool {
 	return false
 }
 
+func isUnit(s string) bool {
+	switch strings.ToLower(s) {
+	case "ms", "s", "sec", "m", "min", "h", "d", "b", "k", "kb", "mb", "g", "gb", "kib", "mib", "gib":
+		return true
+	}
+	return false
+}
+
+// token reads over what can be one value without quotes.
 func (sc *scanner) token() {
 	for sc.i < len(sc.s) {
 		switch sc.s[sc.i] {
@@ -230,12 +243,9 @@ func isHeaderLine(line string) bool {
 
 // recover goes to the next line that can be a statement, behind a value that is broken.
 func (sc *scanner) recover() {
-	for sc.i < len(sc.s) {
+	for !sc.statementAhead(true) {
 		sc.nextLine()
 		sc.skipSpace()
-		if sc.statementAhead(true) {
-			return
-		}
 	}
 }
 

@@ -2,7 +2,6 @@ package config
 
 import (
 	"fmt"
-	"slices"
 	"strings"
 )
 
@@ -28,6 +27,9 @@ func nearest(name string, known []string) string {
 		d := distance(plain, k)
 		if strings.ReplaceAll(plain, "_", "") == strings.ReplaceAll(k, "_", "") {
 			d = 0
+		}
+		if strings.HasSuffix(k, "_"+plain) || strings.HasPrefix(k, plain+"_") {
+			d = min(d, 2)
 		}
 		if d < bestAt && d < len(k) {
 			best, bestAt = k, d
@@ -57,16 +59,4 @@ func distance(a, b string) int {
 		before, prev, cur = prev, cur, before
 	}
 	return prev[len(b)]
-}
-
-// quoted joins names for a sentence: "a", "b" or "c".
-func quoted(names []string) string {
-	q := make([]string, len(names))
-	for i, n := range names {
-		q[i] = fmt.Sprintf("%q", n)
-	}
-	if len(q) < 2 {
-		return strings.Join(q, "")
-	}
-	return strings.Join(slices.Clone(q[:len(q)-1]), ", ") + " or " + q[len(q)-1]
 }

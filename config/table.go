@@ -60,6 +60,9 @@ func readTable(d *document, s *section, m map[string]any, n *node, r *report) *t
 		if k == nil {
 			if !s.any {
 				r.fail(at, t.unknownHint(name), "unknown key %q in %s", name, s.header())
+				if near := s.byName[nearest(name, s.names())]; near != nil && near.required && m[near.name] == nil {
+					t.vals[near.name] = value{key: near, set: true, bad: true, at: at} // it is there, misspelled
+				}
 			}
 			continue
 		}
@@ -196,6 +199,9 @@ func (k *key) checkRange(v value, r *report) value {
 			return v
 		}
 		hint := "it is one of " + strings.Join(k.legal, ", ")
+		if slices.Contains(k.refused, strings.ToLower(v.s)) {
+			return bad(hint, "%s = %q is PgDog's and not supported by pgkennel", k.name, v.s)
+		}
 		return bad(hint, "%q is no value of %s", v.s, k.name)
 	case kPort:
 		if v.i < 1 || v.i > 65535 {

@@ -11,7 +11,6 @@ import (
 func (b *builder) buildUsers() {
 	b.cfg.userByNm = map[userKey]*User{}
 	for _, t := range b.tables(b.users, usersSection) {
-		b.poolerMode(t)
 		b.checkPasswords(t)
 		databases := b.userDatabases(t)
 		if t.badKey("name") {
@@ -56,7 +55,7 @@ func (b *builder) userDatabases(t *table) []string {
 		return nil
 	case len(named) == 0:
 		if !t.broken {
-			b.r.fail(t.at(), `add database = "...", databases = ["..."] or all_databases = true`, "user %q has no database", t.text("name"))
+			b.r.fail(t.at(), `add database = "...", databases = ["..."] or all_databases = true`, "%s has no database", userLabel(t))
 		}
 		return nil
 	case t.badKey(named[0]):
@@ -71,7 +70,7 @@ func (b *builder) userDatabases(t *table) []string {
 		return out
 	case "database":
 		db := t.text("database")
-		if b.noCluster(db, t.placeOf("database"), "user "+strconv.Quote(t.text("name"))) {
+		if b.noCluster(db, t.placeOf("database"), userLabel(t)) {
 			return nil
 		}
 		return []string{db}
@@ -80,19 +79,27 @@ func (b *builder) userDatabases(t *table) []string {
 	seen := map[string]bool{}
 	v := t.value("databases")
 	if len(v.list) == 0 {
-		b.r.fail(v.at, "name at least one, or write all_databases = true", "databases of user %q is empty", t.text("name"))
+		b.r.fail(v.at, "name at least one, or write all_databases = true", "databases of %s is empty", userLabel(t))
 	}
 	for i, db := range v.list {
 		at := t.elemPlace("databases", i)
 		switch {
 		case seen[db]:
 			b.r.fail(at, "remove one of them", "databases lists %q twice", db)
-		case !b.noCluster(db, at, "user "+strconv.Quote(t.text("name"))):
+		case !b.noCluster(db, at, userLabel(t)):
 			out = append(out, db)
 		}
 		seen[db] = true
 	}
 	return out
+}
+
+// userLabel names an entry of [[users]] for a message.
+func userLabel(t *table) string {
+	if name := t.text("name"); name != "" {
+		return "user " + strconv.Quote(name)
+	}
+	return "a user"
 }
 
 // elemPlace is where element i of an array stands.
@@ -118,20 +125,20 @@ func (b *builder) userMode(t *table, cl *Cluster) PoolerMode {
 
 // checkPasswords reports users that could never log in, and verifiers that are none.
 func (b *builder) checkPasswords(t *table) {
-	name, g := t.text("name"), b.cfg.general
+	who, g := userLabel(t), b.cfg.general
 	hash := t.text("password_hash")
 	if hash != "" && hash != redacted && !t.badKey("password_hash") {
 		if msg := checkVerifier(hash); msg != "" {
-			b.r.fail(t.placeOf("password_hash"), "take it from rolpassword of PostgreSQL's pg_authid", "password_hash of user %q is no verifier: %s", name, msg)
+			b.r.fail(t.placeOf("password_hash"), "take it from rolpassword of PostgreSQL's pg_authid", "password_hash of %s is no verifier: %s", who, msg)
 			return
 		}
 	}
 	if p := t.text("password"); strings.HasPrefix(p, "SCRAM-SHA-256$") {
-		b.r.warn(t.placeOf("password"), "if it is one, use the key password_hash", "password of user %q looks like a verifier, but is taken for the password itself", name)
+		b.r.warn(t.placeOf("password"), "if it is one, use the key password_hash", "password of %s looks like a verifier, but is taken for the password itself", who)
 	}
 	for i, p := range t.value("passwords").list {
 		if p == "" {
-			b.r.fail(t.elemPlace("passwords", i), "", "a password of user %q is empty", name)
+			b.r.fail(t.elemPlace("passwords", i), "", "a password of %s is empty", who)
 		}
 	}
 	auth := g.text("auth_type")
@@ -141,14 +148,14 @@ func (b *builder) checkPasswords(t *table) {
 	plain := t.text("password") != "" || len(t.value("passwords").list) > 0
 	switch {
 	case !plain && hash == "":
-		b.r.fail(t.at(), "add password or password_hash, or set auth_type", "user %q has no password and could never log in with auth_type = %q", name, auth)
+		b.r.fail(t.at(), "add password or password_hash, or set auth_type", "%s has no password and could never log in with auth_type = %q", who, auth)
 	case !plain && auth == "scram" && strings.HasPrefix(hash, "md5"):
-		b.r.fail(t.placeOf("password_hash"), `use a SCRAM-SHA-256$... verifier, or auth_type = "md5"`, "user %q has an md5 hash only and could never log in with auth_type = \"scram\"", name)
+		b.r.fail(t.placeOf("password_hash"), `use a SCRAM-SHA-256$... verifier, or auth_type = "md5"`, "%s has an md5 hash only and could never log in with auth_type = \"scram\"", who)
 	case !plain && strings.HasPrefix(hash, "SCRAM") && auth == "md5":
-		b.r.warn(t.placeOf("password_hash"), "", "user %q has a SCRAM verifier, so it logs in by SCRAM though auth_type = \"md5\"", name)
+		b.r.warn(t.placeOf("password_hash"), "", "%s has a SCRAM verifier, so it logs in by SCRAM though auth_type = \"md5\"", who)
 	}
 	if hash != "" && !plain && !t.has("server_password") && t.int("min_pool_size") > 0 {
-		b.r.warn(t.placeOf("min_pool_size"), "add server_password", "without a password nothing can be opened for user %q before its first login, min_pool_size holds from then on", name)
+		b.r.warn(t.placeOf("min_pool_size"), "add server_password", "without a password nothing can be opened for %s before its first login, min_pool_size holds from then on", who)
 	}
 }
 
