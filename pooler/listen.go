@@ -1,0 +1,118 @@
+package pooler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"time"
+)
+
+// listeners are the sockets that clients connect to.
+type listeners struct {
+	list []net.Listener
+	log  *slog.Logger
+	wg   sync.WaitGroup
+}
+
+// ListenOptions say where clients connect.
+type ListenOptions struct {
+	Host string
+	Port int
+	// UnixDir is the directory of a unix socket .s.PGSQL.port; empty = none.
+	UnixDir  string
+	UnixMode os.FileMode
+}
+
+// listen opens all sockets, or none.
+func listen(ctx context.Context, o ListenOptions, log *slog.Logger) (*listeners, error) {
+	l := &listeners{log: log}
+	var lc net.ListenConfig
+	tcp, err := lc.Listen(ctx, "tcp", net.JoinHostPort(o.Host, strconv.Itoa(o.Port)))
+	if err != nil {
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	l.list = append(l.list, tcp)
+	if o.UnixDir == "" {
+		return l, nil
+	}
+	port := tcp.Addr().(*net.TCPAddr).Port
+	path := filepath.Join(o.UnixDir, ".s.PGSQL."+strconv.Itoa(port))
+	if err := clearStale(ctx, path); err != nil {
+		l.close()
+		return nil, err
+	}
+	unix, err := lc.Listen(ctx, "unix", path)
+	if err != nil {
+		l.close()
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	l.list = append(l.list, unix)
+	if err := os.Chmod(path, o.UnixMode); err != nil {
+		l.close()
+		return nil, fmt.Errorf("listen: %w", err)
+	}
+	return l, nil
+}
+
+// clearStale removes a socket that nobody answers at.
+func clearStale(ctx context.Context, path string) error {
+	if _, err := os.Lstat(path); err != nil {
+		return nil //nolint:nilerr // nothing is there
+	}
+	d := net.Dialer{Timeout: time.Second}
+	if nc, err := d.DialContext(ctx, "unix", path); err == nil {
+		nc.Close()
+		return fmt.Errorf("listen: %s is in use by another process", path)
+	}
+	if err := os.Remove(path); err != nil {
+		return fmt.Errorf("listen: %w", err)
+	}
+	return nil
+}
+
+// addrs are the addresses listened at.
+func (l *listeners) addrs() []net.Addr {
+	addrs := make([]net.Addr, 0, len(l.list))
+	for _, ln := range l.list {
+		addrs = append(addrs, ln.Addr())
+	}
+	return addrs
+}
+
+// serve accepts clients until the sockets are closed; each is handed to f in a goroutine of its own.
+func (l *listeners) serve(f func(net.Conn)) {
+	for _, ln := range l.list {
+		l.wg.Go(func() { l.accept(ln, f) })
+	}
+}
+
+func (l *listeners) accept(ln net.Listener, f func(net.Conn)) {
+	pause := time.Millisecond
+	for {
+		nc, err := ln.Accept()
+		if err == nil {
+			pause = time.Millisecond
+			l.wg.Go(func() { f(nc) })
+			continue
+		}
+		if errors.Is(err, net.ErrClosed) {
+			return
+		}
+		// Out of descriptors, most likely: those who are there go on, and some will leave.
+		l.log.Error("accept failed", "error", err)
+		time.Sleep(pause)
+		pause = min(2*pause, time.Second)
+	}
+}
+
+func (l *listeners) close() {
+	for _, ln := range l.list {
+		ln.Close()
+	}
+}

@@ -1,0 +1,243 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/exec"
+	"github.com/pgkennel/pgkennel/pooler/pool"
+)
+
+// Backend is one server connection under the goroutine driver: a goroutine that reads and steps its machine, with the lock of the
+// client whose session holds it, or its own when nobody does.
+type Backend struct {
+	// Conn is the machine.
+	Conn *backend.Conn
+	// Owner of the pool it came from: the source's.
+	Owner any
+
+	g  *Goroutines
+	nc net.Conn
+	w  writer
+
+	client atomic.Pointer[Client] // who holds it; nil = nobody
+	lease  *pool.Lease[*Backend]  // its holder's; guarded as Conn
+
+	mu      sync.Mutex // guards below, and Conn while nobody holds it
+	dead    error
+	settler *backend.Settler
+	settled chan struct{} // closed when settler is done
+	timer   *time.Timer
+}
+
+// NewBackend takes over a connection that has logged in. Its socket is read from now on, by a goroutine that ends with the socket.
+func (g *Goroutines) NewBackend(nc net.Conn, conn *backend.Conn, owner any) (*Backend, error) {
+	b := &Backend{Conn: conn, Owner: owner, g: g, nc: nc}
+	conn.Link = b
+	b.w.init(nc)
+	if !g.start(b.read) {
+		nc.Close()
+		return nil, errClosed
+	}
+	return b, nil
+}
+
+// adopt gives the backend to c, whose lock is held. It returns false if its server is gone.
+func (b *Backend) adopt(c *Client, l *pool.Lease[*Backend]) bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.dead != nil {
+		return false
+	}
+	b.lease = l
+	b.client.Store(c)
+	return true
+}
+
+// leave takes the backend from its client, whose lock is held.
+func (b *Backend) leave() {
+	b.mu.Lock()
+	b.client.Store(nil)
+	b.mu.Unlock()
+}
+
+// discard closes a backend that nobody holds.
+func (b *Backend) discard(reason pool.Reason) {
+	b.lease.Discard(reason)
+}
+
+// read steps the machine with what the server sends, until the socket ends.
+func (b *Backend) read() {
+	buf := make([]byte, b.g.readBuffer)
+	for {
+		n, err := b.nc.Read(buf)
+		if err != nil && n == 0 {
+			err = errors.Join(backend.ErrServerClosed, err)
+		}
+		if b.fed(buf[:n], err) {
+			return
+		}
+	}
+}
+
+// fed steps the machine once, with the right lock. It returns true at the end.
+func (b *Backend) fed(data []byte, err error) bool {
+	for {
+		c := b.client.Load()
+		if c == nil {
+			b.mu.Lock()
+			if b.client.Load() != nil { // it was lent meanwhile
+				b.mu.Unlock()
+				continue
+			}
+			return b.fedAlone(data, err)
+		}
+		c.mu.Lock()
+		if b.client.Load() != c {
+			c.mu.Unlock()
+			continue
+		}
+		c.now = nanos()
+		if len(data) > 0 {
+			if e := b.Conn.Feed(data); e != nil {
+				err = e
+			}
+		}
+		if err != nil {
+			b.lost(c, err)
+		}
+		c.unlock(true)
+		return err != nil
+	}
+}
+
+// lost ends a backend that broke while c held it; c's lock is held.
+func (b *Backend) lost(c *Client, err error) {
+	b.mu.Lock()
+	b.dead = err
+	b.mu.Unlock()
+	if b.client.Load() != c { // it was let go in the very step that broke it
+		return
+	}
+	b.leave()
+	c.todo = append(c.todo, action{kind: doDiscard, b: b, reason: string(pool.ReasonGone)})
+	b.lease.Pool().Suspect()
+	c.sess.Lost(err)
+}
+
+// fedAlone steps a machine that nobody holds; b.mu is held, and released.
+func (b *Backend) fedAlone(data []byte, err error) bool {
+	if len(data) > 0 {
+		if e := b.Conn.Feed(data); e != nil {
+			err = e
+		}
+	}
+	settler := b.settler
+	if err != nil {
+		b.dead = err
+	}
+	done := settler != nil && (err != nil || settler.Settled())
+	var wake chan struct{}
+	if done {
+		b.settler = nil
+		wake, b.settled = b.settled, nil
+		b.Conn.Own(nil)
+		if b.timer != nil {
+			b.timer.Stop()
+			b.timer = nil
+		}
+	}
+	lease := b.lease
+	b.mu.Unlock()
+	switch {
+	case done && wake != nil: // a health check: who asked goes on
+		close(wake)
+	case done && err == nil && settler.Reusable():
+		lease.Release()
+	case done:
+		lease.Discard(reasonOf(err, b.Conn))
+	case err != nil && lease != nil:
+		lease.Pool().Expire(lease, pool.ReasonGone)
+	}
+	return err != nil
+}
+
+func reasonOf(err error, c *backend.Conn) pool.Reason {
+	if err != nil {
+		return pool.ReasonGone
+	}
+	if t := c.Tainted(); t != 0 {
+		return pool.Reason(t.First())
+	}
+	return pool.Reason(backend.TaintProtocol.First())
+}
+
+// settle lets a parted backend finish by itself, for a time.
+func (b *Backend) settle(limit time.Duration) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.settler == nil {
+		return // done already
+	}
+	b.timer = time.AfterFunc(limit, b.Interrupt)
+}
+
+// Interrupt breaks the connection: its reader notices, and whoever holds it is told.
+func (b *Backend) Interrupt() { b.nc.Close() }
+
+// Close closes the socket, with a Terminate if the server can be expected to read it.
+func (b *Backend) Close() {
+	b.nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)) //nolint:errcheck // the write fails then
+	b.nc.Write([]byte{'X', 0, 0, 0, 4})                           //nolint:errcheck // it is closed next
+	b.nc.Close()
+}
+
+// Alive reports whether an idle backend's server has not closed it.
+func (b *Backend) Alive() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.dead == nil
+}
+
+// Check asks an idle backend for an answer.
+func (b *Backend) Check(ctx context.Context) error {
+	b.mu.Lock()
+	if b.dead != nil {
+		defer b.mu.Unlock()
+		return b.dead
+	}
+	out := exec.Internal(nil, b.Conn, exec.RefSettle, ";")
+	settler := backend.NewSettler(b.Conn, false)
+	b.settler = settler
+	done := make(chan struct{})
+	b.settled = done
+	b.mu.Unlock()
+	stop := context.AfterFunc(ctx, b.Interrupt)
+	defer stop()
+	b.w.append(out)
+	b.w.flush()
+	<-done
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.dead != nil {
+		return errors.Join(context.Cause(ctx), b.dead)
+	}
+	if !settler.Reusable() {
+		return backend.ErrProtocol
+	}
+	return nil
+}
+
+// RemoteAddr and LocalAddr are the socket's.
+func (b *Backend) RemoteAddr() net.Addr { return b.nc.RemoteAddr() }
+
+// LocalAddr is our end of the socket.
+func (b *Backend) LocalAddr() net.Addr { return b.nc.LocalAddr() }
+
+// Holder is the client that holds the backend; nil if none.
+func (b *Backend) Holder() *Client { return b.client.Load() }

@@ -1,0 +1,438 @@
+package loop
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/pool"
+	"github.com/pgkennel/pgkennel/pooler/session"
+	"github.com/pgkennel/pgkennel/sharding/topology"
+)
+
+// Client is one client connection under the goroutine driver: a goroutine that reads, a session, and a lock that makes their steps, those of
+// the session's backend and those of time happen one after the other.
+type Client struct {
+	g  *Goroutines
+	nc net.Conn
+	w  writer
+
+	mu   sync.Mutex // guards all below, and the machine of the backend that the session holds
+	room sync.Cond  // signalled when the session wants input again
+	sess *session.Session
+	now  int64
+	todo []action // what the step at hand asked for
+	wait *waiter  // of the checkout under way
+	pid  uint32
+	key  bool // pid is registered
+
+	timer   *time.Timer
+	armed   int64
+	tls     bool // the handshake is due
+	closing bool
+}
+
+// action is something that a step asked for that is done after it, without the lock.
+type action struct {
+	kind   actionKind
+	b      *Backend
+	reason string
+	w      *waiter
+	acct   *session.Account
+	pid    uint32
+	secret []byte
+	job    func()
+}
+
+// closeTimeout bounds how long a client that is closed may take to read what it was sent before.
+const closeTimeout = 5 * time.Second
+
+type actionKind uint8
+
+const (
+	doRelease actionKind = iota + 1
+	doDiscard
+	doPart
+	doCancel
+	doCancelRequest
+	doCheckout
+	doParameters
+	doJob
+	doFlush
+)
+
+var start = time.Now()
+
+func nanos() int64 { return int64(time.Since(start)) + 1 }
+
+// step runs f with the client's lock, then does what it asked for.
+func (c *Client) step(f func()) {
+	c.mu.Lock()
+	c.now = nanos()
+	f()
+	c.unlock(false)
+}
+
+// unlock ends a step. reader is true on the goroutine that reads from the backend: it must not block on writing to it, or
+// a server that waits for its answers to be read would wait forever.
+func (c *Client) unlock(reader bool) {
+	todo := c.todo
+	c.todo = nil
+	c.arm()
+	if c.sess.WantsInput() {
+		c.room.Broadcast()
+	}
+	c.mu.Unlock()
+	for i := range todo {
+		c.do(&todo[i], reader)
+	}
+	c.w.flush()
+	if todo != nil {
+		clear(todo)
+		c.mu.Lock()
+		if c.todo == nil {
+			c.todo = todo[:0]
+		}
+		c.mu.Unlock()
+	}
+}
+
+// do does what a step asked for.
+func (c *Client) do(a *action, reader bool) {
+	g := c.g
+	switch a.kind {
+	case doFlush:
+		if reader && a.b.w.pending() > 32<<10 {
+			g.spawn(a.b.w.flush)
+		} else {
+			a.b.w.flush()
+		}
+	case doRelease:
+		a.b.lease.Release()
+	case doDiscard:
+		a.b.discard(pool.Reason(a.reason))
+	case doPart:
+		a.b.w.flush()
+		a.b.settle(g.rollbackTimeout)
+	case doCancel:
+		b := a.b
+		g.spawn(func() { g.source.Cancel(b) })
+	case doCancelRequest:
+		pid, secret := a.pid, a.secret
+		g.spawn(func() { g.source.CancelRequest(pid, secret) })
+	case doCheckout:
+		a.w.enqueue()
+	case doParameters:
+		g.source.Parameters(a.acct, c.sess.ServerLogin(), func(err error) {
+			c.step(func() {
+				if err != nil {
+					c.sess.CheckoutFailed(g.source.Refusal(err))
+				} else {
+					c.sess.ParametersKnown()
+				}
+			})
+		})
+	case doJob:
+		job := a.job
+		g.spawn(func() {
+			job()
+			c.step(c.sess.Resume)
+		})
+	}
+}
+
+// arm sets the timer to the session's deadline. An earlier timer is left alone: it finds nothing due and arms again.
+func (c *Client) arm() {
+	at := c.sess.Deadline()
+	if at == 0 || c.armed != 0 && c.armed <= at {
+		return
+	}
+	c.armed = at
+	d := time.Duration(at - nanos())
+	if c.timer == nil {
+		c.timer = time.AfterFunc(d, c.tick)
+	} else {
+		c.timer.Reset(d)
+	}
+}
+
+func (c *Client) tick() {
+	c.step(func() {
+		c.armed = 0
+		c.sess.Tick()
+	})
+}
+
+// serve reads from the client until it is gone.
+func (c *Client) serve() {
+	buf := make([]byte, c.g.readBuffer)
+	for {
+		n, err := c.nc.Read(buf)
+		c.mu.Lock()
+		c.now = nanos()
+		if n > 0 {
+			c.sess.Input(buf[:n])
+		}
+		if err != nil && !c.sess.Closed() {
+			c.sess.Gone()
+		}
+		handshake := c.tls
+		c.tls = false
+		c.unlock(false)
+		if handshake && err == nil {
+			err = c.startTLS()
+		}
+		if err != nil {
+			break
+		}
+		c.mu.Lock()
+		for !c.sess.WantsInput() && !c.sess.Closed() {
+			c.room.Wait()
+		}
+		closed := c.sess.Closed()
+		c.mu.Unlock()
+		if closed {
+			break
+		}
+	}
+	c.mu.Lock()
+	if c.timer != nil {
+		c.timer.Stop()
+	}
+	key, pid := c.key, c.pid
+	c.mu.Unlock()
+	if key {
+		c.g.source.Unregister(c, pid)
+	}
+	c.nc.Close()
+}
+
+// startTLS does the handshake.
+func (c *Client) startTLS() error {
+	c.w.flush()
+	conn := tls.Server(c.nc, c.g.TLS())
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // the session's own deadline closes the socket earlier
+	defer cancel()
+	if err := conn.HandshakeContext(ctx); err != nil {
+		c.step(c.sess.Gone)
+		return err
+	}
+	c.mu.Lock()
+	c.nc = conn
+	c.w.mu.Lock()
+	c.w.nc = conn
+	c.w.mu.Unlock()
+	c.now = nanos()
+	c.sess.TLSDone()
+	c.unlock(false)
+	return nil
+}
+
+// waiter is a checkout that has to wait.
+type waiter struct {
+	c        *Client
+	acct     *session.Account
+	shard    topology.ShardID
+	pw       pool.Waiter[*Backend]
+	mu       sync.Mutex
+	gone     bool
+	withdraw func() bool
+}
+
+// enqueue puts the waiter into its pool's queue.
+func (w *waiter) enqueue() {
+	w.mu.Lock()
+	gone := w.gone
+	w.mu.Unlock()
+	if gone {
+		return
+	}
+	w.pw.To = w
+	withdraw := w.c.g.source.Checkout(w.acct, w.c.sess.ServerLogin(), w.shard, &w.pw)
+	w.mu.Lock()
+	w.withdraw = withdraw
+	gone = w.gone
+	w.mu.Unlock()
+	if gone && withdraw != nil {
+		withdraw()
+	}
+}
+
+// leave takes the waiter back.
+func (w *waiter) leave() {
+	w.mu.Lock()
+	w.gone = true
+	withdraw := w.withdraw
+	w.mu.Unlock()
+	if withdraw != nil {
+		withdraw()
+	}
+}
+
+// Granted implements pool.Granter.
+func (w *waiter) Granted(l *pool.Lease[*Backend]) {
+	c := w.c
+	b := l.Conn()
+	c.mu.Lock()
+	c.now = nanos()
+	if c.wait != w || c.sess.Closed() {
+		c.mu.Unlock()
+		l.Release()
+		return
+	}
+	if !b.adopt(c, l) {
+		c.mu.Unlock()
+		l.Discard(pool.ReasonGone)
+		w.enqueue()
+		return
+	}
+	c.wait = nil
+	c.sess.Granted(b.Conn)
+	c.unlock(false)
+}
+
+// CheckoutFailed implements pool.Granter.
+func (w *waiter) CheckoutFailed(err error) {
+	w.c.step(func() {
+		if w.c.wait == w {
+			w.c.wait = nil
+			w.c.sess.CheckoutFailed(w.c.g.source.Refusal(err))
+		}
+	})
+}
+
+var _ session.Driver = (*Client)(nil)
+
+// Now implements session.Driver.
+func (c *Client) Now() int64 { return c.now }
+
+// ToClient implements session.Driver.
+func (c *Client) ToClient(b []byte) { c.w.append(b) }
+
+// ToBackend implements session.Driver.
+func (c *Client) ToBackend(conn *backend.Conn, data []byte) {
+	b := conn.Link.(*Backend)
+	b.w.append(data)
+	for i := range c.todo {
+		if c.todo[i].kind == doFlush && c.todo[i].b == b {
+			return
+		}
+	}
+	c.todo = append(c.todo, action{kind: doFlush, b: b})
+}
+
+// Checkout implements session.Driver.
+func (c *Client) Checkout(a *session.Account, shard topology.ShardID) *backend.Conn {
+	for {
+		l := c.g.source.TryCheckout(a, c.sess.ServerLogin(), shard)
+		if l == nil {
+			break
+		}
+		b := l.Conn()
+		if b.adopt(c, l) {
+			return b.Conn
+		}
+		l.Discard(pool.ReasonGone)
+	}
+	c.wait = &waiter{c: c, acct: a, shard: shard}
+	c.todo = append(c.todo, action{kind: doCheckout, w: c.wait})
+	return nil
+}
+
+// Withdraw implements session.Driver.
+func (c *Client) Withdraw() {
+	if w := c.wait; w != nil {
+		c.wait = nil
+		w.leave()
+	}
+}
+
+// Release implements session.Driver.
+func (c *Client) Release(conn *backend.Conn) {
+	b := conn.Link.(*Backend)
+	b.leave()
+	c.todo = append(c.todo, action{kind: doRelease, b: b})
+}
+
+// Discard implements session.Driver.
+func (c *Client) Discard(conn *backend.Conn, reason string) {
+	b := conn.Link.(*Backend)
+	b.leave()
+	c.todo = append(c.todo, action{kind: doDiscard, b: b, reason: reason})
+}
+
+// Part implements session.Driver.
+func (c *Client) Part(conn *backend.Conn, clean bool) {
+	b := conn.Link.(*Backend)
+	b.settler = backend.NewSettler(conn, clean)
+	b.leave()
+	c.todo = append(c.todo, action{kind: doPart, b: b})
+}
+
+// CancelBackend implements session.Driver.
+func (c *Client) CancelBackend(conn *backend.Conn) {
+	c.todo = append(c.todo, action{kind: doCancel, b: conn.Link.(*Backend)})
+}
+
+// CancelRequest implements session.Driver.
+func (c *Client) CancelRequest(pid uint32, secret []byte) {
+	c.todo = append(c.todo, action{kind: doCancelRequest, pid: pid, secret: append([]byte(nil), secret...)})
+}
+
+// Register implements session.Driver.
+func (c *Client) Register(n int) (pid uint32, secret []byte) {
+	c.pid, secret = c.g.source.Register(c, n)
+	c.key = true
+	return c.pid, secret
+}
+
+// StartTLS implements session.Driver.
+func (c *Client) StartTLS() { c.tls = true }
+
+// Offload implements session.Driver: the goroutine at hand may as well do short work itself.
+func (c *Client) Offload(job func(), long bool) bool {
+	if !long {
+		job()
+		return true
+	}
+	c.todo = append(c.todo, action{kind: doJob, job: job})
+	return false
+}
+
+// Parameters implements session.Driver.
+func (c *Client) Parameters(a *session.Account) {
+	c.todo = append(c.todo, action{kind: doParameters, acct: a})
+}
+
+// Close implements session.Driver.
+func (c *Client) Close() {
+	c.closing = true
+	c.nc.SetWriteDeadline(time.Now().Add(closeTimeout)) //nolint:errcheck // the socket is closed in any case
+	c.w.closeAfter()
+	c.room.Broadcast()
+}
+
+// Cancel cancels what the client's session runs: a cancel request with its key came.
+func (c *Client) Cancel() { c.step(c.sess.Cancel) }
+
+// Kill closes the client with an error.
+func (c *Client) Kill(e *pgwire.Error, reason session.CloseReason) {
+	c.step(func() { c.sess.Kill(e, reason) })
+}
+
+// Inspect calls f with the client's session, which it may read.
+func (c *Client) Inspect(f func(s *session.Session)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f(c.sess)
+}
+
+// RemoteAddr is the client's address.
+func (c *Client) RemoteAddr() net.Addr { return c.nc.RemoteAddr() }
+
+var errClosed = errors.New("the driver is closed")

@@ -1,0 +1,156 @@
+package loop
+
+import (
+	"context"
+	"crypto/tls"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pgkennel/pgkennel/pooler/session"
+)
+
+// Goroutines is the driver of net.Conn: two goroutines for a client at work, one for its input and one for its backend's answers.
+type Goroutines struct {
+	source          Source
+	shared          *session.Shared
+	readBuffer      int
+	rollbackTimeout time.Duration
+	tls             atomic.Pointer[tls.Config]
+	next            atomic.Uint64
+
+	mu      sync.Mutex
+	closed  bool
+	running sync.WaitGroup
+	clients map[*Client]struct{}
+}
+
+// NewGoroutines returns a driver. Nothing runs until clients come.
+func NewGoroutines(o Options) *Goroutines {
+	g := &Goroutines{
+		source: o.Source, shared: o.Shared, readBuffer: o.ReadBuffer, rollbackTimeout: time.Duration(o.RollbackTimeout),
+		clients: make(map[*Client]struct{}),
+	}
+	if g.readBuffer == 0 {
+		g.readBuffer = 16 << 10
+	}
+	if g.rollbackTimeout == 0 {
+		g.rollbackTimeout = 5 * time.Second
+	}
+	return g
+}
+
+// SetTLS changes the configuration of handshakes with clients from now on.
+func (g *Goroutines) SetTLS(c *tls.Config) { g.tls.Store(c) }
+
+// TLS is today's configuration of handshakes with clients.
+func (g *Goroutines) TLS() *tls.Config { return g.tls.Load() }
+
+// start runs f in a goroutine that Wait waits for. It returns false once the driver is closed.
+func (g *Goroutines) start(f func()) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.running.Add(1)
+	go func() {
+		defer g.running.Done()
+		f()
+	}()
+	return true
+}
+
+// spawn runs f in a goroutine of short life; when the driver is closed already, f runs here.
+func (g *Goroutines) spawn(f func()) {
+	if !g.start(f) {
+		f()
+	}
+}
+
+// Serve runs a client connection until its end. It takes ownership of nc.
+func (g *Goroutines) Serve(nc net.Conn, name string) {
+	c := &Client{g: g, nc: nc}
+	c.w.init(nc)
+	c.room.L = &c.mu
+	c.now = nanos()
+	c.sess = session.New(g.shared, c, g.next.Add(1), name)
+	g.mu.Lock()
+	if g.closed {
+		g.mu.Unlock()
+		nc.Close()
+		return
+	}
+	g.clients[c] = struct{}{}
+	g.running.Add(1)
+	g.mu.Unlock()
+	defer g.running.Done()
+	c.step(func() {})
+	c.serve()
+	g.mu.Lock()
+	delete(g.clients, c)
+	g.mu.Unlock()
+}
+
+// Clients returns the clients of this moment.
+func (g *Goroutines) Clients() []*Client {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	list := make([]*Client, 0, len(g.clients))
+	for c := range g.clients {
+		list = append(list, c)
+	}
+	return list
+}
+
+// Len is the number of clients.
+func (g *Goroutines) Len() int {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return len(g.clients)
+}
+
+// Drain closes clients as they become idle, until none is left or ctx is done; then it closes the rest.
+func (g *Goroutines) Drain(ctx context.Context) {
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		left := 0
+		for _, c := range g.Clients() {
+			if !c.drain(ctx.Err() != nil) {
+				left++
+			}
+		}
+		if left == 0 || ctx.Err() != nil {
+			return
+		}
+		select {
+		case <-ctx.Done():
+		case <-tick.C:
+		}
+	}
+}
+
+// drain closes the client if it is idle, or by force.
+func (c *Client) drain(force bool) bool {
+	done := false
+	c.step(func() {
+		if force || c.sess.Idle() {
+			c.sess.Kill(session.ErrShutdown, session.CloseShutdown)
+			done = true
+		}
+	})
+	if force {
+		c.nc.SetWriteDeadline(time.Now().Add(time.Second)) //nolint:errcheck // the socket is closed anyway
+	}
+	return done
+}
+
+// Wait waits until every goroutine of the driver has ended; the sockets must be closed. Nothing can be started afterwards.
+func (g *Goroutines) Wait() {
+	g.mu.Lock()
+	g.closed = true
+	g.mu.Unlock()
+	g.running.Wait()
+}

@@ -1,0 +1,47 @@
+// Package loop drives sessions and backends: it owns their sockets, timers and wake-ups, and steps their machines. All drivers
+// keep one contract: a session and the backend that it holds are stepped by one at a time, what a step asks for is done in order, and
+// nothing a peer does or fails to do blocks anybody else.
+//
+// Here are the driver of goroutines over net.Conn (Goroutines), for TLS and every system, and Memory, a deterministic one without
+// sockets, for tests.
+package loop
+
+import (
+	"log/slog"
+
+	"github.com/pgkennel/pgkennel/pooler/auth"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/pool"
+	"github.com/pgkennel/pgkennel/pooler/session"
+	"github.com/pgkennel/pgkennel/sharding/topology"
+)
+
+// Source gives backends to sessions. Its methods return at once and are safe for concurrent use.
+type Source interface {
+	// TryCheckout takes an idle backend, nil if there is none for now.
+	TryCheckout(a *session.Account, login *auth.ClientCredential, shard topology.ShardID) *pool.Lease[*Backend]
+	// Checkout puts w into the queue for a backend; withdraw takes it out again.
+	Checkout(a *session.Account, login *auth.ClientCredential, shard topology.ShardID, w *pool.Waiter[*Backend]) (withdraw func() bool)
+	// Parameters calls done when some server of the account's cluster has told its parameters, or none can be reached.
+	Parameters(a *session.Account, login *auth.ClientCredential, done func(err error))
+	// Refusal is what a client is told when a checkout failed.
+	Refusal(err error) *pgwire.Error
+	// Cancel sends a cancel request to the server of b. It may block, and returns when the server has handled it.
+	Cancel(b *Backend)
+	// CancelRequest handles a client's cancel request.
+	CancelRequest(pid uint32, secret []byte)
+	// Register gives a session its cancel key; Unregister takes it back.
+	Register(c *Client, n int) (pid uint32, secret []byte)
+	Unregister(c *Client, pid uint32)
+}
+
+// Options of a driver.
+type Options struct {
+	Source Source
+	Shared *session.Shared
+	Log    *slog.Logger
+	// ReadBuffer of each connection, in bytes; 0 = 16 KiB.
+	ReadBuffer int
+	// RollbackTimeout bounds what an abandoned backend may take to settle, in nanoseconds; 0 = 5 s.
+	RollbackTimeout int64
+}

@@ -1,0 +1,485 @@
+package loop
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"time"
+
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/pool"
+	"github.com/pgkennel/pgkennel/pooler/session"
+	"github.com/pgkennel/pgkennel/sharding/topology"
+)
+
+// Memory drives sessions and backends without sockets, goroutines or a clock: everything that may happen next stands in a
+// list, and a seeded generator picks. Equal seeds and actors give equal runs, so that any interleaving of clients, servers, faults and
+// time can be replayed. It is for tests, and belongs to one goroutine.
+type Memory struct {
+	// Faults is the chance, in a thousand, that a step breaks something: a connection, a server, an attempt to connect.
+	Faults int
+	// Trace, if set, hears of every step.
+	Trace func(format string, args ...any)
+
+	rnd     *rand.Rand
+	now     int64
+	sh      *session.Shared
+	pools   []*pool.Pool[*MemoryBackend] // by shard
+	servers []func() MemoryServer
+	clients []*MemoryClient
+	backs   []*MemoryBackend
+	tasks   []func()
+	pid     uint32
+	next    uint64
+}
+
+// MemoryServer is a model of a PostgreSQL connection after its login: bytes in, bytes out; closed ends it.
+type MemoryServer interface {
+	Receive(b []byte) (out []byte, closed bool)
+	Cancel()
+	Login() *backend.Login
+}
+
+// MemoryActor is a model of an application: it is given what the pooler sent and says what it sends next; done ends the connection.
+type MemoryActor interface {
+	Receive(b []byte) (out []byte, done bool)
+	// Closed tells that the pooler closed the connection, or that the network did (broken).
+	Closed(broken bool)
+}
+
+// NewMemory returns a driver over the given shards; each shard's function makes the server side of a new connection.
+func NewMemory(seed uint64, sh *session.Shared, settings pool.Settings, servers []func() MemoryServer) *Memory {
+	m := &Memory{rnd: rand.New(rand.NewPCG(seed, 1)), sh: sh, servers: servers, now: 1} //nolint:gosec // replayable on purpose
+	for i := range servers {
+		shard := topology.ShardID(i) //nolint:gosec // few shards
+		m.pools = append(m.pools, pool.New(pool.Options{
+			Settings: settings, Name: fmt.Sprintf("shard %d", i),
+			Now:  func() time.Time { return time.Unix(0, m.now) },
+			Go:   func(f func()) { m.tasks = append(m.tasks, f) },
+			Rand: m.rnd.Float64,
+		}, pool.Hooks[*MemoryBackend]{
+			Open:  func(context.Context) (*MemoryBackend, error) { return m.open(shard) },
+			Close: func(b *MemoryBackend, _ pool.Reason) { b.closed = true },
+			Check: func(_ context.Context, b *MemoryBackend) error {
+				if b.closed || b.broken {
+					return backend.ErrServerClosed
+				}
+				return nil
+			},
+		}))
+	}
+	return m
+}
+
+var errRefused = errors.New("connection refused")
+
+func (m *Memory) open(shard topology.ShardID) (*MemoryBackend, error) {
+	if m.fault() {
+		return nil, errRefused
+	}
+	s := m.servers[shard]()
+	b := &MemoryBackend{m: m, server: s, Conn: backend.New(s.Login(), 1<<30)}
+	b.Conn.Shard = shard
+	b.Conn.Link = b
+	m.backs = append(m.backs, b)
+	return b, nil
+}
+
+func (m *Memory) fault() bool { return m.Faults > 0 && m.rnd.IntN(1000) < m.Faults }
+
+// Connect adds a client.
+func (m *Memory) Connect(a MemoryActor) *MemoryClient {
+	m.next++
+	c := &MemoryClient{m: m, actor: a}
+	c.sess = session.New(m.sh, c, m.next, fmt.Sprintf("client-%d", m.next))
+	m.clients = append(m.clients, c)
+	out, done := a.Receive(nil)
+	c.toSession = append(c.toSession, out...)
+	c.leaving = done
+	return c
+}
+
+// Now is the model's time, in nanoseconds.
+func (m *Memory) Now() int64 { return m.now }
+
+// Advance moves the time, and tells everybody whose deadline has come.
+func (m *Memory) Advance(d time.Duration) {
+	m.now += int64(d)
+	for _, c := range m.clients {
+		if at := c.sess.Deadline(); at != 0 && at <= m.now && !c.ended {
+			c.sess.Tick()
+		}
+	}
+	for _, p := range m.pools {
+		p.Tick()
+	}
+}
+
+// Step does one thing that may happen next. It returns false when nothing is left to happen but the passing of time.
+func (m *Memory) Step() bool {
+	type event struct {
+		name string
+		run  func()
+	}
+	var events []event
+	add := func(name string, run func()) { events = append(events, event{name, run}) }
+	for i := range m.tasks {
+		add("task", func() {
+			f := m.tasks[i]
+			m.tasks = slices.Delete(m.tasks, i, i+1)
+			f()
+		})
+		break // background work starts in order
+	}
+	for _, c := range m.clients {
+		if len(c.toSession) > 0 && c.sess.WantsInput() && !c.ended {
+			add("input", c.deliver)
+		}
+		if len(c.toActor) > 0 {
+			add("output", c.receive)
+		}
+		if c.leaving && len(c.toSession) == 0 && !c.ended {
+			add("gone", func() { c.end(false) })
+		}
+		if c.closing && len(c.toActor) == 0 && !c.told {
+			add("closed", func() { c.told = true; c.actor.Closed(c.broken) })
+		}
+		if len(c.jobs) > 0 {
+			add("job", func() {
+				j := c.jobs[0]
+				c.jobs = c.jobs[1:]
+				j()
+				c.sess.Resume()
+			})
+		}
+	}
+	for _, b := range m.backs {
+		if len(b.toServer) > 0 && !b.broken {
+			add("request", b.request)
+		}
+		if len(b.toConn) > 0 && !b.closed {
+			add("answer", b.answer)
+		}
+		if b.broken && len(b.toConn) == 0 && !b.noticed {
+			add("lost", b.lost)
+		}
+	}
+	if len(events) == 0 {
+		return false
+	}
+	m.now += 1000
+	if m.fault() {
+		m.breakSomething()
+	}
+	e := events[m.rnd.IntN(len(events))]
+	if m.Trace != nil {
+		m.Trace("%s", e.name)
+	}
+	e.run()
+	m.backs = slices.DeleteFunc(m.backs, func(b *MemoryBackend) bool { return b.closed })
+	m.clients = slices.DeleteFunc(m.clients, func(c *MemoryClient) bool { return c.ended && c.told })
+	return true
+}
+
+func (m *Memory) breakSomething() {
+	if m.rnd.IntN(2) == 0 && len(m.clients) > 0 {
+		c := m.clients[m.rnd.IntN(len(m.clients))]
+		if !c.ended {
+			c.end(true)
+		}
+		return
+	}
+	if len(m.backs) > 0 {
+		b := m.backs[m.rnd.IntN(len(m.backs))]
+		b.broken = true
+		b.toConn = b.toConn[:m.rnd.IntN(len(b.toConn)+1)] // the answer is cut anywhere
+	}
+}
+
+// Clients and Backends are how many there are.
+func (m *Memory) Clients() int { return len(m.clients) }
+
+// Pool is a shard's.
+func (m *Memory) Pool(shard topology.ShardID) *pool.Pool[*MemoryBackend] { return m.pools[shard] }
+
+// MemoryClient is a client connection of a Memory.
+type MemoryClient struct {
+	m     *Memory
+	actor MemoryActor
+	sess  *session.Session
+
+	toSession, toActor             []byte
+	jobs                           []func()
+	wait                           *memoryWaiter
+	leaving, closing, broken, told bool
+	ended                          bool
+}
+
+// Session is the client's.
+func (c *MemoryClient) Session() *session.Session { return c.sess }
+
+// deliver gives the session some of what the client sent: cut anywhere.
+func (c *MemoryClient) deliver() {
+	n := 1 + c.m.rnd.IntN(len(c.toSession))
+	b := slices.Clone(c.toSession[:n])
+	c.toSession = c.toSession[n:]
+	c.sess.Input(b)
+	for i := range b {
+		b[i] = 0xEE // whoever kept it is found out
+	}
+}
+
+func (c *MemoryClient) receive() {
+	n := 1 + c.m.rnd.IntN(len(c.toActor))
+	b := slices.Clone(c.toActor[:n])
+	c.toActor = c.toActor[n:]
+	out, done := c.actor.Receive(b)
+	if !c.ended {
+		c.toSession = append(c.toSession, out...)
+		c.leaving = c.leaving || done
+	}
+}
+
+// end is the client's end of the connection.
+func (c *MemoryClient) end(broken bool) {
+	c.broken = broken
+	c.toSession = nil
+	c.sess.Gone()
+	c.ended, c.closing = true, true
+	if broken {
+		c.toActor = nil
+	}
+}
+
+// Now implements session.Driver.
+func (c *MemoryClient) Now() int64 { return c.m.now }
+
+// ToClient implements session.Driver.
+func (c *MemoryClient) ToClient(b []byte) { c.toActor = append(c.toActor, b...) }
+
+// ToBackend implements session.Driver.
+func (c *MemoryClient) ToBackend(conn *backend.Conn, data []byte) {
+	b := conn.Link.(*MemoryBackend)
+	b.toServer = append(b.toServer, data...)
+}
+
+// Checkout implements session.Driver.
+func (c *MemoryClient) Checkout(_ *session.Account, shard topology.ShardID) *backend.Conn {
+	if shard == session.AnyShard {
+		shard = topology.ShardID(c.m.rnd.IntN(len(c.m.pools))) //nolint:gosec // few shards
+	}
+	for {
+		l := c.m.pools[shard].TryCheckout()
+		if l == nil {
+			break
+		}
+		if b := l.Conn(); !b.broken {
+			b.client, b.lease = c, l
+			return b.Conn
+		}
+		l.Discard(pool.ReasonGone)
+	}
+	w := &memoryWaiter{c: c, p: c.m.pools[shard]}
+	w.w.To = w
+	c.wait = w
+	c.m.tasks = append(c.m.tasks, func() {
+		if !w.gone {
+			w.p.Checkout(&w.w)
+		}
+	})
+	return nil
+}
+
+type memoryWaiter struct {
+	c    *MemoryClient
+	p    *pool.Pool[*MemoryBackend]
+	w    pool.Waiter[*MemoryBackend]
+	gone bool
+}
+
+// Granted implements pool.Granter.
+func (w *memoryWaiter) Granted(l *pool.Lease[*MemoryBackend]) {
+	c := w.c
+	// What the pool hands over inside of somebody else's step is taken up in a step of its own.
+	c.m.tasks = append(c.m.tasks, func() {
+		b := l.Conn()
+		switch {
+		case w.gone || c.wait != w:
+			l.Release()
+		case b.broken:
+			l.Discard(pool.ReasonGone)
+			w.p.Checkout(&w.w)
+		default:
+			c.wait = nil
+			b.client, b.lease = c, l
+			c.sess.Granted(b.Conn)
+		}
+	})
+}
+
+// CheckoutFailed implements pool.Granter.
+func (w *memoryWaiter) CheckoutFailed(err error) {
+	c := w.c
+	c.m.tasks = append(c.m.tasks, func() {
+		if w.gone || c.wait != w {
+			return
+		}
+		c.wait = nil
+		code, routine := pgwire.CodeConnectionFailure, "shard_unavailable"
+		if errors.Is(err, pool.ErrCheckoutTimeout) {
+			code, routine = pgwire.CodeTooManyConnections, "pool_exhausted"
+		}
+		c.sess.CheckoutFailed(pgwire.Errorf(code, "no backend").WithRoutine(routine))
+	})
+}
+
+// Withdraw implements session.Driver.
+func (c *MemoryClient) Withdraw() {
+	if w := c.wait; w != nil {
+		c.wait = nil
+		w.gone = true
+		w.p.Withdraw(&w.w)
+	}
+}
+
+// Release implements session.Driver.
+func (c *MemoryClient) Release(conn *backend.Conn) {
+	b := conn.Link.(*MemoryBackend)
+	b.client = nil
+	c.m.tasks = append(c.m.tasks, func() { b.lease.Release() })
+}
+
+// Discard implements session.Driver.
+func (c *MemoryClient) Discard(conn *backend.Conn, reason string) {
+	b := conn.Link.(*MemoryBackend)
+	b.client, b.discarded = nil, true
+	c.m.tasks = append(c.m.tasks, func() { b.lease.Discard(pool.Reason(reason)) })
+}
+
+// Part implements session.Driver.
+func (c *MemoryClient) Part(conn *backend.Conn, clean bool) {
+	b := conn.Link.(*MemoryBackend)
+	b.client = nil
+	b.settler = backend.NewSettler(conn, clean)
+}
+
+// CancelBackend implements session.Driver.
+func (c *MemoryClient) CancelBackend(conn *backend.Conn) {
+	b := conn.Link.(*MemoryBackend)
+	c.m.tasks = append(c.m.tasks, func() {
+		if !b.closed && !b.broken {
+			b.server.Cancel()
+		}
+	})
+}
+
+// CancelRequest implements session.Driver: keys are the business of the assembly.
+func (c *MemoryClient) CancelRequest(uint32, []byte) {}
+
+// Register implements session.Driver.
+func (c *MemoryClient) Register(n int) (pid uint32, secret []byte) {
+	c.m.pid++
+	return c.m.pid, make([]byte, n)
+}
+
+// StartTLS implements session.Driver: there is nothing to hide from.
+func (c *MemoryClient) StartTLS() { c.m.tasks = append(c.m.tasks, c.sess.TLSDone) }
+
+// Offload implements session.Driver.
+func (c *MemoryClient) Offload(job func(), long bool) bool {
+	if !long && c.m.rnd.IntN(2) == 0 {
+		job()
+		return true
+	}
+	c.jobs = append(c.jobs, job)
+	return false
+}
+
+// Parameters implements session.Driver.
+func (c *MemoryClient) Parameters(*session.Account) {
+	c.m.tasks = append(c.m.tasks, c.sess.ParametersKnown)
+}
+
+// Close implements session.Driver.
+func (c *MemoryClient) Close() { c.closing, c.ended = true, true }
+
+// MemoryBackend is a server connection of a Memory.
+type MemoryBackend struct {
+	Conn *backend.Conn
+
+	m                *Memory
+	server           MemoryServer
+	client           *MemoryClient
+	lease            *pool.Lease[*MemoryBackend]
+	settler          *backend.Settler
+	toServer, toConn []byte
+	closed, broken   bool
+	noticed          bool
+	discarded        bool
+}
+
+// request gives the server some of what was sent to it.
+func (b *MemoryBackend) request() {
+	n := 1 + b.m.rnd.IntN(len(b.toServer))
+	out, closed := b.server.Receive(slices.Clone(b.toServer[:n]))
+	b.toServer = b.toServer[n:]
+	b.toConn = append(b.toConn, out...)
+	b.broken = b.broken || closed
+}
+
+// answer gives the machine some of what the server sent.
+func (b *MemoryBackend) answer() {
+	n := 1 + b.m.rnd.IntN(len(b.toConn))
+	data := slices.Clone(b.toConn[:n])
+	b.toConn = b.toConn[n:]
+	if b.discarded {
+		return
+	}
+	err := b.Conn.Feed(data)
+	for i := range data {
+		data[i] = 0xEE
+	}
+	if err != nil {
+		b.broken, b.toConn = true, nil
+		b.fail(err)
+		return
+	}
+	b.settle()
+}
+
+func (b *MemoryBackend) settle() {
+	if s := b.settler; s != nil && s.Settled() {
+		b.settler = nil
+		b.Conn.Own(nil)
+		if s.Reusable() {
+			b.lease.Release()
+		} else {
+			b.lease.Discard(pool.Reason(backend.TaintProtocol.First()))
+		}
+	}
+}
+
+// lost is the end of the stream.
+func (b *MemoryBackend) lost() { b.fail(backend.ErrServerClosed) }
+
+func (b *MemoryBackend) fail(err error) {
+	b.noticed = true
+	switch {
+	case b.discarded:
+	case b.client != nil:
+		c := b.client
+		b.client, b.discarded = nil, true
+		b.m.tasks = append(b.m.tasks, func() { b.lease.Discard(pool.ReasonGone) })
+		c.sess.Lost(err)
+	case b.settler != nil:
+		b.settler = nil
+		b.lease.Discard(pool.ReasonGone)
+	case b.lease != nil:
+		b.lease.Pool().Expire(b.lease, pool.ReasonGone)
+	}
+}
+
+var _ session.Driver = (*MemoryClient)(nil)

@@ -1,0 +1,50 @@
+package session
+
+import (
+	"github.com/pgkennel/pgkennel/pooler/auth"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/sharding/router"
+)
+
+// Account is one user of one database: what a login is checked against and what its session may do. It is immutable; a reload replaces it.
+type Account struct {
+	User, Database string
+	// Credential is what the client proves to have.
+	Credential *auth.Credential
+	// Console is set for the admin database.
+	Console Console
+	// Cluster is where statements go; nil for the admin database.
+	Cluster Cluster
+	// ServerUser is the role that server connections log in as.
+	ServerUser string
+	// Session: the backend is kept until the client goes (session pooling).
+	Session bool
+	// Statements: named prepared statements are shared between clients; off in session mode and by prepared_statements = "disabled".
+	Statements bool
+	// Time-outs in nanoseconds; 0 = none.
+	QueryTimeout, IdleTimeout, IdleTransactionTimeout int64
+	// Login is the driver's: how pgkennel logs in to the servers for this account.
+	Login any
+	// Observer's handle for this account.
+	Metrics any
+}
+
+// Cluster is what a session knows of the databases behind its name.
+type Cluster interface {
+	// Router is today's.
+	Router() *router.Router
+	// Shards is the number of shards.
+	Shards() int
+	// Parameters are what servers report, nil if none was reached yet.
+	Parameters() []pgwire.Param
+	// SchemaChanged tells that a statement went by that may have changed tables.
+	SchemaChanged()
+}
+
+// Console answers statements to the admin database. Run may block and is called off the loop.
+type Console interface {
+	// Columns describes the result of sql, nil if it has none.
+	Columns(sql string) ([]pgwire.Column, *pgwire.Error)
+	// Run executes sql and appends its answer: row descriptions (unless extended), rows and command tags, not ReadyForQuery.
+	Run(dst []byte, sql string, extended bool) ([]byte, *pgwire.Error)
+}

@@ -1,0 +1,360 @@
+package session
+
+import (
+	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/state"
+	"github.com/pgkennel/pgkennel/sharding"
+	"github.com/pgkennel/pgkennel/sharding/router"
+)
+
+// end is how an extended batch ends.
+type end uint8
+
+const (
+	endFlush end = iota + 1 // Flush: answers are wanted, the pipeline goes on
+	endSync
+	endOpen // nothing: the batch is cut here for its size, or by a message of another kind
+)
+
+// item is one message of a batch, decoded.
+type item struct {
+	typ    byte
+	target pgwire.TargetKind // Describe, Close
+	name   string            // of the statement: Parse, Bind, Describe S, Close S
+	portal string            // Bind, Describe P, Execute, Close P
+	frame  []byte
+	tail   []byte // Bind: what follows the names
+	prep   *state.Prepared
+	msg    *parser.Message // Execute, Describe P: what the portal runs
+	// local: answered here.
+	local bool
+	// limited: Execute with a row limit.
+	limited bool
+}
+
+// collect looks for the end of the batch at the front of b and handles it. It returns the batch's length, 0 if it is not complete.
+func (s *Session) collect(b []byte) int {
+	pos := s.scanned
+	for {
+		typ, total, ok := pgwire.Header(b[pos:])
+		if ok && (total < 0 || total > s.sh.MaxMessage) {
+			s.fatal(pgwire.Fatalf(pgwire.CodeProtocolViolation, "invalid message length"), CloseProtocol)
+			return 0
+		}
+		var how end
+		switch {
+		case !ok || pos+total > len(b):
+			s.scanned = pos
+			if pos < s.sh.MaxBatch || pos == 0 {
+				return 0
+			}
+			how, total = endOpen, 0
+		case typ == pgwire.MsgSync:
+			how = endSync
+		case typ == pgwire.MsgFlush:
+			how = endFlush
+		case typ == pgwire.MsgParse, typ == pgwire.MsgBind, typ == pgwire.MsgDescribe, typ == pgwire.MsgExecute, typ == pgwire.MsgClose:
+			pos += total
+			continue
+		default:
+			how, total = endOpen, 0
+		}
+		if !s.batch(b[:pos], how) {
+			s.scanned = 0
+			return 0
+		}
+		return pos + total
+	}
+}
+
+// batch handles an extended batch, without the Sync or Flush that ends it. It returns false where it has to wait; it is called again then with
+// the same bytes.
+func (s *Session) batch(b []byte, how end) bool {
+	s.start()
+	if len(b) == 0 {
+		return s.endOnly(how)
+	}
+	if s.acct.Console != nil {
+		return s.consoleBatch(b, how)
+	}
+	if e := s.told08006(); e != nil {
+		s.refuseUnit(e, how == endSync)
+		return true
+	}
+	refusal, wait := s.decodeBatch(b)
+	if wait {
+		s.dropItems()
+		return false
+	}
+	var plan sharding.Plan
+	needs := false
+	if refusal == nil {
+		plan, needs, refusal = s.planBatch()
+	}
+	if refusal != nil {
+		s.dropItems()
+		s.refuseUnit(refusal, how == endSync)
+		return true
+	}
+	if plan.Kind == sharding.PlanCopy {
+		return s.copyBatch(plan, how)
+	}
+	if !needs && (s.conn == nil || !s.open) {
+		return s.answerBatch(how)
+	}
+	return s.runBatch(plan, how)
+}
+
+// endOnly handles a Sync or Flush with nothing in front of it.
+func (s *Session) endOnly(how end) bool {
+	switch how {
+	case endSync:
+		s.sync()
+	case endFlush:
+		if s.conn != nil && s.open {
+			s.send(pgwire.AppendFlush(s.scratch()))
+		}
+	case endOpen:
+	}
+	return true
+}
+
+// dropItems gives up the statements that a batch's Parse messages took, when it is not run (now).
+func (s *Session) dropItems() {
+	for i := range s.unit.items {
+		if it := &s.unit.items[i]; it.typ == pgwire.MsgParse && it.prep != nil {
+			s.sh.Registry.Drop(it.prep)
+		}
+	}
+	clear(s.unit.items)
+	s.unit.items = s.unit.items[:0]
+}
+
+// decodeBatch decodes the messages of b into items and resolves the names in them.
+func (s *Session) decodeBatch(b []byte) (refusal *pgwire.Error, wait bool) {
+	s.unit.items = s.unit.items[:0]
+	for pos := 0; pos < len(b); {
+		typ, total, _ := pgwire.Header(b[pos:])
+		frame := b[pos : pos+total]
+		pos += total
+		it := item{typ: typ, frame: frame}
+		if refusal, wait = s.decodeItem(&it, frame[pgwire.HeaderBytes:]); refusal != nil || wait {
+			return refusal, wait
+		}
+		s.unit.items = append(s.unit.items, it)
+	}
+	return nil, false
+}
+
+func (s *Session) decodeItem(it *item, body []byte) (refusal *pgwire.Error, wait bool) {
+	switch it.typ {
+	case pgwire.MsgParse:
+		return s.decodeParse(it, body)
+	case pgwire.MsgBind:
+		b, err := pgwire.DecodeBind(body)
+		if err != nil {
+			return asError(err), false
+		}
+		it.name, it.portal, it.tail = string(b.Statement), string(b.Portal), body[b.Tail:]
+		if it.prep = s.statement(it.name); it.prep == nil {
+			return noStatement(it.name), false
+		}
+		it.msg = it.prep.Message
+	case pgwire.MsgDescribe, pgwire.MsgClose:
+		t, err := pgwire.DecodeDescribe(body)
+		if err != nil {
+			return asError(err), false
+		}
+		it.target = t.Kind
+		if t.Kind == pgwire.TargetPortal {
+			it.portal = string(t.Name)
+			it.msg = s.bound(it.portal)
+			break
+		}
+		it.name = string(t.Name)
+		it.prep = s.statement(it.name)
+		if it.prep == nil && it.typ == pgwire.MsgDescribe {
+			return noStatement(it.name), false
+		}
+	case pgwire.MsgExecute:
+		e, err := pgwire.DecodeExecute(body)
+		if err != nil {
+			return asError(err), false
+		}
+		it.portal, it.limited = string(e.Portal), e.MaxRows > 0
+		it.msg = s.bound(it.portal)
+	}
+	return nil, false
+}
+
+func (s *Session) decodeParse(it *item, body []byte) (refusal *pgwire.Error, wait bool) {
+	p, err := pgwire.DecodeParse(body)
+	if err != nil {
+		return asError(err), false
+	}
+	if e := s.tooLong(p.SQL); e != nil {
+		return e, false
+	}
+	it.name = string(p.Name)
+	if it.name != "" && s.statement(it.name) != nil {
+		return pgwire.Errorf(pgwire.CodeDuplicatePreparedStatement, "prepared statement %q already exists", it.name), false
+	}
+	if s.sh.Statements > 0 && s.bytes+len(p.SQL) > s.sh.Statements {
+		return pgwire.Errorf(pgwire.CodeConfigurationLimitExceeded, "too many prepared statements").
+			WithDetail("The prepared statements of this connection exceed %d bytes.", s.sh.Statements).
+			WithHint("Close or DEALLOCATE statements that are no longer used.").WithRoutine("prepared_statements"), false
+	}
+	m := s.parse(p.SQL)
+	if m == nil {
+		return nil, true
+	}
+	if len(m.Statements) > 1 {
+		return pgwire.Errorf(pgwire.CodeSyntaxError, "cannot insert multiple commands into a prepared statement"), false
+	}
+	types := body[p.Tail+len(p.SQL)+1:][2:]
+	it.prep = s.sh.Registry.Intern(p.SQL, types, func() *parser.Message { return m })
+	it.msg = it.prep.Message
+	return nil, false
+}
+
+// statement finds a prepared statement by name: in the batch being decoded, latest first, else the session's.
+func (s *Session) statement(name string) *state.Prepared {
+	for i := len(s.unit.items) - 1; i >= 0; i-- {
+		it := &s.unit.items[i]
+		switch {
+		case it.typ == pgwire.MsgParse && it.name == name:
+			return it.prep
+		case it.typ == pgwire.MsgClose && it.target == pgwire.TargetStatement && it.name == name:
+			return nil
+		}
+	}
+	return s.names[name]
+}
+
+// bound finds what a portal runs: by the batch being decoded, else by what was bound before.
+func (s *Session) bound(portal string) *parser.Message {
+	for i := len(s.unit.items) - 1; i >= 0; i-- {
+		if it := &s.unit.items[i]; it.typ == pgwire.MsgBind && it.portal == portal {
+			return it.msg
+		}
+	}
+	if portal == "" {
+		return s.portal
+	}
+	return s.portals[portal]
+}
+
+// bindParams gives the router a Bind's parameters.
+type bindParams struct {
+	bind pgwire.Bind
+	prep *state.Prepared
+}
+
+// Param implements router.Params.
+func (p *bindParams) Param(i int) (value []byte, binary bool, oid uint32, ok bool) {
+	if i < 0 || i >= p.bind.NumParams() {
+		return nil, false, 0, false
+	}
+	v, null := p.bind.Param(i)
+	if null {
+		v = nil
+	} else if v == nil {
+		v = []byte{}
+	}
+	return v, p.bind.Format(i) == pgwire.FormatBinary, p.prep.ParamType(i), true
+}
+
+// planBatch routes every message of the batch and joins the plans: all on one shard. needs is false if every one of them is answered here.
+func (s *Session) planBatch() (plan sharding.Plan, needs bool, refusal *pgwire.Error) {
+	plan.Kind = sharding.PlanAny
+	v := s.view()
+	rtr := s.acct.Cluster.Router()
+	for i := range s.unit.items {
+		it := &s.unit.items[i]
+		if it.typ == pgwire.MsgClose {
+			if it.target == pgwire.TargetPortal && v.held {
+				needs = true
+			} else {
+				it.local = true
+			}
+			continue
+		}
+		if it.msg == nil { // a portal that is not known here: PostgreSQL says so
+			needs = true
+			continue
+		}
+		if st := single(it.msg); st != nil && s.localAt(st, v) {
+			it.local = true
+			if it.typ == pgwire.MsgExecute {
+				v = v.after(st, true)
+			}
+			continue
+		}
+		if len(it.msg.Statements) == 0 && it.msg.Unparsable == nil && !v.held && s.conn == nil {
+			it.local = true // an empty text
+			continue
+		}
+		needs = true
+		if v.tx == pgwire.TxFailed && it.typ != pgwire.MsgParse && it.typ != pgwire.MsgDescribe {
+			if st := single(it.msg); st == nil || !endsFailure(st) {
+				return plan, true, errInFailedTransaction
+			}
+		}
+		switch it.typ {
+		case pgwire.MsgParse, pgwire.MsgDescribe:
+			if _, refusal := rtr.Route(it.msg, s.env()).Describe(); refusal != nil {
+				return plan, true, refusal
+			}
+		case pgwire.MsgExecute:
+			if st := single(it.msg); st != nil {
+				v = v.after(st, false)
+			}
+		case pgwire.MsgBind:
+			if refusal := s.joinBind(&plan, it, rtr); refusal != nil {
+				return plan, true, refusal
+			}
+		}
+	}
+	return plan, needs, nil
+}
+
+// joinBind routes a Bind and joins its plan to the batch's.
+func (s *Session) joinBind(plan *sharding.Plan, it *item, rtr *router.Router) *pgwire.Error {
+	var err error
+	s.bind.prep = it.prep
+	if s.bind.bind, err = pgwire.DecodeBind(it.frame[pgwire.HeaderBytes:]); err != nil {
+		return asError(err)
+	}
+	p, refusal := rtr.Route(it.msg, s.env()).Plan(s.input(&s.bind))
+	if refusal != nil {
+		return refusal
+	}
+	switch {
+	case p.Kind == sharding.PlanCopy || plan.Kind == sharding.PlanCopy:
+		if plan.Kind == sharding.PlanShard || plan.Kind == sharding.PlanCopy {
+			return pgwire.Errorf(pgwire.CodeFeatureNotSupported, "COPY FROM can't share a pipeline with other statements that have a sharding key").
+				WithHint("Send a Sync in between.").WithRoutine(router.RefusalCrossShard)
+		}
+		plan.Kind = sharding.PlanCopy
+	case p.Kind == sharding.PlanShard && plan.Kind == sharding.PlanShard && p.Shard != plan.Shard:
+		return pgwire.Errorf(pgwire.CodeFeatureNotSupported, "statements for different shards in one pipeline").
+			WithDetail("Statements between two Syncs are one transaction, which runs on one shard.").
+			WithHint("Send a Sync between them.").WithRoutine(router.RefusalCrossShard)
+	case p.Kind == sharding.PlanShard:
+		w := plan.Write
+		*plan = p
+		plan.Write = p.Write || w
+	default:
+		plan.Write = plan.Write || p.Write
+	}
+	return nil
+}
+
+// single is the one statement of a message that can be prepared, nil for an empty or unparsable one.
+func single(m *parser.Message) *parser.Statement {
+	if m != nil && len(m.Statements) == 1 {
+		return m.Statements[0]
+	}
+	return nil
+}

@@ -1,0 +1,214 @@
+package session
+
+import (
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/state"
+)
+
+// CloseReason is why a session ended: a label of logs, metrics and console.
+type CloseReason uint8
+
+// The reasons.
+const (
+	CloseClient      CloseReason = iota + 1 // the client said goodbye
+	CloseGone                               // the client's connection broke
+	CloseCancel                             // it was a cancel request
+	CloseProtocol                           // the client broke the protocol
+	CloseAuth                               // the login was refused
+	CloseUnavailable                        // no server could be reached at its login
+	CloseLogin                              // the login took too long
+	CloseIdle                               // client_idle_timeout
+	CloseIdleTx                             // client_idle_in_transaction_timeout
+	CloseLost                               // its server went away in the middle of an answer
+	CloseShutdown                           // pgkennel stops
+	CloseKilled                             // an operator closed it
+	CloseSlow                               // it did not read what it was sent
+	CloseInternal                           // a bug of ours
+)
+
+var closeReasons = [...]string{
+	"", "client", "gone", "cancel", "protocol", "auth", "unavailable", "login_timeout", "idle_timeout", "idle_in_transaction_timeout",
+	"server_lost", "shutdown", "killed", "slow", "internal",
+}
+
+// String names the reason.
+func (r CloseReason) String() string {
+	if int(r) < len(closeReasons) {
+		return closeReasons[r]
+	}
+	return "unknown"
+}
+
+// Reason is why the session ended; 0 while it lives.
+func (s *Session) Reason() CloseReason { return s.reason }
+
+// fatal sends e, of severity FATAL, and ends the session.
+func (s *Session) fatal(e *pgwire.Error, reason CloseReason) {
+	if s.phase == phaseClosed {
+		return
+	}
+	if s.phase != phaseTLS { // in the middle of a handshake nothing can be said
+		s.toClient(pgwire.AppendErrorResponse(nil, e))
+	}
+	s.close(reason)
+}
+
+// close ends the session after what was sent so far.
+func (s *Session) close(reason CloseReason) {
+	if s.phase == phaseClosed {
+		return
+	}
+	s.reason = reason
+	if s.phase == phaseReady && s.sh.LogDisconnections {
+		s.sh.Log.Info("client disconnected", "client", s.Client, "user", s.acct.User, "database", s.acct.Database, "reason", reason.String())
+	}
+	if s.wait == waitBackend {
+		s.drv.Withdraw()
+	}
+	s.letGo()
+	for _, p := range s.names {
+		s.sh.Registry.Drop(p)
+	}
+	s.settleNames()
+	s.dropItems()
+	s.phase = phaseClosed
+	s.in, s.out, s.names, s.portals, s.told = nil, nil, nil, nil, nil
+	s.copy = copyIn{}
+	s.track = state.Track{}
+	s.drv.Close()
+}
+
+// Gone tells that the client's connection broke or was closed.
+func (s *Session) Gone() { s.close(CloseGone) }
+
+// Kill ends the session with an error to the client, if it is in the state to be told.
+func (s *Session) Kill(e *pgwire.Error, reason CloseReason) {
+	if s.phase == phaseClosed {
+		return
+	}
+	if s.conn != nil && s.conn.MidMessage() {
+		s.close(reason)
+		return
+	}
+	s.fatal(e, reason)
+}
+
+// ErrShutdown is what clients get when pgkennel stops.
+var ErrShutdown = pgwire.Fatalf(pgwire.CodeAdminShutdown, "terminating connection due to administrator command").WithRoutine("shutdown")
+
+// Cancel handles a cancel request for the session: what it runs, or waits to run, is cancelled.
+func (s *Session) Cancel() {
+	switch {
+	case s.phase != phaseReady:
+	case s.wait == waitBackend:
+		s.drv.Withdraw()
+		s.CheckoutFailed(pgwire.Errorf(pgwire.CodeQueryCanceled, "canceling statement due to user request"))
+	case s.conn != nil && s.conn.Pending() > 0:
+		// The signal may reach the server after this statement's end: the backend is for nobody else then.
+		s.conn.Taint(backend.TaintCancelled)
+		s.drv.CancelBackend(s.conn)
+	}
+}
+
+// Deadline is when Tick is due next, in the driver's nanoseconds; 0 = never.
+func (s *Session) Deadline() int64 {
+	if s.phase == phaseClosed {
+		return 0
+	}
+	at := int64(0)
+	for _, d := range [...]int64{s.clock.login, s.clock.idle, s.clock.query} {
+		if d != 0 && (at == 0 || d < at) {
+			at = d
+		}
+	}
+	return at
+}
+
+// Tick tells the time.
+func (s *Session) Tick() {
+	now := s.drv.Now()
+	due := func(d int64) bool { return d != 0 && now >= d }
+	switch {
+	case s.phase == phaseClosed:
+	case due(s.clock.login):
+		s.fatal(pgwire.Fatalf(pgwire.CodeQueryCanceled, "canceling authentication due to timeout"), CloseLogin)
+	case due(s.clock.query):
+		s.clock.query = 0
+		s.Cancel()
+	case due(s.clock.idle) && s.tx != pgwire.TxIdle:
+		s.Kill(pgwire.Fatalf(pgwire.CodeIdleInTransactionTimeout, "terminating connection due to idle-in-transaction timeout"), CloseIdleTx)
+	case due(s.clock.idle):
+		s.Kill(pgwire.Fatalf(pgwire.CodeIdleSessionTimeout, "terminating connection due to idle-session timeout"), CloseIdle)
+	}
+}
+
+// Lost tells that the session's backend broke: err says how. The backend is closed already.
+func (s *Session) Lost(err error) {
+	c := s.conn
+	if c == nil || s.phase == phaseClosed {
+		return
+	}
+	s.conn = nil
+	c.Own(nil)
+	e := pgwire.Errorf(pgwire.CodeConnectionFailure, "the connection to the shard's server was lost").
+		WithRoutine("shard_unavailable")
+	if f := s.unit.fatal; f != nil {
+		e = e.WithDetail("The server said: %s: %s", f.Code, f.Message)
+	}
+	s.sh.Log.Warn("backend lost", "client", s.Client, "database", s.acct.Database, "shard", s.connShard, "backend_pid", c.PID, "error", err)
+	if s.phase == phaseLogin {
+		s.wait = waitNothing
+		s.fatal(e.WithSeverity(pgwire.SeverityFatal), CloseUnavailable)
+		return
+	}
+	if c.MidMessage() || s.acct.Session {
+		if c.MidMessage() {
+			s.close(CloseLost)
+		} else {
+			s.fatal(e.WithSeverity(pgwire.SeverityFatal), CloseLost)
+		}
+		return
+	}
+	e = e.WithHint("The transaction was not committed unless its COMMIT was under way; then it may have been.")
+	s.copy = copyIn{}
+	open := s.open
+	busy := s.wait == waitAnswer || s.wait == waitInternal
+	s.open, s.describing, s.begun = false, false, false
+	s.unit.outside = false
+	if s.tx != pgwire.TxIdle {
+		s.tx = pgwire.TxFailed
+		s.fixed = true
+	}
+	switch {
+	case s.wait == waitInternal:
+		// The unit itself was not sent: it is answered when it is looked at again.
+		s.wait = waitNothing
+		s.unit.internalDone, s.unit.internal = false, nil
+		s.unit.checkout = e
+		s.drain()
+	case busy:
+		s.wait = waitNothing
+		s.unit.failed = true
+		s.refuseLost(e)
+		s.endImplicit()
+		s.finish()
+		s.drain()
+	case open:
+		s.unit.failed = true
+		s.refuseLost(e)
+		s.skip = true
+		s.drain()
+	default:
+		s.lost = e // between statements: the next one is told
+	}
+}
+
+// refuseLost sends e unless the unit was answered with an error already.
+func (s *Session) refuseLost(e *pgwire.Error) {
+	s.sh.Observer.Refused(s.acct, e.Routine)
+	if !s.unit.answered {
+		s.stats.Errors++
+		s.toClient(pgwire.AppendErrorResponse(nil, e))
+	}
+}

@@ -1,0 +1,300 @@
+package session
+
+import (
+	"strings"
+
+	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/state"
+)
+
+// view is what decides whether a statement is answered without a backend: the transaction as it will be when its turn comes.
+type view struct {
+	tx pgwire.TxStatus
+	// held: a backend has, or will have, the transaction.
+	held bool
+	// sets: a SET that outlives the transaction is queued.
+	sets bool
+}
+
+func (s *Session) view() view {
+	return view{tx: s.tx, held: s.conn != nil && !s.describing, sets: s.prologueSets}
+}
+
+// own reports whether st is about the pooler's own settings.
+func own(st *parser.Statement) bool {
+	switch st.Kind {
+	case parser.Set, parser.Reset, parser.Show:
+		return st.Set != nil && (strings.HasPrefix(st.Set.Name, "pgdog.") || strings.HasPrefix(st.Set.Name, "pgkennel."))
+	}
+	return false
+}
+
+// local reports whether st is answered here, now.
+func (s *Session) local(st *parser.Statement) bool { return s.localAt(st, s.view()) }
+
+// localAt reports whether st is answered here when the transaction stands as v says.
+func (s *Session) localAt(st *parser.Statement, v view) bool {
+	if own(st) {
+		return true
+	}
+	virtual := !v.held && v.tx != pgwire.TxIdle
+	switch st.Kind {
+	case parser.Deallocate:
+		if !s.acct.Statements || v.tx == pgwire.TxFailed {
+			return false
+		}
+		if st.Name == "" {
+			return len(s.sqlPrep) == 0
+		}
+		return s.sqlPrep[st.Name] == nil
+	case parser.Discard:
+		return st.Name == "ALL" && !v.held && v.tx == pgwire.TxIdle && !s.acct.Session
+	case parser.Begin:
+		return !v.held && v.tx == pgwire.TxIdle
+	case parser.Set, parser.Reset:
+		return virtual && v.tx == pgwire.TxActive && st.Set != nil && st.Set.Name != "session_authorization" && s.checkSet(st.Set) == nil
+	case parser.SetTransaction:
+		return virtual && v.tx == pgwire.TxActive && st.Tx != nil && !st.Tx.Session && !st.Tx.Snapshot
+	case parser.ResetAll, parser.Savepoint, parser.Release:
+		return virtual && v.tx == pgwire.TxActive
+	case parser.RollbackTo, parser.Rollback:
+		return virtual
+	case parser.Commit:
+		return virtual && (!v.sets || v.tx == pgwire.TxFailed)
+	}
+	return false
+}
+
+// after is the view once st, answered here or not, has run without an error.
+func (v view) after(st *parser.Statement, local bool) view {
+	if !local {
+		v.held = true
+	}
+	switch st.Kind {
+	case parser.Begin:
+		v.tx = pgwire.TxActive
+	case parser.Commit, parser.Rollback:
+		v.tx, v.sets = pgwire.TxIdle, false
+	case parser.RollbackTo:
+		v.tx = pgwire.TxActive
+	case parser.Set:
+		v.sets = v.sets || st.Set != nil && !st.Set.Local
+	}
+	return v
+}
+
+// answerLocal does what st asks for and appends the answer up to its CommandComplete; rows too, and their description unless extended.
+func (s *Session) answerLocal(dst []byte, st *parser.Statement, m *parser.Message, sql string, extended bool) ([]byte, *pgwire.Error) {
+	if s.tx == pgwire.TxFailed && !endsFailure(st) {
+		return dst, errInFailedTransaction
+	}
+	if own(st) {
+		return s.answerOwn(dst, st, extended)
+	}
+	virtual := s.conn == nil && s.tx != pgwire.TxIdle
+	tag := st.Tag
+	switch st.Kind {
+	case parser.Deallocate:
+		if st.Name == "" {
+			s.forgetStatements()
+			tag = "DEALLOCATE ALL"
+			break
+		}
+		if s.names[st.Name] == nil {
+			return dst, noStatement(st.Name)
+		}
+		s.setName(st.Name, nil)
+		tag = "DEALLOCATE"
+	case parser.Discard:
+		s.forgetStatements()
+		s.track.Expected, s.path = s.base, searchPath{}
+		tag = "DISCARD ALL"
+		dst = s.tellExpected(dst)
+	case parser.Begin:
+		s.tx = pgwire.TxActive
+		s.track.Begin()
+		s.prologue = append(s.prologue[:0], sql)
+		s.noteIsolation(st.Tx)
+	case parser.Set, parser.Reset, parser.ResetAll:
+		if virtual {
+			s.queueSetting(st, sql)
+		}
+	case parser.SetTransaction:
+		s.noteIsolation(st.Tx)
+		s.prologue = append(s.prologue, sql)
+	case parser.Savepoint:
+		s.track.Savepoint(st.Name)
+		s.prologue = append(s.prologue, sql)
+	case parser.Release:
+		if !s.track.HasSavepoint(st.Name) {
+			return dst, noSavepoint(st.Name)
+		}
+		s.track.Release(st.Name)
+		s.prologue = append(s.prologue, sql)
+	case parser.RollbackTo:
+		if !s.track.RollbackTo(st.Name) {
+			return dst, noSavepoint(st.Name)
+		}
+		s.tx = pgwire.TxActive
+		s.prologue = append(s.prologue, sql)
+	case parser.Commit, parser.Rollback:
+		chain := st.Tx != nil && st.Tx.Chain
+		if st.Kind == parser.Commit && s.tx == pgwire.TxActive {
+			s.track.Commit()
+		} else {
+			s.track.Rollback()
+			tag = "ROLLBACK"
+		}
+		if chain {
+			s.tx = pgwire.TxActive
+			s.track.Begin()
+			s.prologue = s.prologue[:1] // the characteristics stay as BEGIN gave them
+		} else {
+			s.tx = pgwire.TxIdle
+		}
+	}
+	return pgwire.AppendCommandComplete(dst, tag), nil
+}
+
+// queueSetting queues a SET or RESET of a transaction that has not begun on a backend. A RESET goes back to what the client chose
+// at its start, which the server does not know.
+func (s *Session) queueSetting(st *parser.Statement, sql string) {
+	switch {
+	case st.Kind == parser.ResetAll:
+		s.prologue = append(s.prologue, sql)
+		for _, v := range s.base.Vars() {
+			s.prologue = append(s.prologue, v.SQL())
+		}
+	case st.Set.Default && !st.Set.Local:
+		if v, ok := s.base.Get(st.Set.Name); ok {
+			sql = v.SQL()
+		}
+		s.prologue = append(s.prologue, sql)
+	default:
+		s.prologue = append(s.prologue, sql)
+	}
+	if st.Set == nil || !st.Set.Local {
+		s.prologueSets = true
+	}
+	s.applySetting(st)
+}
+
+func noStatement(name string) *pgwire.Error {
+	if name == "" {
+		return pgwire.Errorf(pgwire.CodeInvalidStatementName, "unnamed prepared statement does not exist")
+	}
+	return pgwire.Errorf(pgwire.CodeInvalidStatementName, "prepared statement %q does not exist", name)
+}
+
+func noSavepoint(name string) *pgwire.Error {
+	return pgwire.Errorf(pgwire.CodeInvalidSavepointSpecification, "savepoint %q does not exist", name)
+}
+
+// answerOwn answers SET, RESET and SHOW of the pooler's own settings.
+func (s *Session) answerOwn(dst []byte, st *parser.Statement, extended bool) ([]byte, *pgwire.Error) {
+	target := s.ownSetting(st.Set.Name)
+	if target == nil {
+		return dst, pgwire.Errorf(pgwire.CodeUndefinedObject, "unrecognized configuration parameter %q", st.Set.Name).
+			WithHint("pgkennel knows pgdog.shard and pgdog.sharding_key.")
+	}
+	if st.Kind == parser.Show {
+		if !extended {
+			dst = pgwire.AppendRowDescription(dst, ownColumns(st))
+		}
+		dst = pgwire.AppendTextRow(dst, *target)
+		return pgwire.AppendCommandComplete(dst, "SHOW"), nil
+	}
+	if st.Set.Local {
+		return dst, pgwire.Errorf(pgwire.CodeFeatureNotSupported, "SET LOCAL %s is not supported", st.Set.Name).
+			WithHint("Use SET before the transaction, or a comment: /* pgdog_shard: 0 */.").WithRoutine("set_local_hint")
+	}
+	if s.tx != pgwire.TxIdle && s.fixed {
+		return dst, pgwire.Errorf(pgwire.CodeActiveTransaction, "%s can't change in a transaction that runs on a shard already", st.Set.Name).
+			WithHint("Set it before the transaction's first statement.")
+	}
+	value := ""
+	if !st.Set.Default && len(st.Set.Values) > 0 {
+		value = st.Set.Values[0]
+	}
+	*target = value
+	tag := "SET"
+	if st.Kind == parser.Reset {
+		tag = "RESET"
+	}
+	return pgwire.AppendCommandComplete(dst, tag), nil
+}
+
+func (s *Session) ownSetting(name string) *string {
+	switch name {
+	case "pgdog.shard", "pgkennel.shard":
+		return &s.hint.Shard
+	case "pgdog.sharding_key", "pgkennel.sharding_key":
+		return &s.hint.ShardingKey
+	}
+	return nil
+}
+
+// ownColumns describes the row of SHOW.
+func ownColumns(st *parser.Statement) []pgwire.Column {
+	return []pgwire.Column{pgwire.TextColumn(st.Set.Name, pgwire.OIDText)}
+}
+
+// setName points a prepared statement's name at p, nil = nowhere, and remembers how to take that back. It returns the Ref of the change.
+func (s *Session) setName(name string, p *state.Prepared) int32 {
+	prev := s.names[name]
+	s.unit.undo = append(s.unit.undo, undo{name: name, prev: prev})
+	s.point(name, p)
+	return int32(len(s.unit.undo)) //nolint:gosec // bounded by a batch's messages
+}
+
+func (s *Session) point(name string, p *state.Prepared) {
+	if old := s.names[name]; old != nil {
+		s.bytes -= old.Bytes()
+	}
+	if p == nil {
+		delete(s.names, name)
+		return
+	}
+	if s.names == nil {
+		s.names = make(map[string]*state.Prepared)
+	}
+	s.names[name] = p
+	s.bytes += p.Bytes()
+}
+
+// revert takes back the changes from ref on: their messages did not run.
+func (s *Session) revert(ref int32) {
+	for i := len(s.unit.undo) - 1; i >= int(ref)-1 && i >= 0; i-- {
+		u := s.unit.undo[i]
+		s.sh.Registry.Drop(s.names[u.name])
+		s.point(u.name, u.prev)
+		s.unit.undo = s.unit.undo[:i]
+	}
+}
+
+// settleNames gives up what the unit's changes replaced.
+func (s *Session) settleNames() {
+	for _, u := range s.unit.undo {
+		s.sh.Registry.Drop(u.prev)
+	}
+	s.unit.undo = s.unit.undo[:0]
+}
+
+// forgetStatements drops all prepared statements: DEALLOCATE ALL, DISCARD ALL. PostgreSQL keeps the unnamed one.
+func (s *Session) forgetStatements() {
+	for name := range s.names {
+		if name != "" {
+			s.setName(name, nil)
+		}
+	}
+}
+
+// dropUnnamed forgets the unnamed statement, as a simple Query does (PostgreSQL manual, 55.2.2).
+func (s *Session) dropUnnamed() {
+	if p := s.names[""]; p != nil {
+		s.point("", nil)
+		s.sh.Registry.Drop(p)
+	}
+	s.portal = nil
+}

@@ -1,0 +1,266 @@
+package session
+
+import (
+	"bytes"
+
+	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/exec"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/state"
+)
+
+var _ backend.Owner = (*Session)(nil)
+
+// Relay implements backend.Owner.
+func (s *Session) Relay(b []byte) { s.toClient(b) }
+
+// Complete implements backend.Owner: it follows what a statement did to the session.
+func (s *Session) Complete(step *backend.Step, tag []byte) {
+	if step.Internal || tag == nil {
+		return
+	}
+	var m *parser.Message
+	i := 0
+	switch step.Kind {
+	case backend.StepQuery:
+		m, i = s.unit.message, s.unit.index
+		s.unit.index++
+	case backend.StepExecute:
+		if int(step.Ref) < len(s.unit.executed) {
+			m = s.unit.executed[step.Ref]
+		}
+	default:
+		return
+	}
+	if m != nil && i < len(m.Statements) {
+		s.effect(m.Statements[i], tag)
+	}
+}
+
+// effect follows a statement that ran.
+func (s *Session) effect(st *parser.Statement, tag []byte) {
+	switch st.Kind {
+	case parser.Begin:
+		s.noteIsolation(st.Tx)
+	case parser.SetTransaction:
+		if st.Tx != nil && st.Tx.Session {
+			s.applyCharacteristics(st.Tx)
+		} else {
+			s.noteIsolation(st.Tx)
+		}
+	case parser.Commit, parser.Rollback, parser.PrepareTx:
+		if bytes.Equal(tag, []byte("ROLLBACK")) {
+			s.track.Rollback()
+		} else {
+			s.track.Commit()
+		}
+		s.unit.failed = false
+		s.path.local = nil
+		s.track.Begin()
+	case parser.Savepoint:
+		s.track.Savepoint(st.Name)
+	case parser.Release:
+		s.track.Release(st.Name)
+	case parser.RollbackTo:
+		s.track.RollbackTo(st.Name)
+		s.path.local = nil
+	case parser.Set, parser.Reset, parser.ResetAll:
+		if !own(st) {
+			s.applySetting(st)
+		}
+	case parser.Discard:
+		if st.Name == "ALL" {
+			s.conn.Statements.Clear()
+			s.conn.Unnamed = nil
+			s.forgetStatements()
+			s.track.Have, s.track.Expected = nil, s.base
+		}
+	case parser.Deallocate:
+		if st.Name == "" {
+			s.conn.Statements.Clear()
+			s.forgetStatements()
+			clear(s.sqlPrep)
+		} else {
+			delete(s.sqlPrep, st.Name)
+		}
+	case parser.Prepare:
+		if s.sqlPrep == nil {
+			s.sqlPrep = make(map[string]*parser.Statement)
+		}
+		s.sqlPrep[st.Name] = st
+	}
+	for _, c := range st.SetConfigs {
+		if !c.Local && len(c.Values) == 1 {
+			s.setVar(state.Var{Name: c.Name, Value: c.Values[0], Raw: true})
+		} else if c.Local && c.Name == "search_path" && len(c.Values) == 1 {
+			s.path.local = splitList(c.Values[0])
+		}
+	}
+}
+
+// Failed implements backend.Owner.
+func (s *Session) Failed(step *backend.Step, msg []byte) {
+	e, err := pgwire.DecodeError(msg[pgwire.HeaderBytes:])
+	if err != nil {
+		e = pgwire.Errorf(pgwire.CodeProtocolViolation, "the server sent an error that can't be read")
+	}
+	s.sh.Observer.Error(s.acct, e.Code, true)
+	if e.IsFatal() {
+		s.unit.fatal = e
+		return // the connection ends; Lost tells the client
+	}
+	if step.Internal {
+		s.failedInternal(step, e)
+		return
+	}
+	s.unit.failed = true
+	s.unit.answered = true
+	s.stats.Errors++
+	switch {
+	case step.Refusal != nil:
+		msg = pgwire.AppendErrorResponse(nil, step.Refusal)
+	case s.unit.copyRefusal != nil:
+		msg = pgwire.AppendErrorResponse(nil, s.unit.copyRefusal)
+		s.unit.copyRefusal = nil
+	case s.unit.internal != nil:
+		msg = pgwire.AppendErrorResponse(nil, s.unit.internal)
+		s.unit.internal = nil
+	}
+	if s.copy.mode != copyNone {
+		s.copyFailed()
+	}
+	if step.Kind == backend.StepParse && step.Ref > 0 {
+		s.revert(step.Ref)
+	}
+	if step.Kind != backend.StepQuery && step.Kind != backend.StepSync && s.open {
+		s.skip = true
+	}
+	if !s.fixed && s.tx != pgwire.TxIdle {
+		s.fixed = true // it can't be repeated as it was
+	}
+	s.toClient(msg)
+}
+
+// failedInternal handles the failure of something of ours in front of a unit: the client gets its error in the place of its own statement's,
+// which the server does not run.
+func (s *Session) failedInternal(step *backend.Step, e *pgwire.Error) {
+	switch step.Ref {
+	case exec.RefContext:
+		s.conn.Taint(backend.TaintContext)
+		if s.unit.internal == nil {
+			s.unit.internal = e
+		}
+	case exec.RefPrologue:
+		if s.unit.internal == nil {
+			s.unit.internal = e
+		}
+	case exec.RefPrepare:
+		// A statement that another server accepted is refused by this one: the client hears it at its use, which is skipped.
+		s.unit.failed, s.unit.answered = true, true
+		s.stats.Errors++
+		if s.unit.internal != nil {
+			e, s.unit.internal = s.unit.internal, nil
+		}
+		if s.copy.mode != copyNone {
+			s.copyFailed()
+		}
+		if s.open {
+			s.skip = true
+		}
+		s.toClient(pgwire.AppendErrorResponse(nil, e))
+	default:
+		s.conn.Taint(backend.TaintProtocol)
+	}
+}
+
+// Skipped implements backend.Owner.
+func (s *Session) Skipped(step *backend.Step) {
+	if step.Ref > 0 && (step.Kind == backend.StepParse || step.Kind == backend.StepLocal) {
+		s.revert(step.Ref)
+	}
+}
+
+// Parameter implements backend.Owner: the client hears of a parameter when its value is news to it.
+func (s *Session) Parameter(name, value string) {
+	if s.phase != phaseReady {
+		return
+	}
+	if s.told[name] == value {
+		return
+	}
+	s.told[name] = value
+	s.toClient(pgwire.AppendParameterStatus(nil, name, value))
+}
+
+// Ready implements backend.Owner.
+func (s *Session) Ready(step *backend.Step, tx pgwire.TxStatus) {
+	if s.phase == phaseLogin {
+		s.probed(tx)
+		return
+	}
+	if step.Internal {
+		if s.wait == waitInternal && s.conn.Pending() == 0 {
+			s.wait = waitNothing
+			s.drain()
+		}
+		return
+	}
+	if s.unit.outside || s.describing {
+		s.afterDescribe()
+	} else {
+		s.status(tx)
+		s.afterServer()
+	}
+	s.finish()
+	s.drain()
+}
+
+// status takes over the transaction status that the server reported at the end of a unit.
+func (s *Session) status(tx pgwire.TxStatus) {
+	if s.conn.Tainted()&backend.TaintContext != 0 && s.tx == pgwire.TxIdle && tx == pgwire.TxFailed {
+		tx = pgwire.TxIdle // the failed transaction is ours: the client began none
+	}
+	s.tx = tx
+	s.begun = tx != pgwire.TxIdle
+}
+
+// afterServer is what is done with the backend at the end of a unit.
+func (s *Session) afterServer() {
+	s.open, s.describing = false, false
+	if s.conn == nil {
+		return
+	}
+	if s.conn.Tainted()&backend.TaintContext != 0 {
+		// It does not carry what the session wants; nothing more runs on it.
+		if s.tx != pgwire.TxIdle {
+			s.tx = pgwire.TxFailed
+		}
+		s.begun = false
+		s.conn.Taint(backend.TaintContext)
+		c := s.conn
+		s.conn = nil
+		c.Own(nil)
+		s.drv.Discard(c, backend.TaintContext.First())
+		return
+	}
+	if s.tx != pgwire.TxIdle {
+		return
+	}
+	s.endImplicit()
+	s.conn.Have = s.track.Have
+	if !s.acct.Session {
+		s.release()
+	}
+}
+
+// afterDescribe lets go of a backend that only described.
+func (s *Session) afterDescribe() {
+	if s.unit.failed && s.tx == pgwire.TxActive {
+		s.tx = pgwire.TxFailed
+	}
+	s.open, s.describing, s.unit.outside = false, false, false
+	if s.conn != nil && !s.acct.Session {
+		s.release()
+	}
+}

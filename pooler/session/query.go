@@ -1,0 +1,244 @@
+package session
+
+import (
+	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/exec"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/sharding"
+	"github.com/pgkennel/pgkennel/sharding/router"
+)
+
+// query handles a simple Query. It returns false where it has to wait; it is called again then with the same bytes.
+func (s *Session) query(body, frame []byte) bool {
+	s.start()
+	sql, err := pgwire.DecodeQuery(body)
+	if err != nil {
+		s.refuseUnit(asError(err), true)
+		return true
+	}
+	if s.acct.Console != nil {
+		return s.consoleQuery(sql)
+	}
+	if e := s.tooLong(sql); e != nil {
+		s.refuseUnit(e, true)
+		return true
+	}
+	m := s.parse(sql)
+	if m == nil {
+		return false
+	}
+	s.unit.message = m
+	if e := s.told08006(); e != nil {
+		s.refuseUnit(e, true)
+		return true
+	}
+	s.dropUnnamed()
+	if len(m.Statements) == 0 && m.Unparsable == nil && !s.open {
+		s.toClient(pgwire.AppendEmptyQuery(s.scratch()))
+		s.endImplicit()
+		s.finish()
+		return true
+	}
+	if len(m.Statements) == 1 && !s.open {
+		st := m.Statements[0]
+		if s.tx == pgwire.TxFailed && !endsFailure(st) {
+			s.refuseUnit(errInFailedTransaction, true)
+			return true
+		}
+		if s.local(st) {
+			answer, e := s.answerLocal(s.scratch(), st, m, sqlOf(sql, st), false)
+			if e != nil {
+				s.refuseUnit(e, true)
+				return true
+			}
+			s.toClient(answer)
+			s.endImplicit()
+			s.finish()
+			return true
+		}
+	} else if e := s.mixed(m); e != nil {
+		s.refuseUnit(e, true)
+		return true
+	}
+	rt := s.acct.Cluster.Router().Route(m, s.env())
+	in := s.input(nil)
+	plan, refusal := rt.Plan(in)
+	if refusal != nil {
+		s.refuseUnit(refusal, true)
+		return true
+	}
+	if plan.Kind == sharding.PlanCopy {
+		cr, refusal := rt.Copy(in)
+		if refusal != nil {
+			s.refuseUnit(refusal, true)
+			return true
+		}
+		s.copyBegin(cr, m, plan, frame, nil)
+		return true
+	}
+	return s.sendQuery(m, plan, frame)
+}
+
+// sendQuery runs a simple Query on a backend as plan says.
+func (s *Session) sendQuery(m *parser.Message, plan sharding.Plan, frame []byte) bool {
+	if s.describing {
+		s.settleDescribing()
+	}
+	if !s.unit.internalDone {
+		if refusal, ok := s.acquire(plan); refusal != nil {
+			s.refuseUnit(refusal, true)
+			return true
+		} else if !ok {
+			return false
+		}
+		out, owed := s.lead(s.scratch())
+		if owed && endsTransaction(m) {
+			// It would end the very transaction whose failure keeps it from running.
+			s.send(out)
+			s.unit.internalDone = true
+			s.wait = waitInternal
+			return false
+		}
+		s.send(out)
+	} else if e := s.unit.internal; e != nil {
+		s.unit.internal = nil
+		s.failInternal(e)
+		return true
+	} else if s.conn == nil { // lost meanwhile
+		s.unit.internalDone = false
+		return s.sendQuery(m, plan, frame)
+	}
+	if s.note(m, plan) {
+		sql, _ := pgwire.DecodeQuery(frame[pgwire.HeaderBytes:])
+		s.noteSetup(sqlOf(sql, m.Statements[0]))
+	}
+	s.unit.plan = plan
+	exec.Query(s.conn, 0)
+	s.open = false
+	s.wait = waitAnswer
+	s.drv.ToBackend(s.conn, frame)
+	return true
+}
+
+// failInternal answers a unit whose beginning failed before the unit itself was sent.
+func (s *Session) failInternal(e *pgwire.Error) {
+	if s.conn != nil && s.conn.Tx() == pgwire.TxFailed && s.begun {
+		s.tx = pgwire.TxFailed
+	}
+	s.unit.answered, s.unit.failed = true, true
+	s.toClient(pgwire.AppendErrorResponse(s.scratch(), e))
+	s.afterServer()
+	s.endImplicit()
+	s.finish()
+}
+
+// endsTransaction reports whether the first statement of m would leave a failed transaction.
+func endsTransaction(m *parser.Message) bool {
+	if len(m.Statements) == 0 {
+		return m.Unparsable != nil
+	}
+	switch m.Statements[0].Kind {
+	case parser.Commit, parser.Rollback, parser.RollbackTo, parser.PrepareTx:
+		return true
+	}
+	return false
+}
+
+// endsFailure reports whether PostgreSQL runs st in a failed transaction.
+func endsFailure(st *parser.Statement) bool {
+	switch st.Kind {
+	case parser.Commit, parser.Rollback, parser.RollbackTo, parser.PrepareTx:
+		return true
+	}
+	return false
+}
+
+var errInFailedTransaction = pgwire.Errorf(pgwire.CodeInFailedTransaction,
+	"current transaction is aborted, commands ignored until end of transaction block")
+
+// parse returns the parsed text, or nil when that has to wait.
+func (s *Session) parse(sql []byte) *parser.Message {
+	if m := s.sh.Cache.Get(sql); m != nil {
+		return m
+	}
+	if s.job.message != nil && s.job.sql == string(sql) {
+		m := s.job.message
+		s.job = job{}
+		return m
+	}
+	text := string(sql)
+	done := s.drv.Offload(func() {
+		s.job = job{sql: text, message: s.sh.Cache.Parse([]byte(text))}
+	}, false)
+	if !done {
+		s.wait = waitJob
+		return nil
+	}
+	m := s.job.message
+	s.job = job{}
+	return m
+}
+
+// job is the outcome of a parse off the loop; the cache may not have kept it.
+type job struct {
+	sql     string
+	message *parser.Message
+}
+
+// tooLong refuses statements over the configured size.
+func (s *Session) tooLong(sql []byte) *pgwire.Error {
+	if s.sh.QuerySize == 0 || len(sql) <= s.sh.QuerySize {
+		return nil
+	}
+	return pgwire.Errorf(pgwire.CodeProgramLimitExceeded, "statement is too long").
+		WithDetail("It has %d bytes; query_size_limit allows %d.", len(sql), s.sh.QuerySize).WithRoutine("query_size")
+}
+
+// told08006 returns, once, that the backend of the transaction went away between statements.
+func (s *Session) told08006() *pgwire.Error {
+	e := s.lost
+	s.lost = nil
+	return e
+}
+
+// env is what the router needs to know of the session.
+func (s *Session) env() *router.Env {
+	s.renv.SearchPath, s.renv.SearchPathKey = s.searchPath()
+	s.renv.Prepared = nil
+	if len(s.sqlPrep) > 0 {
+		s.renv.Prepared = func(name string) *parser.Statement { return s.sqlPrep[name] }
+	}
+	return &s.renv
+}
+
+// input is what a plan depends on.
+func (s *Session) input(p router.Params) *router.Input {
+	s.rin = router.Input{Params: p, Hint: s.hint, UTF8: s.utf8()}
+	return &s.rin
+}
+
+// sqlOf cuts a statement's text out of its message's.
+func sqlOf(sql []byte, st *parser.Statement) string {
+	if st.Start >= 0 && st.End <= len(sql) && st.Start < st.End {
+		return string(sql[st.Start:st.End])
+	}
+	return string(sql)
+}
+
+// mixed refuses messages of several statements that hold one that is answered here.
+func (s *Session) mixed(m *parser.Message) *pgwire.Error {
+	for _, st := range m.Statements {
+		if own(st) && len(m.Statements) > 1 {
+			return pgwire.Errorf(pgwire.CodeFeatureNotSupported, "settings of the pooler can't stand beside other statements in one message").
+				WithHint("Send it as a message of its own.").WithRoutine("mixed_message")
+		}
+	}
+	return nil
+}
+
+func asError(err error) *pgwire.Error {
+	if e, ok := err.(*pgwire.Error); ok { //nolint:errorlint // decoders return it bare
+		return e
+	}
+	return pgwire.Errorf(pgwire.CodeProtocolViolation, "invalid message format")
+}

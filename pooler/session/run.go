@@ -1,0 +1,265 @@
+package session
+
+import (
+	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/exec"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/sharding"
+)
+
+// answerBatch answers a batch that needs no backend.
+func (s *Session) answerBatch(how end) bool {
+	dst := s.scratch()
+	for i := range s.unit.items {
+		it := &s.unit.items[i]
+		var e *pgwire.Error
+		if dst, _, e = s.answerItem(dst, it); e != nil {
+			s.out = dst[:0]
+			s.toClient(dst)
+			for j := i + 1; j < len(s.unit.items); j++ {
+				if rest := &s.unit.items[j]; rest.typ == pgwire.MsgParse {
+					s.sh.Registry.Drop(rest.prep)
+				}
+			}
+			s.refuseUnit(e, how == endSync)
+			return true
+		}
+	}
+	s.out = dst[:0]
+	s.toClient(dst)
+	clear(s.unit.items)
+	s.unit.items = s.unit.items[:0]
+	if how == endSync {
+		s.sync()
+	}
+	return true
+}
+
+// answerItem does what a message asks for that is answered here and appends the answer. ref is the change of a prepared statement's name.
+func (s *Session) answerItem(dst []byte, it *item) (out []byte, ref int32, e *pgwire.Error) {
+	st := single(it.msg)
+	switch it.typ {
+	case pgwire.MsgParse:
+		return pgwire.AppendParseComplete(dst), s.setName(it.name, it.prep), nil
+	case pgwire.MsgClose:
+		if it.target == pgwire.TargetStatement {
+			if s.names[it.name] != nil {
+				ref = s.setName(it.name, nil)
+			}
+		} else {
+			s.bindPortal(it.portal, nil)
+		}
+		return pgwire.AppendCloseComplete(dst), ref, nil
+	case pgwire.MsgBind:
+		s.bindPortal(it.portal, it.msg)
+		return pgwire.AppendBindComplete(dst), 0, nil
+	case pgwire.MsgDescribe:
+		if it.target == pgwire.TargetStatement {
+			dst = pgwire.AppendParameterDescription(dst, nil)
+		}
+		if st != nil && st.Kind == parser.Show {
+			return pgwire.AppendRowDescription(dst, ownColumns(st)), 0, nil
+		}
+		return pgwire.AppendNoData(dst), 0, nil
+	case pgwire.MsgExecute:
+		if st == nil {
+			return pgwire.AppendEmptyQuery(dst), 0, nil
+		}
+		sql := ""
+		if len(it.msg.Statements) == 1 {
+			sql = s.sqlOfPortal(it)
+		}
+		dst, e = s.answerLocal(dst, st, it.msg, sql, true)
+		return dst, 0, e
+	}
+	return dst, 0, nil
+}
+
+// sqlOfPortal is the text of the statement that a portal runs.
+func (s *Session) sqlOfPortal(it *item) string {
+	for i := len(s.unit.items) - 1; i >= 0; i-- {
+		if b := &s.unit.items[i]; b.typ == pgwire.MsgBind && b.portal == it.portal && b.prep != nil {
+			return sqlOf([]byte(b.prep.SQL), b.msg.Statements[0])
+		}
+	}
+	for _, p := range s.names {
+		if p.Message == it.msg {
+			return sqlOf([]byte(p.SQL), it.msg.Statements[0])
+		}
+	}
+	return it.msg.Statements[0].Tag
+}
+
+func (s *Session) bindPortal(name string, m *parser.Message) {
+	if name == "" {
+		s.portal = m
+		return
+	}
+	if m == nil {
+		delete(s.portals, name)
+		return
+	}
+	if s.portals == nil {
+		s.portals = make(map[string]*parser.Message)
+	}
+	s.portals[name] = m
+}
+
+// describesOnly reports whether nothing of the batch is executed or bound but what is answered here.
+func (s *Session) describesOnly() bool {
+	for i := range s.unit.items {
+		if it := &s.unit.items[i]; !it.local && (it.typ == pgwire.MsgExecute || it.typ == pgwire.MsgBind) {
+			return false
+		}
+	}
+	return true
+}
+
+// runBatch sends a batch to a backend as plan says.
+func (s *Session) runBatch(plan sharding.Plan, how end) bool {
+	outside := s.describesOnly() && !s.begun && (s.conn == nil || s.describing || !s.open) && s.tx != pgwire.TxFailed
+	if s.describing && !outside {
+		if s.tx == pgwire.TxIdle && (plan.Kind != sharding.PlanShard || plan.Shard == s.connShard) {
+			// What was described runs right there, in the same implicit transaction.
+			s.describing, s.unit.outside = false, false
+			s.track.Synced()
+			s.track.Begin()
+		} else {
+			s.settleDescribing()
+			s.unit.outside = false
+		}
+	}
+	s.unit.outside = outside
+	if !s.unit.internalDone {
+		if refusal, ok := s.acquire(plan); refusal != nil {
+			s.dropItems()
+			s.refuseUnit(refusal, how == endSync)
+			return true
+		} else if !ok {
+			s.dropItems()
+			return false
+		}
+		out, owed := s.lead(s.scratch())
+		if owed && s.firstEndsTransaction() {
+			s.send(out)
+			s.dropItems()
+			s.unit.internalDone = true
+			s.wait = waitInternal
+			return false
+		}
+		s.send(out)
+	} else if e := s.unit.internal; e != nil {
+		s.dropItems()
+		s.unit.internal = nil
+		if how == endSync {
+			s.failInternal(e)
+			return true
+		}
+		s.toClient(pgwire.AppendErrorResponse(s.scratch(), e))
+		s.skip, s.unit.failed, s.unit.answered = true, true, true
+		return true
+	} else if s.conn == nil {
+		s.unit.internalDone = false
+		return s.runBatch(plan, how)
+	}
+	s.unit.plan = plan
+	s.describing = outside
+	out := s.scratch()
+	for i := range s.unit.items {
+		it := &s.unit.items[i]
+		if it.local {
+			out = s.runLocal(out, it)
+		} else {
+			out = s.emit(out, it, plan)
+		}
+	}
+	clear(s.unit.items)
+	s.unit.items = s.unit.items[:0]
+	switch how {
+	case endSync:
+		out = exec.Sync(out, s.conn, false, 0)
+		s.open = false
+		s.wait = waitAnswer
+	case endFlush:
+		out = pgwire.AppendFlush(out)
+		s.open = true
+	case endOpen:
+		s.open = true
+	}
+	s.send(out)
+	s.conn.Flush()
+	return true
+}
+
+func (s *Session) firstEndsTransaction() bool {
+	for i := range s.unit.items {
+		if it := &s.unit.items[i]; it.typ == pgwire.MsgExecute && !it.local && it.msg != nil {
+			return endsTransaction(it.msg)
+		}
+	}
+	return false
+}
+
+// runLocal answers an item in its turn among answers of the backend.
+func (s *Session) runLocal(out []byte, it *item) []byte {
+	answer, ref, e := s.answerItem(nil, it)
+	if e != nil {
+		return exec.Abort(out, s.conn, e, 0)
+	}
+	exec.Local(s.conn, answer, ref)
+	return out
+}
+
+// emit appends the messages for an item.
+func (s *Session) emit(out []byte, it *item, plan sharding.Plan) []byte {
+	c, shared := s.conn, s.acct.Statements
+	unnamed := it.name == ""
+	switch it.typ {
+	case pgwire.MsgParse:
+		ref := s.setName(it.name, it.prep)
+		if !shared && !unnamed {
+			c.Ask(backend.Step{Kind: backend.StepParse, Ref: ref})
+			if !s.acct.Session {
+				c.Taint(backend.TaintSQLPrepare)
+			}
+			return append(out, it.frame...)
+		}
+		return exec.Prepare(out, c, it.prep, unnamed, false, ref)
+	case pgwire.MsgBind:
+		s.bindPortal(it.portal, it.msg)
+		if it.portal != "" {
+			s.fixed = true // it would be gone with the transaction
+		}
+		if !shared && !unnamed {
+			c.Ask(backend.Step{Kind: backend.StepBind})
+			return append(out, it.frame...)
+		}
+		return exec.Bind(out, c, []byte(it.portal), it.prep, unnamed, it.tail, false, 0)
+	case pgwire.MsgDescribe:
+		if it.target == pgwire.TargetPortal {
+			c.Ask(backend.Step{Kind: backend.StepDescribePortal})
+			return append(out, it.frame...)
+		}
+		if !shared && !unnamed {
+			c.Ask(backend.Step{Kind: backend.StepDescribeStatement})
+			return append(out, it.frame...)
+		}
+		return exec.DescribeStatement(out, c, it.prep, unnamed, false, 0)
+	case pgwire.MsgClose:
+		s.bindPortal(it.portal, nil)
+		c.Ask(backend.Step{Kind: backend.StepClose})
+		return append(out, it.frame...)
+	case pgwire.MsgExecute:
+		if it.limited {
+			s.fixed = true
+		}
+		if it.msg != nil && s.note(it.msg, plan) {
+			s.noteSetup(s.sqlOfPortal(it))
+		}
+		s.unit.executed = append(s.unit.executed, it.msg)
+		c.Ask(backend.Step{Kind: backend.StepExecute, Ref: int32(len(s.unit.executed) - 1)}) //nolint:gosec // bounded by a batch's messages
+		return append(out, it.frame...)
+	}
+	return out
+}

@@ -1,0 +1,343 @@
+// Package session is the state machine of one client connection: handshake, transactions, simple and extended protocol,
+// COPY. Bytes from the client, answers of a backend, outcomes and ticks go in; what is to be done comes out as calls of
+// its Driver. It knows no socket, clock, lock or goroutine: the same inputs give the same outputs, and whoever drives it sees to it
+// that one thing happens at a time.
+package session
+
+import (
+	"log/slog"
+
+	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/auth"
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/state"
+	"github.com/pgkennel/pgkennel/sharding/router"
+	"github.com/pgkennel/pgkennel/sharding/topology"
+)
+
+// AnyShard asks for a backend of whichever shard is readiest.
+const AnyShard topology.ShardID = -1
+
+// Driver is what a session asks of whoever drives it. Every call returns at once; none calls back into the session before it returns. Byte
+// slices are valid only during the call.
+type Driver interface {
+	// Now is the time of this step, in nanoseconds of a monotonic clock.
+	Now() int64
+	// ToClient sends to the client.
+	ToClient(b []byte)
+	// ToBackend sends to a server connection.
+	ToBackend(c *backend.Conn, b []byte)
+	// Checkout takes a backend of the shard for the account from its pool, or returns nil: Granted or CheckoutFailed follows.
+	Checkout(a *Account, shard topology.ShardID) *backend.Conn
+	// Withdraw takes a checkout that was not answered yet back.
+	Withdraw()
+	// Release gives a clean backend back to its pool.
+	Release(c *backend.Conn)
+	// Discard closes a backend.
+	Discard(c *backend.Conn, reason string)
+	// Part takes a backend over that has something to finish by itself; clean: that is DISCARD ALL. See backend.Settler.
+	Part(c *backend.Conn, clean bool)
+	// CancelBackend sends a cancel request to a backend's server.
+	CancelBackend(c *backend.Conn)
+	// CancelRequest handles a client's cancel request, which is all that this connection is for.
+	CancelRequest(pid uint32, secret []byte)
+	// Register gives the session its cancel key; secret has n bytes.
+	Register(n int) (pid uint32, secret []byte)
+	// StartTLS begins the handshake with the client as its server, after what was sent so far.
+	StartTLS()
+	// Offload runs job where it blocks nobody; long: it may wait for others, these sessions among them. It returns true when the job is
+	// done already, else Resume follows.
+	Offload(job func(), long bool) bool
+	// Parameters asks for a server's parameters; ParametersKnown or CheckoutFailed follows.
+	Parameters(a *Account)
+	// Close ends the connection after what was sent so far.
+	Close()
+}
+
+// Observer hears what is to be counted. Its calls return at once.
+type Observer interface {
+	// Login reports the end of a handshake: kind is "" for success.
+	Login(kind string)
+	// Statement reports a client's Query or extended batch answered, after ns nanoseconds on the given shard.
+	Statement(a *Account, shard topology.ShardID, ns int64)
+	// Transaction reports a transaction's end.
+	Transaction(a *Account, shard topology.ShardID, ns int64)
+	// Refused reports a refusal by its stable name.
+	Refused(a *Account, name string)
+	// Error reports an error's SQLSTATE; server says whose it was.
+	Error(a *Account, code string, server bool)
+	// Waited reports how long a checkout waited.
+	Waited(a *Account, ns int64)
+}
+
+// Shared is what all sessions of a pooler have in common. It is read only.
+type Shared struct {
+	Log      *slog.Logger
+	Observer Observer
+	Cache    *parser.Cache
+	Registry *state.Registry
+	// Accounts finds who may log in where; nil, nil = nobody.
+	Accounts func(user, database string) *Account
+	// Probes remembers what servers report for startup parameters.
+	Probes *Probes
+	// TLS: the listener offers it; TLSRequired: it insists.
+	TLS, TLSRequired bool
+	// Method is how clients prove who they are.
+	Method auth.Method
+	Auth   *auth.ServerOptions
+	// MaxMessage bounds a client's message, in bytes; MaxBatch what is collected before a Sync.
+	MaxMessage, MaxBatch int
+	// QuerySize limits the text of a statement, in bytes; 0 = none.
+	QuerySize int
+	// LoginTimeout in nanoseconds; 0 = none.
+	LoginTimeout int64
+	// Statements bounds the prepared statements of one session, in bytes.
+	Statements int
+	LogConnections, LogDisconnections bool
+}
+
+// phase is where a session is in its life.
+type phase uint8
+
+const (
+	phaseStartup phase = iota + 1 // waits for a startup packet
+	phaseTLS                      // the driver does the handshake
+	phaseAuth                     // in the authentication exchange
+	phaseLogin                    // waits for the server's parameters, or for what it makes of the client's own
+	phaseReady                    // serves statements
+	phaseClosed
+)
+
+// waiting is what a session waits for before it goes on with its input.
+type waiting uint8
+
+const (
+	waitNothing  waiting = iota
+	waitBackend          // a checkout
+	waitJob              // Offload
+	waitAnswer           // ReadyForQuery to what was sent
+	waitInternal         // ReadyForQuery to something of ours, before the unit itself is sent
+	waitParams           // the server's parameters
+)
+
+// Session is one client connection.
+type Session struct {
+	sh  *Shared
+	drv Driver
+
+	// ID names the session in log and console; Client is the peer's address.
+	ID     uint64
+	Client string
+	TLS    bool
+
+	phase  phase
+	wait   waiting
+	closed bool
+	reason CloseReason
+
+	acct *Account
+	hs   handshake
+
+	in      []byte // input that could not be handled yet
+	scanned int    // bytes at its front that were looked at already
+	out     []byte // scratch for what goes to the backend
+
+	// The backend that the session holds, and the shard it belongs to.
+	conn      *backend.Conn
+	connShard topology.ShardID
+	// begun: the client's transaction has begun on conn. executed: something ran on conn since the checkout.
+	begun bool
+	// fixed: the transaction can't move to another shard.
+	fixed bool
+	// open: messages were sent to conn that no Sync followed yet; describing: they only parse and describe.
+	open, describing bool
+	// skip: an error was answered; what the client sends is dropped up to its Sync.
+	skip bool
+
+	// tx is the transaction status as the client sees it.
+	tx pgwire.TxStatus
+	// isolation above read committed was asked for.
+	strictIsolation bool
+	// prologue are the statements that begin the transaction: queued while there is no backend, kept while it may move.
+	prologue []string
+	// prologueSets: a SET that outlives the transaction is among the queued.
+	prologueSets bool
+	// lost: the backend went away in the transaction; told with the next statement.
+	lost *pgwire.Error
+
+	track state.Track
+	base  *state.Set // what the client chose at its start
+	hint  router.Hint
+	path  searchPath
+	names map[string]*state.Prepared // prepared statements; "" is the unnamed one
+	bytes int                        // of names
+	// portals: what each is bound to, for its effects when it is executed.
+	portals map[string]*parser.Message
+	portal  *parser.Message // the unnamed one
+	sqlPrep map[string]*parser.Statement
+
+	unit unit
+	copy copyIn
+	job  job
+	renv router.Env
+	rin  router.Input
+	bind bindParams
+	told map[string]string // parameters as the client knows them
+
+	stats Stats
+	clock clock
+}
+
+// Stats are a session's counters, for the console.
+type Stats struct {
+	Connected, LastRequest int64
+	Queries, Transactions  uint64
+	BytesIn, BytesOut      uint64
+	Errors                 uint64
+	WaitNanos              int64
+	QueryNanos, XactNanos  int64
+}
+
+// clock holds the session's deadlines, in the driver's nanoseconds; 0 = none.
+type clock struct {
+	login     int64
+	idle      int64
+	query     int64
+	wait      int64 // when the checkout began
+	unitStart int64
+	txStart   int64
+}
+
+// New returns the session of a client that has just connected.
+func New(sh *Shared, drv Driver, id uint64, client string) *Session {
+	s := &Session{sh: sh, drv: drv, ID: id, Client: client, phase: phaseStartup, tx: pgwire.TxIdle}
+	s.stats.Connected = drv.Now()
+	if sh.LoginTimeout > 0 {
+		s.clock.login = drv.Now() + sh.LoginTimeout
+	}
+	return s
+}
+
+// Input takes bytes from the client.
+func (s *Session) Input(b []byte) {
+	s.stats.BytesIn += uint64(len(b))
+	if len(s.in) > 0 {
+		s.in = append(s.in, b...)
+		s.drain()
+		return
+	}
+	n := s.consume(b)
+	if s.phase == phaseClosed {
+		return
+	}
+	if n < len(b) {
+		s.in = append(s.in, b[n:]...)
+	}
+}
+
+// Resume goes on after something that the session waited for outside of the protocol: the end of an Offload.
+func (s *Session) Resume() {
+	if s.wait != waitJob {
+		return
+	}
+	s.wait = waitNothing
+	if s.phase == phaseLogin {
+		s.stepped()
+	}
+	s.drain()
+}
+
+// drain works off the input that is held.
+func (s *Session) drain() {
+	if s.phase == phaseClosed {
+		return
+	}
+	n := s.consume(s.in)
+	if n > 0 {
+		rest := copy(s.in, s.in[n:])
+		s.in = s.in[:rest]
+		if rest == 0 {
+			s.in = nil
+		}
+	}
+}
+
+// consume handles whole units at the front of b and returns how many bytes it has done with.
+func (s *Session) consume(b []byte) int {
+	pos := 0
+	for s.phase != phaseClosed && !s.blocked() && pos < len(b) {
+		var n int
+		switch s.phase {
+		case phaseStartup:
+			n = s.startup(b[pos:])
+		case phaseAuth:
+			n = s.authenticate(b[pos:])
+		case phaseReady:
+			n = s.step(b[pos:])
+		case phaseTLS, phaseLogin, phaseClosed:
+			return pos
+		}
+		if n == 0 {
+			break
+		}
+		pos += n
+		s.scanned = 0
+	}
+	return pos
+}
+
+// blocked reports whether the session can't go on with its input now.
+func (s *Session) blocked() bool { return s.wait != waitNothing }
+
+// WantsInput reports whether more bytes from the client are welcome: false while much is held that can't be handled yet.
+func (s *Session) WantsInput() bool {
+	return s.phase != phaseClosed && (!s.blocked() || len(s.in) < inputLimit)
+}
+
+// inputLimit is how much of a client's pipeline is held while its head is being answered, in bytes.
+const inputLimit = 256 << 10
+
+// Closed reports whether the session has ended.
+func (s *Session) Closed() bool { return s.phase == phaseClosed }
+
+// Idle reports whether the session is between transactions with nothing under way: it may be closed without loss.
+func (s *Session) Idle() bool {
+	return s.phase != phaseReady || s.wait == waitNothing && s.tx == pgwire.TxIdle && !s.open && s.copy.mode == copyNone && (s.conn == nil || s.acct.Session)
+}
+
+// Account is who the session belongs to; nil before its login.
+func (s *Session) Account() *Account { return s.acct }
+
+// Backend is the server connection that the session holds; nil if none.
+func (s *Session) Backend() *backend.Conn { return s.conn }
+
+// Shard is the shard of Backend.
+func (s *Session) Shard() topology.ShardID { return s.connShard }
+
+// Snapshot returns the session's counters.
+func (s *Session) Snapshot() Stats { return s.stats }
+
+// State names what the session does, as PgBouncer's SHOW CLIENTS has it.
+func (s *Session) State() string {
+	switch {
+	case s.phase != phaseReady:
+		return "login"
+	case s.wait == waitBackend:
+		return "waiting"
+	case s.conn != nil || s.wait != waitNothing || s.tx != pgwire.TxIdle:
+		return "active"
+	}
+	return "idle"
+}
+
+// Parameter is a parameter as the client knows it, such as application_name.
+func (s *Session) ToldParameter(name string) string { return s.told[name] }
+
+// PreparedCount is the number of the session's prepared statements.
+func (s *Session) PreparedCount() int { return len(s.names) }
+
+func (s *Session) toClient(b []byte) {
+	s.stats.BytesOut += uint64(len(b))
+	s.drv.ToClient(b)
+}

@@ -1,0 +1,208 @@
+package session
+
+import (
+	"strings"
+
+	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/state"
+)
+
+// applySetting follows a SET or RESET that ran (or is queued): what the session expects of a connection from now on, and what the one it holds has.
+func (s *Session) applySetting(st *parser.Statement) {
+	t := &s.track
+	switch {
+	case st.Kind == parser.ResetAll:
+		t.Have = t.Have.ResetAll()
+		expected := s.base
+		for _, v := range t.Expected.ResetAll().Vars() {
+			expected = expected.With(v)
+		}
+		t.Expected = expected
+		s.path = searchPath{}
+	case st.Set == nil:
+	case st.Set.Local:
+		if st.Set.Name == "search_path" && !st.Set.Default {
+			s.path.local = st.Set.Values
+		}
+	case st.Set.Default:
+		t.Have = t.Have.Without(st.Set.Name)
+		if v, ok := s.base.Get(st.Set.Name); ok {
+			t.Expected = t.Expected.With(v)
+		} else {
+			t.Expected = t.Expected.Without(st.Set.Name)
+		}
+	default:
+		s.setVar(state.Var{Name: st.Set.Name, Value: st.Set.SQL, Special: st.Set.Special})
+	}
+}
+
+func (s *Session) setVar(v state.Var) {
+	s.track.Have = s.track.Have.With(v)
+	s.track.Expected = s.track.Expected.With(v)
+}
+
+// applyCharacteristics follows SET SESSION CHARACTERISTICS AS TRANSACTION.
+func (s *Session) applyCharacteristics(t *parser.Transaction) {
+	onOff := map[bool]string{true: "on", false: "off"}
+	if t.Isolation != "" {
+		s.setVar(state.Var{Name: "default_transaction_isolation", Value: t.Isolation, Raw: true})
+	}
+	if t.ReadOnly != nil {
+		s.setVar(state.Var{Name: "default_transaction_read_only", Value: onOff[*t.ReadOnly], Raw: true})
+	}
+	if t.Deferrable != nil {
+		s.setVar(state.Var{Name: "default_transaction_deferrable", Value: onOff[*t.Deferrable], Raw: true})
+	}
+}
+
+// noteIsolation remembers that a transaction asked for more than read committed: it can't begin anew unseen then.
+func (s *Session) noteIsolation(t *parser.Transaction) {
+	if t != nil && strict(t.Isolation) {
+		s.strictIsolation = true
+	}
+	if v, ok := s.track.Expected.Get("default_transaction_isolation"); ok && strict(strings.Trim(v.Value, "'\"")) {
+		s.strictIsolation = s.strictIsolation || t == nil || t.Isolation == ""
+	}
+}
+
+func strict(isolation string) bool {
+	switch strings.ToLower(isolation) {
+	case "repeatable read", "serializable":
+		return true
+	}
+	return false
+}
+
+// checkSet refuses settings under which PostgreSQL would read a statement's text differently from the parser.
+func (s *Session) checkSet(set *parser.Setting) *pgwire.Error {
+	if set.Default || s.plain() {
+		return nil
+	}
+	return checkLexing(set.Name, strings.Join(set.Values, ","))
+}
+
+// plain: one shard and no tenants to tell apart; nothing is refused.
+func (s *Session) plain() bool { return s.acct.Cluster.Router().Plain() }
+
+// checkLexing refuses a value of a setting that changes how statements are read.
+func checkLexing(name, value string) *pgwire.Error {
+	switch name {
+	case "standard_conforming_strings":
+		switch strings.ToLower(value) {
+		case "on", "true", "yes", "1", "t", "tr", "tru", "y", "ye":
+			return nil
+		}
+		return pgwire.Errorf(pgwire.CodeFeatureNotSupported, "standard_conforming_strings must be on").
+			WithDetail("Statements are routed by their text, which has to mean the same to pgkennel and to PostgreSQL.").
+			WithHint("Use E'...' for strings with escapes.").WithRoutine("lexing")
+	case "client_encoding":
+		if safeEncoding(value) {
+			return nil
+		}
+		return pgwire.Errorf(pgwire.CodeFeatureNotSupported, "client_encoding %q is not supported with sharding", value).
+			WithDetail("In some multibyte encodings a byte of a character may look like a quote or a backslash.").
+			WithHint("Use UTF8 or a single-byte encoding such as LATIN1.").WithRoutine("lexing")
+	}
+	return nil
+}
+
+// safeEncoding reports whether every byte below 0x80 of a text in the encoding is that ASCII character: UTF8 and the single-byte
+// encodings (PostgreSQL manual, 24.3.1). EUC_* would qualify too, but pg_query reads UTF-8.
+func safeEncoding(name string) bool {
+	n := strings.NewReplacer("-", "", "_", "", " ", "").Replace(strings.ToUpper(name))
+	switch {
+	case n == "UTF8", n == "UNICODE", n == "SQLASCII", n == "KOI8", n == "KOI8R", n == "KOI8U", n == "ALT", n == "TCVN", n == "TCVN5712", n == "ABC", n == "VSCII":
+		return true
+	case strings.HasPrefix(n, "LATIN"), strings.HasPrefix(n, "ISO8859"), strings.HasPrefix(n, "ISO88"), strings.HasPrefix(n, "WIN"):
+		return n != "WIN932" && n != "WIN936" && n != "WIN949" && n != "WIN950" && n != "WINDOWS932" && n != "WINDOWS936" && n != "WINDOWS949" && n != "WINDOWS950"
+	}
+	return false
+}
+
+// utf8 reports whether the client speaks UTF-8.
+func (s *Session) utf8() bool {
+	e := s.told["client_encoding"]
+	return e == "" || e == "UTF8"
+}
+
+// searchPath is the effective search_path, taken apart once per change.
+type searchPath struct {
+	local []string // SET LOCAL, in this transaction
+
+	of    *state.Set
+	valid bool
+	list  []string
+	key   string
+}
+
+var defaultPath = []string{`"$user"`, "public"}
+
+// searchPath returns the schemas that unqualified names are looked up in, and a key for the list.
+func (s *Session) searchPath() ([]string, string) {
+	if s.path.local != nil {
+		list := s.resolvePath(s.path.local)
+		return list, strings.Join(list, "\x00")
+	}
+	if s.path.valid && s.path.of == s.track.Expected {
+		return s.path.list, s.path.key
+	}
+	list := defaultPath
+	if v, ok := s.track.Expected.Get("search_path"); ok {
+		list = splitList(v.Value)
+	}
+	list = s.resolvePath(list)
+	s.path = searchPath{of: s.track.Expected, valid: true, list: list, key: strings.Join(list, "\x00")}
+	return s.path.list, s.path.key
+}
+
+// resolvePath puts the user's name in the place of "$user".
+func (s *Session) resolvePath(list []string) []string {
+	out := make([]string, 0, len(list))
+	for _, e := range list {
+		switch {
+		case e == "$user" || e == `"$user"` || e == `'$user'`:
+			out = append(out, s.acct.ServerUser)
+		default:
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// splitList takes apart a list as SET and startup parameters have it: words, "identifiers" and 'literals' between commas.
+func splitList(v string) []string {
+	var list []string
+	for i := 0; i < len(v); {
+		switch c := v[i]; c {
+		case ' ', '\t', '\n', ',':
+			i++
+		case '"', '\'':
+			var word []byte
+			for i++; i < len(v); i++ {
+				if v[i] == c {
+					if i+1 < len(v) && v[i+1] == c {
+						i++
+					} else {
+						break
+					}
+				}
+				word = append(word, v[i])
+			}
+			i++
+			if c == '\'' && strings.ContainsAny(string(word), `,"`) {
+				list = append(list, splitList(string(word))...)
+			} else {
+				list = append(list, string(word))
+			}
+		default:
+			j := i
+			for j < len(v) && v[j] != ',' {
+				j++
+			}
+			list = append(list, strings.ToLower(strings.TrimSpace(v[i:j])))
+			i = j
+		}
+	}
+	return list
+}

@@ -1,0 +1,380 @@
+package session
+
+import (
+	"strings"
+
+	"github.com/pgkennel/pgkennel/pooler/auth"
+	"github.com/pgkennel/pgkennel/pooler/exec"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/state"
+)
+
+// handshake is what is needed until a session is ready.
+type handshake struct {
+	asked    bool // an SSLRequest was answered
+	gss      bool // a GSSENCRequest was answered
+	minor    uint16
+	user     string
+	database string
+	params   []pgwire.Param
+	account  *Account // of the name in the startup packet; nil if there is none
+	server   *auth.Server
+	// outcome of a step of the exchange, made off the loop.
+	out    []byte
+	result auth.Result
+	// login is what the client proved to know, to log in to servers with.
+	login *auth.ClientCredential
+
+	// A console session's.
+	console    consoleJob
+	statements map[string]consoleStatement
+	portals    map[string]consoleStatement
+}
+
+// startup handles the packets that open a connection.
+func (s *Session) startup(b []byte) int {
+	total, ok := pgwire.StartupHeader(b)
+	if total < 0 {
+		s.close(CloseProtocol) // PostgreSQL answers nothing to what may not be its protocol
+		return 0
+	}
+	if !ok || len(b) < total {
+		return 0
+	}
+	p, err := pgwire.DecodeStartup(b[:total])
+	if err != nil {
+		s.fatal(asError(err).WithSeverity(pgwire.SeverityFatal), CloseProtocol)
+		return 0
+	}
+	switch p.Kind {
+	case pgwire.StartupSSLRequest:
+		if s.hs.asked || s.TLS {
+			s.fatal(pgwire.UnsupportedProtocol(1234, 5679, 2), CloseProtocol)
+			return 0
+		}
+		s.hs.asked = true
+		if !s.sh.TLS {
+			s.toClient([]byte{'N'})
+			return total
+		}
+		if len(b) > total {
+			// Whatever came before the handshake may be an attacker's (CVE-2021-23214 and its like).
+			s.fatal(pgwire.Fatalf(pgwire.CodeProtocolViolation, "received unencrypted data after SSL request").
+				WithDetail("This could be either a client-software bug or evidence of an attempted man-in-the-middle attack."), CloseProtocol)
+			return 0
+		}
+		s.phase = phaseTLS
+		s.toClient([]byte{'S'})
+		s.drv.StartTLS()
+	case pgwire.StartupGSSENCRequest:
+		if s.hs.gss {
+			s.fatal(pgwire.UnsupportedProtocol(1234, 5680, 2), CloseProtocol)
+			return 0
+		}
+		s.hs.gss = true
+		s.toClient([]byte{'N'})
+	case pgwire.StartupCancelRequest:
+		s.drv.CancelRequest(p.PID, p.Secret)
+		s.close(CloseCancel)
+	case pgwire.StartupMessage:
+		s.startupMessage(&p)
+	}
+	return total
+}
+
+// TLSDone tells that the TLS handshake succeeded.
+func (s *Session) TLSDone() {
+	if s.phase == phaseTLS {
+		s.phase, s.TLS = phaseStartup, true
+		s.drain()
+	}
+}
+
+func (s *Session) startupMessage(p *pgwire.Startup) {
+	if p.Major != 3 {
+		s.fatal(pgwire.UnsupportedProtocol(p.Major, p.Minor, 2), CloseProtocol)
+		return
+	}
+	s.hs.minor = p.Minor
+	if unknown := p.ProtocolOptions(); p.Minor > 2 || len(unknown) > 0 {
+		version := pgwire.Version32
+		if p.Minor < 2 {
+			version = pgwire.Version30
+		}
+		s.toClient(pgwire.AppendNegotiateProtocolVersion(nil, version, unknown))
+		s.hs.minor = min(p.Minor, 2)
+	}
+	s.hs.user, s.hs.database = p.User(), p.Database()
+	if s.hs.user == "" {
+		s.fatal(pgwire.Fatalf(pgwire.CodeInvalidAuthorizationSpecification, "no PostgreSQL user name specified in startup packet"), CloseProtocol)
+		return
+	}
+	if s.sh.TLSRequired && !s.TLS {
+		s.fatal(pgwire.Fatalf(pgwire.CodeSQLServerRejectedConnection, "connection requires TLS").
+			WithHint("Connect with sslmode=require or stronger."), CloseAuth)
+		return
+	}
+	if e := s.startupParams(p); e != nil {
+		s.fatal(e, CloseProtocol)
+		return
+	}
+	s.hs.account = s.sh.Accounts(s.hs.user, s.hs.database)
+	var credential *auth.Credential
+	if s.hs.account != nil {
+		credential = s.hs.account.Credential
+	}
+	s.hs.server = auth.NewServer(s.sh.Method, s.hs.user, credential, s.sh.Auth)
+	s.phase = phaseAuth
+	out, result := s.hs.server.Start(nil)
+	s.authenticated(out, result)
+}
+
+// startupParams collects the run-time parameters of a startup packet.
+func (s *Session) startupParams(p *pgwire.Startup) *pgwire.Error {
+	if options, ok := p.Lookup("options"); ok {
+		params, err := pgwire.ParseOptions(options)
+		if err != nil {
+			return asError(err).WithSeverity(pgwire.SeverityFatal)
+		}
+		s.hs.params = append(s.hs.params, params...)
+	}
+	for _, param := range p.Params {
+		switch {
+		case param.Name == "user", param.Name == "database", param.Name == "options", strings.HasPrefix(param.Name, "_pq_."):
+		case param.Name == "replication":
+			switch strings.ToLower(param.Value) {
+			case "off", "false", "no", "0", "":
+			default:
+				return pgwire.Fatalf(pgwire.CodeFeatureNotSupported, "replication connections are not supported").
+					WithHint("Connect to the server directly.").WithRoutine("replication")
+			}
+		default:
+			s.hs.params = append(s.hs.params, param)
+		}
+	}
+	return nil
+}
+
+// authenticate handles the client's messages of the exchange.
+func (s *Session) authenticate(b []byte) int {
+	typ, total, ok := pgwire.Header(b)
+	if !ok {
+		return 0
+	}
+	switch {
+	case typ == pgwire.MsgTerminate:
+		s.close(CloseClient)
+		return 0
+	case typ != pgwire.MsgPassword:
+		s.fatal(auth.ErrExpectedPassword(typ), CloseProtocol)
+		return 0
+	case total < 0 || total > auth.MaxResponseBytes+pgwire.HeaderBytes:
+		s.fatal(pgwire.Fatalf(pgwire.CodeProtocolViolation, "invalid password packet size"), CloseProtocol)
+		return 0
+	case len(b) < total:
+		return 0
+	}
+	body := append([]byte(nil), b[pgwire.HeaderBytes:total]...)
+	done := s.drv.Offload(func() {
+		s.hs.out, s.hs.result = s.hs.server.Step(nil, body)
+	}, false)
+	s.phase = phaseLogin
+	if !done {
+		s.wait = waitJob
+		return total
+	}
+	s.stepped()
+	return total
+}
+
+// stepped goes on with the outcome of a step of the exchange.
+func (s *Session) stepped() {
+	s.phase = phaseAuth
+	out, result := s.hs.out, s.hs.result
+	s.hs.out, s.hs.result = nil, auth.Result{}
+	s.authenticated(out, result)
+}
+
+func (s *Session) authenticated(out []byte, r auth.Result) {
+	if len(out) > 0 {
+		s.toClient(out)
+	}
+	if !r.Done {
+		return
+	}
+	a := s.hs.account
+	if r.Err == nil && a == nil {
+		r.Err = pgwire.Fatalf(pgwire.CodeInvalidPassword, "password authentication failed for user %q", s.hs.user)
+		r.Reason = auth.ReasonUnknownUser
+	}
+	if r.Err != nil {
+		s.sh.Observer.Login(r.Reason.String())
+		s.sh.Log.Warn("login refused", "client", s.Client, "user", s.hs.user, "database", s.hs.database, "reason", r.Reason.String())
+		s.fatal(r.Err, CloseAuth)
+		return
+	}
+	s.acct, s.hs.login = a, r.ServerLogin
+	s.hs.server = nil
+	s.phase = phaseLogin
+	if e := s.startValues(); e != nil {
+		s.fatal(e, CloseProtocol)
+		return
+	}
+	s.toClient(pgwire.AppendAuthenticationOk(nil))
+	if a.Console != nil {
+		s.told = map[string]string{"server_version": "16.0 (pgkennel console)", "client_encoding": "UTF8", "standard_conforming_strings": "on", "DateStyle": "ISO, MDY", "integer_datetimes": "on", "server_encoding": "UTF8"}
+		s.ready()
+		return
+	}
+	if a.Cluster.Parameters() == nil {
+		s.wait = waitParams
+		s.drv.Parameters(a)
+		return
+	}
+	s.login()
+}
+
+// startValues turns the startup parameters into the session's settings.
+func (s *Session) startValues() *pgwire.Error {
+	var vars []state.Var
+	for _, p := range s.hs.params {
+		name := strings.ToLower(p.Name)
+		if target := s.ownSetting(name); target != nil {
+			*target = p.Value
+			continue
+		}
+		if strings.HasPrefix(name, "pgdog.") {
+			continue // PgDog's own, without a meaning here
+		}
+		if s.acct.Cluster != nil && !s.plain() {
+			if e := checkLexing(name, p.Value); e != nil {
+				return e.WithSeverity(pgwire.SeverityFatal)
+			}
+		}
+		switch name {
+		case "role", "session_authorization":
+			return pgwire.Fatalf(pgwire.CodeInsufficientPrivilege, "parameter %q can't be set at the start of a session", name).
+				WithHint("Use SET after the login.").WithRoutine("startup_parameter")
+		}
+		vars = append(vars, state.Var{Name: name, Value: p.Value, Raw: true})
+	}
+	s.base = state.NewSet(vars)
+	s.track = state.Track{Expected: s.base}
+	return nil
+}
+
+// ParametersKnown answers Driver.Parameters.
+func (s *Session) ParametersKnown() {
+	if s.wait != waitParams {
+		return
+	}
+	s.wait = waitNothing
+	s.login()
+	s.drain()
+}
+
+// login finds out what the server reports for the client's own parameters, which tells the client what PostgreSQL would, and that they are valid.
+func (s *Session) login() {
+	s.told = make(map[string]string, 16)
+	for _, p := range s.acct.Cluster.Parameters() {
+		s.told[p.Name] = p.Value
+	}
+	if name, ok := s.base.Get("application_name"); ok {
+		s.told["application_name"] = name.Value
+	}
+	s.told["session_authorization"] = s.acct.User
+	if s.base.Without("application_name") == nil {
+		s.ready()
+		return
+	}
+	if values := s.sh.Probes.get(s.acct, s.base); values != nil {
+		s.learn(values)
+		s.ready()
+		return
+	}
+	s.clock.wait = s.drv.Now()
+	c := s.drv.Checkout(s.acct, AnyShard)
+	if c == nil {
+		s.wait = waitBackend
+		return
+	}
+	s.take(c)
+	s.probe()
+}
+
+// probe sets the client's parameters on a backend.
+func (s *Session) probe() {
+	out, owed := exec.Context(s.scratch(), s.conn, s.base, false)
+	if !owed {
+		s.probed(pgwire.TxIdle)
+		return
+	}
+	s.wait = waitAnswer
+	s.send(out)
+}
+
+// probed goes on with what the server made of the client's parameters.
+func (s *Session) probed(tx pgwire.TxStatus) {
+	s.wait = waitNothing
+	if e := s.unit.internal; e != nil || tx != pgwire.TxIdle {
+		if e == nil {
+			e = pgwire.Fatalf(pgwire.CodeConnectionFailure, "the server refused the session's parameters")
+		}
+		s.release()
+		s.fatal(e.WithSeverity(pgwire.SeverityFatal), CloseProtocol)
+		return
+	}
+	var values []pgwire.Param
+	s.conn.Params().All(func(name, value string) {
+		if name != "session_authorization" && name != "application_name" && s.told[name] != value {
+			values = append(values, pgwire.Param{Name: name, Value: value})
+		}
+	})
+	s.release()
+	s.sh.Probes.put(s.acct, s.base, values)
+	s.learn(values)
+	s.ready()
+	s.drain()
+}
+
+func (s *Session) learn(values []pgwire.Param) {
+	for _, p := range values {
+		s.told[p.Name] = p.Value
+	}
+}
+
+// reported is the order in which PostgreSQL reports its parameters at the end of a login; others follow.
+var reported = []string{
+	"application_name", "client_encoding", "DateStyle", "default_transaction_read_only", "in_hot_standby", "integer_datetimes",
+	"IntervalStyle", "is_superuser", "scram_iterations", "search_path", "server_encoding", "server_version", "session_authorization",
+	"standard_conforming_strings", "TimeZone",
+}
+
+// ready ends the login.
+func (s *Session) ready() {
+	s.phase = phaseReady
+	s.clock.login = 0
+	var out []byte
+	for _, name := range reported {
+		if v, ok := s.told[name]; ok {
+			out = pgwire.AppendParameterStatus(out, name, v)
+		}
+	}
+	n := 4
+	if s.hs.minor >= 2 {
+		n = 32
+	}
+	pid, secret := s.drv.Register(n)
+	out = pgwire.AppendBackendKeyData(out, pid, secret)
+	out = pgwire.AppendReadyForQuery(out, pgwire.TxIdle)
+	s.toClient(out)
+	s.hs.params, s.hs.account = nil, nil
+	s.sh.Observer.Login("")
+	if s.sh.LogConnections {
+		s.sh.Log.Info("client connected", "client", s.Client, "user", s.acct.User, "database", s.acct.Database, "tls", s.TLS)
+	}
+	s.armIdle(s.drv.Now())
+}
+
+// ServerLogin is what the client proved to know, to log in to servers with; nil if it gave nothing of use.
+func (s *Session) ServerLogin() *auth.ClientCredential { return s.hs.login }

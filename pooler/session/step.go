@@ -1,0 +1,272 @@
+package session
+
+import (
+	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/exec"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/state"
+	"github.com/pgkennel/pgkennel/sharding"
+)
+
+// unit is what the client sent last that ends with one ReadyForQuery: a Query, or an extended batch up to Sync (or Flush).
+type unit struct {
+	// message of a Query, and which of its statements is answered next.
+	message *parser.Message
+	index   int
+	// messages executed by a batch, by the Ref of their steps.
+	executed []*parser.Message
+	items    []item
+	undo     []undo
+	// failed: an error was answered in this unit since the last transaction command in it.
+	failed bool
+	// answered: an error was sent for this unit.
+	answered bool
+	// internal is the error of something of ours in front of the unit; the client gets it in place of its own.
+	internal *pgwire.Error
+	// internalDone: what had to be answered before the unit is sent was answered.
+	internalDone bool
+	// checkout is why no backend could be had.
+	checkout *pgwire.Error
+	// fatal is a FATAL error that the server sent.
+	fatal *pgwire.Error
+	// outside: the unit runs outside of the client's transaction (describing while its beginning is queued).
+	outside bool
+	// copyRefusal is why a COPY was failed.
+	copyRefusal *pgwire.Error
+	plan        sharding.Plan
+}
+
+func (u *unit) reset() {
+	clear(u.executed)
+	clear(u.items)
+	clear(u.undo)
+	*u = unit{executed: u.executed[:0], items: u.items[:0], undo: u.undo[:0]}
+}
+
+// undo takes back a change of the session's statements whose message did not run.
+type undo struct {
+	name string
+	prev *state.Prepared
+	ref  int32
+}
+
+// step handles the next unit at the front of b and returns its length, 0 if it is not complete or has to wait.
+func (s *Session) step(b []byte) int {
+	if s.copy.mode != copyNone {
+		return s.copyInput(b)
+	}
+	typ, total, ok := pgwire.Header(b)
+	if !ok {
+		return 0
+	}
+	if total < 0 || total > s.sh.MaxMessage {
+		s.fatal(pgwire.Fatalf(pgwire.CodeProtocolViolation, "invalid message length"), CloseProtocol)
+		return 0
+	}
+	if s.skip {
+		return s.skipMessage(typ, total, b)
+	}
+	switch typ {
+	case pgwire.MsgParse, pgwire.MsgBind, pgwire.MsgDescribe, pgwire.MsgExecute, pgwire.MsgClose, pgwire.MsgFlush, pgwire.MsgSync:
+		return s.collect(b)
+	}
+	if len(b) < total {
+		return 0
+	}
+	body := b[pgwire.HeaderBytes:total]
+	switch typ {
+	case pgwire.MsgQuery:
+		if !s.query(body, b[:total]) {
+			return 0
+		}
+	case pgwire.MsgTerminate:
+		s.close(CloseClient)
+	case pgwire.MsgCopyData, pgwire.MsgCopyDone, pgwire.MsgCopyFail:
+		// PostgreSQL drops these outside of COPY: the client may not have seen yet that it failed (manual, 55.2.6).
+	case pgwire.MsgFunctionCall:
+		s.start()
+		s.refuseUnit(pgwire.Errorf(pgwire.CodeFeatureNotSupported, "function call messages are not supported").
+			WithHint("Call the function by SELECT.").WithRoutine("function_call"), true)
+	default:
+		s.fatal(pgwire.Fatalf(pgwire.CodeProtocolViolation, "invalid frontend message type %d", typ), CloseProtocol)
+		return 0
+	}
+	return total
+}
+
+// skipMessage drops what the client sends between an error and its Sync.
+func (s *Session) skipMessage(typ byte, total int, b []byte) int {
+	switch typ {
+	case pgwire.MsgSync:
+		if len(b) < total {
+			return 0
+		}
+		s.skip = false
+		s.start()
+		s.sync()
+	case pgwire.MsgTerminate:
+		s.close(CloseClient)
+	default:
+		if len(b) < total {
+			// A long message need not be held to be dropped, but its end must be found.
+			return 0
+		}
+	}
+	return total
+}
+
+// start begins a unit.
+func (s *Session) start() {
+	if s.clock.unitStart != 0 {
+		return // it waited, and begins anew
+	}
+	now := s.drv.Now()
+	s.clock.unitStart = now
+	s.clock.idle = 0
+	s.stats.LastRequest = now
+	if s.clock.txStart == 0 {
+		s.clock.txStart = now
+	}
+	if s.acct.QueryTimeout > 0 {
+		s.clock.query = now + s.acct.QueryTimeout
+	}
+}
+
+// finish ends a unit: the client gets ReadyForQuery.
+func (s *Session) finish() {
+	now := s.drv.Now()
+	s.stats.Queries++
+	ns := now - s.clock.unitStart
+	s.stats.QueryNanos += ns
+	s.sh.Observer.Statement(s.acct, s.connShard, ns)
+	if s.tx == pgwire.TxIdle {
+		s.stats.Transactions++
+		s.stats.XactNanos += now - s.clock.txStart
+		s.sh.Observer.Transaction(s.acct, s.connShard, now-s.clock.txStart)
+		s.clock.txStart = 0
+		s.endTransaction()
+	}
+	s.clock.unitStart, s.clock.query = 0, 0
+	s.settleNames()
+	s.unit.reset()
+	s.wait = waitNothing
+	s.armIdle(now)
+	var msg [6]byte
+	s.toClient(pgwire.AppendReadyForQuery(msg[:0], s.tx))
+}
+
+// armIdle sets the deadline that applies between units.
+func (s *Session) armIdle(now int64) {
+	limit := s.acct.IdleTimeout
+	if s.tx != pgwire.TxIdle {
+		limit = s.acct.IdleTransactionTimeout
+	}
+	s.clock.idle = 0
+	if limit > 0 {
+		s.clock.idle = now + limit
+	}
+}
+
+// endTransaction forgets what belonged to the client's transaction.
+func (s *Session) endTransaction() {
+	s.begun, s.fixed, s.strictIsolation, s.prologueSets = false, false, false, false
+	clear(s.prologue)
+	s.prologue = s.prologue[:0]
+	if len(s.portals) > 0 {
+		clear(s.portals)
+	}
+	s.portal = nil
+	s.lost = nil
+	s.path.local = nil
+}
+
+// refuseUnit answers the unit with an error. end: the unit's last message was seen (Query, Sync), so ReadyForQuery follows;
+// else everything up to the client's Sync is dropped. A transaction in progress is aborted, as PostgreSQL does.
+func (s *Session) refuseUnit(e *pgwire.Error, end bool) {
+	s.unit.answered = true
+	s.stats.Errors++
+	if e.Routine != "" {
+		s.sh.Observer.Refused(s.acct, e.Routine)
+	}
+	s.sh.Observer.Error(s.acct, e.Code, false)
+	if s.conn != nil && (s.begun || s.open) && !s.describing {
+		out := s.scratch()
+		out = exec.Abort(out, s.conn, e, 0)
+		if end {
+			out = exec.Sync(out, s.conn, false, 0)
+			s.wait = waitAnswer
+			s.open = false
+		} else {
+			out = pgwire.AppendFlush(out)
+			s.skip, s.open = true, true
+		}
+		s.send(out)
+		return
+	}
+	s.toClient(pgwire.AppendErrorResponse(s.scratch(), e))
+	s.unit.failed = true
+	if s.tx == pgwire.TxActive {
+		s.tx = pgwire.TxFailed
+	}
+	if !end {
+		s.skip = true
+		return
+	}
+	s.settleDescribing()
+	if s.wait == waitNothing {
+		s.endImplicit()
+		s.finish()
+	}
+}
+
+// sync ends an extended batch that has nothing (more) to send but its Sync.
+func (s *Session) sync() {
+	if s.conn != nil && s.open {
+		s.send(exec.Sync(s.scratch(), s.conn, false, 0))
+		s.open = false
+		s.wait = waitAnswer
+		return
+	}
+	s.endImplicit()
+	s.finish()
+}
+
+// endImplicit ends the settings' transaction of a unit that was none of the client's.
+func (s *Session) endImplicit() {
+	if s.tx == pgwire.TxIdle && s.track.InTransaction() {
+		if s.unit.failed {
+			s.track.Rollback()
+		} else {
+			s.track.Commit()
+		}
+	}
+}
+
+// settleDescribing lets go of a backend that only parsed and described, without a Sync of the client's.
+func (s *Session) settleDescribing() {
+	if s.conn == nil || !s.describing {
+		return
+	}
+	out := exec.Sync(s.scratch(), s.conn, true, exec.RefSettle)
+	s.open, s.describing = false, false
+	s.part(out)
+}
+
+// scratch is the session's buffer for outgoing bytes, empty.
+func (s *Session) scratch() []byte {
+	if cap(s.out) > 64<<10 {
+		s.out = nil
+	}
+	if s.out == nil {
+		s.out = make([]byte, 0, 1<<10)
+	}
+	return s.out[:0]
+}
+
+// send writes b to the session's backend.
+func (s *Session) send(b []byte) {
+	s.out = b[:0]
+	if len(b) > 0 {
+		s.drv.ToBackend(s.conn, b)
+	}
+}

@@ -1,0 +1,288 @@
+package session
+
+import (
+	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/exec"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/sharding"
+	"github.com/pgkennel/pgkennel/sharding/router"
+)
+
+// acquire sees to it that the session holds a backend on which the plan may run. It returns nil, true when it does; nil, false when it has to
+// wait for one; else the refusal.
+func (s *Session) acquire(plan sharding.Plan) (refusal *pgwire.Error, ok bool) {
+	want := AnyShard
+	if plan.Kind == sharding.PlanShard {
+		want = plan.Shard
+	}
+	if s.conn != nil {
+		if want == AnyShard || want == s.connShard {
+			return nil, true
+		}
+		if refusal := s.leave(); refusal != nil {
+			return refusal, false
+		}
+	}
+	if e := s.unit.checkout; e != nil {
+		s.unit.checkout = nil
+		return e, false
+	}
+	s.clock.wait = s.drv.Now()
+	c := s.drv.Checkout(s.acct, want)
+	if c == nil {
+		s.wait = waitBackend
+		return nil, false
+	}
+	s.take(c)
+	return nil, true
+}
+
+// leave lets go of the backend because a statement is for another shard, where that changes nothing for the client.
+func (s *Session) leave() *pgwire.Error {
+	cross := pgwire.Errorf(pgwire.CodeFeatureNotSupported, "the statement is for another shard than its transaction").
+		WithRoutine(router.RefusalCrossShard)
+	switch {
+	case s.describing:
+		s.settleDescribing()
+	case s.acct.Session && s.tx == pgwire.TxIdle && !s.open:
+		return cross.WithDetail("In session pooling a client stays on the shard of its first statement.").
+			WithHint("Use transaction pooling, or one connection per shard.")
+	case !s.begun && !s.open:
+		s.release()
+	case s.open:
+		return cross.WithDetail("Statements before it in the same pipeline ran on another shard.").
+			WithHint("Send a Sync between statements for tenants of different shards.")
+	case s.fixed:
+		return cross.WithDetail("A transaction runs on one shard, which its first statement with a sharding key decides.").
+			WithHint("End the transaction first, or use one transaction per shard.")
+	case s.strictIsolation:
+		return cross.WithDetail("Statements without a sharding key ran before it, and at this isolation level the transaction can't begin anew.").
+			WithHint("Name the sharding key in the transaction's first statement, or use READ COMMITTED.")
+	default:
+		// Only reads that any shard answers ran so far: the transaction begins anew on the right one.
+		s.part(exec.Internal(s.scratch(), s.conn, exec.RefRollback, "ROLLBACK"))
+		s.begun = false
+	}
+	return nil
+}
+
+// take makes c the session's.
+func (s *Session) take(c *backend.Conn) {
+	s.conn, s.connShard = c, c.Shard
+	c.Own(s)
+	if s.clock.wait != 0 {
+		ns := s.drv.Now() - s.clock.wait
+		s.stats.WaitNanos += ns
+		s.sh.Observer.Waited(s.acct, ns)
+		s.clock.wait = 0
+	}
+}
+
+// Granted answers Checkout.
+func (s *Session) Granted(c *backend.Conn) {
+	if s.wait != waitBackend {
+		s.drv.Release(c)
+		return
+	}
+	s.wait = waitNothing
+	s.take(c)
+	if s.phase == phaseLogin {
+		s.probe()
+		return
+	}
+	s.drain()
+}
+
+// CheckoutFailed answers Checkout or Parameters.
+func (s *Session) CheckoutFailed(e *pgwire.Error) {
+	if s.wait != waitBackend && s.wait != waitParams {
+		return
+	}
+	s.wait, s.clock.wait = waitNothing, 0
+	if s.phase == phaseLogin {
+		s.fatal(e.WithSeverity(pgwire.SeverityFatal), CloseUnavailable)
+		return
+	}
+	s.unit.checkout = e
+	s.drain()
+}
+
+// lead puts in front of a unit what its backend lacks: the session's settings, and the beginning of its transaction. It reports whether
+// answers to that are owed.
+func (s *Session) lead(out []byte) ([]byte, bool) {
+	c := s.conn
+	if s.open {
+		return out, false // in the middle of a pipeline nothing can go in front
+	}
+	if s.begun {
+		c.Have = s.track.Have
+		out, did := exec.Context(out, c, s.track.Expected, true)
+		s.track.Have = s.track.Expected
+		return out, did
+	}
+	virtual := s.tx != pgwire.TxIdle
+	if s.unit.outside {
+		return exec.Context(out, c, s.track.Expected, false)
+	}
+	out, did := exec.Context(out, c, s.track.Base(), false)
+	s.track.Synced()
+	if virtual {
+		out = exec.Internal(out, c, exec.RefPrologue, s.prologue...)
+		s.begun = true
+		return out, true
+	}
+	s.track.Begin() // a unit of its own is a transaction, too
+	return out, did
+}
+
+// note marks what a message that is about to be sent does to the backend and to the transaction's freedom to move.
+// It reports whether the message belongs to what is said again should the transaction begin anew elsewhere.
+func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
+	if plan.Kind == sharding.PlanShard || plan.Write || s.acct.Cluster.Shards() == 1 {
+		s.fixed = true
+	}
+	if m.Unparsable != nil {
+		s.conn.Taint(backend.TaintUnjudged)
+		s.fixed = true
+		return false
+	}
+	for _, st := range m.Statements {
+		if t := taintOf(st); t != 0 {
+			s.conn.Taint(t)
+			s.fixed = s.fixed || t != backend.TaintSQLPrepare
+		}
+		if st.Effects&parser.EffSchemaChange != 0 {
+			s.acct.Cluster.SchemaChanged()
+		}
+		if !s.fixed && !movable(st, len(m.Statements) == 1) {
+			s.fixed = true
+		}
+	}
+	return !s.fixed && s.begun && len(m.Statements) == 1 && setup(m.Statements[0])
+}
+
+// noteSetup remembers a statement that is said again should the transaction begin anew elsewhere.
+func (s *Session) noteSetup(sql string) { s.prologue = append(s.prologue, sql) }
+
+// setup reports whether st shapes its transaction without reading anything.
+func setup(st *parser.Statement) bool {
+	switch st.Kind {
+	case parser.Set, parser.SetTransaction, parser.Reset, parser.ResetAll, parser.Savepoint, parser.Release, parser.RollbackTo, parser.Prepare:
+		return true
+	}
+	return false
+}
+
+// movable reports whether a transaction in which st ran may begin anew elsewhere, unseen.
+func movable(st *parser.Statement, alone bool) bool {
+	switch st.Kind {
+	case parser.Select, parser.Show, parser.Explain:
+		return st.ReadOnly
+	}
+	return alone && setup(st)
+}
+
+var taints = [...]struct {
+	effect parser.Effects
+	taint  backend.Taint
+}{
+	{parser.EffListen, backend.TaintListen},
+	{parser.EffTemp, backend.TaintTemp},
+	{parser.EffAdvisoryLock, backend.TaintAdvisoryLock},
+	{parser.EffHoldCursor, backend.TaintHoldCursor},
+	{parser.EffSQLPrepare, backend.TaintSQLPrepare},
+	{parser.EffUnjudged, backend.TaintUnjudged},
+	{parser.EffLargeObject, backend.TaintLargeObject},
+	{parser.EffReplication, backend.TaintUnjudged},
+}
+
+// taintOf returns what st leaves on a connection that can't be followed.
+func taintOf(st *parser.Statement) backend.Taint {
+	var t backend.Taint
+	if st.Effects != 0 {
+		for _, e := range taints {
+			if st.Effects&e.effect != 0 {
+				t |= e.taint
+			}
+		}
+		if st.Effects&parser.EffSetRole != 0 && (st.Set == nil || st.Set.Name != "role") {
+			t |= backend.TaintRole
+		}
+	}
+	for i := range st.Calls {
+		if !parser.IsBuiltin(st.Calls[i]) {
+			t |= backend.TaintUnjudged
+			break
+		}
+	}
+	return t
+}
+
+// part hands the backend over to finish by itself what out asks of it.
+func (s *Session) part(out []byte) {
+	c := s.conn
+	c.Have = s.track.Have
+	s.conn = nil
+	s.out = out[:0]
+	if len(out) > 0 {
+		s.drv.ToBackend(c, out)
+	}
+	s.drv.Part(c, false)
+}
+
+// release gives the backend back, if it is fit for others.
+func (s *Session) release() {
+	c := s.conn
+	s.conn = nil
+	clear(s.sqlPrep)
+	s.open, s.describing, s.begun = false, false, false
+	c.Own(nil)
+	switch {
+	case c.Clean():
+		s.drv.Release(c)
+	case c.Tainted() != 0:
+		s.drv.Discard(c, c.Tainted().First())
+	default:
+		s.drv.Discard(c, backend.TaintProtocol.First())
+	}
+}
+
+// letGo takes the backend from a session that ends, or whose transaction is over by force.
+func (s *Session) letGo() {
+	c := s.conn
+	if c == nil {
+		return
+	}
+	switch {
+	case c.Pending() > 0 || s.open || s.copy.mode != copyNone:
+		if c.Pending() > 0 {
+			s.drv.CancelBackend(c) // what it still works on is for nobody
+		}
+		s.conn = nil
+		c.Own(nil)
+		s.drv.Discard(c, "abandoned")
+	case c.Tainted() != 0:
+		s.release()
+	case s.acct.Session:
+		s.conn = nil
+		s.reset(c)
+	case c.Tx() != pgwire.TxIdle:
+		s.track.Rollback()
+		s.part(exec.Internal(s.scratch(), c, exec.RefRollback, "ROLLBACK"))
+	default:
+		c.Have = s.track.Have
+		s.release()
+	}
+}
+
+// reset cleans a backend of everything a session in session pooling may have left.
+func (s *Session) reset(c *backend.Conn) {
+	out := s.scratch()
+	if c.Tx() != pgwire.TxIdle {
+		out = exec.Internal(out, c, exec.RefRollback, "ROLLBACK")
+	}
+	out = exec.Internal(out, c, exec.RefReset, "DISCARD ALL")
+	s.drv.ToBackend(c, out)
+	s.drv.Part(c, true)
+}
