@@ -13,6 +13,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/pgkennel/pgkennel/internal/pginstance"
 )
@@ -26,6 +27,8 @@ type Options struct {
 	OneShot bool      // end after the samples instead of serving on
 	Out     io.Writer // what the reader sees
 	Port    int       // first port to try; 0 means 6432
+
+	readyTimeout time.Duration // how long pgkennel may take to start; 0 means 30 seconds
 }
 
 // firstPort is pgkennel's usual port.
@@ -36,6 +39,9 @@ const firstPort = 6432
 func Run(ctx context.Context, opts Options) (err error) {
 	if opts.Port == 0 {
 		opts.Port = firstPort
+	}
+	if opts.readyTimeout == 0 {
+		opts.readyTimeout = 30 * time.Second
 	}
 	scratch, err := pginstance.OpenScratch(fmt.Sprintf("/tmp/pgkennel-demo-%d", os.Geteuid()))
 	if err != nil {

@@ -2,7 +2,6 @@ package demo
 
 import (
 	"bytes"
-	"context"
 	"errors"
 	"fmt"
 	"net"
@@ -106,7 +105,7 @@ func TestOneShot(t *testing.T) {
 }
 
 // TestNothingIsLeftAfterAFailure lets each start step of pgkennel fail.
-func TestNothingIsLeftAfterAFailure(t *testing.T) {
+func TestNothingIsLeftAfterAFailure(t *testing.T) { //nolint:tparallel // one demo after the other is enough load
 	t.Parallel()
 	script := func(body string) string {
 		path := filepath.Join(t.TempDir(), "pgkennel")
@@ -121,11 +120,8 @@ func TestNothingIsLeftAfterAFailure(t *testing.T) {
 		{"says ready and listens nowhere", script("echo msg=ready; exec sleep 60"), "deadline exceeded"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			t.Parallel()
-			ctx, cancel := context.WithTimeout(t.Context(), 8*time.Second)
-			defer cancel()
 			var out bytes.Buffer
-			err := Run(ctx, Options{Program: test.program, Out: &out, Port: 20000})
+			err := Run(t.Context(), Options{Program: test.program, Out: &out, Port: 20000, readyTimeout: 2 * time.Second})
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got error %v, want %q", err, test.want)
 			}

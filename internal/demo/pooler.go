@@ -20,7 +20,6 @@ const (
 	configName = "pgdog.toml"
 	usersName  = "users.toml"
 
-	readyTimeout = 30 * time.Second
 	stopTimeout  = 15 * time.Second // after it, SIGKILL
 	portAttempts = 200
 )
@@ -47,7 +46,7 @@ func startPooler(ctx context.Context, opts Options, dir string, all shards) (*po
 		if !free(p.addr()) {
 			continue
 		}
-		err := p.start(ctx, opts.Program, all)
+		err := p.start(ctx, opts, all)
 		if errors.Is(err, errPortTaken) { // somebody was faster
 			continue
 		}
@@ -68,7 +67,7 @@ func free(addr string) bool {
 	return ln.Close() == nil
 }
 
-func (p *pooler) start(ctx context.Context, program string, all shards) error {
+func (p *pooler) start(ctx context.Context, opts Options, all shards) error {
 	if err := writeConfiguration(p.dir, p.port, all); err != nil {
 		return err
 	}
@@ -78,21 +77,21 @@ func (p *pooler) start(ctx context.Context, program string, all shards) error {
 	}
 	defer log.Close()
 	// #nosec G204 -- the program is what this is the demo of
-	cmd := exec.Command(program, "--config", filepath.Join(p.dir, configName), "--users", filepath.Join(p.dir, usersName))
+	cmd := exec.Command(opts.Program, "--config", filepath.Join(p.dir, configName), "--users", filepath.Join(p.dir, usersName))
 	cmd.Dir = p.dir
 	cmd.Stdout, cmd.Stderr = log, log
 	if p.process, err = pginstance.Spawn(cmd); err != nil {
 		return fmt.Errorf("start of pgkennel: %w", err)
 	}
-	if err := p.waitReady(ctx); err != nil {
+	if err := p.waitReady(ctx, opts.readyTimeout); err != nil {
 		return errors.Join(err, p.stop())
 	}
 	return nil
 }
 
 // waitReady waits for pgkennel's own word and for its port.
-func (p *pooler) waitReady(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, readyTimeout)
+func (p *pooler) waitReady(ctx context.Context, timeout time.Duration) error {
+	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	tick := time.NewTicker(5 * time.Millisecond)
 	defer tick.Stop()
