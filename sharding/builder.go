@@ -47,26 +47,42 @@ func (b *Builder) Value(k Key, shard topology.ShardID) error {
 	if k.typ != b.m.typ {
 		return ErrKeyType
 	}
+	fresh := false
 	switch k.typ {
 	case Bigint:
-		return list(&b.m.ints, k.Bigint(), shard)
+		if b.m.ints == nil {
+			b.m.ints = newTable[intSlot]()
+		}
+		fresh = b.m.ints.add(intSlot(k.lo), shard)
 	case UUID:
-		return list(&b.m.uuids, k.UUID(), shard)
+		if b.m.uuids == nil {
+			b.m.uuids = newTable[uuidKey]()
+		}
+		fresh = b.m.uuids.add(uuidKey{k.hi, k.lo}, shard)
 	case Text:
-		return list(&b.m.texts, k.text, shard)
+		fresh = b.text(k.text, shard)
 	}
-	return ErrKeyType
-}
-
-func list[K comparable](m *map[K]topology.ShardID, v K, shard topology.ShardID) error {
-	if *m == nil {
-		*m = make(map[K]topology.ShardID)
-	}
-	before := len(*m)
-	if (*m)[v] = shard; len(*m) == before {
+	if !fresh {
 		return ErrDuplicate
 	}
 	return nil
+}
+
+func (b *Builder) text(v string, shard topology.ShardID) (fresh bool) {
+	if short, ok := shorten(v); ok {
+		if b.m.texts == nil {
+			b.m.texts = newTable[shortText]()
+		}
+		return b.m.texts.add(short, shard)
+	}
+	if b.m.long == nil {
+		b.m.long = make(map[string]topology.ShardID)
+	}
+	if _, ok := b.m.long[v]; ok {
+		return false
+	}
+	b.m.long[v] = shard
+	return true
 }
 
 // Range adds the values from start up to, and without, end; nil is open. The builder keeps the texts of Text keys.
@@ -91,9 +107,9 @@ func (b *Builder) Range(start, end *Key, shard topology.ShardID) error {
 			}
 			last = end.Bigint() - 1
 		}
-		r.ints.add(first, rangeEnd[int64]{last: last, shard: shard})
+		r.ints = append(r.ints, span[int64]{start: first, last: last, shard: shard})
 	case UUID:
-		first, last := uuidKey{}, uuidKey{math.MaxUint64, math.MaxUint64}
+		first, last := uuidKey{}, highestUUID
 		if start != nil {
 			first = uuidKey{start.hi, start.lo}
 		}
@@ -103,26 +119,21 @@ func (b *Builder) Range(start, end *Key, shard topology.ShardID) error {
 			}
 			last = last.before()
 		}
-		r.uuids.add(first, rangeEnd[uuidKey]{last: last, shard: shard})
+		r.uuids = append(r.uuids, span[uuidKey]{start: first, last: last, shard: shard})
 	case Text:
-		first, e := "", rangeEnd[string]{shard: shard, open: end == nil}
+		s := span[string]{shard: shard, open: end == nil}
 		if start != nil {
-			first = start.text
+			s.start = start.text
 		}
 		if end != nil {
-			if e.last = end.text; e.last == "" {
+			if s.last = end.text; s.last == "" {
 				return ErrInverted
 			}
 		}
-		r.texts.add(first, e)
+		r.texts = append(r.texts, s)
 	}
 	b.numbers = append(b.numbers, int32(b.calls-1))
 	return nil
-}
-
-func (s *rangeSet[K]) add(start K, end rangeEnd[K]) {
-	s.starts = append(s.starts, start)
-	s.ends = append(s.ends, end)
 }
 
 // Default sets the shard of every other value.
@@ -141,60 +152,60 @@ func (b *Builder) Build() (*Mapping, error) {
 	var err error
 	switch m.typ {
 	case Bigint:
-		err = finish(&m.ranges.ints, b.numbers, func(x, y int64) bool { return x < y }, nil)
+		err = sortSpans(m.ranges.ints, b.numbers, func(x, y int64) bool { return x < y }, nil)
 	case UUID:
-		err = finish(&m.ranges.uuids, b.numbers, uuidKey.less, nil)
+		err = sortSpans(m.ranges.uuids, b.numbers, uuidKey.less, nil)
 	case Text:
-		err = finish(&m.ranges.texts, b.numbers, func(x, y string) bool { return x < y },
-			func(e *rangeEnd[string], start string) bool { return e.open || start < e.last })
+		err = sortSpans(m.ranges.texts, b.numbers, func(x, y string) bool { return x < y },
+			func(s *span[string], start string) bool { return s.open || start < s.last })
 	}
 	if err != nil {
 		return nil, err
 	}
+	m.ranges.finish(m.typ)
 	b.m, b.numbers = nil, nil
 	return m, nil
 }
 
-// finish sorts the ranges and looks for overlaps. holds tells whether a range with that end holds a start not below its own;
+// sortSpans sorts the ranges by start and looks for overlaps. holds tells whether a range holds a start not below its own;
 // nil where last belongs to the range.
-func finish[K any](s *rangeSet[K], numbers []int32, less func(x, y K) bool, holds func(e *rangeEnd[K], start K) bool) error {
+func sortSpans[K any](spans []span[K], numbers []int32, less func(x, y K) bool, holds func(s *span[K], start K) bool) error {
 	if holds == nil {
-		holds = func(e *rangeEnd[K], start K) bool { return !less(e.last, start) }
+		holds = func(s *span[K], start K) bool { return !less(s.last, start) }
 	}
-	if sorter := (rangeSorter[K]{s, numbers, less}); !sort.IsSorted(sorter) {
+	if sorter := (spanSorter[K]{spans, numbers, less}); !sort.IsSorted(sorter) {
 		sort.Sort(sorter)
 	}
 	var errs []error
 	widest := 0 // the range that reaches furthest so far
-	for i := 1; i < len(s.starts); i++ {
-		w, e := &s.ends[widest], &s.ends[i]
-		if holds(w, s.starts[i]) {
+	for i := 1; i < len(spans); i++ {
+		w, s := &spans[widest], &spans[i]
+		if holds(w, s.start) {
 			x, y := int(numbers[widest]), int(numbers[i])
 			errs = append(errs, &OverlapError{First: min(x, y), Second: max(x, y)})
 		}
-		if !w.open && (e.open || less(w.last, e.last)) {
+		if !w.open && (s.open || less(w.last, s.last)) {
 			widest = i
 		}
 	}
 	return errors.Join(errs...)
 }
 
-// rangeSorter orders a rangeSet by start, then by the order in which the ranges were given.
-type rangeSorter[K any] struct {
-	set     *rangeSet[K]
+// spanSorter orders ranges by start, then by the order in which they were given.
+type spanSorter[K any] struct {
+	spans   []span[K]
 	numbers []int32
 	less    func(x, y K) bool
 }
 
-func (s rangeSorter[K]) Len() int { return len(s.numbers) }
+func (s spanSorter[K]) Len() int { return len(s.numbers) }
 
-func (s rangeSorter[K]) Less(i, j int) bool {
-	x, y := s.set.starts[i], s.set.starts[j]
+func (s spanSorter[K]) Less(i, j int) bool {
+	x, y := s.spans[i].start, s.spans[j].start
 	return s.less(x, y) || !s.less(y, x) && s.numbers[i] < s.numbers[j]
 }
 
-func (s rangeSorter[K]) Swap(i, j int) {
-	s.set.starts[i], s.set.starts[j] = s.set.starts[j], s.set.starts[i]
-	s.set.ends[i], s.set.ends[j] = s.set.ends[j], s.set.ends[i]
+func (s spanSorter[K]) Swap(i, j int) {
+	s.spans[i], s.spans[j] = s.spans[j], s.spans[i]
 	s.numbers[i], s.numbers[j] = s.numbers[j], s.numbers[i]
 }

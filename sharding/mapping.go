@@ -11,9 +11,10 @@ import (
 type Mapping struct {
 	typ    KeyType
 	hash   uint64 // number of shards; 0 = not by hash
-	ints   map[int64]topology.ShardID
-	uuids  map[[16]byte]topology.ShardID
-	texts  map[string]topology.ShardID
+	ints   *table[intSlot]
+	uuids  *table[uuidKey]
+	texts  *table[shortText]
+	long   map[string]topology.ShardID // texts that are no shortText
 	ranges ranges
 
 	fallback    topology.ShardID
@@ -38,15 +39,20 @@ func (m *Mapping) Lookup(k Key) (shard topology.ShardID, ok bool) {
 	}
 	switch m.typ {
 	case Bigint:
-		if shard, ok = m.ints[k.Bigint()]; !ok {
-			shard, ok = m.ranges.bigint(k.Bigint())
+		if shard, ok = m.ints.find(intSlot(k.lo)); !ok {
+			shard, ok = m.ranges.bigint(int64(k.lo))
 		}
 	case UUID:
-		if shard, ok = m.uuids[k.UUID()]; !ok {
+		if shard, ok = m.uuids.find(uuidKey{k.hi, k.lo}); !ok {
 			shard, ok = m.ranges.uuid(uuidKey{k.hi, k.lo})
 		}
 	case Text:
-		if shard, ok = m.texts[k.text]; !ok {
+		if short, fits := shorten(k.text); fits {
+			shard, ok = m.texts.find(short)
+		} else {
+			shard, ok = m.long[k.text]
+		}
+		if !ok {
 			shard, ok = m.ranges.text(k.text)
 		}
 	}
@@ -96,7 +102,7 @@ type Entry struct {
 
 // Size returns the number of listed values and of ranges.
 func (m *Mapping) Size() (values, ranges int) {
-	return len(m.ints) + len(m.uuids) + len(m.texts), m.ranges.size()
+	return m.ints.size() + m.uuids.size() + m.texts.size() + len(m.long), m.ranges.size()
 }
 
 // Entries yields every entry: listed values in no order, ranges in order, then the default.
@@ -105,20 +111,16 @@ func (m *Mapping) Entries(yield func(Entry) bool) {
 		yield(Entry{Kind: Hash, Shards: int(m.hash)})
 		return
 	}
-	for v, s := range m.ints {
-		if !yield(Entry{Kind: List, Value: BigintKey(v), Shard: s}) {
+	listed := func(k Key, s topology.ShardID) bool { return yield(Entry{Kind: List, Value: k, Shard: s}) }
+	for v, s := range m.long {
+		if !listed(TextKey(v), s) {
 			return
 		}
 	}
-	for v, s := range m.uuids {
-		if !yield(Entry{Kind: List, Value: UUIDKey(v), Shard: s}) {
-			return
-		}
-	}
-	for v, s := range m.texts {
-		if !yield(Entry{Kind: List, Value: TextKey(v), Shard: s}) {
-			return
-		}
+	if !m.ints.each(func(v intSlot, s topology.ShardID) bool { return listed(BigintKey(int64(v)), s) }) ||
+		!m.uuids.each(func(v uuidKey, s topology.ShardID) bool { return listed(Key{typ: UUID, hi: v.hi, lo: v.lo}, s) }) ||
+		!m.texts.each(func(v shortText, s topology.ShardID) bool { return listed(TextKey(v.text()), s) }) {
+		return
 	}
 	for i := range m.ranges.size() {
 		if !yield(m.ranges.entry(m.typ, i)) {
