@@ -10,8 +10,11 @@ type Message struct {
 	Hints Hints
 	// Unparsable says why pg_query refused the text; Statements is empty then. Position counts characters, from 1.
 	Unparsable *SyntaxError
-	// Newer reports that the text may be SQL of a PostgreSQL newer than the parser: a syntax error at a keyword, not a lexical one.
+	// Newer reports that the text, which is Unparsable, may be SQL of a PostgreSQL newer than the parser: see newer.go.
 	Newer bool
+	// Transcoded reports that the text is not UTF-8: bytes from 0x80 on were read as Latin-1 letters. Names and values beyond ASCII
+	// are then not what the server reads; spans are of the original bytes all the same.
+	Transcoded bool
 	// Size is the memory the message holds, in bytes, roughly.
 	Size int
 	// Memo is the router's: what it made of this message last. See router.Router.Route.
@@ -20,12 +23,13 @@ type Message struct {
 
 // SyntaxError is PostgreSQL's own message for a text it can't parse.
 type SyntaxError struct {
+	Code     string // SQLSTATE: 42601 mostly, 54001 for a statement nested too deeply, 22021 for a NUL byte
 	Message  string
 	Position int // in characters, from 1; 0 = unknown
 }
 
 // Hints are what routing comments ask for: /* pgdog_shard: 1 */, /* pgdog_sharding_key: 42 */, /* pgdog_role: primary */.
-// A comment counts anywhere outside of literals. Empty = not given. Two comments that disagree set Conflict.
+// A comment counts anywhere outside of literals. Empty = not given. Two comments that disagree, and a hint without a value, set Conflict.
 type Hints struct {
 	Shard       string
 	ShardingKey string
@@ -90,7 +94,9 @@ type Statement struct {
 	// Tag is the first word or two as PostgreSQL's command tag has them, for logs: "SELECT", "CREATE TABLE".
 	Tag string
 
-	// Query is the statement's tree: Select, Insert, Update, Delete, Merge; of CopyTo the query or a SELECT of the table. Nil otherwise.
+	// Query is the statement's tree: Select, Insert, Update, Delete, Merge; of CopyTo the query or a SELECT of the table.
+	// Other statements that evaluate expressions with sub-selects (EXECUTE, CALL, COPY FROM ... WHERE) have an empty SelectBlock
+	// that holds these in Subqueries. Nil otherwise.
 	Query *Query
 	// Inner is the statement wrapped by Explain, Prepare, Declare, CreateTableAs.
 	Inner *Statement
@@ -109,13 +115,15 @@ type Statement struct {
 	Tx *Transaction
 	// Tables are relations named by utility statements: Lock, Truncate, DDL, Maintenance, CreateTableAs.
 	Tables []Table
-	// Calls are all functions called anywhere in the statement (deduplicated), operators and casts excluded.
+	// Calls are all functions called anywhere in the statement (deduplicated), casts excluded; of operators only those that name a schema
+	// other than pg_catalog. A column reference t.c may call a function c(t) if t has no such column: only a schema can tell.
 	Calls []Function
 	// Params is the highest $n in the statement; 0 = none.
 	Params int
 	// Effects on the session, inner statements and called built-in functions included.
 	Effects Effects
-	// SetConfigs are calls of set_config(name, value, is_local) with constant arguments.
+	// SetConfigs are calls of set_config(name, value, is_local) with constant arguments. Such a call that may run never or more than once
+	// (anywhere but directly in the select list of a SELECT without FROM and WHERE) sets EffUnjudged too, unless it is local.
 	SetConfigs []Setting
 	// ReadOnly: a query that changes nothing by its text: SELECT without locking clause, data-modifying CTE or INTO; SHOW; EXPLAIN without ANALYZE of anything; VALUES.
 	// Functions it calls are not judged by it: see Calls.
@@ -132,7 +140,7 @@ const (
 	EffAdvisoryLock                     // session-level advisory lock: pg_advisory_lock, pg_try_advisory_lock and their _shared forms (not _xact_)
 	EffHoldCursor                       // DECLARE ... WITH HOLD
 	EffSQLPrepare                       // SQL-level PREPARE
-	EffUnjudged                         // DO, CALL, LOAD, set_config with arguments that are not constant, UPDATE pg_settings, CREATE EXTENSION, unknown utility
+	EffUnjudged                         // DO, CALL, LOAD, UPDATE pg_settings, CREATE EXTENSION, unknown utility, set_config that is not certain: see SetConfigs
 	EffSetConfig                        // set_config with constants: SetConfigs
 	EffSequenceRead                     // lastval, currval
 	EffSchemaChange                     // DDL: cached descriptions and plans may be stale
@@ -156,6 +164,8 @@ type Setting struct {
 	Local bool
 	// Special marks forms whose SQL can't follow "SET name TO " (SET TIME ZONE INTERVAL ...): SQL is then the whole command after "SET ".
 	Special bool
+	// Unknown: a local set_config whose value is not constant; Values and SQL are empty.
+	Unknown bool
 }
 
 // Transaction says what BEGIN, COMMIT, ROLLBACK, SET TRANSACTION ask for. Empty or nil = not said.
@@ -176,7 +186,7 @@ type Copy struct {
 	Server bool
 	Format string // "text", "csv", "binary"
 	// Text and CSV options, with PostgreSQL's defaults for the format filled in.
-	Delimiter, Quote, Escape byte
+	Delimiter, Quote, Escape byte // 0 = none, or not one byte, which PostgreSQL refuses
 	Null                     string
 	Header                   bool // HEADER, HEADER MATCH
 	Encoding                 string
@@ -242,13 +252,17 @@ type Query struct {
 	Distinct   bool // DISTINCT, DISTINCT ON
 	DistinctOn bool // DISTINCT ON (...)
 	// GroupBy are the plain expressions of GROUP BY, inside grouping sets too; an ordinal is a ValueInteger, an alias a column.
-	GroupBy   []Expr
-	Grouped   bool // GROUP BY, HAVING or an aggregate in the block
-	Grouping  bool // GROUPING SETS, ROLLUP, CUBE
-	Windows   bool // a window function
-	Limited   bool // LIMIT, OFFSET, FETCH FIRST
-	Locking   bool // FOR UPDATE, FOR SHARE ...
-	SetReturn bool // reserved for set-returning functions in the select list where known
+	GroupBy []Expr
+	Grouped bool // GROUP BY, HAVING or a known aggregate in the block
+	// MaybeGrouped: a function that is not built in is called in the select list, HAVING or ORDER BY and may be an aggregate,
+	// or an aggregate in a sub-select may belong to this block.
+	MaybeGrouped bool
+	Grouping     bool // GROUPING SETS, ROLLUP, CUBE
+	Windows      bool // a window function
+	Ordered      bool // ORDER BY; SetBlock and ValuesBlock too
+	Limited      bool // LIMIT, OFFSET, FETCH FIRST; SetBlock and ValuesBlock too
+	Locking      bool // FOR UPDATE, FOR SHARE ...
+	SetReturn    bool // a built-in set-returning function in the select list
 
 	// SetBlock.
 	SetOp       SetOp
@@ -333,11 +347,14 @@ type From struct {
 type Output struct {
 	// Name is the column's name in the result, as PostgreSQL derives it; empty where it can't be told.
 	Name string
-	// Star: * or t.*; Qualifier is t.
+	// Star: * or t.*; Qualifier is t, or OfExpression for (expression).*, which gives as many columns as its type has.
 	Star      bool
 	Qualifier string
 	Expr      Expr
 }
+
+// OfExpression is the Qualifier of (expression).*.
+const OfExpression = "(expression)"
 
 // Assignment is column = expression.
 type Assignment struct {

@@ -1,0 +1,199 @@
+package parser
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	pg_query "github.com/pganalyze/pg_query_go/v5"
+	pgparser "github.com/pganalyze/pg_query_go/v5/parser"
+)
+
+// Parse parses sql, which may hold any number of statements. It never returns nil and never panics: a text that can't be parsed
+// gives a Message with Unparsable set. It costs tens of microseconds and more; see Cache.
+func Parse(sql string) *Message {
+	m := &Message{Hints: findHints(sql)}
+	if n := strings.IndexByte(sql, 0); n >= 0 {
+		m.Unparsable = &SyntaxError{Code: codeBadCharacter, Message: `invalid byte sequence for encoding "UTF8": 0x00`}
+		m.Size = sizeOf(m)
+		return m
+	}
+	text, origin := transcode(sql)
+	m.Transcoded = origin != nil
+	statements, err := parseText(text, origin)
+	if err != nil {
+		m.Unparsable = err
+		m.Newer = mayBeNewer(text, err)
+	} else {
+		m.Statements = statements
+	}
+	m.Size = sizeOf(m)
+	return m
+}
+
+// SQLSTATEs of texts that can't be parsed.
+const (
+	codeSyntax       = "42601"
+	codeTooComplex   = "54001" // statement_too_complex, as PostgreSQL's stack depth check
+	codeBadCharacter = "22021" // character_not_in_repertoire
+	codeInternal     = "XX000"
+)
+
+// parseText parses text, valid UTF-8 without NUL. A panic, which only a mistake of ours or of pg_query's can cause, is a
+// SyntaxError as well: one odd statement must not end the process.
+func parseText(text string, origin *origin) (statements []*Statement, failure *SyntaxError) {
+	defer func() {
+		if r := recover(); r != nil {
+			statements, failure = nil, &SyntaxError{Code: codeInternal, Message: fmt.Sprintf("internal error of the parser: %v", r)}
+		}
+	}()
+	if tooDeep(text) {
+		return nil, tooComplex()
+	}
+	tree, err := pg_query.Parse(text)
+	if err != nil {
+		var e *pgparser.Error
+		if errors.As(err, &e) {
+			return nil, &SyntaxError{Code: codeSyntax, Message: e.Message, Position: e.Cursorpos}
+		}
+		// protobuf's own limit of nesting; nothing else can be wrong with what pg_query gives.
+		return nil, tooComplex()
+	}
+	c := &compiler{text: text, origin: origin}
+	for _, raw := range tree.Stmts {
+		statements = append(statements, c.statement(raw))
+	}
+	return statements, nil
+}
+
+func tooComplex() *SyntaxError {
+	return &SyntaxError{Code: codeTooComplex, Message: "stack depth limit exceeded"}
+}
+
+// compiler turns pg_query's trees of one text into Statements.
+type compiler struct {
+	text   string
+	origin *origin
+}
+
+// statement compiles one raw statement.
+func (c *compiler) statement(raw *pg_query.RawStmt) *Statement {
+	start := int(raw.StmtLocation)
+	end := start + int(raw.StmtLen)
+	if raw.StmtLen == 0 {
+		end = len(c.text)
+	}
+	for start < end && class[c.text[start]]&classSpace != 0 {
+		start++
+	}
+	for end > start && class[c.text[end-1]]&classSpace != 0 {
+		end--
+	}
+	u := c.unit(raw.Stmt)
+	u.s.Start, u.s.End = c.origin.offset(start), c.origin.offset(end)
+	return u.s
+}
+
+// unit compiles the statement of node n.
+func (c *compiler) unit(n *pg_query.Node) *unit {
+	u := &unit{compiler: c, s: &Statement{}, root: n}
+	u.compile(n)
+	u.finish()
+	return u
+}
+
+// unit is one statement being compiled.
+type unit struct {
+	*compiler
+	s    *Statement
+	root *pg_query.Node
+	// subs holds the compiled sub-selects by their trees, so that collecting and classifying agree on one Query.
+	subs map[*pg_query.SelectStmt]*Query
+	// calls are Statement.Calls as a set.
+	calls map[Function]struct{}
+	// once is the set_config call that certainly runs exactly once.
+	once map[*pg_query.FuncCall]bool
+}
+
+// inner compiles a statement wrapped by this one, and takes over what it calls and does.
+func (u *unit) inner(n *pg_query.Node) {
+	in := u.unit(n)
+	u.adopt(in.s)
+	u.s.Inner = in.s
+}
+
+// adopt adds what a wrapped statement calls and does to this one's.
+func (u *unit) adopt(in *Statement) {
+	for _, f := range in.Calls {
+		u.call(f)
+	}
+	u.s.Effects |= in.Effects
+	for _, set := range in.SetConfigs {
+		if !set.Local {
+			u.s.Effects |= EffUnjudged // whether and when the wrapped statement runs is open
+		}
+	}
+	u.s.SetConfigs = append(u.s.SetConfigs, in.SetConfigs...)
+	u.s.Params = max(u.s.Params, in.Params)
+}
+
+// call records a function call.
+func (u *unit) call(f Function) {
+	if _, known := u.calls[f]; known {
+		return
+	}
+	if u.calls == nil {
+		u.calls = make(map[Function]struct{})
+	}
+	u.calls[f] = struct{}{}
+	u.s.Calls = append(u.s.Calls, f)
+	u.s.Effects |= callEffects(f)
+}
+
+// finish fills in what follows from the rest.
+func (u *unit) finish() {
+	s := u.s
+	switch s.Kind {
+	case Select, CopyTo:
+		s.ReadOnly = readOnly(s.Query)
+	case Show:
+		s.ReadOnly = true
+	case Explain:
+		s.ReadOnly = !s.ExplainAnalyze || s.Inner.ReadOnly
+	}
+}
+
+// readOnly reports that a query holds no locking clause and changes no data.
+func readOnly(q *Query) bool {
+	if q == nil {
+		return true
+	}
+	switch q.Kind {
+	case InsertBlock, UpdateBlock, DeleteBlock, MergeBlock:
+		return false
+	case SelectBlock, ValuesBlock, SetBlock:
+	}
+	if q.Locking || !readOnly(q.Left) || !readOnly(q.Right) {
+		return false
+	}
+	for i := range q.With {
+		if !readOnly(q.With[i].Query) {
+			return false
+		}
+	}
+	for _, sub := range q.Subqueries {
+		if !readOnly(sub) {
+			return false
+		}
+	}
+	for _, f := range q.From {
+		if !readOnlyFrom(f) {
+			return false
+		}
+	}
+	return true
+}
+
+func readOnlyFrom(f *From) bool {
+	return f == nil || readOnly(f.Sub) && readOnlyFrom(f.Left) && readOnlyFrom(f.Right)
+}
