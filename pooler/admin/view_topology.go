@@ -1,0 +1,145 @@
+package admin
+
+import (
+	"strings"
+	"time"
+
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+)
+
+// mappingRows is how many rows SHOW MAPPINGS gives unasked; a cluster may have a million.
+const mappingRows = 1000
+
+func topologyViews() []*view {
+	return []*view{
+		{
+			name: "databases", help: "endpoints of all clusters, as configured",
+			columns: columns("name host port/4 database force_user pool_size/4 min_pool_size/4 reserve_pool_size/4 server_lifetime/4 " +
+				"pool_mode load_balance_hosts max_connections/4 current_connections/4 max_client_connections/4 " +
+				"current_client_connections/4 paused/4 disabled/4 shard/4 role"),
+			fill: plain(fillDatabases),
+		},
+		{
+			name: "shards", help: "endpoints of all clusters, and how they are",
+			columns: columns("database shard/4 role host port/4 server_database healthy/4 banned/4 checked failures/4 last_error " +
+				"banned_until ban_reason server_version connections/4"),
+			fill: plain(fillShards),
+		},
+		{
+			name: "bans", help: "endpoints out of rotation",
+			columns: columns("database shard/4 role host port/4 reason banned_until"),
+			fill:    plain(fillBans),
+		},
+		{
+			name: "mappings", help: "what sharding keys live on which shard; takes LIMIT n", limit: mappingRows,
+			columns: columns("database table_schema table_name column_name data_type kind value range_start range_end shard/4"),
+			fill:    fillMappings,
+		},
+		{
+			name: "users", help: "configured users",
+			columns: columns("name pool_size reserve_pool_size pool_mode max_user_connections/4 current_connections/4 " +
+				"max_user_client_connections/4 current_client_connections/4 databases console"),
+			fill: plain(fillUsers),
+		},
+	}
+}
+
+func fillDatabases(c *Console, w *writer) {
+	for _, d := range c.Inspector.Databases() {
+		w.text(d.Name)
+		w.text(d.Host)
+		w.int(d.Port)
+		w.text(d.Database)
+		w.orNull(d.ForceUser)
+		w.int(d.PoolSize)
+		w.int(d.MinPool)
+		w.int(0)
+		w.int64(int64(d.ServerLifetime / time.Second))
+		w.orNull(d.Mode)
+		w.null()
+		w.int(d.MaxConnections)
+		w.int(d.Connections)
+		w.int(d.MaxClients)
+		w.int(d.Clients)
+		w.flag(d.Paused)
+		w.flag(d.Disabled)
+
+		w.shard(d.Shard)
+		w.text(d.Role.String())
+	}
+}
+
+func fillShards(c *Console, w *writer) {
+	for _, s := range c.Inspector.Shards() {
+		w.text(s.Database)
+		w.shard(s.Shard)
+		w.text(s.Role.String())
+		w.text(s.Host)
+		w.int(s.Port)
+		w.text(s.ServerDatabase)
+		w.flag(s.Healthy)
+		w.flag(!s.BannedUntil.IsZero())
+		w.time(s.Checked)
+		w.int(s.Failures)
+		w.orNull(s.LastError)
+		w.time(s.BannedUntil)
+		w.orNull(s.BanReason)
+		w.orNull(s.ServerVersion)
+		w.int(s.Connections)
+	}
+}
+
+func fillBans(c *Console, w *writer) {
+	for _, s := range c.Inspector.Shards() {
+		if s.BannedUntil.IsZero() {
+			continue
+		}
+		w.text(s.Database)
+		w.shard(s.Shard)
+		w.text(s.Role.String())
+		w.text(s.Host)
+		w.int(s.Port)
+		w.orNull(s.BanReason)
+		w.time(s.BannedUntil)
+	}
+}
+
+func fillMappings(c *Console, k *command, w *writer) []*pgwire.Error {
+	rows, total := c.Inspector.Mappings(k.limit)
+	for _, m := range rows[:min(len(rows), k.limit)] {
+		w.text(m.Database)
+		w.orNull(m.Schema)
+		w.orNull(m.Table)
+		w.text(m.Column)
+		w.text(m.DataType)
+		w.text(m.Kind)
+		w.textPointer(m.Value)
+		w.textPointer(m.RangeStart)
+		w.textPointer(m.RangeEnd)
+		w.shard(m.Shard)
+	}
+	if total > len(rows) {
+		return []*pgwire.Error{pgwire.Noticef("%d of %d rows shown", len(rows), total).WithHint("SHOW MAPPINGS LIMIT n shows more.")}
+	}
+	return nil
+}
+
+func fillUsers(c *Console, w *writer) {
+	for _, u := range c.Inspector.Users() {
+		w.text(u.Name)
+		if u.PoolSize > 0 {
+			w.int(u.PoolSize)
+		} else {
+			w.text("")
+		}
+		w.text("")
+		w.orNull(u.Mode)
+		w.int(0)
+		w.int(u.Connections)
+		w.int(0)
+		w.int(u.Clients)
+
+		w.text(strings.Join(u.Databases, ","))
+		w.orNull(u.Access)
+	}
+}
