@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"testing"
@@ -52,16 +53,18 @@ func frames(t testing.TB, out []byte) (types string, bodies [][]byte) {
 }
 
 // login runs our client against our server, and records the sizes of the server's messages.
-func login(t testing.TB, s *Server, c *Client) (res Result, sizes []int, clientErr error) {
+func login(t testing.TB, s *Server, c *Client) (Result, []int, error) {
 	t.Helper()
+	var sizes []int
 	out, res := s.Start(nil)
 	for {
 		sizes = append(sizes, len(out))
 		_, bodies := frames(t, out)
 		var answer []byte
 		for _, b := range bodies {
-			if answer, _, clientErr = c.Step(answer, b); clientErr != nil {
-				return res, sizes, clientErr
+			var err error
+			if answer, _, err = c.Step(answer, b); err != nil {
+				return res, sizes, err
 			}
 		}
 		if res.Done {
@@ -73,16 +76,15 @@ func login(t testing.TB, s *Server, c *Client) (res Result, sizes []int, clientE
 		}
 		out, res = s.Step(nil, answers[0])
 	}
-	if res.Err != nil {
-		sizes = append(sizes, len(pgwire.AppendErrorResponse(nil, res.Err)))
-		return res, sizes, nil
+	if refusal := res.Err; refusal != nil {
+		return res, append(sizes, len(pgwire.AppendErrorResponse(nil, refusal))), nil
 	}
 	_, bodies := frames(t, pgwire.AppendAuthenticationOk(nil))
-	_, done, clientErr := c.Step(nil, bodies[0])
-	if clientErr == nil && !done {
+	_, done, err := c.Step(nil, bodies[0])
+	if err == nil && !done {
 		t.Error("client is not done after AuthenticationOk")
 	}
-	return res, sizes, clientErr
+	return res, sizes, err
 }
 
 func TestEveryMethodWithEveryVerifier(t *testing.T) {
@@ -337,7 +339,8 @@ func TestNothingPrintsSecrets(t *testing.T) {
 	things := []any{
 		PlainPassword(secret), v, mustParse(t, md5Of("ann", secret)), NewCredential(v, PlainPassword(secret)), NewClientCredential(secret), keys,
 		holder{PlainPassword(secret), NewCredential(PlainPassword(secret)), NewClientCredential(secret), PlainPassword(secret)},
-		Result{Verifier: v, ServerLogin: NewClientCredential(secret)}, (*Credential)(nil), (*ClientCredential)(nil),
+		Result{Verifier: v, ServerLogin: NewClientCredential(secret)},
+		(*Credential)(nil), (*ClientCredential)(nil),
 	}
 	hash := md5Of("ann", secret)[3:]
 	for _, x := range things {
@@ -391,12 +394,12 @@ func serve(conn net.Conn, s *Server) error {
 			break
 		}
 		head := make([]byte, pgwire.HeaderBytes)
-		if _, err := readFull(conn, head); err != nil {
+		if _, err := io.ReadFull(conn, head); err != nil {
 			return err
 		}
 		_, total, _ := pgwire.Header(head)
 		body := make([]byte, total-len(head))
-		if _, err := readFull(conn, body); err != nil {
+		if _, err := io.ReadFull(conn, body); err != nil {
 			return err
 		}
 		out, res = s.Step(nil, body)
@@ -407,18 +410,6 @@ func serve(conn net.Conn, s *Server) error {
 	}
 	_, err := conn.Write(pgwire.AppendReadyForQuery(pgwire.AppendAuthenticationOk(nil), pgwire.TxIdle))
 	return err
-}
-
-func readFull(conn net.Conn, b []byte) (int, error) {
-	n := 0
-	for n < len(b) {
-		m, err := conn.Read(b[n:])
-		n += m
-		if err != nil {
-			return n, err
-		}
-	}
-	return n, nil
 }
 
 func TestPgxLogsInThroughUs(t *testing.T) {

@@ -60,7 +60,7 @@ type attributes string
 // expect reads the next attribute, which must be this one.
 func (a *attributes) expect(letter byte) (value, fault string) {
 	if found := charAt(string(*a), 0); found != "'"+string(letter)+"'" {
-		return "", fmt.Sprintf("Expected attribute \"%c\" but found \"%s\".", letter, found) //nolint:gocritic // not %q: PostgreSQL's text
+		return "", fmt.Sprintf("Expected attribute \"%c\" but found \"%s\".", letter, found)
 	}
 	_, value, fault = a.next()
 	return value, fault
@@ -74,7 +74,7 @@ func (a *attributes) next() (letter byte, value, fault string) {
 	}
 	letter = s[0]
 	if (letter < 'A' || letter > 'Z') && (letter < 'a' || letter > 'z') {
-		return 0, "", fmt.Sprintf("Attribute expected, but found invalid character \"%s\".", charAt(s, 0)) //nolint:gocritic // see expect
+		return 0, "", fmt.Sprintf("Attribute expected, but found invalid character \"%s\".", charAt(s, 0))
 	}
 	if len(s) < 2 || s[1] != '=' {
 		return 0, "", fmt.Sprintf("Expected character \"=\" for attribute \"%c\".", letter)

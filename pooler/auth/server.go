@@ -28,7 +28,7 @@ type ServerOptions struct {
 
 var processMockSecret = sync.OnceValue(func() []byte {
 	secret := make([]byte, keyBytes)
-	rand.Read(secret) //nolint:errcheck,gosec // never fails
+	rand.Read(secret) // never fails
 	return secret
 })
 
@@ -238,7 +238,7 @@ func (s *Server) fail(reason Reason, err *pgwire.Error) Result {
 
 // denied is the one answer to all who do not know the password, or are nobody.
 func (s *Server) denied() *pgwire.Error {
-	return pgwire.Fatalf(pgwire.CodeInvalidPassword, "password authentication failed for user \"%s\"", quotable(s.user)) //nolint:gocritic // not %q: PostgreSQL's text
+	return pgwire.Fatalf(pgwire.CodeInvalidPassword, "password authentication failed for user \"%s\"", quotable(s.user))
 }
 
 // ErrExpectedPassword is PostgreSQL's answer to a client that sends another message while its password is awaited.

@@ -176,7 +176,8 @@ func TestLoginSendsParametersAndKeepsWhatTheServerReports(t *testing.T) {
 	l, err := dial(t, DialOptions{
 		Address: addressOf(t, pg.Addr()), User: user, Database: "postgres",
 		Params: []pgwire.Param{
-			{Name: "application_name", Value: "first"}, {Name: "application_name", Value: "second"},
+			{Name: "application_name", Value: "first"},
+			{Name: "application_name", Value: "second"},
 			{Name: "options", Value: pgwire.JoinOptions([]pgwire.Param{{Name: "search_path", Value: `"a b", c\d`}, {Name: "app.tenant", Value: "t 1"}})},
 		},
 		TCP: TCPOptions{KeepAlive: true, Idle: 30 * time.Second, Interval: 5 * time.Second, Probes: 3, UserTimeout: 9 * time.Second},

@@ -36,7 +36,7 @@ func appendCount(dst []byte, n int) []byte {
 	if n > math.MaxUint16 {
 		panic("pgwire: more than 65535 elements in a message")
 	}
-	return binary.BigEndian.AppendUint16(dst, uint16(n))
+	return binary.BigEndian.AppendUint16(dst, uint16(n)) //nolint:gosec // checked above
 }
 
 // appendValue appends a length-prefixed value; nil is NULL.

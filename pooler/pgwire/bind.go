@@ -110,7 +110,7 @@ func formatAt(codes []byte, i int) Format {
 // Param is the value of parameter i (0-based) as a view into the body; null is true for NULL. The first 16 are found at once, the
 // rest in one step each when asked for in ascending order. It panics if i is out of range.
 func (b *Bind) Param(i int) (value []byte, null bool) {
-	if uint(i) >= uint(b.params) { //nolint:gosec // negative becomes huge on purpose
+	if uint(i) >= uint(b.params) { // negative becomes huge
 		panic("pgwire: Bind.Param out of range")
 	}
 	if i < inlineParams {

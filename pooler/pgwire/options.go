@@ -27,9 +27,17 @@ func ParseOptions(options string) ([]Param, error) {
 			letter := arg[pos]
 			kind := strings.IndexByte(switches, letter)
 			if kind < 0 || letter == ':' {
-				return nil, badOption(arg)
+				// getopt is done with a word only at its end; before that PostgreSQL complains about the one in front.
+				switch {
+				case pos == len(arg)-1:
+					return nil, badOption(arg)
+				case i > 0:
+					return nil, badOption(args[i-1])
+				default:
+					return nil, badOption("postgres")
+				}
 			}
-			value := ""
+			value, blamed := "", arg
 			if kind+1 < len(switches) && switches[kind+1] == ':' {
 				value = arg[pos+1:]
 				pos = len(arg)
@@ -37,11 +45,11 @@ func ParseOptions(options string) ([]Param, error) {
 					if i++; i >= len(args) {
 						return nil, badOption(arg)
 					}
-					value = args[i]
+					value, blamed = args[i], args[i]
 				}
 			}
 			var err error
-			if params, err = appendSwitch(params, letter, value, arg); err != nil {
+			if params, err = appendSwitch(params, letter, value, blamed); err != nil {
 				return nil, err
 			}
 		}
@@ -74,10 +82,8 @@ func appendSwitch(params []Param, letter byte, value, arg string) ([]Param, erro
 	case 'F':
 		return set("fsync", "false")
 	case 'f':
-		if len(value) == 1 {
-			if name := planSwitches[value[0]]; name != "" {
-				return set(name, "false")
-			}
+		if value != "" && planSwitches[value[0]] != "" { // the first letter decides, the rest is ignored
+			return set(planSwitches[value[0]], "false")
 		}
 		return nil, badOption(arg)
 	case 'h':

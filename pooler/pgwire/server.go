@@ -131,7 +131,7 @@ func AppendCopyOutResponse(dst []byte, format Format, columns int) []byte {
 
 func appendCopyResponse(dst []byte, typ byte, format Format, columns int) []byte {
 	dst, start := begin(dst, typ)
-	dst = append(dst, byte(format))
+	dst = append(dst, byte(format)) //nolint:gosec // 0 or 1
 	dst = appendCount(dst, columns)
 	for range columns {
 		dst = binary.BigEndian.AppendUint16(dst, uint16(format))

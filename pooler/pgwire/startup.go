@@ -3,6 +3,7 @@ package pgwire
 import (
 	"bytes"
 	"encoding/binary"
+	"slices"
 	"strings"
 )
 
@@ -72,9 +73,9 @@ type Startup struct {
 
 // Lookup gives a parameter's value. Of duplicates the last one counts, as in PostgreSQL.
 func (s *Startup) Lookup(name string) (value string, ok bool) {
-	for i := len(s.Params) - 1; i >= 0; i-- {
-		if s.Params[i].Name == name {
-			return s.Params[i].Value, true
+	for _, p := range slices.Backward(s.Params) {
+		if p.Name == name {
+			return p.Value, true
 		}
 	}
 	return "", false
