@@ -42,14 +42,15 @@ type stmt struct {
 func readDocument(name, text string, order int, bulk bool, r *report) *document {
 	d := &document{name: name, order: order, text: strings.TrimPrefix(text, "\ufeff"), r: r, values: map[string]any{}}
 	d.rules.doc = d
-	if len(text) > maxFileBytes {
-		d.text = ""
-		d.root = &node{kind: tableNode}
-		d.broken = true
+	switch {
+	case len(text) > maxFileBytes:
 		r.fail(d.at(0), "", "the file has %d bytes, more than the %d that are read", len(text), maxFileBytes)
-		return d
+		d.text, d.broken = "", true
+	case strings.HasPrefix(text, "\xff\xfe") || strings.HasPrefix(text, "\xfe\xff"):
+		r.fail(d.at(0), "save it as UTF-8", "the file is UTF-16")
+		d.text, d.broken = "", true
 	}
-	d.checkUTF8()
+	d.checkText()
 	sc := &scanner{doc: d, s: d.text, bulk: bulk}
 	sc.run()
 	d.decode()
@@ -58,31 +59,51 @@ func readDocument(name, text string, order int, bulk bool, r *report) *document 
 
 func (d *document) at(off uint32) place { return place{doc: d, off: off} }
 
-// checkUTF8 reports bytes that are not UTF-8, once a line, and goes on with question marks in their places.
-func (d *document) checkUTF8() {
-	if utf8.ValidString(d.text) {
+// checkText reports bytes that no TOML has anywhere, once a line, and goes on with question marks in their places.
+func (d *document) checkText() {
+	if utf8.ValidString(d.text) && !hasControl(d.text) {
 		return
 	}
 	b := []byte(d.text)
 	said := false
-	c := capped{r: d.r, max: 20}
+	c := capped{r: d.r, max: maxListed}
 	for i := 0; i < len(b); {
 		r, n := utf8.DecodeRune(b[i:])
-		switch {
-		case r == '\n':
+		bad := r == utf8.RuneError && n == 1 || isControl(b, i)
+		if r == '\n' {
 			said = false
-		case r == utf8.RuneError && n == 1:
-			if !said {
-				c.fail(d.at(uint32(i)), "save the file as UTF-8", "byte 0x%02x is not UTF-8", b[i])
-				said = true
+		}
+		if bad && !said {
+			what, hint := "control character", "write it as an escape in a text in double quotes"
+			if b[i] >= utf8.RuneSelf {
+				what, hint = "byte that is not UTF-8", "save the file as UTF-8"
 			}
+			c.fail(d.at(uint32(i)), hint, "there is a %s, 0x%02x", what, b[i])
+			said = true
+		}
+		if bad {
 			b[i] = '?'
 		}
 		i += n
 	}
-	c.end("lines that are not UTF-8")
+	c.end("lines with bytes that no TOML has")
 	d.text = string(b)
 	d.broken = true
+}
+
+// hasControl says whether a text may have a control character. A carriage return is one unless it ends a line.
+func hasControl(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; (c < ' ' && c != '\n' && c != '\t' || c == 0x7f) && (c != '\r' || i+1 == len(s) || s[i+1] != '\n') {
+			return true
+		}
+	}
+	return false
+}
+
+func isControl(b []byte, i int) bool {
+	c := b[i]
+	return (c < ' ' && c != '\n' && c != '\t' || c == 0x7f) && (c != '\r' || i+1 == len(b) || b[i+1] != '\n')
 }
 
 // decode gives the skeleton to the TOML library. Where it refuses, each statement is tried alone, so that every bad

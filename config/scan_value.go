@@ -11,9 +11,14 @@ const maxDepth = 64
 // value reads over a value and notes what is inside it in n, which may be nil. False: the value is broken, that was
 // reported, and the scanner stands where the next statement may begin. top says that a statement's own value is read.
 func (sc *scanner) value(n *node, top bool) bool {
+	start := sc.i
 	ok := sc.valueAt(n, 0)
-	if !ok && top {
+	switch {
+	case ok || !top:
+	case start < len(sc.s) && (sc.s[start] == '[' || sc.s[start] == '{' || strings.HasPrefix(sc.s[start:], `"""`) || strings.HasPrefix(sc.s[start:], "'''")):
 		sc.recover()
+	default: // a value of one line
+		sc.nextLine()
 	}
 	return ok
 }
