@@ -18,7 +18,8 @@ const (
 	RefRollback                   // ROLLBACK of a transaction that is given up
 	RefReset                      // DISCARD ALL
 	RefPrepare                    // a statement prepared or closed on the side
-	RefSettle                     // a Sync of ours
+	RefSettle                     // a Sync of ours, after which the connection is let go
+	RefSync                       // a Sync of ours, after which it is kept
 )
 
 // Context appends what turns the settings of c into want, if anything: outside a transaction as one committed

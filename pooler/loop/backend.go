@@ -66,10 +66,8 @@ func (b *Backend) leave() {
 	b.mu.Unlock()
 }
 
-// discard closes a backend that nobody holds.
-func (b *Backend) discard(reason pool.Reason) {
-	b.lease.Discard(reason)
-}
+// Lease is the backend's place in its pool, as its last holder had it.
+func (b *Backend) Lease() *pool.Lease[*Backend] { return b.lease }
 
 // read steps the machine with what the server sends, until the socket ends.
 func (b *Backend) read() {
@@ -125,8 +123,7 @@ func (b *Backend) lost(c *Client, err error) {
 		return
 	}
 	b.leave()
-	c.todo = append(c.todo, action{kind: doDiscard, b: b, reason: string(pool.ReasonGone)})
-	b.lease.Pool().Suspect()
+	c.todo = append(c.todo, action{kind: doDiscard, b: b, reason: string(pool.ReasonGone), err: err})
 	c.sess.Lost(err)
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/cluster"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/pool"
 	"github.com/pgkennel/pgkennel/pooler/session"
@@ -42,6 +43,7 @@ type action struct {
 	kind   actionKind
 	b      *Backend
 	reason string
+	err    error
 	w      *waiter
 	acct   *session.Account
 	pid    uint32
@@ -115,7 +117,7 @@ func (c *Client) do(a *action, reader bool) {
 	case doRelease:
 		a.b.lease.Release()
 	case doDiscard:
-		a.b.discard(pool.Reason(a.reason))
+		g.source.Discard(a.b, pool.Reason(a.reason), a.err)
 	case doPart:
 		a.b.w.flush()
 		a.b.settle(g.rollbackTimeout)
@@ -128,10 +130,10 @@ func (c *Client) do(a *action, reader bool) {
 	case doCheckout:
 		a.w.enqueue()
 	case doParameters:
-		g.source.Parameters(a.acct, c.sess.ServerLogin(), func(err error) {
+		g.source.Parameters(a.acct, c.sess.ServerLogin(), func(e *pgwire.Error) {
 			c.step(func() {
-				if err != nil {
-					c.sess.CheckoutFailed(g.source.Refusal(err))
+				if e != nil {
+					c.sess.CheckoutFailed(e)
 				} else {
 					c.sess.ParametersKnown()
 				}
@@ -235,13 +237,14 @@ func (c *Client) startTLS() error {
 
 // waiter is a checkout that has to wait.
 type waiter struct {
-	c        *Client
-	acct     *session.Account
-	shard    topology.ShardID
-	pw       pool.Waiter[*Backend]
-	mu       sync.Mutex
-	gone     bool
-	withdraw func() bool
+	c     *Client
+	acct  *session.Account
+	shard topology.ShardID
+	place cluster.Waiter[*Backend]
+
+	mu     sync.Mutex
+	gone   bool // the session does not wait any more
+	queued bool
 }
 
 // enqueue puts the waiter into its pool's queue.
@@ -252,14 +255,16 @@ func (w *waiter) enqueue() {
 	if gone {
 		return
 	}
-	w.pw.To = w
-	withdraw := w.c.g.source.Checkout(w.acct, w.c.sess.ServerLogin(), w.shard, &w.pw)
+	w.place.To = w
 	w.mu.Lock()
-	w.withdraw = withdraw
+	w.queued = true
+	w.mu.Unlock()
+	w.c.g.source.Checkout(w.acct, w.c.sess.ServerLogin(), w.shard, &w.place)
+	w.mu.Lock()
 	gone = w.gone
 	w.mu.Unlock()
-	if gone && withdraw != nil {
-		withdraw()
+	if gone {
+		w.place.Withdraw()
 	}
 }
 
@@ -267,14 +272,14 @@ func (w *waiter) enqueue() {
 func (w *waiter) leave() {
 	w.mu.Lock()
 	w.gone = true
-	withdraw := w.withdraw
+	queued := w.queued
 	w.mu.Unlock()
-	if withdraw != nil {
-		withdraw()
+	if queued {
+		w.place.Withdraw() // whatever it says, nobody listens to the answer
 	}
 }
 
-// Granted implements pool.Granter.
+// Granted implements cluster.Granter.
 func (w *waiter) Granted(l *pool.Lease[*Backend]) {
 	c := w.c
 	b := l.Conn()
@@ -296,12 +301,12 @@ func (w *waiter) Granted(l *pool.Lease[*Backend]) {
 	c.unlock(false)
 }
 
-// CheckoutFailed implements pool.Granter.
-func (w *waiter) CheckoutFailed(err error) {
+// CheckoutFailed implements cluster.Granter.
+func (w *waiter) CheckoutFailed(e *pgwire.Error) {
 	w.c.step(func() {
 		if w.c.wait == w {
 			w.c.wait = nil
-			w.c.sess.CheckoutFailed(w.c.g.source.Refusal(err))
+			w.c.sess.CheckoutFailed(e)
 		}
 	})
 }

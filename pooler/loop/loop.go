@@ -10,6 +10,7 @@ import (
 	"log/slog"
 
 	"github.com/pgkennel/pgkennel/pooler/auth"
+	"github.com/pgkennel/pgkennel/pooler/cluster"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/pool"
 	"github.com/pgkennel/pgkennel/pooler/session"
@@ -20,12 +21,12 @@ import (
 type Source interface {
 	// TryCheckout takes an idle backend, nil if there is none for now.
 	TryCheckout(a *session.Account, login *auth.ClientCredential, shard topology.ShardID) *pool.Lease[*Backend]
-	// Checkout puts w into the queue for a backend; withdraw takes it out again.
-	Checkout(a *session.Account, login *auth.ClientCredential, shard topology.ShardID, w *pool.Waiter[*Backend]) (withdraw func() bool)
+	// Checkout lends a backend to w, now or later.
+	Checkout(a *session.Account, login *auth.ClientCredential, shard topology.ShardID, w *cluster.Waiter[*Backend])
+	// Discard closes a backend that nobody holds any more; err is what broke it, nil if it is merely unfit.
+	Discard(b *Backend, reason pool.Reason, err error)
 	// Parameters calls done when some server of the account's cluster has told its parameters, or none can be reached.
-	Parameters(a *session.Account, login *auth.ClientCredential, done func(err error))
-	// Refusal is what a client is told when a checkout failed.
-	Refusal(err error) *pgwire.Error
+	Parameters(a *session.Account, login *auth.ClientCredential, done func(*pgwire.Error))
 	// Cancel sends a cancel request to the server of b. It may block, and returns when the server has handled it.
 	Cancel(b *Backend)
 	// CancelRequest handles a client's cancel request.

@@ -223,6 +223,9 @@ func (c *MemoryClient) Session() *session.Session { return c.sess }
 
 // deliver gives the session some of what the client sent: cut anywhere.
 func (c *MemoryClient) deliver() {
+	if len(c.toSession) == 0 {
+		return // a fault took it
+	}
 	n := 1 + c.m.rnd.IntN(len(c.toSession))
 	b := slices.Clone(c.toSession[:n])
 	c.toSession = c.toSession[n:]
@@ -233,6 +236,9 @@ func (c *MemoryClient) deliver() {
 }
 
 func (c *MemoryClient) receive() {
+	if len(c.toActor) == 0 {
+		return // a fault took it
+	}
 	n := 1 + c.m.rnd.IntN(len(c.toActor))
 	b := slices.Clone(c.toActor[:n])
 	c.toActor = c.toActor[n:]
@@ -423,6 +429,9 @@ type MemoryBackend struct {
 
 // request gives the server some of what was sent to it.
 func (b *MemoryBackend) request() {
+	if len(b.toServer) == 0 {
+		return // a fault took it
+	}
 	n := 1 + b.m.rnd.IntN(len(b.toServer))
 	out, closed := b.server.Receive(slices.Clone(b.toServer[:n]))
 	b.toServer = b.toServer[n:]
@@ -432,6 +441,9 @@ func (b *MemoryBackend) request() {
 
 // answer gives the machine some of what the server sent.
 func (b *MemoryBackend) answer() {
+	if len(b.toConn) == 0 {
+		return // a fault took it
+	}
 	n := 1 + b.m.rnd.IntN(len(b.toConn))
 	data := slices.Clone(b.toConn[:n])
 	b.toConn = b.toConn[n:]

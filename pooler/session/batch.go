@@ -98,6 +98,10 @@ func (s *Session) batch(b []byte, how end) bool {
 		return true
 	}
 	if plan.Kind == sharding.PlanCopy {
+		if s.describing && !s.settleDescribing() {
+			s.dropItems()
+			return false
+		}
 		return s.copyBatch(plan, how)
 	}
 	if !needs && (s.conn == nil || !s.open) {
@@ -296,7 +300,7 @@ func (s *Session) planBatch() (plan sharding.Plan, needs bool, refusal *pgwire.E
 			continue
 		}
 		needs = true
-		if v.tx == pgwire.TxFailed && it.typ != pgwire.MsgParse && it.typ != pgwire.MsgDescribe {
+		if v.tx == pgwire.TxFailed {
 			if st := single(it.msg); st == nil || !endsFailure(st) {
 				return plan, true, errInFailedTransaction
 			}

@@ -251,9 +251,6 @@ func (s *Session) copyDecide(plan sharding.Plan) {
 
 // copyStart sends the statement and what is held of its data. It returns false where it has to wait.
 func (s *Session) copyStart() bool {
-	if s.describing {
-		s.settleDescribing()
-	}
 	if refusal, ok := s.acquire(s.copy.plan); refusal != nil {
 		s.copyRefuse(refusal)
 		return true

@@ -110,7 +110,6 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, m *parser.Messag
 		s.forgetStatements()
 		s.track.Expected, s.path = s.base, searchPath{}
 		tag = "DISCARD ALL"
-		dst = s.tellExpected(dst)
 	case parser.Begin:
 		s.tx = pgwire.TxActive
 		s.track.Begin()

@@ -200,7 +200,13 @@ func (s *Session) Ready(step *backend.Step, tx pgwire.TxStatus) {
 		return
 	}
 	if step.Internal {
-		if s.wait == waitInternal && s.conn.Pending() == 0 {
+		switch step.Ref {
+		case exec.RefSettle:
+			s.afterDescribe()
+		case exec.RefSync:
+			s.status(tx)
+		}
+		if s.wait == waitInternal && (s.conn == nil || s.conn.Pending() == 0) {
 			s.wait = waitNothing
 			s.drain()
 		}

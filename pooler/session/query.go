@@ -19,6 +19,9 @@ func (s *Session) query(body, frame []byte) bool {
 	if s.acct.Console != nil {
 		return s.consoleQuery(sql)
 	}
+	if s.describing && !s.settleDescribing() {
+		return false
+	}
 	if e := s.tooLong(sql); e != nil {
 		s.refuseUnit(e, true)
 		return true
@@ -81,9 +84,6 @@ func (s *Session) query(body, frame []byte) bool {
 
 // sendQuery runs a simple Query on a backend as plan says.
 func (s *Session) sendQuery(m *parser.Message, plan sharding.Plan, frame []byte) bool {
-	if s.describing {
-		s.settleDescribing()
-	}
 	if !s.unit.internalDone {
 		if refusal, ok := s.acquire(plan); refusal != nil {
 			s.refuseUnit(refusal, true)

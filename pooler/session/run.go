@@ -125,9 +125,9 @@ func (s *Session) runBatch(plan sharding.Plan, how end) bool {
 			s.describing, s.unit.outside = false, false
 			s.track.Synced()
 			s.track.Begin()
-		} else {
-			s.settleDescribing()
-			s.unit.outside = false
+		} else if !s.settleDescribing() {
+			s.dropItems()
+			return false
 		}
 	}
 	s.unit.outside = outside
@@ -174,6 +174,7 @@ func (s *Session) runBatch(plan sharding.Plan, how end) bool {
 			out = s.emit(out, it, plan)
 		}
 	}
+	s.quiet = s.describesOnly() && (!s.open || s.quiet)
 	clear(s.unit.items)
 	s.unit.items = s.unit.items[:0]
 	switch how {

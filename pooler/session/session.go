@@ -93,7 +93,7 @@ type Shared struct {
 	// LoginTimeout in nanoseconds; 0 = none.
 	LoginTimeout int64
 	// Statements bounds the prepared statements of one session, in bytes.
-	Statements int
+	Statements                        int
 	LogConnections, LogDisconnections bool
 }
 
@@ -141,7 +141,9 @@ type Session struct {
 
 	in      []byte // input that could not be handled yet
 	scanned int    // bytes at its front that were looked at already
-	out     []byte // scratch for what goes to the backend
+	// consuming: its front is being handled, further up the stack.
+	consuming bool
+	out       []byte // scratch for what goes to the backend
 
 	// The backend that the session holds, and the shard it belongs to.
 	conn      *backend.Conn
@@ -152,6 +154,8 @@ type Session struct {
 	fixed bool
 	// open: messages were sent to conn that no Sync followed yet; describing: they only parse and describe.
 	open, describing bool
+	// quiet: what was sent since the last Sync only parses and describes, in the client's transaction.
+	quiet bool
 	// skip: an error was answered; what the client sends is dropped up to its Sync.
 	skip bool
 
@@ -250,11 +254,11 @@ func (s *Session) Resume() {
 
 // drain works off the input that is held.
 func (s *Session) drain() {
-	if s.phase == phaseClosed {
+	if s.phase == phaseClosed || s.consuming {
 		return
 	}
 	n := s.consume(s.in)
-	if n > 0 {
+	if n > 0 && s.phase != phaseClosed {
 		rest := copy(s.in, s.in[n:])
 		s.in = s.in[:rest]
 		if rest == 0 {
@@ -266,6 +270,8 @@ func (s *Session) drain() {
 // consume handles whole units at the front of b and returns how many bytes it has done with.
 func (s *Session) consume(b []byte) int {
 	pos := 0
+	s.consuming = true
+	defer func() { s.consuming = false }()
 	for s.phase != phaseClosed && !s.blocked() && pos < len(b) {
 		var n int
 		switch s.phase {

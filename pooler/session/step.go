@@ -189,7 +189,7 @@ func (s *Session) refuseUnit(e *pgwire.Error, end bool) {
 		s.sh.Observer.Refused(s.acct, e.Routine)
 	}
 	s.sh.Observer.Error(s.acct, e.Code, false)
-	if s.conn != nil && (s.begun || s.open) && !s.describing {
+	if s.conn != nil && (s.begun || s.open) {
 		out := s.scratch()
 		out = exec.Abort(out, s.conn, e, 0)
 		if end {
@@ -212,11 +212,8 @@ func (s *Session) refuseUnit(e *pgwire.Error, end bool) {
 		s.skip = true
 		return
 	}
-	s.settleDescribing()
-	if s.wait == waitNothing {
-		s.endImplicit()
-		s.finish()
-	}
+	s.endImplicit()
+	s.finish()
 }
 
 // sync ends an extended batch that has nothing (more) to send but its Sync.
@@ -242,14 +239,22 @@ func (s *Session) endImplicit() {
 	}
 }
 
-// settleDescribing lets go of a backend that only parsed and described, without a Sync of the client's.
-func (s *Session) settleDescribing() {
+// settleDescribing lets go of a backend that only parsed and described, without a Sync of the client's, before anything else is done. It
+// returns false where answers are still owed: the session then waits for them.
+func (s *Session) settleDescribing() bool {
 	if s.conn == nil || !s.describing {
-		return
+		return true
 	}
 	out := exec.Sync(s.scratch(), s.conn, true, exec.RefSettle)
-	s.open, s.describing = false, false
+	s.open = false
+	if s.conn.Pending() > 1 {
+		s.wait = waitInternal
+		s.send(out)
+		return false
+	}
+	s.describing, s.unit.outside = false, false
 	s.part(out)
+	return true
 }
 
 // scratch is the session's buffer for outgoing bytes, empty.

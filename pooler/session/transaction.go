@@ -20,6 +20,13 @@ func (s *Session) acquire(plan sharding.Plan) (refusal *pgwire.Error, ok bool) {
 		if want == AnyShard || want == s.connShard {
 			return nil, true
 		}
+		if s.open && s.quiet && s.wait == waitNothing {
+			// Only Parse and Describe are under way: once they are answered, nothing keeps the transaction here.
+			s.open, s.quiet = false, false
+			s.wait = waitInternal
+			s.send(exec.Sync(s.scratch(), s.conn, true, exec.RefSync))
+			return nil, false
+		}
 		if refusal := s.leave(); refusal != nil {
 			return refusal, false
 		}
@@ -43,8 +50,6 @@ func (s *Session) leave() *pgwire.Error {
 	cross := pgwire.Errorf(pgwire.CodeFeatureNotSupported, "the statement is for another shard than its transaction").
 		WithRoutine(router.RefusalCrossShard)
 	switch {
-	case s.describing:
-		s.settleDescribing()
 	case s.acct.Session && s.tx == pgwire.TxIdle && !s.open:
 		return cross.WithDetail("In session pooling a client stays on the shard of its first statement.").
 			WithHint("Use transaction pooling, or one connection per shard.")
@@ -179,6 +184,8 @@ func movable(st *parser.Statement, alone bool) bool {
 	switch st.Kind {
 	case parser.Select, parser.Show, parser.Explain:
 		return st.ReadOnly
+	case parser.Begin:
+		return alone // a second one is a warning
 	}
 	return alone && setup(st)
 }
