@@ -1,5 +1,7 @@
 package topology
 
+import "slices"
+
 // RelationKind is the kind of a relation, by pg_class.relkind.
 type RelationKind uint8
 
@@ -32,6 +34,9 @@ type Relation struct {
 	// A view that calls functions of users' own has Calls set. A table has them too, for what its rules do.
 	Reads []QualifiedName
 	Calls bool
+	// Definition is the query of a view or materialised view as pg_get_viewdef gives it while search_path is pg_catalog: with every
+	// name qualified. The router sees through a view by it; without it, what reads sharded tables through the view needs a hint.
+	Definition string
 	// Parents are the tables that this one is a partition of or inherits from, directly and through others.
 	Parents []QualifiedName
 }
@@ -61,13 +66,18 @@ type Schema struct {
 }
 
 // Lookup finds a relation as PostgreSQL would: in schema when given, else along searchPath; pg_catalog is searched
-// first when searchPath does not name it. Nil if there is none.
+// first when searchPath does not name it. Temporary relations are not known. Nil if there is none.
 func (s *Schema) Lookup(schema, name string, searchPath []string) *Relation {
 	if s == nil {
 		return nil
 	}
 	if schema != "" {
 		return s.Relations[QualifiedName{schema, name}]
+	}
+	if !slices.Contains(searchPath, "pg_catalog") {
+		if r := s.Relations[QualifiedName{"pg_catalog", name}]; r != nil {
+			return r
+		}
 	}
 	for _, p := range searchPath {
 		if r := s.Relations[QualifiedName{p, name}]; r != nil {
