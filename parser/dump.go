@@ -145,7 +145,7 @@ func char(c byte) string {
 }
 
 func (d *dumper) query(what string, q *Query) {
-	d.in(what+" "+q.Kind.String()+fields("op", q.SetOp.String(), "current_of", q.CurrentOf)+flag(" recursive", q.Recursive)+flag(" distinct", q.Distinct)+
+	d.in(what+" "+q.Kind.String()+fields("op", q.SetOp.String(), "current_of", q.CurrentOf)+flag(" recursive", q.Recursive)+flag(" distinct", q.Distinct)+flag(" on", q.DistinctOn)+
 		flag(" grouped", q.Grouped)+flag(" maybe-grouped", q.MaybeGrouped)+flag(" grouping-sets", q.Grouping)+flag(" windows", q.Windows)+
 		flag(" ordered", q.Ordered)+flag(" limited", q.Limited)+flag(" locking", q.Locking)+flag(" set-returning", q.SetReturn), func() {
 		for _, c := range q.With {

@@ -421,8 +421,6 @@ type Expr struct {
 	Sub    *Query
 	// Casts applied around a column or sub-select: lower-case type names, innermost first. For values see Value.Casts.
 	Casts []string
-	// Modified: one of Casts has a type modifier, as in varchar(3) or numeric(5,2), and so may change the value.
-	Modified bool
 }
 
 // Column is a reference to a column: [schema.][table.]name.
@@ -452,8 +450,6 @@ type Value struct {
 	// Casts applied to it, innermost first, as lower-case type names without pg_catalog and modifiers ("int8", "uuid", "text", "int8[]");
 	// typed literals (uuid '...') count as one. Type names are PostgreSQL's internal ones where its grammar gives those (bigint -> "int8").
 	Casts []string
-	// Modified: one of Casts has a type modifier, as in varchar(3) or numeric(5,2), and so may change the value.
-	Modified bool
 	// Start and End are the byte span of the literal or parameter in the message's text; End = 0 where unknown.
 	Start, End int
 }

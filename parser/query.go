@@ -84,6 +84,7 @@ func (u *unit) selectStmt(s *pg_query.SelectStmt, outer *block) *Query {
 		q.Where = b.filter(s.WhereClause)
 		b.output(s.TargetList)
 		q.Distinct = len(s.DistinctClause) > 0
+		q.DistinctOn = q.Distinct && s.DistinctClause[0].GetNode() != nil
 		b.collect(s.DistinctClause...)
 		for _, g := range s.GroupClause {
 			if g.GetGroupingSet() != nil {
