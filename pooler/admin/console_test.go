@@ -20,6 +20,7 @@ import (
 func TestConsole(t *testing.T) {
 	t.Parallel()
 	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		t.Helper()
 		f := newFake()
 		console := f.console()
 		conns := map[string]*Conn{}
@@ -34,6 +35,7 @@ func TestConsole(t *testing.T) {
 			return conns[name]
 		}
 		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			t.Helper()
 			user, rows := "admin", 0
 			d.MaybeScanArgs(t, "user", &user)
 			d.MaybeScanArgs(t, "rows", &rows)

@@ -101,12 +101,13 @@ func letIn(conn net.Conn) error {
 
 func TestPgxInEveryMode(t *testing.T) {
 	t.Parallel()
-	f := newFake()
-	host, port := listen(t, f.console(), admin)
 	for _, mode := range []pgx.QueryExecMode{
 		pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec, pgx.QueryExecModeSimpleProtocol,
 	} {
 		t.Run(mode.String(), func(t *testing.T) {
+			t.Parallel()
+			f := newFake()
+			host, port := listen(t, f.console(), admin)
 			ctx := t.Context()
 			config, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%d user=root dbname=admin sslmode=prefer", host, port))
 			if err != nil {

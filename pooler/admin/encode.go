@@ -144,7 +144,7 @@ func appendNumeric(dst []byte, n uint64) []byte {
 	first := len(digits)
 	for ; n > 0; n /= base {
 		first--
-		digits[first] = uint16(n % base) //nolint:gosec // below base
+		digits[first] = uint16(n % base)
 	}
 	weight := max(len(digits)-first-1, 0)
 	last := len(digits)
@@ -152,7 +152,7 @@ func appendNumeric(dst []byte, n uint64) []byte {
 		last--
 	}
 	dst = binary.BigEndian.AppendUint16(dst, uint16(last-first)) //nolint:gosec // at most 5
-	dst = binary.BigEndian.AppendUint16(dst, uint16(weight))     //nolint:gosec // at most 4
+	dst = binary.BigEndian.AppendUint16(dst, uint16(weight))
 	dst = append(dst, 0, 0, 0, 0)
 	for _, d := range digits[first:last] {
 		dst = binary.BigEndian.AppendUint16(dst, d)

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -25,20 +26,17 @@ type command struct {
 
 // columns describes the command's result set; nil if it has none.
 func (k *command) columns() []pgwire.Column {
-	switch k.verb {
-	case verbShow:
+	if k.verb == verbShow {
 		return k.view.columns
-	case verbShowParameter:
-		return []pgwire.Column{pgwire.TextColumn(parameterTitle(k.name), pgwire.OIDText)}
-	case verbSelect:
-		columns := make([]pgwire.Column, len(k.list))
-		for i, e := range k.list {
-			columns[i] = pgwire.TextColumn(e.title, e.oid)
-		}
-		return columns
-	default:
-		return nil
 	}
+	if k.verb == verbShowParameter {
+		return []pgwire.Column{pgwire.TextColumn(parameterTitle(k.name), pgwire.OIDText)}
+	}
+	var columns []pgwire.Column
+	for _, e := range k.list {
+		columns = append(columns, pgwire.TextColumn(e.title, e.oid))
+	}
+	return columns
 }
 
 // maxStatements is how many statements one text may have: each is answered from memory.
@@ -102,12 +100,10 @@ func (p *parser) advance() (err *pgwire.Error) {
 
 // accept passes the token if it is one of the keywords.
 func (p *parser) accept(keywords ...string) (found bool, err *pgwire.Error) {
-	for _, k := range keywords {
-		if p.tok.is(k) {
-			return true, p.advance()
-		}
+	if !slices.ContainsFunc(keywords, p.tok.is) {
+		return false, nil
 	}
-	return false, nil
+	return true, p.advance()
 }
 
 // expect passes the token, which must be that keyword.

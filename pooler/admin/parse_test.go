@@ -33,7 +33,7 @@ func TestAccess(t *testing.T) {
 	looking := map[verb]bool{
 		verbShow: true, verbShowParameter: true, verbSelect: true, verbSet: true, verbTransaction: true, verbDiscard: true,
 	}
-	for v := verb(1); v < numVerbs; v++ {
+	for v := verb(1); int(v) < numVerbs; v++ {
 		text, ok := everyCommand[v]
 		if !ok {
 			t.Errorf("verb %d has no text in this test", v)
@@ -73,7 +73,7 @@ func TestAccess(t *testing.T) {
 			}
 		}
 	}
-	if verb(0).allowed(AccessAdmin) || numVerbs.allowed(AccessAdmin) {
+	if verb(0).allowed(AccessAdmin) || verb(numVerbs).allowed(AccessAdmin) {
 		t.Error("a verb that does not exist is allowed")
 	}
 }

@@ -54,12 +54,28 @@ type writer struct {
 	access Access
 }
 
-func (w *writer) end()               { w.rows.ends = append(w.rows.ends, len(w.rows.data)) }
-func (w *writer) null()              { w.rows.ends = append(w.rows.ends, ^len(w.rows.data)) }
-func (w *writer) text(s string)      { w.rows.data = append(w.rows.data, s...); w.end() }
-func (w *writer) int(n int)          { w.int64(int64(n)) }
-func (w *writer) int64(n int64)      { w.rows.data = strconv.AppendInt(w.rows.data, n, 10); w.end() }
-func (w *writer) uint64(n uint64)    { w.rows.data = strconv.AppendUint(w.rows.data, n, 10); w.end() }
+// end ends a cell whose bytes are in data.
+func (w *writer) end() { w.rows.ends = append(w.rows.ends, len(w.rows.data)) }
+
+func (w *writer) null() { w.rows.ends = append(w.rows.ends, ^len(w.rows.data)) }
+
+func (w *writer) text(s string) {
+	w.rows.data = append(w.rows.data, s...)
+	w.end()
+}
+
+func (w *writer) int(n int) { w.int64(int64(n)) }
+
+func (w *writer) int64(n int64) {
+	w.rows.data = strconv.AppendInt(w.rows.data, n, 10)
+	w.end()
+}
+
+func (w *writer) uint64(n uint64) {
+	w.rows.data = strconv.AppendUint(w.rows.data, n, 10)
+	w.end()
+}
+
 func (w *writer) us(d time.Duration) { w.int64(d.Microseconds()) }
 
 // orNull writes a text, NULL for an empty one.

@@ -20,8 +20,9 @@ const (
 	verbEnable
 	verbWaitClose
 	verbShutdown
-	numVerbs
 )
+
+const numVerbs = int(verbShutdown) + 1
 
 // verbs is the table of who may do what. Whoever may look may not act: a verb that changes anything has stats false.
 var verbs = [numVerbs]struct {
@@ -48,14 +49,14 @@ var verbs = [numVerbs]struct {
 
 // String names the command.
 func (v verb) String() string {
-	if v == 0 || v >= numVerbs {
+	if v == 0 || int(v) >= numVerbs {
 		return "unknown"
 	}
 	return verbs[v].name
 }
 
 func (v verb) allowed(a Access) bool {
-	if v == 0 || v >= numVerbs {
+	if v == 0 || int(v) >= numVerbs {
 		return false
 	}
 	switch a {

@@ -24,7 +24,7 @@ const maxLimit = 1_000_000
 // types are PgBouncer's where it has the column.
 func columns(spec string) []pgwire.Column {
 	var out []pgwire.Column
-	for _, field := range strings.Fields(spec) {
+	for field := range strings.FieldsSeq(spec) {
 		name, typ, _ := strings.Cut(field, "/")
 		oid := pgwire.OIDText
 		switch typ {

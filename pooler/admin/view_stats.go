@@ -16,7 +16,7 @@ const (
 // numerics makes a column specification of the names.
 func numerics(prefix, names string) string {
 	var b strings.Builder
-	for _, n := range strings.Fields(names) {
+	for n := range strings.FieldsSeq(names) {
 		b.WriteString(prefix + n + "/n ")
 	}
 	return b.String()

@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"strconv"
+	"sync/atomic"
 
 	"github.com/pgkennel/pgkennel/sharding/topology"
 )
@@ -29,12 +30,16 @@ func (p Plan) String() string {
 	return planNames[p]
 }
 
+// ClusterState is what a cluster tells at a scrape.
+type ClusterState struct {
+	Active  int // clients that have a backend
+	Waiting int // clients that wait for one
+}
+
 // Cluster counts what the clients of one cluster do. Fields may be used directly.
 type Cluster struct {
-	// Clients are connected now; ClientsActive of them have a backend, ClientsWaiting wait for one.
-	Clients, ClientsActive, ClientsWaiting Gauge
-	// ClientsPaused wait because the cluster is paused.
-	ClientsPaused Gauge
+	// Clients are connected now.
+	Clients Gauge
 	// Connects counts clients that logged in.
 	Connects Counter
 	// Closes counts clients that left, by close reason.
@@ -43,18 +48,15 @@ type Cluster struct {
 	Queries, Transactions Counter
 	// ReceivedBytes and SentBytes count the clients' side of the traffic.
 	ReceivedBytes, SentBytes Counter
-	// Parses and Binds count prepared statements that clients made and used; Prepared are held for clients now.
+	// Parses and Binds count prepared statements that clients made and used.
 	Parses, Binds Counter
-	Prepared      Gauge
-	PreparedBytes Gauge
-	// PreparedEvictions counts statements dropped from the clients' registry for its size.
-	PreparedEvictions Counter
 	// Refusals counts statements we refused, by the stable name in the error's routine field. Errors of servers don't belong here.
 	Refusals Words
 	// ServerErrors and OwnErrors count ErrorResponses that clients got, by SQLSTATE class: relayed ones, and those we made.
 	ServerErrors, OwnErrors Errors
 
 	plans [numPlans]Counter
+	state atomic.Pointer[func() ClusterState]
 
 	m    *Metrics
 	name string // as configured
@@ -65,11 +67,14 @@ type Cluster struct {
 func (m *Metrics) Cluster(name string) *Cluster {
 	return m.clusters.acquire(name, func() *Cluster {
 		c := &Cluster{m: m, name: name, text: clean(name)}
-		c.Closes.seed("client_terminated", "client_gone", "shutdown")
-		c.Refusals.seed("tenant_missing", "tenant_unknown", "tenant_null", "cross_shard", "shard_unavailable", "pool_exhausted", "syntax_error")
+		c.Closes.seed("client", "gone", "protocol", "idle_timeout", "idle_in_transaction_timeout", "server_lost", "shutdown", "killed")
+		c.Refusals.seed("tenant_missing", "tenant_unknown", "tenant_null", "cross_shard", "shard_unavailable", "pool_exhausted")
 		return c
 	})
 }
+
+// SetState sets what a scrape asks for the cluster's gauges. read must be quick and safe for concurrent use.
+func (c *Cluster) SetState(read func() ClusterState) { c.state.Store(&read) }
 
 // Close gives the handle back, once per call of Metrics.Cluster.
 func (c *Cluster) Close() {
@@ -89,9 +94,11 @@ func (c *Cluster) Routed(p Plan) {
 func (c *Cluster) collect(out sink, d *descs) {
 	l := c.text
 	out.gauge(d.clients, float64(c.Clients.Load()), l)
-	out.gauge(d.clientsActive, float64(c.ClientsActive.Load()), l)
-	out.gauge(d.clientsWaiting, float64(c.ClientsWaiting.Load()), l)
-	out.gauge(d.clientsPaused, float64(c.ClientsPaused.Load()), l)
+	if read := c.state.Load(); read != nil {
+		s := (*read)()
+		out.gauge(d.clientsActive, float64(s.Active), l)
+		out.gauge(d.clientsWaiting, float64(s.Waiting), l)
+	}
 	out.counter(d.connects, c.Connects.Load(), l)
 	out.words(d.closes, &c.Closes, l)
 	out.counter(d.queries, c.Queries.Load(), l)
@@ -100,9 +107,6 @@ func (c *Cluster) collect(out sink, d *descs) {
 	out.counter(d.sent, c.SentBytes.Load(), l)
 	out.counter(d.parses, c.Parses.Load(), l)
 	out.counter(d.binds, c.Binds.Load(), l)
-	out.gauge(d.prepared, float64(c.Prepared.Load()), l)
-	out.gauge(d.preparedBytes, float64(c.PreparedBytes.Load()), l)
-	out.counter(d.preparedEvictions, c.PreparedEvictions.Load(), l)
 	out.words(d.refusals, &c.Refusals, l)
 	for p := range c.plans {
 		if n := c.plans[p].Load(); p != 0 || n > 0 {

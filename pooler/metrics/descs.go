@@ -1,6 +1,7 @@
 package metrics
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -10,14 +11,14 @@ import (
 type descs struct {
 	all []*prometheus.Desc
 
-	buildInfo, configEpoch, configLoaded, configReloads                                            *prometheus.Desc
-	parseHits, parseMisses, parseEvictions, parseEntries, parseBytes, parseMaxBytes, parseSeconds  *prometheus.Desc
-	clients, clientsActive, clientsWaiting, clientsPaused, connects, closes, loginsFailed, cancels *prometheus.Desc
-	queries, transactions, received, sent, errors, statementSeconds, transactionSeconds            *prometheus.Desc
-	parses, binds, prepared, preparedBytes, preparedEvictions, plans, refusals                     *prometheus.Desc
-	poolSize, poolIdle, poolUsed, poolWaiting, poolMax, checkoutSeconds, checkoutTimeouts          *prometheus.Desc
-	opened, openFailures, openSeconds, closed, backendReceived, backendSent, backendParses         *prometheus.Desc
-	backendParseEvictions, checkSeconds, checksFailed, up, bans                                    *prometheus.Desc
+	buildInfo, configEpoch, configLoaded, configReloads                                                           *prometheus.Desc
+	parseHits, parseMisses, parseEvictions, parseEntries, parseBytes, parseMaxBytes, parseSeconds                 *prometheus.Desc
+	clients, clientsActive, clientsWaiting, connects, closes, loginsFailed, cancels                               *prometheus.Desc
+	queries, transactions, received, sent, errors, statementSeconds, transactionSeconds                           *prometheus.Desc
+	parses, binds, prepared, preparedBytes, preparedEvictions, plans, refusals                                    *prometheus.Desc
+	poolSize, poolIdle, poolUsed, poolWaiting, poolMax, poolMaxWait, checkouts, checkoutSeconds, checkoutTimeouts *prometheus.Desc
+	opened, openFailures, openSeconds, closed, backendReceived, backendSent, backendParses                        *prometheus.Desc
+	backendParseEvictions, checkSeconds, checksFailed, up, bans                                                   *prometheus.Desc
 }
 
 func newDescs(namespace string) descs {
@@ -36,7 +37,7 @@ func newDescs(namespace string) descs {
 	endpoint := []string{"cluster", "shard", "role", "endpoint"}
 	pool := append(endpoint, "user")
 	with := func(labels []string, more ...string) []string {
-		return append(labels[:len(labels):len(labels)], more...)
+		return append(slices.Clip(labels), more...)
 	}
 
 	d.buildInfo = def("build_info", "1; what program this is.", "version", "commit", "go_version")
@@ -55,7 +56,6 @@ func newDescs(namespace string) descs {
 	d.clients = def("session_clients", "Clients connected.", cluster...)
 	d.clientsActive = def("session_clients_active", "Clients that have a backend.", cluster...)
 	d.clientsWaiting = def("session_clients_waiting", "Clients that wait for a backend.", cluster...)
-	d.clientsPaused = def("session_clients_paused", "Clients that wait because their cluster is paused.", cluster...)
 	d.connects = def("session_connects_total", "Clients that logged in.", cluster...)
 	d.closes = def("session_closes_total", "Clients that left, by close reason.", with(cluster, "reason")...)
 	d.loginsFailed = def("session_logins_failed_total", "Clients refused before they had a session.", "kind")
@@ -66,9 +66,9 @@ func newDescs(namespace string) descs {
 	d.sent = def("session_sent_bytes_total", "Bytes sent to clients.", cluster...)
 	d.parses = def("session_parses_total", "Prepared statements made by clients.", cluster...)
 	d.binds = def("session_binds_total", "Prepared statements bound by clients.", cluster...)
-	d.prepared = def("session_prepared_statements", "Prepared statements held for clients.", cluster...)
-	d.preparedBytes = def("session_prepared_statements_bytes", "Memory that the prepared statements of clients hold.", cluster...)
-	d.preparedEvictions = def("session_prepared_evictions_total", "Prepared statements of clients dropped to make room.", cluster...)
+	d.prepared = def("session_prepared_statements", "Prepared statements held for clients.")
+	d.preparedBytes = def("session_prepared_statements_bytes", "Memory that the prepared statements of clients hold.")
+	d.preparedEvictions = def("session_prepared_evictions_total", "Prepared statements of clients dropped to make room.")
 	d.errors = def("session_errors_total", "Errors that clients got, by SQLSTATE class and who made them.", with(cluster, "origin", "class")...)
 	d.statementSeconds = def("session_statement_seconds", "Time from a statement's first byte to the server until its answer ended.", shard...)
 	d.transactionSeconds = def("session_transaction_seconds", "Time that a transaction had its backend.", shard...)
@@ -81,7 +81,9 @@ func newDescs(namespace string) descs {
 	d.poolUsed = def("pool_backends_used", "Backends checked out.", pool...)
 	d.poolMax = def("pool_backends_max", "Backends that the pool may have.", pool...)
 	d.poolWaiting = def("pool_clients_waiting", "Clients in the pool's queue.", pool...)
-	d.checkoutSeconds = def("pool_checkout_wait_seconds", "Time that checkouts waited for a backend.", pool...)
+	d.poolMaxWait = def("pool_max_wait_seconds", "How long the client that waits longest has waited.", pool...)
+	d.checkouts = def("pool_checkouts_total", "Backends lent.", pool...)
+	d.checkoutSeconds = def("pool_checkout_wait_seconds", "Time that checkouts waited that had to wait.", pool...)
 	d.checkoutTimeouts = def("pool_checkout_timeouts_total", "Checkouts that gave up waiting.", pool...)
 
 	d.opened = def("backend_opened_total", "Backends that logged in.", pool...)

@@ -11,7 +11,7 @@ var classes = [...]string{
 // classIndex maps both characters of a class to its place in classes; 0 = other.
 var classIndex = func() (index [1 << 16]uint8) {
 	for i, c := range classes[1:] {
-		index[int(c[0])<<8|int(c[1])] = uint8(i + 1) //nolint:gosec // fewer than 256
+		index[int(c[0])<<8|int(c[1])] = uint8(i + 1)
 	}
 	return index
 }()

@@ -3,6 +3,7 @@ package metrics
 import (
 	"context"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -19,9 +20,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 func get(h http.Handler, method, path string, header http.Header) *http.Response {
 	w := httptest.NewRecorder()
 	r := httptest.NewRequest(method, path, nil)
-	for k, v := range header {
-		r.Header[k] = v
-	}
+	maps.Copy(r.Header, header)
 	h.ServeHTTP(w, r)
 	return w.Result()
 }

@@ -40,10 +40,10 @@ var firstBucket = func() (first [65]uint8) {
 			least = 1 << (n - 1)
 		}
 		i := 0
-		for i < len(bounds) && uint64(bounds[i]) < least { //nolint:gosec // positive
+		for i < len(bounds) && uint64(bounds[i]) < least {
 			i++
 		}
-		first[n] = uint8(i) //nolint:gosec // at most len(bounds)
+		first[n] = uint8(i)
 	}
 	return first
 }()
@@ -59,7 +59,7 @@ type Histogram struct {
 // Observe counts d; a negative d counts as 0.
 func (h *Histogram) Observe(d time.Duration) {
 	d = max(d, 0)
-	i := int(firstBucket[bits.Len64(uint64(d))]) //nolint:gosec // not negative
+	i := int(firstBucket[bits.Len64(uint64(d))])
 	for i < len(bounds) && d > bounds[i] {
 		i++
 	}

@@ -26,8 +26,8 @@ import (
 
 // Metrics is everything that one process counts.
 type Metrics struct {
-	// LoginsFailed counts clients that were refused before they had a session, by kind: "password", "unknown_user",
-	// "unknown_database", "protocol", "tls_required", "timeout", "throttled", "too_many_clients", "shutting_down".
+	// LoginsFailed counts clients that were refused before they had a session, by kind: auth.Reason's names, "timeout",
+	// "tls_required", "throttled", "shutdown".
 	LoginsFailed Words
 	// Cancels counts cancel requests by what became of them: "sent", "idle", "unknown_key", "failed", "throttled".
 	Cancels Words
@@ -38,6 +38,7 @@ type Metrics struct {
 	configLoaded Gauge // Unix time in nanoseconds; 0 = never
 	build        atomic.Pointer[Build]
 	parseCache   atomic.Pointer[func() ParseCache]
+	prepared     atomic.Pointer[func() Prepared]
 
 	clusters  handles[string, Cluster]
 	shards    handles[shardKey, Shard]
@@ -65,6 +66,12 @@ type ParseCache struct {
 	ParseTime time.Duration
 }
 
+// Prepared is what the registry of the clients' prepared statements tells at a scrape.
+type Prepared struct {
+	Statements, Bytes int64
+	Evictions         uint64
+}
+
 var namespaceForm = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_]*$`)
 
 // ValidNamespace reports whether s can be given to New: empty, or letters, digits and underscores, a letter first.
@@ -78,7 +85,7 @@ func New(reg prometheus.Registerer, namespace string) *Metrics {
 		panic("metrics: invalid namespace " + namespace)
 	}
 	m := &Metrics{descs: newDescs(namespace)}
-	m.LoginsFailed.seed("password", "unknown_user", "unknown_database", "protocol", "tls_required", "timeout", "throttled", "too_many_clients", "shutting_down")
+	m.LoginsFailed.seed("wrong_password", "empty_password", "unknown_user", "no_verifier", "protocol", "unsupported", "timeout", "shutdown")
 	m.Cancels.seed("sent", "idle", "unknown_key", "failed", "throttled")
 	m.retired.totals = make(map[string]Totals)
 	reg.MustRegister(m)
@@ -107,6 +114,9 @@ func (m *Metrics) SetConfig(epoch uint64, at time.Time) {
 // SetParseCache sets what a scrape asks for the state of the parse cache. read must be quick and safe for concurrent use.
 func (m *Metrics) SetParseCache(read func() ParseCache) { m.parseCache.Store(&read) }
 
+// SetPrepared does the same for the registry of prepared statements.
+func (m *Metrics) SetPrepared(read func() Prepared) { m.prepared.Store(&read) }
+
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) { m.descs.describe(ch) }
 
@@ -131,6 +141,12 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		out.gauge(d.parseBytes, float64(c.Bytes))
 		out.gauge(d.parseMaxBytes, float64(c.MaxBytes))
 		out.seconds(d.parseSeconds, c.ParseTime)
+	}
+	if read := m.prepared.Load(); read != nil {
+		p := (*read)()
+		out.gauge(d.prepared, float64(p.Statements))
+		out.gauge(d.preparedBytes, float64(p.Bytes))
+		out.counter(d.preparedEvictions, p.Evictions)
 	}
 	for _, c := range m.clusters.all() {
 		c.collect(out, d)

@@ -32,23 +32,21 @@ func everything(t *testing.T, namespace string) (*prometheus.Registry, *Metrics)
 		return ParseCache{Hits: 1, Misses: 2, Evictions: 3, Entries: 4, Bytes: 5, MaxBytes: 6, ParseTime: 1500 * time.Millisecond}
 	})
 	m.ReloadsOK.Inc()
-	m.LoginsFailed.Inc("password")
+	m.SetPrepared(func() Prepared { return Prepared{Statements: 2, Bytes: 512, Evictions: 1} })
+	m.LoginsFailed.Inc("wrong_password")
 	m.Cancels.Inc("sent")
 
 	c := m.Cluster("app")
 	c.Clients.Add(3)
-	c.ClientsActive.Inc()
-	c.ClientsWaiting.Inc()
+	c.SetState(func() ClusterState { return ClusterState{Active: 2, Waiting: 1} })
 	c.Connects.Add(5)
-	c.Closes.Inc("client_terminated")
+	c.Closes.Inc("client")
 	c.Queries.Add(10)
 	c.Transactions.Add(4)
 	c.ReceivedBytes.Add(100)
 	c.SentBytes.Add(200)
 	c.Parses.Inc()
 	c.Binds.Inc()
-	c.Prepared.Set(2)
-	c.PreparedBytes.Set(512)
 	c.Refusals.Inc("cross_shard")
 	c.ServerErrors.Inc("23505")
 	c.OwnErrors.Inc("0A000")
@@ -64,11 +62,12 @@ func everything(t *testing.T, namespace string) (*prometheus.Registry, *Metrics)
 	e.Up.Set(1)
 
 	p := m.Pool(PoolLabels{EndpointLabels{"app", 1, topology.Primary, "db1:5432"}, "alice"})
-	p.SetState(func() PoolState { return PoolState{Size: 5, Idle: 3, Used: 2, Waiting: 1, Max: 10} })
+	p.SetState(func() PoolState {
+		return PoolState{Size: 5, Idle: 3, Used: 2, Waiting: 1, MaxWait: 1500 * time.Millisecond, Max: 10, Checkouts: 8, Timeouts: 1}
+	})
 	p.CheckoutWait.Observe(20 * time.Microsecond)
-	p.CheckoutTimeouts.Inc()
 	p.Opened.Inc()
-	p.OpenFailures.Inc("timeout")
+	p.OpenFailures.Inc("unreachable")
 	p.OpenTime.Add(2 * time.Second)
 	p.Closed.Inc("listen")
 	p.ReceivedBytes.Add(9)
@@ -323,7 +322,7 @@ func TestTotalsOutliveHandles(t *testing.T) {
 	_, m := everything(t, "")
 	m.Cluster("other").Queries.Add(1000)
 	want := Totals{
-		Assignments: 1, Transactions: 4, Queries: 10, Received: 100, Sent: 200,
+		Assignments: 8, Transactions: 4, Queries: 10, Received: 100, Sent: 200,
 		TransactionTime: 70 * time.Second, QueryTime: 3 * time.Millisecond, WaitTime: 20 * time.Microsecond,
 		ClientParses: 1, Binds: 1, ServerParses: 1, Errors: 2, Refusals: 1, ClientConnects: 5, CheckoutTimeouts: 1,
 	}
@@ -340,9 +339,42 @@ func TestTotalsOutliveHandles(t *testing.T) {
 	c := m.Cluster("app")
 	c.Close()
 	c.Close()
-	c.Close()                                                                              // one too many is none
+	c.Close() // one too many is none
 	if diff := cmp.Diff(want, m.Totals("app")); diff != "" {
 		t.Errorf("totals after the last close (-want +got):\n%s", diff)
+	}
+}
+
+// TestPoolCountersOutliveTheirPool: a reload that replaces a pool does not make its counters smaller.
+func TestPoolCountersOutliveTheirPool(t *testing.T) {
+	t.Parallel()
+	reg := prometheus.NewPedanticRegistry()
+	m := New(reg, "")
+	l := PoolLabels{EndpointLabels{"app", 0, topology.Primary, "h:1"}, "u"}
+	set := func(checkouts, timeouts uint64, size int) *Pool {
+		p := m.Pool(l)
+		p.SetState(func() PoolState { return PoolState{Checkouts: checkouts, Timeouts: timeouts, Size: size} })
+		return p
+	}
+	a := set(100, 2, 5)
+	b := set(10, 1, 3)
+	a.Close()
+	text := ours(t, reg)
+	for _, want := range []string{
+		`pgkennel_pool_checkouts_total{cluster="app",endpoint="h:1",role="primary",shard="0",user="u"} 110`,
+		`pgkennel_pool_checkout_timeouts_total{cluster="app",endpoint="h:1",role="primary",shard="0",user="u"} 3`,
+		`pgkennel_pool_backends{cluster="app",endpoint="h:1",role="primary",shard="0",user="u"} 3`,
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %s in\n%s", want, text)
+		}
+	}
+	if got := m.Totals("app").Assignments; got != 110 {
+		t.Errorf("assignments %d, want 110", got)
+	}
+	b.Close()
+	if got := m.Totals("app").Assignments; got != 110 {
+		t.Errorf("assignments %d after the last close, want 110", got)
 	}
 }
 

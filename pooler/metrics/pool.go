@@ -2,6 +2,7 @@ package metrics
 
 import (
 	"sync/atomic"
+	"time"
 
 	"github.com/pgkennel/pgkennel/sharding/topology"
 )
@@ -20,7 +21,7 @@ func (l EndpointLabels) values() []string {
 
 // Endpoint counts the health of one endpoint.
 type Endpoint struct {
-	// Checks takes the time of health checks that were answered; ChecksFailed counts the others.
+	// Checks takes the time of health checks, of connections and probes, that were answered; ChecksFailed counts the others.
 	Checks       Histogram
 	ChecksFailed Counter
 	// Up is 1 while the endpoint answers, else 0. Bans counts how often it was taken out of rotation.
@@ -59,17 +60,36 @@ type PoolState struct {
 	Idle    int
 	Used    int // checked out
 	Waiting int // clients in the queue
+	MaxWait time.Duration
 	Max     int
+
+	// These two only grow while the pool lives.
+	Checkouts uint64 // backends lent
+	Timeouts  uint64 // checkouts that gave up waiting
+}
+
+// poolSource is where the state of a pool comes from. A handle outlives the pools that it counts: before is what those before
+// this one had counted.
+type poolSource struct {
+	read   func() PoolState
+	before PoolState
+}
+
+func (s *poolSource) state() PoolState {
+	if s == nil {
+		return PoolState{}
+	}
+	now := s.read()
+	now.Checkouts += s.before.Checkouts
+	now.Timeouts += s.before.Timeouts
+	return now
 }
 
 // Pool counts one pool.
 type Pool struct {
-	// CheckoutWait takes how long each checkout waited, those that got a backend at once included; CheckoutTimeouts counts the
-	// ones that gave up, which CheckoutWait doesn't have.
-	CheckoutWait     Histogram
-	CheckoutTimeouts Counter
-	// Opened counts backends that logged in, OpenFailures those that didn't, by reason: "refused", "timeout", "tls",
-	// "auth", "protocol", "server_error". OpenTime is the time that dials and logins took, those that failed included.
+	// CheckoutWait takes how long each checkout waited that had to wait and was granted.
+	CheckoutWait Histogram
+	// Opened counts backends that logged in, OpenFailures those that didn't, by pool.Failure's names. OpenTime is the time that dials and logins took, those that failed included.
 	Opened       Counter
 	OpenFailures Words
 	OpenTime     Seconds
@@ -80,7 +100,7 @@ type Pool struct {
 	// Parses counts statements prepared on backends, ParseEvictions those closed there to make room.
 	Parses, ParseEvictions Counter
 
-	state  atomic.Pointer[func() PoolState]
+	source atomic.Pointer[poolSource]
 	m      *Metrics
 	key    PoolLabels
 	labels []string
@@ -90,16 +110,24 @@ type Pool struct {
 func (m *Metrics) Pool(l PoolLabels) *Pool {
 	return m.pools.acquire(l, func() *Pool {
 		p := &Pool{m: m, key: l, labels: append(l.values(), clean(l.User))}
-		p.OpenFailures.seed("refused", "timeout", "tls", "auth", "protocol", "server_error")
-		p.Closed.seed("idle", "lifetime", "health", "server_closed", "protocol", "cancelled", "listen", "temp", "advisory_lock",
-			"hold_cursor", "sql_prepare", "unjudged", "shutdown")
+		p.OpenFailures.seed("unreachable", "transient", "rejected")
+		p.Closed.seed("idle", "lifetime", "health", "server_closed", "reconnect", "resized", "shutdown", "killed",
+			"protocol", "cancelled", "listen", "temp", "advisory_lock", "hold_cursor", "sql_prepare", "unjudged")
 		return p
 	})
 }
 
 // SetState sets what a scrape asks for the pool's gauges. read must be quick and safe for concurrent use. Where an old and a
-// new pool share the handle during a reload, the last one set is asked.
-func (p *Pool) SetState(read func() PoolState) { p.state.Store(&read) }
+// new pool share the handle during a reload, the last one set is asked, and what the other had counted stays.
+func (p *Pool) SetState(read func() PoolState) {
+	for {
+		old := p.source.Load()
+		s := old.state()
+		if p.source.CompareAndSwap(old, &poolSource{read: read, before: PoolState{Checkouts: s.Checkouts, Timeouts: s.Timeouts}}) {
+			return
+		}
+	}
+}
 
 // Close gives the handle back, once per call of Metrics.Pool.
 func (p *Pool) Close() {
@@ -109,16 +137,18 @@ func (p *Pool) Close() {
 }
 
 func (p *Pool) collect(out sink, d *descs) {
-	if read := p.state.Load(); read != nil {
-		s := (*read)()
+	if source := p.source.Load(); source != nil {
+		s := source.state()
 		out.gauge(d.poolSize, float64(s.Size), p.labels...)
 		out.gauge(d.poolIdle, float64(s.Idle), p.labels...)
 		out.gauge(d.poolUsed, float64(s.Used), p.labels...)
 		out.gauge(d.poolWaiting, float64(s.Waiting), p.labels...)
+		out.gauge(d.poolMaxWait, s.MaxWait.Seconds(), p.labels...)
 		out.gauge(d.poolMax, float64(s.Max), p.labels...)
+		out.counter(d.checkouts, s.Checkouts, p.labels...)
+		out.counter(d.checkoutTimeouts, s.Timeouts, p.labels...)
 	}
 	out.histogram(d.checkoutSeconds, &p.CheckoutWait, p.labels...)
-	out.counter(d.checkoutTimeouts, p.CheckoutTimeouts.Load(), p.labels...)
 	out.counter(d.opened, p.Opened.Load(), p.labels...)
 	out.words(d.openFailures, &p.OpenFailures, p.labels...)
 	out.seconds(d.openSeconds, p.OpenTime.Load(), p.labels...)

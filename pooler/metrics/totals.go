@@ -86,10 +86,11 @@ func (s *Shard) totals() Totals {
 }
 
 func (p *Pool) totals() Totals {
+	s := p.source.Load().state()
 	return Totals{
-		Assignments:      p.CheckoutWait.Count(),
+		Assignments:      s.Checkouts,
 		WaitTime:         p.CheckoutWait.Sum(),
 		ServerParses:     p.Parses.Load(),
-		CheckoutTimeouts: p.CheckoutTimeouts.Load(),
+		CheckoutTimeouts: s.Timeouts,
 	}
 }
