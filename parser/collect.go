@@ -98,17 +98,20 @@ func (b *block) subquery(s *pg_query.SelectStmt) {
 }
 
 // children visits the nodes below n, whatever n is.
-func (b *block) children(n *pg_query.Node) {
+func (b *block) children(n *pg_query.Node) { eachBelow(n, b.visit) }
+
+// eachBelow calls f for the nearest nodes below n.
+func eachBelow(n *pg_query.Node, f func(*pg_query.Node)) {
 	// A Node holds one message; its fields are what is below.
 	m := n.ProtoReflect()
 	if fd := m.WhichOneof(nodeOneof); fd != nil {
-		eachNode(m.Get(fd).Message(), b.visit)
+		eachNode(m.Get(fd).Message(), f)
 	}
 }
 
 var nodeOneof = (*pg_query.Node)(nil).ProtoReflect().Descriptor().Oneofs().ByName("node")
 
-// eachNode calls f for the nearest nodes below m, in the order of m's fields. A SelectStmt that is no Node itself counts as one.
+// eachNode calls f for the nearest nodes below m, which is no Node, in the order of m's fields. A SelectStmt without a Node around it counts as one.
 func eachNode(m protoreflect.Message, f func(*pg_query.Node)) {
 	below := func(m protoreflect.Message) {
 		switch x := m.Interface().(type) {
@@ -203,9 +206,7 @@ func (b *block) mayBeOuters(call *pg_query.FuncCall) {
 		look = func(n *pg_query.Node) {
 			ref := n.GetColumnRef()
 			if ref == nil {
-				if n != nil {
-					eachNode(n.ProtoReflect(), look)
-				}
+				eachBelow(n, look)
 				return
 			}
 			refs++

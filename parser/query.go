@@ -86,12 +86,7 @@ func (u *unit) selectStmt(s *pg_query.SelectStmt, outer *block) *Query {
 		q.Distinct = len(s.DistinctClause) > 0
 		q.DistinctOn = q.Distinct && s.DistinctClause[0].GetNode() != nil
 		b.collect(s.DistinctClause...)
-		for _, g := range s.GroupClause {
-			if g.GetGroupingSet() != nil {
-				q.Grouping = true
-			}
-			q.GroupBy = append(q.GroupBy, b.expr(g))
-		}
+		b.groupBy(s.GroupClause)
 		b.clause = inHaving
 		b.collect(s.HavingClause)
 		b.clause = inOther
@@ -107,6 +102,22 @@ func (u *unit) selectStmt(s *pg_query.SelectStmt, outer *block) *Query {
 	q.Limited = s.LimitCount != nil && !s.LimitCount.GetAConst().GetIsnull() || s.LimitOffset != nil
 	q.Locking = len(s.LockingClause) > 0
 	return q
+}
+
+// groupBy compiles GROUP BY, grouping sets flattened.
+func (b *block) groupBy(list []*pg_query.Node) {
+	for _, n := range list {
+		if set := n.GetGroupingSet(); set != nil {
+			b.q.Grouping = true
+			b.groupBy(set.Content)
+			continue
+		}
+		if row := n.GetRowExpr(); row != nil && b.q.Grouping {
+			b.groupBy(row.Args) // ROLLUP ((a, b), c)
+			continue
+		}
+		b.q.GroupBy = append(b.q.GroupBy, b.expr(n))
+	}
 }
 
 // with compiles the WITH clause, whose queries see what the block sees, but not the block's own tables.

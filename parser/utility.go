@@ -51,7 +51,7 @@ func (u *unit) bodies(n *pg_query.Node) {
 		case *pg_query.Node_ParamRef:
 			u.s.Params = max(u.s.Params, int(x.ParamRef.Number))
 		}
-		eachNode(n.ProtoReflect(), look)
+		eachBelow(n, look)
 	}
 	effects := u.s.Effects
 	look(n)
