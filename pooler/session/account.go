@@ -41,10 +41,16 @@ type Cluster interface {
 	SchemaChanged()
 }
 
-// Console answers statements to the admin database. Run may block and is called off the loop.
+// Console is the admin database.
 type Console interface {
-	// Columns describes the result of sql, nil if it has none.
-	Columns(sql string) ([]pgwire.Column, *pgwire.Error)
-	// Run executes sql and appends its answer: row descriptions (unless extended), rows and command tags, not ReadyForQuery.
-	Run(dst []byte, sql string, extended bool) ([]byte, *pgwire.Error)
+	// Open begins a conversation with a client that has logged in.
+	Open(user string) Conversation
+}
+
+// Conversation is one client's with the console, in both protocols.
+type Conversation interface {
+	// Handle answers one message; done ends the connection. It may take as long as the message's command, and is called off the loop.
+	Handle(dst []byte, typ byte, body []byte) (out []byte, done bool)
+	// Cancel ends the command that runs now, from any goroutine.
+	Cancel()
 }

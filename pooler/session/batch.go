@@ -75,9 +75,6 @@ func (s *Session) batch(b []byte, how end) bool {
 	if len(b) == 0 {
 		return s.endOnly(how)
 	}
-	if s.acct.Console != nil {
-		return s.consoleBatch(b, how)
-	}
 	if e := s.told08006(); e != nil {
 		s.refuseUnit(e, how == endSync)
 		return true

@@ -101,6 +101,8 @@ var ErrShutdown = pgwire.Fatalf(pgwire.CodeAdminShutdown, "terminating connectio
 func (s *Session) Cancel() {
 	switch {
 	case s.phase != phaseReady:
+	case s.hs.conversation != nil:
+		s.hs.conversation.Cancel()
 	case s.wait == waitBackend:
 		s.drv.Withdraw()
 		s.CheckoutFailed(pgwire.Errorf(pgwire.CodeQueryCanceled, "canceling statement due to user request"))

@@ -16,9 +16,6 @@ func (s *Session) query(body, frame []byte) bool {
 		s.refuseUnit(asError(err), true)
 		return true
 	}
-	if s.acct.Console != nil {
-		return s.consoleQuery(sql)
-	}
 	if s.describing && !s.settleDescribing() {
 		return false
 	}

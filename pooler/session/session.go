@@ -246,8 +246,11 @@ func (s *Session) Resume() {
 		return
 	}
 	s.wait = waitNothing
-	if s.phase == phaseLogin {
+	switch {
+	case s.phase == phaseLogin:
 		s.stepped()
+	case s.hs.console.ready:
+		s.consoleAnswered()
 	}
 	s.drain()
 }
@@ -280,7 +283,11 @@ func (s *Session) consume(b []byte) int {
 		case phaseAuth:
 			n = s.authenticate(b[pos:])
 		case phaseReady:
-			n = s.step(b[pos:])
+			if s.acct.Console != nil {
+				n = s.consoleStep(b[pos:])
+			} else {
+				n = s.step(b[pos:])
+			}
 		case phaseTLS, phaseLogin, phaseClosed:
 			return pos
 		}

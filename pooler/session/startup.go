@@ -26,9 +26,8 @@ type handshake struct {
 	login *auth.ClientCredential
 
 	// A console session's.
-	console    consoleJob
-	statements map[string]consoleStatement
-	portals    map[string]consoleStatement
+	console      consoleJob
+	conversation Conversation
 }
 
 // startup handles the packets that open a connection.

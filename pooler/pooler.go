@@ -1,0 +1,394 @@
+// Package pooler assembles the house: it listens, finds out who may log in where, gives sessions their backends, and
+// looks after cancel keys, reloads and the end. It is the only package that knows all others.
+//
+// Goroutines: Run owns all of them and returns when they have ended. Lock order: Pooler.mu, then what the packages below say.
+package pooler
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/pgkennel/pgkennel/config"
+	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/admin"
+	"github.com/pgkennel/pgkennel/pooler/auth"
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/loop"
+	"github.com/pgkennel/pgkennel/pooler/metrics"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/session"
+	"github.com/pgkennel/pgkennel/pooler/state"
+)
+
+// Options of a Pooler.
+type Options struct {
+	Config *config.Config
+	// Load reads the configuration anew, for reloads; nil = there are none.
+	Load func() (*config.Config, config.Warnings, error)
+	Log  *slog.Logger
+	// Version is the program's, for console and metrics.
+	Version string
+	// Level, if set, follows log_level at reloads.
+	Level *slog.LevelVar
+}
+
+// Pooler is one running pgkennel.
+type Pooler struct {
+	opts    Options
+	log     *slog.Logger
+	started time.Time
+
+	registry *prometheus.Registry
+	metrics  *metrics.Metrics
+	shared   *session.Shared
+	driver   *loop.Goroutines
+	keys     *keys
+	console  *admin.Console
+	tls      atomic.Pointer[backend.ServerTLS]
+	state    atomic.Pointer[snapshot]
+	clients  atomic.Int64
+
+	listeners *listeners
+	http      net.Listener
+	health    net.Listener
+
+	// ending is closed when a shutdown begins; stop is closed when it is to be fast.
+	ending, hurry chan struct{}
+	mode          atomic.Int32 // admin.ShutdownMode
+
+	mu struct {
+		sync.Mutex
+		epoch    uint64
+		loaded   time.Time
+		units    map[string]*unit
+		paused   map[string]bool
+		disabled map[string]bool
+		run      func(*unit) // starts a unit's goroutines; nil before Run and after its end
+		ended    bool
+		hurried  bool
+	}
+}
+
+// snapshot is what a configuration amounts to for those who log in. It is immutable.
+type snapshot struct {
+	cfg      *config.Config
+	epoch    uint64
+	accounts map[accountKey]*session.Account
+	units    map[string]*unit
+	// disabled databases take no new clients.
+	disabled map[string]bool
+}
+
+type accountKey struct{ user, database string }
+
+// Sizes that are nobody's business to configure yet.
+const (
+	parseCacheBytes    = 64 << 20
+	sessionStatements  = 64 << 20
+	backendStatements  = 32 << 20
+	maxBatch           = 4 << 20
+	defaultStatementsN = 1000
+)
+
+// New makes a pooler and opens its sockets; nothing is served before Run.
+func New(ctx context.Context, o Options) (*Pooler, error) {
+	p := &Pooler{
+		opts: o, log: o.Log, started: time.Now(), registry: prometheus.NewRegistry(), keys: newKeys(),
+		ending: make(chan struct{}), hurry: make(chan struct{}),
+	}
+	p.mu.units = make(map[string]*unit)
+	p.mu.paused = make(map[string]bool)
+	p.mu.disabled = make(map[string]bool)
+	cfg := o.Config
+	p.metrics = metrics.New(p.registry, cfg.Metrics.Namespace)
+	p.metrics.SetBuild(metrics.Build{Version: o.Version})
+
+	method, err := auth.ParseMethod(string(cfg.Auth))
+	if err != nil {
+		return nil, err
+	}
+	cache := parser.NewCache(parseCacheBytes)
+	p.metrics.SetParseCache(func() metrics.ParseCache { return parseCache(cache) })
+	p.shared = &session.Shared{
+		Log: o.Log, Observer: observer{p}, Cache: cache, Registry: state.NewRegistry(), Probes: session.NewProbes(),
+		Accounts: p.account, Method: method, Auth: &auth.ServerOptions{},
+		MaxMessage: cfg.MaxMessageBytes, MaxBatch: maxBatch, Statements: sessionStatements,
+		LoginTimeout:   int64(cfg.Clients.LoginTimeout),
+		LogConnections: cfg.Log.Connections, LogDisconnections: cfg.Log.Disconnections,
+	}
+	if cfg.Parser.RefuseLongerQueries {
+		p.shared.QuerySize = cfg.Parser.MaxQueryBytes
+	}
+	if err := p.setTLS(cfg); err != nil {
+		return nil, err
+	}
+	p.driver = loop.NewGoroutines(loop.Options{
+		Source: source{p}, Shared: p.shared, Log: o.Log, RollbackTimeout: int64(cfg.Timeouts.Rollback),
+	})
+	if s := p.tls.Load(); s != nil {
+		p.driver.SetTLS(s.Config())
+	}
+	p.console = admin.New(admin.Options{Inspector: inspector{p}, Controller: controller{p}, Now: time.Now, Log: o.Log})
+	if err := p.apply(cfg); err != nil {
+		return nil, err
+	}
+	if err := p.listen(ctx, cfg); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// setTLS reads the certificates that clients are shown.
+func (p *Pooler) setTLS(cfg *config.Config) error {
+	if cfg.TLS.Certificate == "" {
+		return nil
+	}
+	s, err := backend.NewServerTLS(backend.ServerTLSFiles{
+		Certificate: cfg.TLS.Certificate, Key: cfg.TLS.PrivateKey, ClientCA: cfg.TLS.ClientCA, RequireClientCertificate: cfg.TLS.ClientCA != "",
+	})
+	if err != nil {
+		return err
+	}
+	p.tls.Store(s)
+	p.shared.TLS, p.shared.TLSRequired = true, cfg.TLS.ClientRequired
+	return nil
+}
+
+// listen opens the sockets.
+func (p *Pooler) listen(ctx context.Context, cfg *config.Config) (err error) {
+	defer func() {
+		if err != nil {
+			p.closeListeners()
+		}
+	}()
+	if p.listeners, err = listen(ctx, ListenOptions{
+		Host: cfg.Listen.Host, Port: cfg.Listen.Port, UnixDir: cfg.Listen.UnixSocketDir, UnixMode: cfg.Listen.UnixSocketMode,
+	}, p.log); err != nil {
+		return err
+	}
+	var lc net.ListenConfig
+	if cfg.Metrics.Port != 0 {
+		if p.http, err = lc.Listen(ctx, "tcp", net.JoinHostPort(cfg.Metrics.Host, fmt.Sprint(cfg.Metrics.Port))); err != nil {
+			return fmt.Errorf("listen for metrics: %w", err)
+		}
+	}
+	if cfg.Metrics.HealthPort != 0 {
+		if p.health, err = lc.Listen(ctx, "tcp", net.JoinHostPort(cfg.Listen.Host, fmt.Sprint(cfg.Metrics.HealthPort))); err != nil {
+			return fmt.Errorf("listen for health checks: %w", err)
+		}
+	}
+	return nil
+}
+
+func (p *Pooler) closeListeners() {
+	if p.listeners != nil {
+		p.listeners.close()
+	}
+	for _, l := range []net.Listener{p.http, p.health} {
+		if l != nil {
+			l.Close()
+		}
+	}
+}
+
+// Addrs are the addresses that clients connect to.
+func (p *Pooler) Addrs() []net.Addr { return p.listeners.addrs() }
+
+// MetricsAddr is where metrics are served, nil if nowhere.
+func (p *Pooler) MetricsAddr() net.Addr {
+	if p.http == nil {
+		return nil
+	}
+	return p.http.Addr()
+}
+
+// account finds who logs in as user to database; nil = nobody may.
+func (p *Pooler) account(user, database string) *session.Account {
+	s := p.state.Load()
+	if s.disabled[database] {
+		return nil
+	}
+	return s.accounts[accountKey{user, database}]
+}
+
+// Run serves until ctx is done, a shutdown is ordered, or something breaks that can't be mended. Then it drains: no new clients, those who
+// are idle are closed, transactions in flight finish, for the configured time. Hurry makes that fast.
+func (p *Pooler) Run(ctx context.Context) error {
+	work, cancel := context.WithCancel(context.WithoutCancel(ctx)) // what serves sessions goes on while they drain
+	defer cancel()
+	var wg sync.WaitGroup
+	p.mu.Lock()
+	p.mu.run = func(u *unit) { wg.Go(func() { u.run(work) }) }
+	for _, u := range p.mu.units {
+		p.mu.run(u)
+	}
+	p.mu.Unlock()
+	cfg := p.state.Load().cfg
+	wg.Go(func() { p.sample(work, cfg.StatsPeriod) })
+	if p.http != nil {
+		h := metrics.Handler(metrics.Options{Gatherer: p.registry, Ready: p.ready, Log: p.log})
+		wg.Go(func() { p.serveHTTP(work, p.http, h) })
+	}
+	if p.health != nil {
+		h := metrics.HealthcheckHandler(func() bool { r := p.ready(); return r.Serving && len(r.Down) == 0 })
+		wg.Go(func() { p.serveHTTP(work, p.health, h) })
+	}
+	p.listeners.serve(p.serve)
+	attrs := []any{"version", p.opts.Version}
+	for _, a := range p.Addrs() {
+		attrs = append(attrs, "address", a.String())
+	}
+	if a := p.MetricsAddr(); a != nil {
+		attrs = append(attrs, "metrics", a.String())
+	}
+	p.log.Info("ready", attrs...)
+
+	select {
+	case <-ctx.Done():
+		p.shutdown(admin.ShutdownDrain)
+	case <-p.ending:
+	}
+	p.drain()
+	cancel()
+	p.mu.Lock()
+	p.mu.run = nil
+	p.mu.ended = true
+	p.mu.Unlock()
+	wg.Wait()
+	p.driver.Wait()
+	p.listeners.wg.Wait()
+	p.log.Info("stopped")
+	return nil
+}
+
+func (p *Pooler) serveHTTP(ctx context.Context, l net.Listener, h interface {
+	ServeHTTP(w httpWriter, r *httpRequest)
+}) {
+	if err := metrics.Serve(ctx, l, h, p.log); err != nil {
+		p.log.Error("metrics server failed", "error", err)
+	}
+}
+
+// serve runs one client connection.
+func (p *Pooler) serve(nc net.Conn) {
+	if most := p.state.Load().cfg.Clients.Max; most > 0 && p.clients.Add(1) > int64(most) {
+		p.clients.Add(-1)
+		p.metrics.LoginsFailed.Inc("too_many_clients")
+		nc.SetDeadline(time.Now().Add(time.Second)) //nolint:errcheck // best effort
+		nc.Write(pgwire.AppendErrorResponse(nil, pgwire.Fatalf(pgwire.CodeTooManyConnections, "sorry, too many clients already"))) //nolint:errcheck // best effort
+		nc.Close()
+		return
+	} else if most == 0 {
+		p.clients.Add(1)
+	}
+	defer p.clients.Add(-1)
+	name := "unix"
+	if tcp, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
+		name = tcp.String()
+		if err := tcpOptions(p.state.Load().cfg.TCP).Apply(nc); err != nil {
+			p.log.Debug("tcp options", "client", name, "error", err)
+		}
+	}
+	p.driver.Serve(nc, name)
+}
+
+// ready says whether every shard can be served.
+func (p *Pooler) ready() metrics.Readiness {
+	r := metrics.Readiness{Serving: true}
+	select {
+	case <-p.ending:
+		r.Serving = false
+	default:
+	}
+	for _, u := range p.state.Load().units {
+		r.Down = append(r.Down, u.down()...)
+	}
+	return r
+}
+
+// sample takes what the console's averages are made of.
+func (p *Pooler) sample(ctx context.Context, period time.Duration) {
+	if period <= 0 {
+		return
+	}
+	tick := time.NewTicker(period)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+			p.console.Tick()
+		}
+	}
+}
+
+// Shutdown begins a shutdown; Run returns at its end.
+func (p *Pooler) Shutdown() { p.shutdown(admin.ShutdownDrain) }
+
+// Hurry ends a shutdown at once, or begins one that does not wait.
+func (p *Pooler) Hurry() { p.shutdown(admin.ShutdownImmediate) }
+
+func (p *Pooler) shutdown(mode admin.ShutdownMode) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mode.CompareAndSwap(0, int32(mode)) {
+		p.log.Info("shutting down", "mode", mode.String())
+		close(p.ending)
+	}
+	if mode == admin.ShutdownImmediate && !p.mu.hurried {
+		p.mu.hurried = true
+		close(p.hurry)
+	}
+}
+
+// drain lets sessions end, then closes everything.
+func (p *Pooler) drain() {
+	p.listeners.close()
+	ctx, cancel := context.WithCancel(context.Background()) // it outlives whoever ordered the shutdown
+	defer cancel()
+	limit := p.state.Load().cfg.Shutdown.Timeout
+	switch mode := admin.ShutdownMode(p.mode.Load()); mode { //nolint:gosec // one of four
+	case admin.ShutdownDrain, admin.ShutdownImmediate:
+		var stop context.CancelFunc
+		ctx, stop = context.WithTimeout(ctx, limit)
+		defer stop()
+	case admin.ShutdownWaitForServers, admin.ShutdownWaitForClients:
+	}
+	go func() { // ends with ctx
+		select {
+		case <-p.hurry:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	p.driver.Drain(ctx)
+	closing, stop := context.WithTimeout(context.Background(), 5*time.Second)
+	defer stop()
+	p.mu.Lock()
+	units := make([]*unit, 0, len(p.mu.units))
+	for _, u := range p.mu.units {
+		units = append(units, u)
+	}
+	p.mu.Unlock()
+	for _, u := range units {
+		if err := u.cl.Close(closing); err != nil && !errors.Is(err, context.DeadlineExceeded) {
+			p.log.Warn("cluster close", "cluster", u.name, "error", err)
+		}
+	}
+}
+
+func parseCache(c *parser.Cache) metrics.ParseCache {
+	s := c.Stats()
+	return metrics.ParseCache{
+		Hits: s.Hits, Misses: s.Misses, Evictions: s.Evictions, Entries: int64(s.Entries), Bytes: s.Bytes, MaxBytes: parseCacheBytes, ParseTime: s.ParseTime,
+	}
+}

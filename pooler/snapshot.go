@@ -1,0 +1,261 @@
+package pooler
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"maps"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/pgkennel/pgkennel/config"
+	"github.com/pgkennel/pgkennel/pooler/auth"
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/cluster"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/session"
+)
+
+// Reload reads the configuration anew and puts it in force. After an error nothing has changed.
+func (p *Pooler) Reload() error {
+	if p.opts.Load == nil {
+		return fmt.Errorf("there is no configuration file to read")
+	}
+	cfg, warnings, err := p.opts.Load()
+	if err != nil {
+		p.metrics.ReloadsFailed.Inc()
+		return err
+	}
+	for _, w := range warnings {
+		p.log.Warn("configuration", "problem", w.String())
+	}
+	old := p.state.Load().cfg
+	if err := p.apply(cfg); err != nil {
+		p.metrics.ReloadsFailed.Inc()
+		return err
+	}
+	if s := p.tls.Load(); s != nil {
+		if err := s.Reload(); err != nil {
+			p.log.Error("certificates not reloaded", "error", err)
+		}
+	}
+	if p.opts.Level != nil {
+		p.opts.Level.Set(cfg.Log.Level)
+	}
+	changes := config.Diff(old, cfg)
+	for _, c := range changes {
+		if c.Restart {
+			p.log.Warn("change needs a restart", "what", c.What)
+		} else {
+			p.log.Info("configuration changed", "what", c.What, "old", c.Old, "new", c.New)
+		}
+	}
+	p.metrics.ReloadsOK.Inc()
+	p.log.Info("configuration reloaded", "changes", len(changes))
+	p.evict()
+	return nil
+}
+
+// apply puts a configuration in force: clusters are made, changed and dropped, and then logins see the new state, all at once.
+func (p *Pooler) apply(cfg *config.Config) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	type change struct {
+		u       *unit
+		cfg     *config.Cluster
+		options cluster.Options
+	}
+	var changes []change
+	units := make(map[string]*unit, len(cfg.Clusters))
+	for _, c := range cfg.Clusters {
+		if u := p.mu.units[c.Name]; u != nil {
+			// What can be wrong with it is found out before anything changes.
+			if _, err := routerOptions(c, nil); err != nil {
+				return err
+			}
+			options, err := u.options(cfg, c)
+			if err != nil {
+				return err
+			}
+			changes = append(changes, change{u, c, options})
+			units[c.Name] = u
+			continue
+		}
+		u, err := p.newUnit(cfg, c)
+		if err != nil {
+			return err
+		}
+		units[c.Name] = u
+	}
+	for _, c := range changes {
+		if err := c.u.cl.Reload(c.options); err != nil {
+			return err
+		}
+		if err := c.u.route(c.cfg, c.u.currentSchema()); err != nil {
+			return err
+		}
+		c.u.setConfig(cfg)
+	}
+	for name, u := range units {
+		if p.mu.units[name] == nil && p.mu.run != nil {
+			p.mu.run(u)
+		}
+	}
+	gone := make([]*unit, 0)
+	for name, u := range p.mu.units {
+		if units[name] == nil {
+			gone = append(gone, u)
+		}
+	}
+	p.mu.units = units
+	p.mu.epoch++
+	p.mu.loaded = time.Now()
+	p.metrics.SetConfig(p.mu.epoch, p.mu.loaded)
+	p.publishLocked(cfg)
+	p.shared.Probes.Forget()
+	for _, u := range gone {
+		go u.close() // it ends when its last client has gone
+	}
+	return nil
+}
+
+// publishLocked makes the snapshot that logins see.
+func (p *Pooler) publishLocked(cfg *config.Config) {
+	s := &snapshot{
+		cfg: cfg, epoch: p.mu.epoch, accounts: make(map[accountKey]*session.Account, len(cfg.Users)+1), units: maps.Clone(p.mu.units),
+		disabled: maps.Clone(p.mu.disabled),
+	}
+	for _, user := range cfg.Users {
+		u := p.mu.units[user.Database]
+		if u == nil {
+			continue
+		}
+		credential := auth.NewCredential(verifiers(user)...)
+		credential.Warm(user.Name, p.shared.Auth)
+		endpoint := u.firstEndpoint(cfg, user.Database)
+		settings := cfg.Pool(user, endpoint)
+		s.accounts[accountKey{user.Name, user.Database}] = &session.Account{
+			User: user.Name, Database: user.Database, Credential: credential, Cluster: u,
+			ServerUser: settings.User,
+			Session:    user.PoolerMode == config.ModeSession,
+			Statements: cfg.Prepared.Enabled && user.PoolerMode != config.ModeSession,
+			QueryTimeout: int64(cfg.Clients.QueryTimeout), IdleTimeout: int64(cfg.Clients.IdleTimeout),
+			IdleTransactionTimeout: int64(cfg.Clients.IdleInTransactionTimeout),
+			Login:                  &login{u: u, user: user.Name, login: u.login(cfg, user), keyed: settings.Password == "" && user.PasswordHash != ""},
+			Metrics:                u,
+		}
+	}
+	if a := cfg.Admin; a.Password != "" {
+		credential := auth.NewCredential(auth.PlainPassword(a.Password.Reveal()))
+		credential.Warm(a.User, p.shared.Auth)
+		s.accounts[accountKey{a.User, a.Name}] = &session.Account{
+			User: a.User, Database: a.Name, Credential: credential, Console: consoleDoor{p},
+		}
+	}
+	p.state.Store(s)
+}
+
+func verifiers(user *config.User) []*auth.Verifier {
+	var list []*auth.Verifier
+	for _, s := range user.Passwords {
+		list = append(list, auth.PlainPassword(s.Reveal()))
+	}
+	if user.PasswordHash != "" {
+		if v, err := auth.ParseVerifier(user.PasswordHash.Reveal()); err == nil { // the configuration was checked
+			list = append(list, v)
+		}
+	}
+	return list
+}
+
+// evict closes clients whose user or database is gone, when they are idle.
+func (p *Pooler) evict() {
+	for _, c := range p.driver.Clients() {
+		var a *session.Account
+		c.Inspect(func(s *session.Session) { a = s.Account() })
+		if a != nil && p.state.Load().accounts[accountKey{a.User, a.Database}] == nil {
+			c.Kill(pgwire.Fatalf(pgwire.CodeAdminShutdown, "terminating connection due to administrator command").
+				WithDetail("The user or the database is no longer configured."), session.CloseKilled)
+		}
+	}
+}
+
+func (u *unit) currentSchema() (s schemaPointer) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	return u.schema
+}
+
+func (u *unit) setConfig(conf *config.Config) {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.conf = conf
+}
+
+func (u *unit) firstEndpoint(conf *config.Config, database string) *config.Endpoint {
+	return conf.Cluster(database).Shards[0][0]
+}
+
+// login makes the login of an account, equal to the one its cluster has.
+func (u *unit) login(conf *config.Config, user *config.User) *cluster.Login {
+	cfg := conf.Cluster(user.Database)
+	endpoints := make(map[endpointKey]*config.Endpoint)
+	for _, list := range cfg.Shards {
+		for _, e := range list {
+			endpoints[endpointKey{backend.Address{Host: e.Host, Port: e.Port}, e.DatabaseName}] = e
+		}
+	}
+	return newLogin(conf, cfg, user, endpoints, make(map[overrideKey]override))
+}
+
+// close ends a cluster that the configuration no longer has.
+func (u *unit) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // nobody waits for it
+	defer cancel()
+	if err := u.cl.Close(ctx); err != nil {
+		u.p.log.Warn("cluster close", "cluster", u.name, "error", err)
+	}
+	u.mu.Lock()
+	stop := u.cancel
+	u.mu.Unlock()
+	if stop != nil {
+		stop()
+	}
+	u.metrics.Close()
+	for _, s := range u.shards {
+		s.Close()
+	}
+}
+
+// fingerprint tells secrets apart without showing them.
+func fingerprint(secret string) string {
+	sum := sha256.Sum256([]byte("pgkennel login\x00" + secret))
+	return hex.EncodeToString(sum[:8])
+}
+
+// tlsKey says what TLS to servers is made of, the files' contents included.
+func tlsKey(conf *config.Config) string {
+	parts := []string{string(conf.TLS.Verify)}
+	for _, f := range []string{conf.TLS.ServerCA, conf.TLS.ServerCertificate, conf.TLS.ServerPrivateKey} {
+		if f == "" {
+			parts = append(parts, "")
+			continue
+		}
+		b, err := os.ReadFile(f)
+		if err != nil {
+			parts = append(parts, err.Error())
+			continue
+		}
+		parts = append(parts, fingerprint(string(b)))
+	}
+	return strings.Join(parts, "/")
+}
+
+func tcpOptions(c config.TCP) backend.TCPOptions {
+	return backend.TCPOptions{
+		KeepAlive: c.KeepAlive, Idle: c.Time, Interval: c.Interval, Probes: c.Retries, UserTimeout: c.UserTimeout,
+		CongestionControl: c.CongestionControl,
+	}
+}

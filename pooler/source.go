@@ -1,0 +1,122 @@
+package pooler
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/pgkennel/pgkennel/pooler/auth"
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/cluster"
+	"github.com/pgkennel/pgkennel/pooler/loop"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/pool"
+	"github.com/pgkennel/pgkennel/pooler/session"
+	"github.com/pgkennel/pgkennel/sharding/topology"
+)
+
+// login is how an account's sessions get at their pools.
+type login struct {
+	u     *unit
+	user  string
+	login *cluster.Login
+	// keyed: there is no password; the client's own proof logs in where the server holds the same verifier.
+	keyed bool
+	learn atomic.Pointer[cluster.Login]
+}
+
+// of returns the login to use for a session whose client proved to know proof.
+func (l *login) of(proof *auth.ClientCredential) *cluster.Login {
+	if !l.keyed {
+		return l.login
+	}
+	if known := l.learn.Load(); known != nil {
+		return known
+	}
+	if proof == nil {
+		return l.login
+	}
+	o := l.login.LoginOptions
+	o.Credential = proof
+	o.Identity += "/keyed"
+	l.learn.CompareAndSwap(nil, cluster.NewLogin(o))
+	return l.learn.Load()
+}
+
+// source gives sessions their backends.
+type source struct{ p *Pooler }
+
+var _ loop.Source = source{}
+
+// TryCheckout implements loop.Source.
+func (source) TryCheckout(a *session.Account, proof *auth.ClientCredential, shard topology.ShardID) *pool.Lease[*loop.Backend] {
+	l := a.Login.(*login)
+	return l.u.cl.TryCheckout(shard, topology.Primary, l.of(proof))
+}
+
+// Checkout implements loop.Source.
+func (source) Checkout(a *session.Account, proof *auth.ClientCredential, shard topology.ShardID, w *cluster.Waiter[*loop.Backend]) {
+	l := a.Login.(*login)
+	l.u.cl.Checkout(shard, topology.Primary, l.of(proof), w)
+}
+
+// Discard implements loop.Source.
+func (source) Discard(b *loop.Backend, reason pool.Reason, err error) {
+	b.Owner.(*link).u.cl.Discard(b.Lease(), reason, err)
+}
+
+// Parameters implements loop.Source.
+func (s source) Parameters(a *session.Account, proof *auth.ClientCredential, done func(*pgwire.Error)) {
+	l := a.Login.(*login)
+	go func() { // bounded by the cluster's connect and checkout time-outs
+		_, err := l.u.cl.WaitParameters(context.Background(), l.of(proof))
+		done(refusal(err))
+	}()
+}
+
+// Refusal implements loop.Source.
+func (source) Refusal(err error) *pgwire.Error { return refusal(err) }
+
+func refusal(err error) *pgwire.Error {
+	if err == nil {
+		return nil
+	}
+	if e, ok := err.(*pgwire.Error); ok { //nolint:errorlint // the cluster makes them bare
+		return e
+	}
+	return pgwire.Errorf(pgwire.CodeConnectionFailure, "no server of the database can be reached").WithRoutine("shard_unavailable")
+}
+
+// cancelTimeout bounds a cancel request to a server.
+const cancelTimeout = 10 * time.Second
+
+// Cancel implements loop.Source.
+func (s source) Cancel(b *loop.Backend) {
+	l := b.Owner.(*link)
+	ctx, cancel := context.WithTimeout(context.Background(), cancelTimeout) // the client may be gone
+	defer cancel()
+	if err := backend.Cancel(ctx, l.dial, b.Conn.PID, b.Conn.Secret); err != nil {
+		s.p.metrics.Cancels.Inc("failed")
+		s.p.log.Warn("cancel failed", "cluster", l.u.name, "shard", l.info.Shard, "backend_pid", b.Conn.PID, "error", err)
+		return
+	}
+	s.p.metrics.Cancels.Inc("sent")
+}
+
+// CancelRequest implements loop.Source.
+func (s source) CancelRequest(pid uint32, secret []byte) {
+	c := s.p.keys.find(pid, secret, time.Now())
+	if c == nil {
+		s.p.metrics.Cancels.Inc("unknown_key")
+		return
+	}
+	c.Cancel()
+}
+
+// Register implements loop.Source.
+func (s source) Register(c *loop.Client, n int) (pid uint32, secret []byte) {
+	return s.p.keys.register(c, n)
+}
+
+// Unregister implements loop.Source.
+func (s source) Unregister(c *loop.Client, pid uint32) { s.p.keys.unregister(c, pid) }

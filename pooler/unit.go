@@ -1,0 +1,308 @@
+package pooler
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pgkennel/pgkennel/config"
+	"github.com/pgkennel/pgkennel/pooler/auth"
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/cluster"
+	"github.com/pgkennel/pgkennel/pooler/loop"
+	"github.com/pgkennel/pgkennel/pooler/metrics"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/pool"
+	"github.com/pgkennel/pgkennel/pooler/session"
+	"github.com/pgkennel/pgkennel/sharding/router"
+	"github.com/pgkennel/pgkennel/sharding/topology"
+)
+
+// unit is one cluster at work: its connections, its router, its counters. It lives as long as the configuration names it.
+type unit struct {
+	p    *Pooler
+	name string
+	cl   *cluster.Cluster[*loop.Backend]
+
+	metrics *metrics.Cluster
+	shards  []*metrics.Shard
+	router  atomic.Pointer[router.Router]
+	plain   atomic.Bool
+
+	mu sync.Mutex // guards below, and the making of routers
+	// cfg, conf: the configuration in force.
+	cfg    *config.Cluster
+	conf   *config.Config
+	schema *topology.Schema
+	epoch  uint64
+	// overrides are logins that [[databases]] gives for an endpoint.
+	overrides map[overrideKey]override
+	cancel    context.CancelFunc
+}
+
+type overrideKey struct {
+	login    string // the login's name
+	address  backend.Address
+	database string
+}
+
+type override struct {
+	user       string
+	credential *auth.ClientCredential
+}
+
+var _ session.Cluster = (*unit)(nil)
+
+// link is what a backend is remembered by: how to reach its server for a cancel request.
+type link struct {
+	u    *unit
+	dial backend.DialOptions
+	info cluster.PoolInfo
+	pool *metrics.Pool
+	at   time.Time
+}
+
+// newUnit makes a cluster of the configuration. It connects to nothing yet.
+func (p *Pooler) newUnit(conf *config.Config, cfg *config.Cluster) (*unit, error) {
+	u := &unit{p: p, name: cfg.Name, cfg: cfg, conf: conf, metrics: p.metrics.Cluster(cfg.Name)}
+	for i := range cfg.Shards {
+		u.shards = append(u.shards, p.metrics.Shard(cfg.Name, topology.ShardID(i))) //nolint:gosec // few shards
+	}
+	options, err := u.options(conf, cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := u.route(cfg, nil); err != nil {
+		return nil, err
+	}
+	u.cl = cluster.New(options, cluster.Hooks[*loop.Backend]{
+		Dial: u.dial, Adopt: u.adopt,
+		Close:           func(b *loop.Backend, _ pool.Reason) { b.Close() },
+		Check:           func(ctx context.Context, b *loop.Backend) error { return b.Check(ctx) },
+		Alive:           (*loop.Backend).Alive,
+		Interrupt:       (*loop.Backend).Interrupt,
+		SchemaChanged:   u.schemaChanged,
+		ObservePool:     u.observePool,
+		ObserveEndpoint: u.observeEndpoint,
+	}, cluster.Env{Log: p.log})
+	return u, nil
+}
+
+// run keeps the cluster up until ctx is done.
+func (u *unit) run(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	u.mu.Lock()
+	u.cancel = cancel
+	u.mu.Unlock()
+	if err := u.cl.Run(ctx); err != nil {
+		u.p.log.Error("cluster stopped", "cluster", u.name, "error", err)
+	}
+}
+
+// options are the cluster's.
+func (u *unit) options(conf *config.Config, cfg *config.Cluster) (cluster.Options, error) {
+	mode, err := backend.ParseTLSMode(string(conf.TLS.Verify))
+	if err != nil {
+		return cluster.Options{}, err
+	}
+	tls, err := backend.ClientTLS(mode, conf.TLS.ServerCA, conf.TLS.ServerCertificate, conf.TLS.ServerPrivateKey)
+	if err != nil {
+		return cluster.Options{}, err
+	}
+	o := cluster.Options{
+		Name: cfg.Name, HealthInterval: conf.Health.IdleInterval, HealthTimeout: conf.Health.Timeout,
+		LoadSchema: conf.LoadSchema != config.LoadSchemaOff && !isPlain(cfg), SchemaInterval: schemaInterval,
+	}
+	for _, t := range cfg.ShardedTables {
+		o.KeyColumns = append(o.KeyColumns, cluster.KeyColumn{Schema: t.Schema, Table: t.Name, Column: t.Column})
+	}
+	var params []pgwire.Param
+	if !isPlain(cfg) {
+		// Statements are routed by their text, which has to mean the same to both.
+		params = []pgwire.Param{{Name: "standard_conforming_strings", Value: "on"}, {Name: "client_encoding", Value: "UTF8"}}
+	}
+	endpoints := make(map[endpointKey]*config.Endpoint)
+	for _, list := range cfg.Shards {
+		shard := make([]cluster.Endpoint, 0, len(list))
+		for _, e := range list {
+			address := backend.Address{Host: e.Host, Port: e.Port}
+			endpoints[endpointKey{address, e.DatabaseName}] = e
+			shard = append(shard, cluster.Endpoint{
+				Role: e.Role, Address: address, Database: e.DatabaseName, TLS: tls, TLSKey: tlsKey(conf), TCP: tcpOptions(conf.TCP),
+				ConnectTimeout: conf.Connect.Timeout, Params: params,
+			})
+		}
+		o.Shards = append(o.Shards, shard)
+	}
+	overrides := make(map[overrideKey]override)
+	for _, user := range conf.Users {
+		if user.Database != cfg.Name {
+			continue
+		}
+		login := newLogin(conf, cfg, user, endpoints, overrides)
+		if login.Credential != nil || user.PasswordHash == "" {
+			o.Logins = append(o.Logins, login)
+		}
+	}
+	u.mu.Lock()
+	u.overrides = overrides
+	u.mu.Unlock()
+	return o, nil
+}
+
+// schemaInterval is how often tables and columns are read again without a reason; what passes through pgkennel is noticed at once.
+const schemaInterval = 5 * time.Minute
+
+type endpointKey struct {
+	address  backend.Address
+	database string
+}
+
+// isPlain reports whether a cluster is one shard without tenants to tell apart.
+func isPlain(cfg *config.Cluster) bool { return len(cfg.Shards) == 1 && cfg.TenantColumn == "" }
+
+// newLogin is how pgkennel logs in to the servers of cfg for user.
+func newLogin(conf *config.Config, cfg *config.Cluster, user *config.User, endpoints map[endpointKey]*config.Endpoint, overrides map[overrideKey]override) *cluster.Login {
+	name := user.Name + "@" + user.Database
+	o := cluster.LoginOptions{Name: name}
+	first := true
+	for _, list := range cfg.Shards {
+		for _, e := range list {
+			settings := conf.Pool(user, e)
+			credential := credentialOf(settings.Password)
+			if first {
+				first = false
+				o.User, o.Credential = settings.User, credential
+				o.Params = timeouts(settings)
+				o.Identity = fmt.Sprint(name, "/", settings.User, "/", settings.Password != "", settings.StatementTimeout != nil, settings.LockTimeout != nil)
+				o.Identity += "/" + fingerprint(settings.Password.Reveal()) + fmt.Sprint(o.Params)
+				continue
+			}
+			if settings.User != o.User || fingerprint(settings.Password.Reveal()) != fingerprint(conf.Pool(user, cfg.Shards[0][0]).Password.Reveal()) {
+				overrides[overrideKey{o.User, backend.Address{Host: e.Host, Port: e.Port}, e.DatabaseName}] = override{settings.User, credential}
+			}
+		}
+	}
+	o.Settings = func(e *cluster.Endpoint) pool.Settings {
+		ce := endpoints[endpointKey{e.Address, e.Database}]
+		if ce == nil {
+			return e.Pool
+		}
+		return poolSettings(conf, conf.Pool(user, ce), user)
+	}
+	return cluster.NewLogin(o)
+}
+
+// timeouts are startup parameters for the time-outs that the configuration sets on connections.
+func timeouts(s config.Pool) []pgwire.Param {
+	var params []pgwire.Param
+	if s.StatementTimeout != nil {
+		params = append(params, pgwire.Param{Name: "statement_timeout", Value: fmt.Sprint(s.StatementTimeout.Milliseconds())})
+	}
+	if s.LockTimeout != nil {
+		params = append(params, pgwire.Param{Name: "lock_timeout", Value: fmt.Sprint(s.LockTimeout.Milliseconds())})
+	}
+	return params
+}
+
+func poolSettings(conf *config.Config, s config.Pool, _ *config.User) pool.Settings {
+	return pool.Settings{
+		Min: s.MinSize, Max: max(1, s.MaxSize), CheckoutTimeout: conf.Timeouts.Checkout,
+		IdleTimeout: s.IdleTimeout, Lifetime: s.Lifetime, LifetimeJitter: s.LifetimeJitter,
+		HealthInterval: conf.Health.IdleInterval, HealthTimeout: conf.Health.Timeout,
+		ConnectAttempts: conf.Connect.Attempts, ConnectDelay: conf.Connect.AttemptDelay,
+	}
+}
+
+func credentialOf(s config.Secret) *auth.ClientCredential {
+	if s == "" {
+		return nil
+	}
+	return auth.NewClientCredential(s.Reveal())
+}
+
+// dial connects to a server, as the endpoint's own login where it has one.
+func (u *unit) dial(ctx context.Context, o backend.DialOptions) (*backend.Login, error) {
+	u.mu.Lock()
+	ov, ok := u.overrides[overrideKey{o.User, o.Address, o.Database}]
+	u.mu.Unlock()
+	if ok {
+		o.User, o.Credential = ov.user, ov.credential
+	}
+	return backend.Dial(ctx, o)
+}
+
+// adopt makes a backend of a login.
+func (u *unit) adopt(l *backend.Login, o backend.DialOptions, info cluster.PoolInfo) (*loop.Backend, error) {
+	u.mu.Lock()
+	limit := u.conf.Prepared.Limit
+	u.mu.Unlock()
+	if limit <= 0 {
+		limit = defaultStatementsN
+	}
+	conn := backend.New(l, u.p.shared.MaxMessage)
+	conn.Shard = info.Shard
+	conn.Statements.MaxCount, conn.Statements.MaxBytes = limit, backendStatements
+	if len(l.Leftover) > 0 {
+		if err := conn.Feed(l.Leftover); err != nil {
+			l.Conn.Close()
+			return nil, err
+		}
+	}
+	return u.p.driver.NewBackend(l.Conn, conn, &link{u: u, dial: o, info: info, at: time.Now()})
+}
+
+// route makes the router for a configuration and a schema.
+func (u *unit) route(cfg *config.Cluster, schema *topology.Schema) error {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	options, err := routerOptions(cfg, schema)
+	if err != nil {
+		return err
+	}
+	r, err := router.New(options)
+	if err != nil {
+		return fmt.Errorf("cluster %s: %w", cfg.Name, err)
+	}
+	u.router.Store(r)
+	u.cfg, u.schema = cfg, schema
+	return nil
+}
+
+// schemaChanged takes a new snapshot of the schema into the routes.
+func (u *unit) schemaChanged(s *topology.Schema) {
+	u.mu.Lock()
+	cfg := u.cfg
+	u.mu.Unlock()
+	if err := u.route(cfg, s); err != nil {
+		u.p.log.Error("schema not usable", "cluster", u.name, "error", err)
+		return
+	}
+	u.p.log.Debug("schema loaded", "cluster", u.name, "relations", len(s.Relations), "epoch", s.Epoch)
+}
+
+// Router implements session.Cluster.
+func (u *unit) Router() *router.Router { return u.router.Load() }
+
+// Shards implements session.Cluster.
+func (u *unit) Shards() int { return u.cl.Shards() }
+
+// Parameters implements session.Cluster.
+func (u *unit) Parameters() []pgwire.Param { return u.cl.Parameters() }
+
+// SchemaChanged implements session.Cluster.
+func (u *unit) SchemaChanged() { u.cl.RefreshSchema("ddl") }
+
+// down lists the shards that no endpoint answers for.
+func (u *unit) down() []metrics.DownShard {
+	var list []metrics.DownShard
+	for i := range u.cl.Shards() {
+		id := topology.ShardID(i) //nolint:gosec // few shards
+		if !u.cl.Healthy(id) {
+			list = append(list, metrics.DownShard{Cluster: u.name, Shard: id, Reason: "no endpoint answers"})
+		}
+	}
+	return list
+}
