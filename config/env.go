@@ -1,7 +1,7 @@
 package config
 
 import (
-	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -94,5 +94,5 @@ func (k *key) fromEnv(name, text string, at place, r *report) value {
 
 // same says whether two values of a key mean the same.
 func (v value) same(w value) bool {
-	return v.i == w.i && v.s == w.s && v.b == w.b && v.f == w.f && fmt.Sprint(v.list) == fmt.Sprint(w.list)
+	return v.i == w.i && v.s == w.s && v.b == w.b && v.f == w.f && slices.Equal(v.list, w.list)
 }

@@ -132,7 +132,7 @@ func secretKey(name string) bool {
 
 // defaultValue is the value of a key that is not set.
 func (k *key) defaultValue() value {
-	v := value{key: k, s: k.def}
+	v := value{key: k}
 	if k.def == "" {
 		return v
 	}
@@ -143,7 +143,9 @@ func (k *key) defaultValue() value {
 		v.i, _ = strconv.ParseInt(k.def, 10, 64)
 	case kFloat:
 		v.f, _ = strconv.ParseFloat(k.def, 64)
-	case kText, kSecret, kPath, kEnum, kTexts, kSecrets, kRules, kAny:
+	case kText, kSecret, kPath, kEnum:
+		v.s = k.def
+	case kTexts, kSecrets, kRules, kAny:
 	}
 	return v
 }

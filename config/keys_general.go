@@ -55,7 +55,7 @@ var generalSection = newSection(section{
 		{name: "query_size_limit", kind: kInt, min: 1, doc: "Longest statement, in bytes. Not set: max_message_size."},
 		{name: "query_size_limit_action", kind: kEnum, def: "warn", legal: []string{"warn", "block"}, doc: "What happens to longer ones: warn logs them, block refuses them."},
 		{name: "query_parser", kind: kEnum, def: "auto", legal: []string{"on", "auto", "off", "session_control", "session_control_and_locks"}, doc: "on: every statement is parsed; auto: where routing needs it. The others are taken for auto."},
-		{name: "cross_shard_disabled", kind: kBool, def: "false", doc: "Refuse statements that touch several shards. pgkennel refuses them whatever is set here; false only warns."},
+		{name: "cross_shard_disabled", kind: kBool, def: "true", doc: "Refuse statements that touch several shards. pgkennel refuses them whatever is set here; PgDog's default is false."},
 		{name: "load_schema", kind: kEnum, def: "auto", legal: []string{"on", "off", "auto"}, doc: "Load tables and columns at the start; auto: where routing needs them."},
 		// Observability.
 		{name: "openmetrics_host", kind: kText, def: "0.0.0.0", restart: true, doc: "Address of the metrics' HTTP server."},

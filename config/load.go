@@ -31,8 +31,8 @@ type File struct {
 // type Problems. Warnings are returned with and without an error.
 func Load(o Options) (*Config, Warnings, error) {
 	b := newBuilder()
-	config := b.readFile(o.ConfigFile, o.ConfigGiven)
-	users := b.readFile(o.UsersFile, o.UsersGiven)
+	config := b.readFile(o.ConfigFile, 0, o.ConfigGiven)
+	users := b.readFile(o.UsersFile, 1, o.UsersGiven)
 	return b.build(config, users, o.Environ, os.ReadFile)
 }
 
@@ -58,9 +58,9 @@ func newBuilder() *builder {
 }
 
 // readFile reads a file without a second copy of its text.
-func (b *builder) readFile(path string, given bool) File {
+func (b *builder) readFile(path string, order int, given bool) File {
 	f := File{Name: path}
-	at := place{doc: &document{name: path}}
+	at := place{doc: &document{name: path, order: order}, whole: true}
 	fail := func(err error) File {
 		var pe *fs.PathError
 		if errors.As(err, &pe) {
@@ -105,8 +105,7 @@ func (b *builder) build(config, users File, environ []string, readFile func(stri
 	b.users = readDocument(users.Name, users.Text, 1, false, b.r)
 	for i, f := range []File{config, users} {
 		if f.Missing && !failed {
-			d := []*document{b.config, b.users}[i]
-			b.r.warn(place{doc: &document{name: f.Name, order: d.order}}, "", "the file does not exist, defaults are used")
+			b.r.warn(place{doc: []*document{b.config, b.users}[i], whole: true}, "", "the file does not exist, defaults are used")
 		}
 		if f.Missing && failed {
 			b.unknownNames = true

@@ -121,19 +121,23 @@ func resolveLists[T any](b *builder, set *ruleSet, c codec[T], out *Rules[T], de
 		offs[i], offs[j] = offs[j], offs[i]
 	})
 	twice := capped{r: b.r, max: maxListed}
-	for i := 1; i < len(values); i++ {
-		if c.compare(values[i-1], values[i]) != 0 {
-			continue
+	for from, to := 0, 0; from < len(values); from = to { // a run of equal values
+		first := from
+		for to = from + 1; to < len(values) && c.compare(values[from], values[to]) == 0; to++ {
+			if offs[to] < offs[first] {
+				first = to
+			}
 		}
-		first, second := i-1, i
-		if offs[first] > offs[second] {
-			first, second = second, first
+		for i := from; i < to && to > from+1; i++ {
+			if i == first {
+				continue
+			}
+			what := fmt.Sprintf("on shard %d", shards[first])
+			if shards[first] != shards[i] {
+				what = fmt.Sprintf("on shards %d and %d", shards[first], shards[i])
+			}
+			twice.fail(b.config.at(offs[i]), "remove one of them", "value %s is listed twice, %s; the first is %s", c.show(values[i]), what, b.config.at(offs[first]))
 		}
-		what := fmt.Sprintf("on shard %d", shards[first])
-		if shards[first] != shards[second] {
-			what = fmt.Sprintf("on shards %d and %d", shards[first], shards[second])
-		}
-		twice.fail(b.config.at(offs[second]), "remove one of them", "value %s is listed twice, %s; the first is %s", c.show(values[i]), what, b.config.at(offs[first]))
 	}
 	twice.end("values listed twice")
 	out.Values, out.ValueShards = values, shards
@@ -245,7 +249,7 @@ func sortBy[T any](keys []T, compare func(a, b T) int, swap func(i, j int)) {
 	for i := range perm {
 		perm[i] = uint32(i)
 	}
-	slices.SortStableFunc(perm, func(i, j uint32) int { return compare(keys[i], keys[j]) })
+	slices.SortFunc(perm, func(i, j uint32) int { return compare(keys[i], keys[j]) })
 	for i := range perm {
 		// Position i wants what was at perm[i]; follow where swaps have moved that since.
 		j := int(perm[i])

@@ -66,9 +66,10 @@ func lines(ps []Problem) string {
 
 // place is a position before anybody needs its line: an offset into a document, or the name of an environment variable.
 type place struct {
-	doc *document
-	off uint32
-	env string
+	doc   *document
+	off   uint32
+	whole bool // the file as such
+	env   string
 }
 
 func (p place) pos() Pos {
@@ -77,6 +78,8 @@ func (p place) pos() Pos {
 		return Pos{File: "environment"}
 	case p.doc == nil:
 		return Pos{}
+	case p.whole:
+		return Pos{File: p.doc.name}
 	}
 	return p.doc.pos(p.off)
 }

@@ -66,7 +66,7 @@ func (sc *scanner) bareValue() bool {
 	case tok == "":
 		sc.fail(start, "", "there is no value after the =")
 		return false
-	case isDigit(tok[0]) && isUnit(strings.TrimLeft(tok, "0123456789_.")):
+	case isDigit(tok[0]) && !isDigit(tok[len(tok)-1]) && isUnit(strings.TrimLeft(tok, "0123456789_.")):
 		sc.fail(start, "durations are in milliseconds, sizes in bytes", "a number has no unit")
 		return false
 	case isDigit(tok[0]) || tok[0] == '+' || tok[0] == '-' || tok == "true" || tok == "false" || tok == "inf" || tok == "nan":
@@ -258,14 +258,14 @@ func (sc *scanner) recover() {
 func (sc *scanner) skipString() bool {
 	start := sc.i
 	q := sc.s[sc.i]
-	triple := sc.s[sc.i:min(sc.i+3, len(sc.s))] == strings.Repeat(string(q), 3)
+	triple := sc.i+2 < len(sc.s) && sc.s[sc.i+1] == q && sc.s[sc.i+2] == q
 	if triple {
 		sc.i += 3
 		for sc.i < len(sc.s) {
 			switch c := sc.s[sc.i]; {
 			case c == '\\' && q == '"':
 				sc.i += 2
-			case c == q && strings.HasPrefix(sc.s[sc.i+1:], string([]byte{q, q})):
+			case c == q && sc.i+2 < len(sc.s) && sc.s[sc.i+1] == q && sc.s[sc.i+2] == q:
 				sc.i += 3
 				for n := 0; n < 2 && sc.i < len(sc.s) && sc.s[sc.i] == q; n++ { // up to two quotes belong to the text
 					sc.i++
