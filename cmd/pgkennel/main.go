@@ -1,0 +1,110 @@
+// Command pgkennel is a connection pooler for PostgreSQL that knows tenants: one endpoint, and every statement runs where its tenant lives.
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/pgkennel/pgkennel/config"
+)
+
+// version is set at build time: -ldflags "-X main.version=1.2.3".
+var version = "0.1.0-dev"
+
+func main() { os.Exit(run(os.Args[1:], os.Stdout, os.Stderr)) }
+
+// Exit codes.
+const (
+	exitOK     = 0
+	exitFailed = 1
+	exitUsage  = 2
+)
+
+// errSilent fails without another word: everything was said already.
+var errSilent = errors.New("")
+
+// usageError is a mistake on the command line.
+type usageError struct{ error }
+
+// run is the program, less its process.
+func run(args []string, stdout, stderr io.Writer) int {
+	root := newRoot()
+	root.SetArgs(args)
+	root.SetOut(stdout)
+	root.SetErr(stderr)
+	err := root.Execute()
+	var usage usageError
+	switch {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, errSilent):
+		return exitFailed
+	case errors.As(err, &usage), strings.HasPrefix(err.Error(), "unknown command"):
+		fmt.Fprintf(stderr, "pgkennel: %v\nhint: pgkennel --help\n", err)
+		return exitUsage
+	}
+	fmt.Fprintf(stderr, "pgkennel: %v\n", err)
+	return exitFailed
+}
+
+// files are the flags that say where the configuration is.
+type files struct{ config, users string }
+
+func (f *files) options(cmd *cobra.Command) config.Options {
+	return config.Options{
+		ConfigFile: f.config, UsersFile: f.users,
+		ConfigGiven: cmd.Flags().Changed("config"), UsersGiven: cmd.Flags().Changed("users"),
+		Environ: os.Environ(),
+	}
+}
+
+// load reads the configuration; what is wrong with it goes to stderr, a line each.
+func (f *files) load(cmd *cobra.Command) (*config.Config, config.Warnings, error) {
+	cfg, warnings, err := config.Load(f.options(cmd))
+	var problems config.Problems
+	if errors.As(err, &problems) {
+		for _, p := range problems {
+			fmt.Fprintln(cmd.ErrOrStderr(), p)
+		}
+		return nil, warnings, errSilent
+	}
+	return cfg, warnings, err
+}
+
+func newRoot() *cobra.Command {
+	f := &files{}
+	root := &cobra.Command{
+		Use:   "pgkennel",
+		Short: "A PostgreSQL pooler that runs every statement where its tenant lives",
+		Long: `pgkennel is one PostgreSQL endpoint in front of many tenants' databases. It reads pgdog.toml and
+users.toml as PgDog has them. Without a command it serves.`,
+		Example:       "  pgkennel --config pgdog.toml --users users.toml\n  pgkennel check\n  pgkennel route --database prod --user app 'SELECT * FROM orders WHERE tenant_id = 7'",
+		SilenceErrors: true, SilenceUsage: true,
+		Args: noArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd, f) },
+	}
+	root.PersistentFlags().StringVarP(&f.config, "config", "c", "pgdog.toml", "the configuration")
+	root.PersistentFlags().StringVarP(&f.users, "users", "u", "users.toml", "who may log in")
+	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
+	root.AddCommand(newServe(f), newCheck(f), newRoute(f), newVersion())
+	return root
+}
+
+func noArgs(cmd *cobra.Command, args []string) error {
+	if len(args) > 0 {
+		return usageError{fmt.Errorf("unknown command %q for %q", args[0], cmd.CommandPath())}
+	}
+	return nil
+}
+
+func newVersion() *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Print the version", Example: "  pgkennel version", Args: noArgs,
+		Run: func(cmd *cobra.Command, _ []string) { fmt.Fprintln(cmd.OutOrStdout(), "pgkennel", version) },
+	}
+}
