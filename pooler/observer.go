@@ -94,7 +94,7 @@ func (u *unit) observePool(info cluster.PoolInfo, stats func() pool.Stats) clust
 }
 
 func labels(i cluster.EndpointInfo) metrics.EndpointLabels {
-	return metrics.EndpointLabels{Cluster: i.Cluster, Shard: i.Shard, Role: i.Role, Endpoint: i.Address.String()}
+	return metrics.EndpointLabels{Cluster: i.Cluster, Shard: i.Shard, Role: i.Role, Endpoint: i.Address}
 }
 
 // Opened implements pool.Observer.
@@ -104,7 +104,10 @@ func (o poolObserver) Opened(took time.Duration) {
 }
 
 // OpenFailed implements pool.Observer.
-func (o poolObserver) OpenFailed(_ pool.Failure, err error) { o.m.OpenFailures.Inc(openFailure(err)) }
+func (o poolObserver) OpenFailed(took time.Duration, _ pool.Failure, err error) {
+	o.m.OpenTime.Add(took)
+	o.m.OpenFailures.Inc(openFailure(err))
+}
 
 // openFailure is the reason of a failed open as its metric has it.
 func openFailure(err error) string {
@@ -128,7 +131,7 @@ func openFailure(err error) string {
 func (o poolObserver) Closed(reason pool.Reason) { o.m.Closed.Inc(string(reason)) }
 
 // Checked implements pool.Observer.
-func (poolObserver) Checked(error) {}
+func (poolObserver) Checked(time.Duration, error) {}
 
 // Waited implements pool.Observer.
 func (o poolObserver) Waited(took time.Duration) { o.m.CheckoutWait.Observe(took) }

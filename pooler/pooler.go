@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -136,7 +137,7 @@ func New(ctx context.Context, o Options) (*Pooler, error) {
 	if s := p.tls.Load(); s != nil {
 		p.driver.SetTLS(s.Config())
 	}
-	p.console = admin.New(admin.Options{Inspector: inspector{p}, Controller: controller{p}, Now: time.Now, Log: o.Log})
+	p.console = admin.New(admin.Options{Inspector: inspector{p: p}, Controller: controller{p: p}, Now: time.Now, Log: o.Log})
 	if err := p.apply(cfg); err != nil {
 		return nil, err
 	}
@@ -269,9 +270,7 @@ func (p *Pooler) Run(ctx context.Context) error {
 	return nil
 }
 
-func (p *Pooler) serveHTTP(ctx context.Context, l net.Listener, h interface {
-	ServeHTTP(w httpWriter, r *httpRequest)
-}) {
+func (p *Pooler) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) {
 	if err := metrics.Serve(ctx, l, h, p.log); err != nil {
 		p.log.Error("metrics server failed", "error", err)
 	}

@@ -16,6 +16,8 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/cluster"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/session"
+	"github.com/pgkennel/pgkennel/sharding/router"
+	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
 // Reload reads the configuration anew and puts it in force. After an error nothing has changed.
@@ -72,7 +74,9 @@ func (p *Pooler) apply(cfg *config.Config) error {
 	for _, c := range cfg.Clusters {
 		if u := p.mu.units[c.Name]; u != nil {
 			// What can be wrong with it is found out before anything changes.
-			if _, err := routerOptions(c, nil); err != nil {
+			if o, err := RouterOptions(c); err != nil {
+				return err
+			} else if _, err := router.New(o); err != nil {
 				return err
 			}
 			options, err := u.options(cfg, c)
@@ -182,7 +186,7 @@ func (p *Pooler) evict() {
 	}
 }
 
-func (u *unit) currentSchema() (s schemaPointer) {
+func (u *unit) currentSchema() *topology.Schema {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	return u.schema

@@ -29,14 +29,13 @@ type unit struct {
 	metrics *metrics.Cluster
 	shards  []*metrics.Shard
 	router  atomic.Pointer[router.Router]
-	plain   atomic.Bool
 
 	mu sync.Mutex // guards below, and the making of routers
 	// cfg, conf: the configuration in force.
 	cfg    *config.Cluster
 	conf   *config.Config
+	base   *router.Options // of cfg, without a schema
 	schema *topology.Schema
-	epoch  uint64
 	// overrides are logins that [[databases]] gives for an endpoint.
 	overrides map[overrideKey]override
 	cancel    context.CancelFunc
@@ -66,7 +65,7 @@ type link struct {
 
 // newUnit makes a cluster of the configuration. It connects to nothing yet.
 func (p *Pooler) newUnit(conf *config.Config, cfg *config.Cluster) (*unit, error) {
-	u := &unit{p: p, name: cfg.Name, cfg: cfg, conf: conf, metrics: p.metrics.Cluster(cfg.Name)}
+	u := &unit{p: p, name: cfg.Name, conf: conf, metrics: p.metrics.Cluster(cfg.Name)}
 	for i := range cfg.Shards {
 		u.shards = append(u.shards, p.metrics.Shard(cfg.Name, topology.ShardID(i))) //nolint:gosec // few shards
 	}
@@ -258,10 +257,15 @@ func (u *unit) adopt(l *backend.Login, o backend.DialOptions, info cluster.PoolI
 func (u *unit) route(cfg *config.Cluster, schema *topology.Schema) error {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	options, err := routerOptions(cfg, schema)
-	if err != nil {
-		return err
+	if u.base == nil || u.cfg != cfg {
+		options, err := RouterOptions(cfg)
+		if err != nil {
+			return err
+		}
+		u.base = &options
 	}
+	options := *u.base
+	options.Schema = schema
 	r, err := router.New(options)
 	if err != nil {
 		return fmt.Errorf("cluster %s: %w", cfg.Name, err)

@@ -38,7 +38,7 @@ func newRoute(f *files) *cobra.Command {
 			if user != "" && cfg.User(user, database) == nil {
 				return usageError{fmt.Errorf("user %q may not use database %q", user, database)}
 			}
-			options, err := pooler.RouterOptions(cluster, nil)
+			options, err := pooler.RouterOptions(cluster)
 			if err != nil {
 				return err
 			}
