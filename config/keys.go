@@ -48,6 +48,8 @@ type key struct {
 
 	min, max int64 // of numbers and durations; max 0 = none
 	doc      string
+	group    string // heading of the keys from here on
+	example  string // a value for the example file, as TOML has it, where there is no default
 }
 
 // section is a section of one of the files.
