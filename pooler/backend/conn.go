@@ -6,6 +6,7 @@ import (
 
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
+	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
 // Conn is the state machine of one connection to PostgreSQL, from the end of its login. Bytes from the server go in by
@@ -20,6 +21,8 @@ type Conn struct {
 	Statements state.Statements
 	// Unnamed is what the unnamed statement is on the server; nil = none of ours.
 	Unnamed *state.Prepared
+	// Shard that the server holds.
+	Shard topology.ShardID
 	// Have are the session-level settings on the server beyond those of its login.
 	Have *state.Set
 

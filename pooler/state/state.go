@@ -168,6 +168,9 @@ func (s *Set) AppendDiff(dst []byte, want *Set) []byte {
 // differs reports whether anything but the role differs.
 func (s *Set) differs(o *Set) bool { return !s.Without("role").Equal(o.Without("role")) }
 
+// SQL is the statement that sets v.
+func (v Var) SQL() string { return strings.TrimSuffix(string(v.append(nil)), ";") }
+
 func (v Var) append(dst []byte) []byte {
 	switch {
 	case v.Raw:
