@@ -1,0 +1,113 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgconn/ctxwatch"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+)
+
+var errNoCancel = errors.New("catalog queries are not cancelled")
+
+// catalog is a connection to read catalogs with. It speaks the simple protocol: several statements, one round trip.
+type catalog struct {
+	pg *pgconn.PgConn
+}
+
+func (c *Cluster[C]) dialCatalog(ctx context.Context, e *endpoint[C], l *Login) (*catalog, error) {
+	login, err := c.hooks.Dial(ctx, e.options().dial(l))
+	if err != nil {
+		return nil, err
+	}
+	pg, err := construct(login)
+	if err != nil {
+		goodbye(login)
+		return nil, fmt.Errorf("catalog connection: %w", err)
+	}
+	return &catalog{pg: pg}, nil
+}
+
+// construct makes a connection of pgx's of one that has just logged in.
+func construct(l *backend.Login) (*pgconn.PgConn, error) {
+	params := make(map[string]string, len(l.Params))
+	for _, p := range l.Params {
+		params[p.Name] = p.Value
+	}
+	leftover := bytes.NewReader(l.Leftover)
+	return pgconn.Construct(&pgconn.HijackedConn{
+		Conn:              l.Conn,
+		PID:               l.PID,
+		SecretKey:         l.Secret,
+		ParameterStatuses: params,
+		TxStatus:          byte(pgwire.TxIdle),
+		Config: &pgconn.Config{ // not by ParseConfig, which reads the environment
+			// What is given up is closed; no cancel request goes after it.
+			DialFunc: func(context.Context, string, string) (net.Conn, error) { return nil, errNoCancel },
+			BuildFrontend: func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+				return pgproto3.NewFrontend(io.MultiReader(leftover, r), w)
+			},
+			BuildContextWatcherHandler: func(pg *pgconn.PgConn) ctxwatch.Handler {
+				return &pgconn.DeadlineContextWatcherHandler{Conn: pg.Conn()}
+			},
+		},
+	})
+}
+
+// close ends the connection politely, but not for long.
+func (c *catalog) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second) // also when the reader's context is done
+	defer cancel()
+	_ = c.pg.Close(ctx) // it is over either way
+}
+
+// query runs the statements in one round trip and one snapshot, and hands the rows of the i-th to the i-th function.
+// The fields are text, valid during the call only; NULL is nil.
+func (c *catalog) query(ctx context.Context, statements []statement) error {
+	var sql strings.Builder
+	// Names are spelt out by schema nowhere else; a user's search_path must not hide the catalogs. Standard strings
+	// are what our literals are written in.
+	sql.WriteString("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path TO pg_catalog;" +
+		"SET LOCAL standard_conforming_strings TO on; SET LOCAL jit TO off;")
+	for i := range statements {
+		sql.WriteString(statements[i].sql)
+		sql.WriteByte(';')
+	}
+	sql.WriteString("COMMIT")
+	results := c.pg.Exec(ctx, sql.String())
+	for i := 0; results.NextResult(); {
+		r := results.ResultReader()
+		if len(r.FieldDescriptions()) == 0 {
+			if _, err := r.Close(); err != nil {
+				break // results.Close tells
+			}
+			continue
+		}
+		for r.NextRow() {
+			if err := statements[i].row(r.Values()); err != nil {
+				_ = results.Close()
+				return err
+			}
+		}
+		i++
+	}
+	if err := results.Close(); err != nil {
+		return fmt.Errorf("read catalogs: %w", err)
+	}
+	return nil
+}
+
+type statement struct {
+	sql string
+	row func(fields [][]byte) error
+}

@@ -1,0 +1,184 @@
+package cluster
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	"github.com/pgkennel/pgkennel/pooler/pool"
+)
+
+// logEvery is how often a pool's failures to open are logged while they go on.
+const logEvery = 10 * time.Second
+
+// PoolInfo names a pool.
+type PoolInfo struct {
+	EndpointInfo
+	User string // who logs in to the server
+}
+
+// PoolObserver hears what happens in one pool.
+type PoolObserver interface {
+	pool.Observer
+	// Close ends the observation.
+	Close()
+}
+
+// entry is a pool of one endpoint and login. It listens to its pool for the endpoint's health and for the log, and
+// passes on what it hears.
+type entry[C any] struct {
+	e     *endpoint[C]
+	key   any                   // of the login that it was made for; replaced logins lead here too
+	login atomic.Pointer[Login] // who logs in now
+	pool  *pool.Pool[C]
+
+	hears  atomic.Pointer[PoolObserver]
+	logged atomic.Int64 // when a failure to open was last logged, in Unix nanoseconds; 0 = none since a success
+
+	// Guarded by Cluster.mu.
+	cancel    context.CancelFunc // ends the pool's Run
+	checkouts uint64             // at the last sweep
+	idleSince time.Time          // when a sweep first saw it unused; zero = in use
+}
+
+// lookup returns the pool of a login, making it if need be. Nil when the cluster is closed.
+func (e *endpoint[C]) lookup(l *Login) *entry[C] {
+	if v, ok := e.pools.Load(l.key); ok {
+		if en, ok := v.(*entry[C]); ok {
+			return en
+		}
+	}
+	e.c.mu.Lock()
+	defer e.c.mu.Unlock()
+	return e.entryLocked(l)
+}
+
+func (e *endpoint[C]) entryLocked(l *Login) *entry[C] {
+	if e.c.mu.closed {
+		return nil
+	}
+	asked := l.key
+	if next, ok := e.c.mu.forward[l.key]; ok {
+		l = next
+	}
+	if v, ok := e.pools.Load(l.key); ok {
+		if en, ok := v.(*entry[C]); ok {
+			e.pools.Store(asked, en)
+			return en
+		}
+	}
+	en := &entry[C]{e: e, key: l.key}
+	en.login.Store(l)
+	o := e.options()
+	en.pool = pool.New(pool.Options{
+		Settings: l.settings(o),
+		Name:     poolName(e.c.name, o, l),
+		Owner:    en,
+		Now:      e.c.now,
+		Go:       e.c.start,
+	}, pool.Hooks[C]{
+		Open: func(ctx context.Context) (C, error) {
+			who := en.login.Load()
+			dial := e.options().dial(who)
+			login, err := e.c.hooks.Dial(ctx, dial)
+			if err != nil {
+				var none C
+				return none, err
+			}
+			e.c.learn(e, login.Params)
+			return e.c.hooks.Adopt(login, dial, PoolInfo{EndpointInfo: e.info(), User: who.User})
+		},
+		Close:     e.c.hooks.Close,
+		Check:     e.c.hooks.Check,
+		Alive:     e.c.hooks.Alive,
+		Interrupt: e.c.hooks.Interrupt,
+		Classify:  e.c.hooks.Classify,
+		Observer:  en,
+	})
+	en.observe()
+	if e.c.mu.paused {
+		en.pool.Pause()
+	}
+	e.pools.Store(en.key, en)
+	e.pools.Store(asked, en)
+	if e.c.mu.running {
+		e.c.runEntryLocked(e, en)
+	}
+	return en
+}
+
+// observe begins to report to a new observer, and returns the one before.
+func (en *entry[C]) observe() PoolObserver {
+	var o PoolObserver = noPoolObserver{}
+	if f := en.e.c.hooks.ObservePool; f != nil {
+		o = f(PoolInfo{EndpointInfo: en.e.info(), User: en.login.Load().User}, en.pool.Stats)
+	}
+	if old := en.hears.Swap(&o); old != nil {
+		return *old
+	}
+	return noPoolObserver{}
+}
+
+func (en *entry[C]) observer() PoolObserver { return *en.hears.Load() }
+
+func poolName(cluster string, o *Endpoint, l *Login) string {
+	return cluster + " " + l.User + "@" + o.Address.String() + "/" + o.Database
+}
+
+func (c *Cluster[C]) runEntryLocked(e *endpoint[C], en *entry[C]) {
+	var ctx context.Context
+	ctx, en.cancel = context.WithCancel(e.ctx)
+	c.goLocked(ctx, func(ctx context.Context) { _ = en.pool.Run(ctx) }) // it has no error to tell
+}
+
+// warmLocked makes the pools of the configured logins.
+func (c *Cluster[C]) warmLocked(o *Options) {
+	for e := range c.top.Load().all() {
+		for _, l := range o.Logins {
+			e.entryLocked(l)
+		}
+	}
+}
+
+// Opened implements pool.Observer.
+func (en *entry[C]) Opened(took time.Duration) {
+	en.logged.Store(0)
+	en.e.answered()
+	en.observer().Opened(took)
+}
+
+// OpenFailed implements pool.Observer.
+func (en *entry[C]) OpenFailed(took time.Duration, f pool.Failure, err error) {
+	now := en.e.c.now().UnixNano()
+	if last := en.logged.Load(); (last == 0 || now-last >= int64(logEvery)) && en.logged.CompareAndSwap(last, now) {
+		en.e.log().Warn("server connection not opened", "server_user", en.login.Load().User, "reason", f.String(), "error", err)
+	}
+	en.observer().OpenFailed(took, f, err)
+	en.e.poolFailed(f, err)
+}
+
+// Closed implements pool.Observer.
+func (en *entry[C]) Closed(reason pool.Reason) { en.observer().Closed(reason) }
+
+// Checked implements pool.Observer.
+func (en *entry[C]) Checked(took time.Duration, err error) {
+	en.observer().Checked(took, err)
+	en.e.checked(took, err)
+	if err == nil {
+		en.e.answered()
+		return
+	}
+	en.e.wake() // the server may be gone
+}
+
+// Waited implements pool.Observer.
+func (en *entry[C]) Waited(took time.Duration) { en.observer().Waited(took) }
+
+type noPoolObserver struct{}
+
+func (noPoolObserver) Opened(time.Duration)                          {}
+func (noPoolObserver) OpenFailed(time.Duration, pool.Failure, error) {}
+func (noPoolObserver) Closed(pool.Reason)                            {}
+func (noPoolObserver) Checked(time.Duration, error)                  {}
+func (noPoolObserver) Waited(time.Duration)                          {}
+func (noPoolObserver) Close()                                        {}

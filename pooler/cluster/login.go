@@ -1,0 +1,56 @@
+package cluster
+
+import (
+	"github.com/pgkennel/pgkennel/pooler/auth"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/pool"
+)
+
+// LoginOptions say who logs in to servers, and how big the pools are.
+type LoginOptions struct {
+	User string
+	// Name is the login's over reloads: a configured login that is gone is succeeded by the new one of equal name.
+	// Empty = User.
+	Name       string
+	Credential *auth.ClientCredential // nil = no password
+	// Identity is equal for logins that may share connections: the same credential and the same startup parameters. It
+	// is never shown, but should not be a secret itself. Empty = nobody shares.
+	Identity string
+	Params   []pgwire.Param // startup parameters
+	// Settings give the pool at an endpoint; nil = the endpoint's own.
+	Settings func(e *Endpoint) pool.Settings
+}
+
+// Login is who logs in to servers. It is immutable. Logins of equal user and identity share pools.
+type Login struct {
+	LoginOptions
+	key any // a loginKey, boxed once so that look-ups allocate nothing
+}
+
+type loginKey struct {
+	user, identity string
+	unshared       *Login // for those without identity
+}
+
+// NewLogin makes a login.
+func NewLogin(o LoginOptions) *Login {
+	if o.Name == "" {
+		o.Name = o.User
+	}
+	l := &Login{LoginOptions: o}
+	k := loginKey{user: o.User, identity: o.Identity}
+	if o.Identity == "" {
+		k.unshared = l
+	}
+	l.key = k
+	return l
+}
+
+func (l *Login) settings(e *Endpoint) pool.Settings {
+	s := e.Pool
+	if l.Settings != nil {
+		s = l.Settings(e)
+	}
+	s.ConnectTimeout = 0 // the dial has its own, whose error says more
+	return s
+}

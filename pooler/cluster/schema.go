@@ -1,0 +1,227 @@
+package cluster
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pgkennel/pgkennel/sharding/topology"
+)
+
+// maxSchemaRetry bounds the pause after a reading of the schema that failed; the first is a second.
+const maxSchemaRetry = 30 * time.Second
+
+// schemaState is the snapshot of the tables and who waits for the next one.
+type schemaState struct {
+	now  atomic.Pointer[topology.Schema]
+	kick chan struct{} // capacity 1: somebody asked
+
+	mu      sync.Mutex
+	asked   chan struct{} // closed after the next reading that begins from now; nil = nobody asked
+	reasons map[string]struct{}
+	differ  string // what was last logged of differences between shards
+	ended   bool   // nobody reads any more
+}
+
+func (s *schemaState) init() {
+	s.kick = make(chan struct{}, 1)
+	s.reasons = make(map[string]struct{})
+}
+
+// Schema returns the last snapshot of the tables, nil before the first.
+func (c *Cluster[C]) Schema() *topology.Schema { return c.schema.now.Load() }
+
+// RefreshSchema asks for a new snapshot, for a reason that is logged (a constant). Requests are put together, and
+// readings keep Options.SchemaGap. The channel is closed when a reading that began after the call has ended, whether
+// it succeeded or not; it is closed already without LoadSchema and when Run has ended.
+func (c *Cluster[C]) RefreshSchema(reason string) <-chan struct{} {
+	s := &c.schema
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !c.opts.Load().LoadSchema || c.isClosed() || s.ended {
+		done := make(chan struct{})
+		close(done)
+		return done
+	}
+	if s.asked == nil {
+		s.asked = make(chan struct{})
+	}
+	s.reasons[reason] = struct{}{}
+	select {
+	case s.kick <- struct{}{}:
+	default:
+	}
+	return s.asked
+}
+
+// schemaLoop reads the schema at the start, when asked, and periodically.
+func (c *Cluster[C]) schemaLoop(ctx context.Context) {
+	s := &c.schema
+	s.mu.Lock()
+	s.ended = false
+	s.mu.Unlock()
+	defer func() { // nobody waits for what doesn't come any more
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.ended = true
+		if s.asked != nil {
+			close(s.asked)
+			s.asked = nil
+		}
+	}()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	var retry time.Duration
+	first := true
+	for {
+		reason := "start"
+		select {
+		case <-ctx.Done():
+			return
+		case <-timer.C:
+			if !first {
+				reason = "interval"
+			}
+		case <-s.kick:
+			reason = "asked"
+		}
+		o := c.opts.Load()
+		if !o.LoadSchema {
+			timer.Stop()
+			continue
+		}
+		begun := time.Now()
+		err := c.readSchema(ctx, o, reason)
+		if ctx.Err() != nil {
+			return
+		}
+		var wait time.Duration
+		switch {
+		case err != nil:
+			retry = min(max(2*retry, time.Second), maxSchemaRetry)
+			c.log.Warn("schema not read", "reason", reason, "retry_in", retry, "error", err)
+			wait = retry
+		default:
+			retry, first = 0, false
+			wait = o.SchemaInterval
+		}
+		select { // the gap
+		case <-ctx.Done():
+			return
+		case <-time.After(time.Until(begun.Add(o.SchemaGap))):
+		}
+		timer.Stop()
+		if wait > 0 {
+			timer.Reset(wait)
+		}
+	}
+}
+
+// readSchema reads the schema from one shard that can be reached, publishes it, and tells those who asked.
+func (c *Cluster[C]) readSchema(ctx context.Context, o *Options, reason string) error {
+	s := &c.schema
+	s.mu.Lock()
+	asked := s.asked
+	s.asked = nil
+	for r := range s.reasons {
+		reason = r
+	}
+	clear(s.reasons)
+	s.mu.Unlock()
+	if asked != nil {
+		defer close(asked)
+	}
+
+	if o.Service == nil {
+		return errors.New("there is no login to read it with")
+	}
+	begun := time.Now()
+	ctx, cancel := context.WithTimeout(ctx, o.SchemaTimeout)
+	defer cancel()
+	var errs []error
+	for _, e := range c.candidates() {
+		schema, err := c.readFrom(ctx, e, o)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("shard %d: %w", e.shard, err))
+			continue
+		}
+		if old := s.now.Load(); old != nil {
+			schema.Epoch = old.Epoch
+		}
+		schema.Epoch++
+		s.now.Store(schema)
+		c.log.Info("schema read", "reason", reason, "shard", e.shard, "epoch", schema.Epoch, "relations", len(schema.Relations),
+			"duration", time.Since(begun))
+		if c.hooks.SchemaChanged != nil {
+			c.hooks.SchemaChanged(schema)
+		}
+		c.compareShards(ctx, e, o, schema)
+		return nil
+	}
+	return errors.Join(errs...)
+}
+
+// candidates are the endpoints to read from: primaries, and replicas of shards that have none, those known to be down last.
+func (c *Cluster[C]) candidates() []*endpoint[C] {
+	var good, down []*endpoint[C]
+	for _, s := range c.top.Load().list {
+		e := s.primary
+		if e == nil && len(s.replicas) > 0 {
+			e = s.replicas[0]
+		}
+		switch {
+		case e == nil:
+		case e.State() == Down:
+			down = append(down, e)
+		default:
+			good = append(good, e)
+		}
+	}
+	return append(good, down...)
+}
+
+func (c *Cluster[C]) readFrom(ctx context.Context, e *endpoint[C], o *Options) (*topology.Schema, error) {
+	conn, err := c.dialCatalog(ctx, e, o.Service)
+	if err != nil {
+		return nil, err
+	}
+	defer conn.close()
+	return conn.schema(ctx)
+}
+
+// compareShards logs where the sharding keys of other shards differ from the snapshot's. Shards that can't be reached
+// are left out.
+func (c *Cluster[C]) compareShards(ctx context.Context, from *endpoint[C], o *Options, schema *topology.Schema) {
+	if len(o.KeyColumns) == 0 {
+		return
+	}
+	var differ string
+	for _, e := range c.candidates() {
+		if e.shard == from.shard || e.State() == Down {
+			continue
+		}
+		conn, err := c.dialCatalog(ctx, e, o.Service)
+		if err != nil {
+			continue
+		}
+		columns, err := conn.keyColumns(ctx, o.KeyColumns)
+		conn.close()
+		if err != nil {
+			c.log.Warn("sharding keys not compared", "shard", e.shard, "error", err)
+			continue
+		}
+		for _, d := range differences(schema, columns, o.KeyColumns) {
+			differ += fmt.Sprintf("shard %d: %s\n", e.shard, d)
+		}
+	}
+	c.schema.mu.Lock()
+	changed := differ != c.schema.differ
+	c.schema.differ = differ
+	c.schema.mu.Unlock()
+	if changed && differ != "" {
+		c.log.Warn("sharding keys differ between shards", "compared_with_shard", from.shard, "differences", differ)
+	}
+}
