@@ -17,7 +17,8 @@ func tooDeep(text string) bool {
 		return false
 	}
 	var d depth
-	for s := Scan(text); ; {
+	s := Scan(text)
+	for {
 		tok := s.Next()
 		switch tok.Kind {
 		case TokenEnd, TokenError:

@@ -11,7 +11,8 @@ func findHints(sql string) Hints {
 	if !strings.Contains(sql, hintPrefix) {
 		return h
 	}
-	for s := Scan(sql); ; {
+	s := Scan(sql)
+	for {
 		switch tok := s.Next(); tok.Kind {
 		case TokenEnd:
 			return h

@@ -41,7 +41,8 @@ func mayBeNewer(text string, err *SyntaxError) bool {
 	}
 	matched := make([]int, len(newerWords)) // words matched so far
 	found := false
-	for s := Scan(text); ; {
+	s := Scan(text)
+	for {
 		switch tok := s.Next(); tok.Kind {
 		case TokenEnd:
 			return found

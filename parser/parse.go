@@ -50,11 +50,12 @@ func parseText(text string, origin *origin) (statements []*Statement, failure *S
 	if tooDeep(text) {
 		return nil, tooComplex()
 	}
-	tree, err := pg_query.Parse(text)
+	code := blankComments(text)
+	tree, err := pg_query.Parse(code)
 	if err != nil {
 		var e *pgparser.Error
 		if errors.As(err, &e) {
-			return nil, &SyntaxError{Code: codeSyntax, Message: e.Message, Position: e.Cursorpos}
+			return nil, &SyntaxError{Code: codeSyntax, Message: e.Message, Position: position(text, code, e.Cursorpos)}
 		}
 		// protobuf's own limit of nesting; nothing else can be wrong with what pg_query gives.
 		return nil, tooComplex()

@@ -112,8 +112,8 @@ func (b *block) groupBy(list []*pg_query.Node) {
 			b.groupBy(set.Content)
 			continue
 		}
-		if row := n.GetRowExpr(); row != nil && b.q.Grouping {
-			b.groupBy(row.Args) // ROLLUP ((a, b), c)
+		if row := n.GetRowExpr(); row != nil && row.RowFormat == pg_query.CoercionForm_COERCE_IMPLICIT_CAST {
+			b.groupBy(row.Args) // GROUP BY (a, b), ROLLUP ((a, b), c)
 			continue
 		}
 		b.q.GroupBy = append(b.q.GroupBy, b.expr(n))

@@ -37,7 +37,7 @@ type Token struct {
 }
 
 // Scanner cuts SQL text into tokens by PostgreSQL's rules with standard_conforming_strings on. It allocates nothing.
-// A Scanner is a value: copy it to look ahead.
+// A Scanner is a value: copy it to look ahead. Declare it outside of the loop that uses it: a loop's own variable is copied each time round.
 type Scanner struct {
 	text string
 	pos  int

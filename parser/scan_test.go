@@ -135,7 +135,8 @@ func FuzzScan(f *testing.F) {
 	f.Fuzz(func(t *testing.T, sql string) {
 		if strings.IndexByte(sql, 0) >= 0 {
 			// What pg_query would see ends at the NUL; ours must only not go wrong.
-			for s := Scan(sql); s.Next().Kind != TokenEnd; {
+			s := Scan(sql)
+			for s.Next().Kind != TokenEnd {
 			}
 			return
 		}
@@ -146,7 +147,8 @@ func FuzzScan(f *testing.F) {
 func TestScanAllocatesNothing(t *testing.T) {
 	sql := []byte("SELECT a.*, 'x', E'\\n', $1, $$q$$, 1.5e3 /* c */ FROM \"T\" a WHERE tenant_id = 0x1F -- end\n AND b @> '{}'")
 	if n := testing.AllocsPerRun(100, func() {
-		for s := ScanBytes(sql); s.Next().Kind != TokenEnd; {
+		s := ScanBytes(sql)
+		for s.Next().Kind != TokenEnd {
 		}
 	}); n != 0 {
 		t.Errorf("got %v allocations, want 0", n)
@@ -158,7 +160,8 @@ func BenchmarkScan(b *testing.B) {
 	b.SetBytes(int64(len(sql)))
 	b.ReportAllocs()
 	for b.Loop() {
-		for s := ScanBytes(sql); s.Next().Kind != TokenEnd; {
+		s := ScanBytes(sql)
+		for s.Next().Kind != TokenEnd {
 		}
 	}
 }

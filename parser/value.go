@@ -121,10 +121,6 @@ func (u *unit) span(v *Value, location int32) {
 			tok = nextCode(&ahead)
 		}
 	case TokenWord:
-		if strings.EqualFold(u.text[tok.Start:tok.End], "n") && v.Kind == ValueString {
-			tok = s.Next() // N'...' counts as two tokens
-			break
-		}
 		if v.Kind != ValueNull && v.Kind != ValueBool {
 			return
 		}
