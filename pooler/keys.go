@@ -33,8 +33,8 @@ func (k *keys) register(c *loop.Client, n int) (pid uint32, secret []byte) {
 	defer k.mu.Unlock()
 	for {
 		var b [4]byte
-		rand.Read(b[:])                               //nolint:errcheck // never fails
-		pid = binary.BigEndian.Uint32(b[:])&1<<31 - 1 // drivers keep it in a signed integer
+		rand.Read(b[:])                                   //nolint:errcheck // never fails
+		pid = binary.BigEndian.Uint32(b[:]) & (1<<31 - 1) // drivers keep it in a signed integer
 		if _, taken := k.clients[pid]; pid != 0 && !taken {
 			k.clients[pid] = keyed{secret, c}
 			return pid, secret
