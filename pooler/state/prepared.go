@@ -63,7 +63,7 @@ func NewRegistry() *Registry {
 
 // key joins types and text: the number of types first, so that no two pairs collide.
 func appendKey(dst []byte, sql, types []byte) []byte {
-	dst = append(dst, byte(len(types)>>2), byte(len(types)>>10))
+	dst = append(dst, byte(len(types)>>2), byte(len(types)>>10)) //nolint:gosec // a Parse has at most 65535 types
 	dst = append(dst, types...)
 	return append(dst, sql...)
 }

@@ -93,8 +93,14 @@ func (s *Set) Get(name string) (Var, bool) {
 	return Var{}, false
 }
 
-// With returns the set with v added or replaced.
+// With returns the set with v added or replaced. What lasts no longer than a transaction, or is no state at all, is not kept.
 func (s *Set) With(v Var) *Set {
+	if transient(v.Name) {
+		return s
+	}
+	if v.Name == sessionAuthorization {
+		s = s.Without(role) // SET SESSION AUTHORIZATION takes the role off
+	}
 	i, ok := s.find(v.Name)
 	if ok && s.vars[i] == v {
 		return s
@@ -110,6 +116,9 @@ func (s *Set) With(v Var) *Set {
 
 // Without returns the set without the setting called name.
 func (s *Set) Without(name string) *Set {
+	if name == sessionAuthorization {
+		s = s.Without(role)
+	}
 	i, ok := s.find(name)
 	if !ok {
 		return s
@@ -122,64 +131,84 @@ func (s *Set) Without(name string) *Set {
 func (s *Set) ResetAll() *Set {
 	var keep []Var
 	for _, v := range s.Vars() {
-		if v.Name == "role" || v.Name == "session_authorization" {
+		if v.Name == role || v.Name == sessionAuthorization {
 			keep = append(keep, v)
 		}
 	}
 	return newSet(keep)
 }
 
-// AppendDiff appends the statements that turn a connection that has s into one that has want, each ended by a semicolon:
-// RESETs first, the role last, so that every other setting is set by the login itself. It appends nothing if there is no difference.
+// The settings that decide who sets the others.
+const (
+	role                 = "role"
+	sessionAuthorization = "session_authorization"
+)
+
+// transient reports whether SET name, even outside of a transaction, leaves nothing that another connection would need: the
+// transaction's own characteristics end with it, and the seed is an argument of random(), not a state. PostgreSQL 16 refuses to RESET them.
+func transient(name string) bool {
+	switch name {
+	case "transaction_isolation", "transaction_read_only", "transaction_deferrable", "seed":
+		return true
+	}
+	return false
+}
+
+// AppendDiff appends the statements that turn a connection that has s into one that has want, each ended by a semicolon.
+// RESETs come first; role and session authorization are taken off before all else and put on last, so that every other setting is set by the
+// login itself. It appends nothing if there is no difference.
 func (s *Set) AppendDiff(dst []byte, want *Set) []byte {
 	if s.Equal(want) {
 		return dst
 	}
-	if have, ok := s.Get("role"); ok {
-		if w, ok := want.Get("role"); !ok || w != have || s.differs(want) {
-			dst = append(dst, "RESET role;"...)
-			s = s.Without("role")
-		}
+	if _, ok := s.Get(role); ok {
+		dst = append(dst, "RESET role;"...)
+		s = s.Without(role)
+	}
+	if have, ok := s.Get(sessionAuthorization); ok && !(have == want.value(sessionAuthorization) && s.Equal(want.Without(role))) {
+		dst = append(dst, "RESET session_authorization;"...)
+		s = s.Without(sessionAuthorization)
 	}
 	for _, v := range s.Vars() {
 		if _, ok := want.Get(v.Name); !ok {
-			dst = append(dst, "RESET "...)
-			dst = AppendName(dst, v.Name)
-			dst = append(dst, ';')
+			dst = v.appendReset(dst)
 		}
 	}
-	var role *Var
-	for i, v := range want.Vars() {
-		if have, ok := s.Get(v.Name); ok && have == v {
-			continue
+	for _, v := range want.Vars() {
+		if v.Name != role && v.Name != sessionAuthorization && v != s.value(v.Name) {
+			dst = v.append(dst)
 		}
-		if v.Name == "role" {
-			role = &want.vars[i]
-			continue
-		}
-		dst = v.append(dst)
 	}
-	if role != nil {
-		dst = role.append(dst)
+	for _, name := range [...]string{sessionAuthorization, role} {
+		if v, ok := want.Get(name); ok && v != s.value(name) {
+			dst = v.append(dst)
+		}
 	}
 	return dst
 }
 
-// differs reports whether anything but the role differs.
-func (s *Set) differs(o *Set) bool { return !s.Without("role").Equal(o.Without("role")) }
+// value is the setting called name, the zero Var if there is none.
+func (s *Set) value(name string) Var {
+	v, _ := s.Get(name)
+	return v
+}
 
 // SQL is the statement that sets v.
 func (v Var) SQL() string { return strings.TrimSuffix(string(v.append(nil)), ";") }
 
 func (v Var) append(dst []byte) []byte {
 	switch {
-	case v.Raw:
-		// A raw value may be a list in text form (search_path), which SET would take for one element.
-		dst = append(dst, "SELECT pg_catalog.set_config("...)
-		dst = AppendLiteral(dst, v.Name)
-		dst = append(dst, ',')
+	case v.Raw && (listQuoted(v.Name) || !plainName(v.Name)):
+		// A list in text form SET would take for one element; and what is no name for SET is to fail as it does in a startup packet.
+		dst = appendSetConfig(dst, v.Name)
 		dst = AppendLiteral(dst, v.Value)
 		return append(dst, ",false);"...)
+	case v.Raw:
+		dst = append(dst, "SET "...)
+		dst = AppendName(dst, v.Name)
+		dst = append(dst, " TO "...)
+		dst = AppendLiteral(dst, v.Value)
+		return append(dst, ';')
 	case v.Special:
 		dst = append(dst, "SET "...)
 		dst = append(dst, v.Value...)
@@ -191,6 +220,42 @@ func (v Var) append(dst []byte) []byte {
 		dst = append(dst, v.Value...)
 		return append(dst, ';')
 	}
+}
+
+func (v Var) appendReset(dst []byte) []byte {
+	if !plainName(v.Name) {
+		return append(appendSetConfig(dst, v.Name), "NULL,false);"...)
+	}
+	dst = append(dst, "RESET "...)
+	dst = AppendName(dst, v.Name)
+	return append(dst, ';')
+}
+
+func appendSetConfig(dst []byte, name string) []byte {
+	dst = append(dst, "SELECT pg_catalog.set_config("...)
+	dst = AppendLiteral(dst, name)
+	return append(dst, ',')
+}
+
+// listQuoted reports whether SET quotes each of its arguments for name (GUC_LIST_QUOTE; extensions can't have such settings).
+func listQuoted(name string) bool {
+	switch name {
+	case "search_path", "temp_tablespaces", "local_preload_libraries", "session_preload_libraries", "shared_preload_libraries",
+		"unix_socket_directories":
+		return true
+	}
+	return false
+}
+
+// plainName reports whether name reaches PostgreSQL unchanged as a quoted identifier, or several with dots between: none is empty or so
+// long that the lexer cuts it.
+func plainName(name string) bool {
+	for part := range strings.SplitSeq(name, ".") {
+		if part == "" || len(part) > 63 {
+			return false
+		}
+	}
+	return true
 }
 
 // AppendName appends the name of a setting, each part of a dotted one quoted where it has to be.

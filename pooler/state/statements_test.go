@@ -1,0 +1,143 @@
+package state
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+)
+
+func prepared(id uint64, size int) *Prepared {
+	return &Prepared{ID: id, Name: fmt.Sprintf("s%d", id), SQL: string(make([]byte, size))}
+}
+
+func TestStatementsEvictLeastRecentlyUsed(t *testing.T) {
+	t.Parallel()
+	s := Statements{MaxCount: 3}
+	a, b, c, d := prepared(1, 0), prepared(2, 0), prepared(3, 0), prepared(4, 0)
+	for _, p := range []*Prepared{a, b, c} {
+		if s.Has(p) {
+			t.Errorf("has %s before it was added", p.Name)
+		}
+		if old := s.Evict(p.Bytes(), p); old != nil {
+			t.Errorf("evicts %s with room left", old.Name)
+		}
+		s.Add(p)
+	}
+	if !s.Has(a) { // b is the oldest now
+		t.Error("does not have what was added")
+	}
+	if old := s.Evict(d.Bytes(), d); old != b {
+		t.Errorf("evicts %v, want s2", old)
+	}
+	if old := s.Evict(d.Bytes(), b); old != c {
+		t.Errorf("evicts %v though s2 is to be kept, want s3", old)
+	}
+	s.Remove(b)
+	s.Remove(b)
+	s.Add(d)
+	s.Add(d)
+	if s.Len() != 3 || s.Bytes() != a.Bytes()+c.Bytes()+d.Bytes() {
+		t.Errorf("got %d statements of %d bytes", s.Len(), s.Bytes())
+	}
+	s.Clear()
+	if s.Len() != 0 || s.Bytes() != 0 || s.Has(a) || s.Evict(1<<30, nil) != nil {
+		t.Error("something is left after Clear")
+	}
+	var none Statements
+	none.Remove(a)
+	none.Clear()
+	if none.Has(a) || none.Evict(1<<30, nil) != nil {
+		t.Error("the zero Statements is not empty")
+	}
+}
+
+func TestStatementsLimits(t *testing.T) {
+	t.Parallel()
+	small, big := prepared(1, 100), prepared(2, 10000)
+	for name, c := range map[string]struct {
+		s     Statements
+		evict bool
+	}{
+		"no limits":      {Statements{}, false},
+		"count reached":  {Statements{MaxCount: 1}, true},
+		"count not":      {Statements{MaxCount: 2}, false},
+		"bytes exceeded": {Statements{MaxBytes: small.Bytes() + big.Bytes() - 1}, true},
+		"bytes exact":    {Statements{MaxBytes: small.Bytes() + big.Bytes()}, false},
+		"larger alone":   {Statements{MaxBytes: 50}, true}, // everything else goes, and it is taken all the same
+	} {
+		s := c.s
+		s.Add(small)
+		if got := s.Evict(big.Bytes(), big) != nil; got != c.evict {
+			t.Errorf("%s: evicts is %v, want %v", name, got, c.evict)
+		}
+	}
+}
+
+// TestStatementsModel holds the list against a plain slice, most recently used first.
+func TestStatementsModel(t *testing.T) {
+	t.Parallel()
+	r := seeded(t, 11)
+	all := make([]*Prepared, 12)
+	for i := range all {
+		all[i] = prepared(uint64(i)+1, r.IntN(1000))
+	}
+	s := Statements{MaxCount: 6, MaxBytes: 4000}
+	var model []*Prepared
+	bytes := func() (n int) {
+		for _, p := range model {
+			n += p.Bytes()
+		}
+		return n
+	}
+	for range 50000 {
+		p := pick(r, all...)
+		i := slices.Index(model, p)
+		switch r.IntN(8) {
+		case 0, 1, 2:
+			if got := s.Has(p); got != (i >= 0) {
+				t.Fatalf("has %s: got %v", p.Name, got)
+			}
+			if i >= 0 {
+				model = slices.Insert(slices.Delete(model, i, i+1), 0, p)
+			}
+		case 3, 4, 5:
+			if i >= 0 {
+				s.Add(p) // changes nothing
+				break
+			}
+			for {
+				old := s.Evict(p.Bytes(), p)
+				full := len(model) >= s.MaxCount || bytes()+p.Bytes() > s.MaxBytes
+				if !full || len(model) == 0 {
+					if old != nil {
+						t.Fatalf("evicts %s for nothing", old.Name)
+					}
+					break
+				}
+				if want := model[len(model)-1]; old != want {
+					t.Fatalf("evicts %v, want %s", old, want.Name)
+				}
+				s.Remove(old)
+				model = model[:len(model)-1]
+			}
+			s.Add(p)
+			model = slices.Insert(model, 0, p)
+		case 6:
+			s.Remove(p)
+			if i >= 0 {
+				model = slices.Delete(model, i, i+1)
+			}
+		case 7:
+			if r.IntN(50) == 0 {
+				s.Clear()
+				model = nil
+			}
+		}
+		if s.Len() != len(model) || s.Bytes() != bytes() {
+			t.Fatalf("got %d statements of %d bytes, want %d of %d", s.Len(), s.Bytes(), len(model), bytes())
+		}
+		if s.Len() > s.MaxCount {
+			t.Fatalf("got %d statements, over the limit", s.Len())
+		}
+	}
+}
