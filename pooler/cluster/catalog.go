@@ -18,7 +18,16 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 )
 
-var errNoCancel = errors.New("catalog queries are not cancelled")
+// What a server may make us hold.
+const (
+	maxCatalogRows    = 20_000_000
+	maxCatalogMessage = 1 << 20 // bytes of a message
+)
+
+var (
+	errNoCancel    = errors.New("catalog queries are not cancelled")
+	errWrongAnswer = errors.New("the server's answer is not to the question")
+)
 
 // catalog is a connection to read catalogs with. It speaks the simple protocol: several statements, one round trip.
 type catalog struct {
@@ -53,7 +62,8 @@ func construct(l *backend.Login) (*pgconn.PgConn, error) {
 		TxStatus:          byte(pgwire.TxIdle),
 		Config: &pgconn.Config{ // not by ParseConfig, which reads the environment
 			// What is given up is closed; no cancel request goes after it.
-			DialFunc: func(context.Context, string, string) (net.Conn, error) { return nil, errNoCancel },
+			DialFunc:                  func(context.Context, string, string) (net.Conn, error) { return nil, errNoCancel },
+			MaxProtocolMessageBodyLen: maxCatalogMessage,
 			BuildFrontend: func(r io.Reader, w io.Writer) *pgproto3.Frontend {
 				return pgproto3.NewFrontend(io.MultiReader(leftover, r), w)
 			},
@@ -65,15 +75,15 @@ func construct(l *backend.Login) (*pgconn.PgConn, error) {
 }
 
 // close ends the connection politely, but not for long.
-func (c *catalog) close() {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Second) // also when the reader's context is done
+func (c *catalog) close(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
 	defer cancel()
 	_ = c.pg.Close(ctx) // it is over either way
 }
 
 // query runs the statements in one round trip and one snapshot, and hands the rows of the i-th to the i-th function.
 // The fields are text, valid during the call only; NULL is nil.
-func (c *catalog) query(ctx context.Context, statements []statement) error {
+func (c *catalog) query(ctx context.Context, statements statements) error {
 	var sql strings.Builder
 	// Names are spelt out by schema nowhere else; a user's search_path must not hide the catalogs. Standard strings
 	// are what our literals are written in.
@@ -85,29 +95,49 @@ func (c *catalog) query(ctx context.Context, statements []statement) error {
 	}
 	sql.WriteString("COMMIT")
 	results := c.pg.Exec(ctx, sql.String())
-	for i := 0; results.NextResult(); {
-		r := results.ResultReader()
-		if len(r.FieldDescriptions()) == 0 {
-			if _, err := r.Close(); err != nil {
-				break // results.Close tells
-			}
-			continue
-		}
-		for r.NextRow() {
-			if err := statements[i].row(r.Values()); err != nil {
-				_ = results.Close()
-				return err
-			}
-		}
-		i++
+	err := statements.take(results)
+	if errClose := results.Close(); errClose != nil {
+		err = errClose // the cause: what take saw was cut short by it
 	}
-	if err := results.Close(); err != nil {
+	if err != nil {
 		return fmt.Errorf("read catalogs: %w", err)
 	}
 	return nil
 }
 
+// statement is a query and what takes its rows, which have so many fields.
 type statement struct {
-	sql string
-	row func(fields [][]byte) error
+	sql    string
+	fields int
+	row    func(fields [][]byte) error
+}
+
+type statements []statement
+
+// take hands out the rows. The server may send anything.
+func (s statements) take(results *pgconn.MultiResultReader) error {
+	answered, rows := 0, 0
+	for results.NextResult() {
+		r := results.ResultReader()
+		n := len(r.FieldDescriptions())
+		if n == 0 {
+			continue // of BEGIN and the like; NextResult goes over what is left of it
+		}
+		if answered == len(s) || n != s[answered].fields {
+			return errWrongAnswer
+		}
+		for r.NextRow() {
+			if rows++; rows > maxCatalogRows || len(r.Values()) != n {
+				return errWrongAnswer
+			}
+			if err := s[answered].row(r.Values()); err != nil {
+				return err
+			}
+		}
+		answered++
+	}
+	if answered < len(s) {
+		return errWrongAnswer
+	}
+	return nil
 }

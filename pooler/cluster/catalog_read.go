@@ -92,14 +92,14 @@ func newReading() *reading {
 // schema reads everything.
 func (c *catalog) schema(ctx context.Context) (*topology.Schema, error) {
 	r := newReading()
-	err := c.query(ctx, []statement{
-		{sqlRelations, r.relation},
-		{fmt.Sprintf(sqlColumns, ""), r.column},
-		{sqlTypes, r.typ},
-		{sqlReads, r.edge(r.reads)},
-		{sqlCalls, r.call},
-		{sqlFunctions, r.function},
-		{sqlParents, r.edge(r.parents)},
+	err := c.query(ctx, statements{
+		{sqlRelations, 4, r.relation},
+		{fmt.Sprintf(sqlColumns, ""), 4, r.column},
+		{sqlTypes, 3, r.typ},
+		{sqlReads, 2, r.edge(r.reads)},
+		{sqlCalls, 1, r.call},
+		{sqlFunctions, 2, r.function},
+		{sqlParents, 2, r.edge(r.parents)},
 	})
 	if err != nil {
 		return nil, err
@@ -114,10 +114,10 @@ func (c *catalog) keyColumns(ctx context.Context, keys []KeyColumn) (*topology.S
 		names[i] = "'" + strings.ReplaceAll(k.Column, "'", "''") + "'"
 	}
 	r := newReading()
-	err := c.query(ctx, []statement{
-		{sqlRelations, r.relation},
-		{fmt.Sprintf(sqlColumns, "AND a.attname IN ("+strings.Join(names, ", ")+")"), r.column},
-		{sqlTypes, r.typ},
+	err := c.query(ctx, statements{
+		{sqlRelations, 4, r.relation},
+		{fmt.Sprintf(sqlColumns, "AND a.attname IN ("+strings.Join(names, ", ")+")"), 4, r.column},
+		{sqlTypes, 3, r.typ},
 	})
 	if err != nil {
 		return nil, err
@@ -203,7 +203,7 @@ func (r *reading) name(b []byte) string {
 func oid(b []byte) (uint32, error) {
 	n, err := strconv.ParseUint(string(b), 10, 32)
 	if err != nil {
-		return 0, fmt.Errorf("read catalogs: object number %q: %w", b, err)
+		return 0, fmt.Errorf("object number: %w", err)
 	}
 	return uint32(n), nil
 }

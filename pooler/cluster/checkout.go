@@ -52,31 +52,53 @@ func (c *Cluster[C]) Checkout(id topology.ShardID, role topology.Role, l *Login,
 	w.tries, w.withdrawn = 0, false
 	w.mu.Unlock()
 	if id == AnyShard {
-		if l := c.tryAny(w); l != nil {
-			w.To.Granted(l)
+		var lease *pool.Lease[C]
+		if lease, w.first = c.tryAny(role, l); lease != nil {
+			w.To.Granted(lease)
 			return
 		}
 	}
 	w.wait(nil)
 }
 
-// tryAny looks for an idle connection on every shard, beginning at a different one each time.
-func (c *Cluster[C]) tryAny(w *Waiter[C]) *pool.Lease[C] {
+// TryCheckout lends an idle connection, or returns nil when there is none or others wait for one.
+func (c *Cluster[C]) TryCheckout(id topology.ShardID, role topology.Role, l *Login) *pool.Lease[C] {
+	if id == AnyShard {
+		lease, _ := c.tryAny(role, l)
+		return lease
+	}
+	if s := c.top.Load().at(id); s != nil {
+		return s.pick(role).try(l)
+	}
+	return nil
+}
+
+// tryAny looks for an idle connection on every shard, beginning at a different one each time: at the index returned.
+func (c *Cluster[C]) tryAny(role topology.Role, l *Login) (*pool.Lease[C], int) {
 	top := c.top.Load()
 	if len(top.list) == 0 {
-		return nil
+		return nil, 0
 	}
-	w.first = int((top.turn.Add(1) - 1) % uint32(len(top.list)))
+	first := int((top.turn.Add(1) - 1) % int64(len(top.list)))
 	for i := range top.list {
-		e := top.list[(w.first+i)%len(top.list)].pick(w.role)
+		e := top.list[(first+i)%len(top.list)].pick(role)
 		if e == nil || e.State() == Down {
 			continue
 		}
-		if en := e.lookup(w.login); en != nil {
-			if l := en.pool.TryCheckout(); l != nil {
-				return l
-			}
+		if lease := e.try(l); lease != nil {
+			return lease, first
 		}
+	}
+	return nil, first
+}
+
+// try lends an idle connection of the endpoint, which may be nil.
+func (e *endpoint[C]) try(l *Login) *pool.Lease[C] {
+	if e == nil {
+		return nil
+	}
+	if en := e.lookup(l); en != nil {
+		return en.pool.TryCheckout()
 	}
 	return nil
 }

@@ -378,7 +378,11 @@ func TestWithdrawBetweenTwoShardsIsAnsweredAtOnce(t *testing.T) {
 		}
 		select {
 		case got := <-searcher.answer:
-			isRefusal(t, got.(*pgwire.Error), pgwire.CodeConnectionFailure, RoutineUnavailable)
+			refused, ok := got.(*pgwire.Error)
+			if !ok {
+				t.Fatalf("got %v", got)
+			}
+			isRefusal(t, refused, pgwire.CodeConnectionFailure, RoutineUnavailable)
 		default:
 			t.Errorf("late %v: the searcher waits on", late)
 		}
@@ -471,6 +475,15 @@ func TestCheckoutAllocatesNothing(t *testing.T) {
 		g.l.Release()
 	}); n != 0 {
 		t.Errorf("got %v allocations, want 0", n)
+	}
+	if n := testing.AllocsPerRun(1000, func() { r.TryCheckout(0, topology.Primary, a).Release() }); n != 0 {
+		t.Errorf("fast path: got %v allocations, want 0", n)
+	}
+	if n := testing.AllocsPerRun(1000, func() { r.TryCheckout(AnyShard, topology.Primary, a).Release() }); n != 0 {
+		t.Errorf("fast path, any shard: got %v allocations, want 0", n)
+	}
+	if r.TryCheckout(7, topology.Primary, a) != nil {
+		t.Error("got a connection to a shard that does not exist")
 	}
 	if n := testing.AllocsPerRun(1000, func() {
 		r.Checkout(AnyShard, topology.Primary, a, &g.w)

@@ -217,8 +217,6 @@ func (c *Cluster[C]) Shards() int { return len(c.top.Load().list) }
 func (c *Cluster[C]) Run(ctx context.Context) error {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	stop := context.AfterFunc(c.ctx, func() { cancel(context.Cause(c.ctx)) })
-	defer stop()
 
 	c.mu.Lock()
 	if c.mu.running {
@@ -227,17 +225,17 @@ func (c *Cluster[C]) Run(ctx context.Context) error {
 	}
 	c.mu.running, c.mu.run = true, ctx
 	for e := range c.top.Load().all() {
-		e.ctx, e.cancel = context.WithCancel(ctx)
-		c.goLocked(e.ctx, e.probeLoop)
-		for en := range e.entries() {
-			c.runEntryLocked(e, en)
-		}
+		e.runLocked(ctx)
 	}
 	c.goLocked(ctx, c.schemaLoop)
 	c.goLocked(ctx, c.sweepLoop)
 	c.mu.Unlock()
 
-	<-ctx.Done()
+	select {
+	case <-ctx.Done():
+	case <-c.ctx.Done():
+		cancel(ErrClosed)
+	}
 	c.mu.Lock()
 	c.mu.running, c.mu.run = false, nil
 	c.mu.Unlock()
@@ -263,7 +261,7 @@ func (c *Cluster[C]) Close(ctx context.Context) error {
 	}
 	entries := slices.Clone(c.mu.draining)
 	c.mu.Unlock()
-	c.cancel(pool.ErrClosed)
+	c.cancel(ErrClosed)
 	for _, en := range entries {
 		en.pool.Drain()
 	}

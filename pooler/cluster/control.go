@@ -10,7 +10,7 @@ import (
 	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
-// ErrClosed: the cluster is closed.
+// ErrClosed means that the cluster is closed.
 var ErrClosed = errors.New("cluster is closed")
 
 // each calls f for every pool.
@@ -124,8 +124,7 @@ func (c *Cluster[C]) Reload(o Options) error {
 	c.top.Store(next)
 	if c.mu.running {
 		for _, e := range added {
-			e.ctx, e.cancel = context.WithCancel(c.mu.run)
-			c.goLocked(e.ctx, e.probeLoop)
+			e.runLocked(c.mu.run)
 		}
 	}
 	c.warmLocked(&o)

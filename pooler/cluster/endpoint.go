@@ -118,7 +118,7 @@ func (e *endpoint[C]) checked(took time.Duration, err error) {
 func (e *endpoint[C]) options() *Endpoint { return e.opts.Load() }
 
 // State returns the endpoint's health.
-func (e *endpoint[C]) State() State { return State(e.state.Load()) }
+func (e *endpoint[C]) State() State { return State(e.state.Load()) } //nolint:gosec // a State was stored
 
 func (e *endpoint[C]) info() EndpointInfo {
 	o := e.options()
@@ -163,19 +163,22 @@ func (e *endpoint[C]) failed(err error) {
 
 func (e *endpoint[C]) set(s State, err error) {
 	e.health.Lock()
-	defer e.health.Unlock()
 	was := e.health.state
+	if was != s {
+		e.health.state, e.health.since, e.health.err = s, e.c.now(), err
+		e.state.Store(uint32(s))
+		e.health.observer.State(s)
+	}
+	e.health.Unlock()
 	if was == s {
 		return
 	}
-	e.health.state, e.health.since, e.health.err = s, e.c.now(), err
-	e.state.Store(uint32(s))
-	e.health.observer.State(s)
-	switch {
-	case s == Down:
+	switch s {
+	case Down:
 		e.log().Warn("endpoint is down", "error", err)
-	case s == Up:
+	case Up:
 		e.log().Info("endpoint is up", "was", was.String())
+	case Unknown:
 	}
 }
 

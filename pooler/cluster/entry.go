@@ -14,7 +14,8 @@ const logEvery = 10 * time.Second
 // PoolInfo names a pool.
 type PoolInfo struct {
 	EndpointInfo
-	User string // who logs in to the server
+	User  string // who logs in to the server
+	Login string // the name of the login
 }
 
 // PoolObserver hears what happens in one pool.
@@ -86,7 +87,7 @@ func (e *endpoint[C]) entryLocked(l *Login) *entry[C] {
 				return none, err
 			}
 			e.c.learn(e, login.Params)
-			return e.c.hooks.Adopt(login, dial, PoolInfo{EndpointInfo: e.info(), User: who.User})
+			return e.c.hooks.Adopt(login, dial, PoolInfo{EndpointInfo: e.info(), User: who.User, Login: who.Name})
 		},
 		Close:     e.c.hooks.Close,
 		Check:     e.c.hooks.Check,
@@ -102,7 +103,7 @@ func (e *endpoint[C]) entryLocked(l *Login) *entry[C] {
 	e.pools.Store(en.key, en)
 	e.pools.Store(asked, en)
 	if e.c.mu.running {
-		e.c.runEntryLocked(e, en)
+		en.runLocked(e.ctx)
 	}
 	return en
 }
@@ -111,12 +112,17 @@ func (e *endpoint[C]) entryLocked(l *Login) *entry[C] {
 func (en *entry[C]) observe() PoolObserver {
 	var o PoolObserver = noPoolObserver{}
 	if f := en.e.c.hooks.ObservePool; f != nil {
-		o = f(PoolInfo{EndpointInfo: en.e.info(), User: en.login.Load().User}, en.pool.Stats)
+		o = f(en.info(), en.pool.Stats)
 	}
 	if old := en.hears.Swap(&o); old != nil {
 		return *old
 	}
 	return noPoolObserver{}
+}
+
+func (en *entry[C]) info() PoolInfo {
+	l := en.login.Load()
+	return PoolInfo{EndpointInfo: en.e.info(), User: l.User, Login: l.Name}
 }
 
 func (en *entry[C]) observer() PoolObserver { return *en.hears.Load() }
@@ -125,10 +131,14 @@ func poolName(cluster string, o *Endpoint, l *Login) string {
 	return cluster + " " + l.User + "@" + o.Address.String() + "/" + o.Database
 }
 
-func (c *Cluster[C]) runEntryLocked(e *endpoint[C], en *entry[C]) {
-	var ctx context.Context
-	ctx, en.cancel = context.WithCancel(e.ctx)
-	c.goLocked(ctx, func(ctx context.Context) { _ = en.pool.Run(ctx) }) // it has no error to tell
+// runLocked starts the pool's goroutine; it ends with the endpoint's, or with the entry.
+func (en *entry[C]) runLocked(parent context.Context) {
+	ctx, cancel := context.WithCancel(parent)
+	en.cancel = cancel
+	en.e.c.goLocked(ctx, func(ctx context.Context) {
+		defer cancel()
+		_ = en.pool.Run(ctx) // it has no error to tell
+	})
 }
 
 // warmLocked makes the pools of the configured logins.

@@ -121,10 +121,9 @@ func (c *client) outcome(t testing.TB) (*pool.Lease[*conn], *pgwire.Error) {
 	t.Helper()
 	select {
 	case a := <-c.answer:
-		if l, ok := a.(*pool.Lease[*conn]); ok {
-			return l, nil
-		}
-		return nil, a.(*pgwire.Error)
+		l, _ := a.(*pool.Lease[*conn])
+		err, _ := a.(*pgwire.Error)
+		return l, err
 	case <-time.After(30 * time.Second):
 		t.Fatal("a checkout was not answered in 30 seconds")
 		return nil, nil
@@ -183,8 +182,10 @@ func eventually(t testing.TB, what string, ok func() bool) {
 }
 
 func settings(limit int) pool.Settings {
-	return pool.Settings{Max: limit, CheckoutTimeout: 10 * time.Second, HealthTimeout: 2 * time.Second, ConnectBackoff: 20 * time.Millisecond,
-		MaxBackoff: 100 * time.Millisecond}
+	return pool.Settings{
+		Max: limit, CheckoutTimeout: 10 * time.Second, HealthTimeout: 2 * time.Second,
+		ConnectBackoff: 20 * time.Millisecond, MaxBackoff: 100 * time.Millisecond,
+	}
 }
 
 func address(t testing.TB, addr string) backend.Address {

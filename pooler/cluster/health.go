@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"slices"
 	"time"
 
 	"github.com/pgkennel/pgkennel/pooler/backend"
@@ -47,12 +48,20 @@ func (c *Cluster[C]) Healthy(id topology.ShardID) bool {
 	if s.primary != nil {
 		return ok(s.primary)
 	}
-	for _, e := range s.replicas {
-		if ok(e) {
-			return true
-		}
+	return slices.ContainsFunc(s.replicas, ok)
+}
+
+// runLocked starts the endpoint's goroutines; they end with parent, or with the endpoint.
+func (e *endpoint[C]) runLocked(parent context.Context) {
+	ctx, cancel := context.WithCancel(parent)
+	e.ctx, e.cancel = ctx, cancel
+	e.c.goLocked(ctx, func(ctx context.Context) {
+		defer cancel()
+		e.probeLoop(ctx)
+	})
+	for en := range e.entries() {
+		en.runLocked(ctx)
 	}
-	return false
 }
 
 // probeLoop keeps the endpoint's health known where its pools' own traffic doesn't.

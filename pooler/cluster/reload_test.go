@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"errors"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -75,8 +76,10 @@ func TestReloadDrainsWhatIsGone(t *testing.T) {
 	t.Parallel()
 	shared := pgtest.Shared(t)
 	su := superuser()
-	o := Options{Shards: [][]Endpoint{{at(t, shared, "postgres", settings(1))}, {at(t, shared, "postgres", settings(1))}},
-		Logins: []*Login{su}, UnusedTimeout: 40 * time.Millisecond}
+	o := Options{
+		Shards: [][]Endpoint{{at(t, shared, "postgres", settings(1))}, {at(t, shared, "postgres", settings(1))}},
+		Logins: []*Login{su}, UnusedTimeout: 40 * time.Millisecond,
+	}
 	r := run(t, o, pgHooks())
 	l := r.take(1, su)
 	waiter := r.start(1, su)
@@ -185,6 +188,36 @@ func TestReloadedLoginResizesItsPool(t *testing.T) {
 	})
 }
 
+func TestWaitRetiredWaitsForHolders(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, a := newFakes(), app()
+		o := Options{Shards: [][]Endpoint{{fakeAt(1)}, {fakeAt(2)}}, Logins: []*Login{a}}
+		r := run(t, o, f.hooks())
+		stays, goes := r.take(0, a), r.take(1, a)
+		if err := r.WaitRetired(t.Context()); err != nil {
+			t.Errorf("nothing is retired: got %v", err)
+		}
+		o.Shards = [][]Endpoint{{fakeAt(3)}}
+		if err := r.Reload(o); err != nil {
+			t.Fatal(err)
+		}
+		done := make(chan error, 1)
+		go func() { done <- r.WaitRetired(t.Context()) }()
+		for _, l := range []*pool.Lease[*conn]{stays, goes} {
+			synctest.Wait()
+			select {
+			case err := <-done:
+				t.Fatalf("while a connection is lent: got %v", err)
+			default:
+			}
+			l.Release()
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 func TestUnusedPoolsAreDropped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakes()
@@ -228,7 +261,7 @@ func TestCloseAnswersEverybody(t *testing.T) {
 		if err := <-closed; err != nil {
 			t.Error(err)
 		}
-		if err := r.Reload(Options{}); err != ErrClosed {
+		if err := r.Reload(Options{}); !errors.Is(err, ErrClosed) {
 			t.Errorf("Reload: got %v", err)
 		}
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -188,7 +189,7 @@ func (c *Cluster[C]) readFrom(ctx context.Context, e *endpoint[C], o *Options) (
 	if err != nil {
 		return nil, err
 	}
-	defer conn.close()
+	defer conn.close(ctx)
 	return conn.schema(ctx)
 }
 
@@ -198,7 +199,7 @@ func (c *Cluster[C]) compareShards(ctx context.Context, from *endpoint[C], o *Op
 	if len(o.KeyColumns) == 0 {
 		return
 	}
-	var differ string
+	var report strings.Builder
 	for _, e := range c.candidates() {
 		if e.shard == from.shard || e.State() == Down {
 			continue
@@ -208,15 +209,16 @@ func (c *Cluster[C]) compareShards(ctx context.Context, from *endpoint[C], o *Op
 			continue
 		}
 		columns, err := conn.keyColumns(ctx, o.KeyColumns)
-		conn.close()
+		conn.close(ctx)
 		if err != nil {
 			c.log.Warn("sharding keys not compared", "shard", e.shard, "error", err)
 			continue
 		}
 		for _, d := range differences(schema, columns, o.KeyColumns) {
-			differ += fmt.Sprintf("shard %d: %s\n", e.shard, d)
+			fmt.Fprintf(&report, "shard %d: %s\n", e.shard, d)
 		}
 	}
+	differ := report.String()
 	c.schema.mu.Lock()
 	changed := differ != c.schema.differ
 	c.schema.differ = differ

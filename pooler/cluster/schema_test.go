@@ -3,11 +3,13 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/sharding/topology"
@@ -119,8 +121,10 @@ func TestSchemaOfARealDatabase(t *testing.T) {
 }
 
 func describe(rel *topology.Relation) string {
-	kinds := map[topology.RelationKind]string{topology.Table: "table", topology.View: "view", topology.Materialized: "materialized",
-		topology.Sequence: "sequence"}
+	kinds := map[topology.RelationKind]string{
+		topology.Table: "table", topology.View: "view", topology.Materialized: "materialized",
+		topology.Sequence: "sequence",
+	}
 	var b strings.Builder
 	b.WriteString(kinds[rel.Kind] + " (")
 	for i, c := range rel.Columns {
@@ -196,8 +200,10 @@ func TestSchemaIsReadPeriodically(t *testing.T) {
 	t.Parallel()
 	shared := pgtest.Shared(t)
 	db := shared.CreateDatabase(t)
-	r := run(t, Options{Shards: [][]Endpoint{{at(t, shared, db, settings(1))}}, Service: superuser(), LoadSchema: true,
-		SchemaInterval: 20 * time.Millisecond, SchemaGap: time.Millisecond}, pgHooks())
+	r := run(t, Options{
+		Shards: [][]Endpoint{{at(t, shared, db, settings(1))}}, Service: superuser(), LoadSchema: true,
+		SchemaInterval: 20 * time.Millisecond, SchemaGap: time.Millisecond,
+	}, pgHooks())
 	eventually(t, "the third epoch", func() bool { return r.Stats().SchemaEpoch >= 3 })
 }
 
@@ -247,8 +253,10 @@ func TestSchemaWithoutLoading(t *testing.T) {
 func TestCloseFreesThoseWhoWaitForTheSchema(t *testing.T) {
 	t.Parallel()
 	shared := pgtest.Shared(t)
-	r := run(t, Options{Shards: [][]Endpoint{{at(t, shared, "postgres", settings(1))}}, Service: superuser(), LoadSchema: true,
-		SchemaGap: time.Hour}, pgHooks())
+	r := run(t, Options{
+		Shards: [][]Endpoint{{at(t, shared, "postgres", settings(1))}}, Service: superuser(), LoadSchema: true,
+		SchemaGap: time.Hour,
+	}, pgHooks())
 	eventually(t, "a schema", func() bool { return r.Schema() != nil })
 	waiting := r.RefreshSchema("asked")
 	if err := r.Close(t.Context()); err != nil {
@@ -263,8 +271,10 @@ func TestShardsWithOtherKeysAreReported(t *testing.T) {
 	shared := pgtest.Shared(t)
 	one := shared.CreateDatabase(t, `CREATE TABLE a (tenant_id bigint); CREATE TABLE b (tenant_id bigint); CREATE TABLE c (tenant_id bigint); CREATE TABLE d (x int)`)
 	two := shared.CreateDatabase(t, `CREATE TABLE a (tenant_id int); CREATE TABLE b (x int); CREATE TABLE d (y int); CREATE TABLE e (tenant_id bigint)`)
-	r := run(t, Options{Shards: [][]Endpoint{{at(t, shared, one, settings(1))}, {at(t, shared, two, settings(1))}}, Service: superuser(),
-		LoadSchema: true, KeyColumns: []KeyColumn{{Column: "tenant_id"}, {Table: "d", Column: "it's"}}, SchemaGap: time.Millisecond}, pgHooks())
+	r := run(t, Options{
+		Shards: [][]Endpoint{{at(t, shared, one, settings(1))}, {at(t, shared, two, settings(1))}}, Service: superuser(),
+		LoadSchema: true, KeyColumns: []KeyColumn{{Column: "tenant_id"}, {Table: "d", Column: "it's"}}, SchemaGap: time.Millisecond,
+	}, pgHooks())
 	eventually(t, "a report", func() bool { return strings.Contains(r.log.String(), "sharding keys differ between shards") })
 	for _, want := range []string{
 		"shard 1: column public.a.tenant_id has type int4 instead of int8", "shard 1: table public.b has no column tenant_id",
@@ -280,13 +290,76 @@ func TestShardsWithOtherKeysAreReported(t *testing.T) {
 	}
 }
 
+// A server may answer anything: that is an error, and no more.
+func TestSchemaOfAHostileServer(t *testing.T) {
+	t.Parallel()
+	row := func(fields ...string) []pgproto3.BackendMessage {
+		d, r := &pgproto3.RowDescription{}, &pgproto3.DataRow{}
+		for i, f := range fields {
+			d.Fields = append(d.Fields, pgproto3.FieldDescription{Name: []byte{byte('a' + i)}, DataTypeOID: 25})
+			r.Values = append(r.Values, []byte(f))
+		}
+		return []pgproto3.BackendMessage{d, r, &pgproto3.CommandComplete{CommandTag: []byte("SELECT 1")}}
+	}
+	good := func() []pgproto3.BackendMessage {
+		return slices.Concat(row("16400", "public", "t", "r"), row("16400", "a", "20", "f"), row("20", "int8", "0"), row("16400", "16400"),
+			row("16400"), row("public", "f"), row("16400", "16400"))
+	}
+	ready := &pgproto3.ReadyForQuery{TxStatus: 'I'}
+	for name, c := range map[string]struct {
+		answer []pgproto3.BackendMessage
+		ok     bool
+	}{
+		"as asked":           {append(good(), ready), true},
+		"an answer too many": {append(good(), append(row("x"), ready)...), false},
+		"an answer missing":  {append(good()[:18], ready), false},
+		"a field missing":    {append(row("16400", "public"), ready), false},
+		"a row too short": {[]pgproto3.BackendMessage{
+			row("1", "2", "3", "4")[0], &pgproto3.DataRow{Values: [][]byte{[]byte("16400")}}, &pgproto3.CommandComplete{}, ready,
+		}, false},
+		"no number": {append(row("abc", "public", "t", "r"), ready), false},
+		"NULLs": {append([]pgproto3.BackendMessage{
+			row("1", "2", "3", "4")[0], &pgproto3.DataRow{Values: make([][]byte, 4)}, &pgproto3.CommandComplete{},
+		}, ready), false},
+		"nothing":            {[]pgproto3.BackendMessage{ready}, false},
+		"an error":           {[]pgproto3.BackendMessage{&pgproto3.ErrorResponse{Severity: "ERROR", Code: "42501", Message: "no"}, ready}, false},
+		"a cut":              {row("16400", "public", "t", "r")[:2], false},
+		"COPY":               {[]pgproto3.BackendMessage{&pgproto3.CopyOutResponse{}, &pgproto3.CopyData{Data: []byte("x")}, &pgproto3.CopyDone{}, ready}, false},
+		"a row without head": {[]pgproto3.BackendMessage{&pgproto3.DataRow{Values: make([][]byte, 4)}, ready}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := pgtest.NewFakeServer(t, func(f *pgtest.FakeConn) error {
+				if err := f.Expect("Query"); err != nil {
+					return err
+				}
+				return f.Send(c.answer...)
+			})
+			e := Endpoint{Role: topology.Primary, Address: address(t, server.Addr), Database: "db"}
+			cl := New(Options{Shards: [][]Endpoint{{e}}}, pgHooks(), Env{})
+			conn, err := cl.dialCatalog(t.Context(), cl.newEndpoint(0, &e), superuser())
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer conn.close(t.Context())
+			s, err := conn.schema(t.Context())
+			if (err == nil) != c.ok {
+				t.Errorf("got %+v, %v", s, err)
+			}
+			if err := cl.Close(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+}
+
 func TestSchemaOfManyTables(t *testing.T) {
 	if testing.Short() {
 		t.Skip("creates thousands of tables")
 	}
 	t.Parallel()
 	inst := pgtest.Start(t, pgtest.Config("max_locks_per_transaction", "20000"))
-	const tables = 3000
+	const tables = 2000
 	inst.Exec(t, "postgres", fmt.Sprintf(`DO $$ BEGIN FOR i IN 1..%d LOOP
 		EXECUTE format('CREATE TABLE t%%s (id bigint, tenant_id bigint, a text, b text, c int, d int, e numeric, f timestamptz, g jsonb, h uuid)', i);
 		EXECUTE format('CREATE VIEW v%%s AS SELECT * FROM t%%s', i, i);
@@ -297,7 +370,7 @@ func TestSchemaOfManyTables(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer conn.close()
+	defer conn.close(t.Context())
 	begun := time.Now()
 	s, err := conn.schema(t.Context())
 	if err != nil {

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"strconv"
 	"strings"
 	"sync"
@@ -124,7 +125,7 @@ func TestParametersOfNobody(t *testing.T) {
 	dead.Address.Port = closedPort(t)
 	r := run(t, Options{Shards: [][]Endpoint{{dead}}}, pgHooks())
 	_, err := r.WaitParameters(t.Context(), superuser())
-	if e, ok := err.(*pgwire.Error); !ok || e.Code != pgwire.CodeConnectionFailure {
+	if e, ok := errors.AsType[*pgwire.Error](err); !ok || e.Code != pgwire.CodeConnectionFailure {
 		t.Errorf("got %v", err)
 	}
 }

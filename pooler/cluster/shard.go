@@ -10,7 +10,7 @@ import (
 // shards is the present shape of the cluster: immutable, replaced by a reload.
 type shards[C any] struct {
 	list []*shard[C]
-	turn atomic.Uint32 // rotates AnyShard
+	turn atomic.Int64 // rotates AnyShard
 }
 
 // shard is the endpoints of one shard: immutable.
@@ -19,7 +19,7 @@ type shard[C any] struct {
 	endpoints []*endpoint[C]
 	primary   *endpoint[C] // the first with the role; nil = none
 	replicas  []*endpoint[C]
-	turn      atomic.Uint32 // rotates the replicas
+	turn      atomic.Int64 // rotates the replicas
 }
 
 // sort finds primary and replicas among the endpoints.
@@ -54,7 +54,7 @@ func (t *shards[C]) all() iter.Seq[*endpoint[C]] {
 // the primary where there is none of them. Nil if the shard has nothing to offer.
 func (s *shard[C]) pick(role topology.Role) *endpoint[C] {
 	if role == topology.Replica && len(s.replicas) > 0 {
-		first := int(s.turn.Add(1) - 1)
+		first := int((s.turn.Add(1) - 1) % int64(len(s.replicas)))
 		for i := range s.replicas {
 			if e := s.replicas[(first+i)%len(s.replicas)]; e.State() != Down {
 				return e

@@ -17,7 +17,7 @@ func (c *Cluster[C]) Pools() []PoolStats {
 	var all []PoolStats
 	for e := range c.top.Load().all() {
 		for en := range e.entries() {
-			all = append(all, PoolStats{PoolInfo: PoolInfo{EndpointInfo: e.info(), User: en.login.Load().User}, Stats: en.pool.Stats()})
+			all = append(all, PoolStats{PoolInfo: en.info(), Stats: en.pool.Stats()})
 		}
 	}
 	return all
@@ -34,7 +34,7 @@ func (c *Cluster[C]) Servers() []Server[C] {
 	var all []Server[C]
 	for e := range c.top.Load().all() {
 		for en := range e.entries() {
-			info := PoolInfo{EndpointInfo: e.info(), User: en.login.Load().User}
+			info := en.info()
 			for _, s := range en.pool.Connections() {
 				all = append(all, Server[C]{PoolInfo: info, Info: s})
 			}

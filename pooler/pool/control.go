@@ -3,6 +3,7 @@ package pool
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 )
 
@@ -50,6 +51,36 @@ func (p *Pool[C]) WaitIdle(ctx context.Context) error {
 	case <-ctx.Done():
 		return fmt.Errorf("wait for the connections of pool %s: %w", p.name, context.Cause(ctx))
 	}
+}
+
+// WaitRetired returns when every connection that Reconnect or Kill has retired is closed, or with ctx's cause. While the pool
+// is paused it waits for those that are being opened, too.
+func (p *Pool[C]) WaitRetired(ctx context.Context) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for epoch := p.mu.epoch; p.retiredLocked(epoch); {
+		if p.mu.ended == nil {
+			p.mu.ended = make(chan struct{})
+		}
+		ended := p.mu.ended
+		p.mu.Unlock()
+		var err error
+		select {
+		case <-ended:
+		case <-ctx.Done():
+			err = fmt.Errorf("wait for the old connections of pool %s: %w", p.name, context.Cause(ctx))
+		}
+		p.mu.Lock()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// retiredLocked reports whether connections from before epoch are left.
+func (p *Pool[C]) retiredLocked(epoch uint64) bool {
+	return p.mu.paused && p.mu.opening > 0 || slices.ContainsFunc(p.mu.all, func(l *Lease[C]) bool { return l.epoch < epoch })
 }
 
 // Resize changes Min and Max. What is over Max is closed when nobody uses it.

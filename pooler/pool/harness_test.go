@@ -42,6 +42,7 @@ type bench struct {
 }
 
 func newBench(t *testing.T, s Settings) *bench {
+	t.Helper()
 	b := &bench{t: t, clock: time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)}
 	b.p = New(Options{
 		Settings: s,

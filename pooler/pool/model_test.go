@@ -18,7 +18,6 @@ type model struct {
 	max     int
 	total   int // after the last operation
 	paused  bool
-	tasks0  int
 }
 
 // player is one client of the model.
@@ -217,10 +216,13 @@ func (m *model) hasInvariants() {
 
 // play runs a script and brings the pool to an end, at which everybody must have an answer.
 func play(t *testing.T, seed uint64, script []byte) {
-	b := newBench(t, Settings{Max: 3, CheckoutTimeout: 500 * time.Millisecond, IdleTimeout: time.Second,
+	t.Helper()
+	b := newBench(t, Settings{
+		Max: 3, CheckoutTimeout: 500 * time.Millisecond, IdleTimeout: time.Second,
 		HealthInterval: 300 * time.Millisecond, AliveAfter: 100 * time.Millisecond, Lifetime: 2 * time.Second,
 		LifetimeJitter: time.Second, ConnectBackoff: 50 * time.Millisecond, ConnectAttempts: 2,
-		ConnectDelay: 20 * time.Millisecond, RejectedDelay: 200 * time.Millisecond})
+		ConnectDelay: 20 * time.Millisecond, RejectedDelay: 200 * time.Millisecond,
+	})
 	m := &model{bench: b, rng: rand.New(rand.NewPCG(seed, 1)), max: 3}
 	b.p.rand = m.rng.Float64
 	for range 8 {
@@ -254,7 +256,7 @@ func play(t *testing.T, seed uint64, script []byte) {
 }
 
 func TestRandomOperationsKeepTheRules(t *testing.T) {
-	runs := 3000
+	runs := 1000
 	if testing.Short() {
 		runs = 300
 	}

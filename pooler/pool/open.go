@@ -217,5 +217,9 @@ func (p *Pool[C]) endTask() {
 	p.mu.Lock()
 	p.mu.tasks--
 	p.drainedLocked()
+	if p.mu.ended != nil {
+		close(p.mu.ended)
+		p.mu.ended = nil
+	}
 	p.mu.Unlock()
 }

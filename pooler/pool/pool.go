@@ -77,8 +77,8 @@ type Hooks[C any] struct {
 	Observer Observer
 }
 
-// Observer hears what happens in a pool, before those who wait hear of it. Its methods are called concurrently, must
-// be quick and must not call the pool.
+// Observer hears what happens in a pool, before those who wait hear of it. Its methods are called concurrently,
+// without a lock of the pool, and must be quick.
 type Observer interface {
 	Opened(took time.Duration)
 	OpenFailed(took time.Duration, f Failure, err error)
@@ -122,6 +122,7 @@ type Pool[C any] struct {
 		closed   bool
 		wakeAt   time.Time     // when Run looks next; zero = never
 		quiet    chan struct{} // closed when nothing is lent; nil = nobody asks
+		ended    chan struct{} // closed when a background task ends; nil = nobody asks
 		drained  chan struct{} // closed when closed, no connection and no task is left
 
 		trouble trouble
@@ -163,8 +164,8 @@ func (p *Pool[C]) Owner() any { return p.owner }
 func (p *Pool[C]) newStore(limit int) *puddle.Pool[*Lease[C]] {
 	store, err := puddle.NewPool(&puddle.Config[*Lease[C]]{
 		Constructor: p.construct,
-		Destructor:  func(*Lease[C]) {}, // connections are hijacked and closed by closeTask
-		MaxSize:     int32(min(limit, 1<<30)),
+		Destructor:  func(*Lease[C]) {},       // connections are hijacked and closed by closeTask
+		MaxSize:     int32(min(limit, 1<<30)), //nolint:gosec // it fits
 	})
 	if err != nil {
 		panic("pool: " + err.Error()) // only for a limit below 1, which normal excludes

@@ -329,6 +329,48 @@ func TestWaitIdle(t *testing.T) {
 	b.end()
 }
 
+func TestWaitRetired(t *testing.T) {
+	b := newBench(t, Settings{Max: 2})
+	over, cancel := context.WithCancel(t.Context())
+	cancel()
+	x, y := b.take(), b.take()
+	y.lease.Release()
+	if err := b.p.WaitRetired(over); err != nil {
+		t.Errorf("nothing is retired: got %v", err)
+	}
+	b.p.Reconnect()
+	if got := b.p.Connections(); !got[0].Doomed || !got[1].Doomed {
+		t.Errorf("got %+v, want both doomed", got)
+	}
+	done := make(chan error)
+	go func() { done <- b.p.WaitRetired(t.Context()) }()
+	b.settle()
+	if err := b.p.WaitRetired(over); !errors.Is(err, context.Canceled) {
+		t.Errorf("one is lent: got %v", err)
+	}
+	x.lease.Release()
+	if err := b.p.WaitRetired(over); !errors.Is(err, context.Canceled) {
+		t.Errorf("one is being closed: got %v", err)
+	}
+	b.settle()
+	if err := <-done; err != nil {
+		t.Error(err)
+	}
+
+	z := b.ask()
+	b.p.Pause()
+	if err := b.p.WaitRetired(over); !errors.Is(err, context.Canceled) {
+		t.Errorf("paused, and one is being opened: got %v", err)
+	}
+	b.settle()
+	if err := b.p.WaitRetired(over); err != nil {
+		t.Errorf("it is open: got %v", err)
+	}
+	b.p.Resume()
+	b.settle()
+	b.end(z)
+}
+
 func TestConnectionsShowsStates(t *testing.T) {
 	b := newBench(t, Settings{Max: 2})
 	x, y := b.take(), b.take()

@@ -85,6 +85,7 @@ type Info[C any] struct {
 	Opened time.Time
 	Since  time.Time // of the state
 	Uses   uint64    // how often it was lent
+	Doomed bool      // it is closed when it is released
 }
 
 // Connections returns a snapshot of all connections, in no order.
@@ -93,7 +94,7 @@ func (p *Pool[C]) Connections() []Info[C] {
 	defer p.mu.Unlock()
 	all := make([]Info[C], 0, len(p.mu.all))
 	for _, l := range p.mu.all {
-		all = append(all, Info[C]{Conn: l.conn, State: l.state, Opened: l.opened, Since: l.since, Uses: l.uses})
+		all = append(all, Info[C]{Conn: l.conn, State: l.state, Opened: l.opened, Since: l.since, Uses: l.uses, Doomed: l.doom != "" || l.epoch != p.mu.epoch})
 	}
 	return all
 }
