@@ -522,3 +522,29 @@ func TestSorting(t *testing.T) {
 		}
 	}
 }
+
+func TestItemsShowValuesAndHideSecrets(t *testing.T) {
+	t.Parallel()
+	c, _ := mustParse(t, "[general]\ndefault_pool_size = 25\nhost = \"127.0.0.1\"\n[admin]\npassword = \"hunter2\"\n[[databases]]\nname = \"x\"\nhost = \"h\"\n",
+		"[[users]]\nname = \"a\"\ndatabase = \"x\"\npassword = \"p\"\npool_size = 3\n[[users]]\nname = \"b\"\ndatabase = \"x\"\npassword = \"p\"\n")
+	if a, b := c.User("a", "x").PoolSize(), c.User("b", "x").PoolSize(); a != 3 || b != 0 {
+		t.Errorf("got pool sizes %d and %d, want 3 and 0", a, b)
+	}
+	got := map[string]Item{}
+	for _, i := range c.Items() {
+		got[i.Key] = i
+	}
+	for _, want := range []Item{
+		{"general.default_pool_size", "25", "10", false},
+		{"general.host", "127.0.0.1", "0.0.0.0", true},
+		{"general.healthcheck_port", "", "", true},
+		{"admin.password", "***", "", false},
+	} {
+		if got[want.Key] != want {
+			t.Errorf("got %+v, want %+v", got[want.Key], want)
+		}
+	}
+	if _, ok := got["general.broadcast_port"]; ok {
+		t.Error("a key that is not obeyed is among them")
+	}
+}

@@ -168,20 +168,26 @@ func (b *builder) hasShard(cluster string, n int32) bool {
 	return cl == nil || cl.partial || b.config.broken || b.shards[cluster][int(n)]
 }
 
+// maxCompared bounds how many names are compared for suggestions: ten thousand wrong links to ten thousand databases
+// would take minutes.
+const maxCompared = 200_000
+
 // noCluster reports a link to a database that is not there. False: it may be there.
 func (b *builder) noCluster(name string, at place, who string) bool {
 	if b.clusters[name] != nil || b.unknownNames {
 		return false
 	}
-	names := make([]string, 0, len(b.cfg.Clusters))
-	for _, cl := range b.cfg.Clusters {
-		names = append(names, cl.Name)
-	}
 	hint := "add it, or correct the name"
-	if near := nearest(name, names); near != "" {
-		hint = "did you mean " + near + "?"
-	} else if len(names) > 0 && len(names) <= 10 {
-		hint = "there is " + strings.Join(names, ", ")
+	if b.compared += len(b.cfg.Clusters); b.compared <= maxCompared {
+		names := make([]string, 0, len(b.cfg.Clusters))
+		for _, cl := range b.cfg.Clusters {
+			names = append(names, cl.Name)
+		}
+		if near := nearest(name, names); near != "" {
+			hint = "did you mean " + near + "?"
+		} else if len(names) > 0 && len(names) <= 10 {
+			hint = "there is " + strings.Join(names, ", ")
+		}
 	}
 	b.r.fail(at, hint, "%s names the database %q, which no [[databases]] entry has", who, name)
 	return true

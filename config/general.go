@@ -2,6 +2,7 @@ package config
 
 import (
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -108,9 +109,11 @@ func (b *builder) checkGeneral() {
 func (b *builder) checkPorts() {
 	g := b.cfg.general
 	names := []string{"port", "openmetrics_port", "healthcheck_port"}
+	hosts := map[string]string{"port": g.text("host"), "openmetrics_port": g.text("openmetrics_host"), "healthcheck_port": g.text("host")}
+	apart := func(a, b string) bool { return a != b && !wildcard(a) && !wildcard(b) }
 	for i, n := range names[1:] {
 		for _, m := range names[:i+1] {
-			if p := g.int(n); p != 0 && p == g.int(m) && !g.badKey(n) && !g.badKey(m) {
+			if p := g.int(n); p != 0 && p == g.int(m) && !apart(hosts[n], hosts[m]) && !g.badKey(n) && !g.badKey(m) {
 				at, other := g.placeOf(n), g.placeOf(m)
 				if !g.has(m) {
 					other = place{}
@@ -119,6 +122,12 @@ func (b *builder) checkPorts() {
 			}
 		}
 	}
+}
+
+// wildcard says whether an address stands for all of them.
+func wildcard(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "" || host == "*" || ip != nil && ip.IsUnspecified()
 }
 
 // socketMode reads the octal unix_socket_mode.

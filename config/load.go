@@ -50,6 +50,7 @@ type builder struct {
 	clusters      map[string]*Cluster
 	shards        map[string]map[int]bool // numbers that a cluster's endpoints name
 	unknownNames  bool                    // an entry's name could not be read: a link to it may be right
+	compared      int                     // names that were compared for suggestions
 	reported      map[[2]place]bool       // pairs of values that were found at odds
 }
 
