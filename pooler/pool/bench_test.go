@@ -74,13 +74,19 @@ func BenchmarkHandOver(b *testing.B) {
 }
 
 func BenchmarkParallel(b *testing.B) {
-	p := inline(Settings{Max: 20, CheckoutTimeout: 5e9, IdleTimeout: 60e9, HealthInterval: 30e9, Lifetime: 3600e9})
+	p := inline(Settings{Max: 200, CheckoutTimeout: 5e9, IdleTimeout: 60e9, HealthInterval: 30e9, Lifetime: 3600e9})
+	takers := make([]*taker[*int], 200) // more connections than goroutines: nobody has to wait
+	for i := range takers {
+		takers[i] = newTaker[*int]()
+		p.Checkout(&takers[i].w)
+	}
+	for _, t := range takers {
+		p.Release(t.last)
+	}
 	b.ReportAllocs()
 	b.RunParallel(func(pb *testing.PB) {
-		tk := newTaker[*int]()
 		for pb.Next() {
-			p.Checkout(&tk.w)
-			p.Release(tk.last)
+			p.Release(p.TryCheckout())
 		}
 	})
 }
