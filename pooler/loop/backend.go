@@ -102,6 +102,7 @@ func (b *Backend) fed(data []byte, err error) bool {
 		}
 		c.now = nanos()
 		if len(data) > 0 {
+			b.g.source.Traffic(b, len(data), 0)
 			if e := b.Conn.Feed(data); e != nil {
 				err = e
 			}
@@ -130,6 +131,7 @@ func (b *Backend) lost(c *Client, err error) {
 // fedAlone steps a machine that nobody holds; b.mu is held, and released.
 func (b *Backend) fedAlone(data []byte, err error) bool {
 	if len(data) > 0 {
+		b.g.source.Traffic(b, len(data), 0)
 		if e := b.Conn.Feed(data); e != nil {
 			err = e
 		}
@@ -213,6 +215,7 @@ func (b *Backend) Check(ctx context.Context) error {
 	b.settler = settler
 	done := make(chan struct{})
 	b.settled = done
+	b.g.source.Traffic(b, 0, len(out))
 	b.mu.Unlock()
 	stop := context.AfterFunc(ctx, b.Interrupt)
 	defer stop()
@@ -229,12 +232,3 @@ func (b *Backend) Check(ctx context.Context) error {
 	}
 	return nil
 }
-
-// RemoteAddr and LocalAddr are the socket's.
-func (b *Backend) RemoteAddr() net.Addr { return b.nc.RemoteAddr() }
-
-// LocalAddr is our end of the socket.
-func (b *Backend) LocalAddr() net.Addr { return b.nc.LocalAddr() }
-
-// Holder is the client that holds the backend; nil if none.
-func (b *Backend) Holder() *Client { return b.client.Load() }

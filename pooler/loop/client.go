@@ -323,6 +323,7 @@ func (c *Client) ToClient(b []byte) { c.w.append(b) }
 func (c *Client) ToBackend(conn *backend.Conn, data []byte) {
 	b := conn.Link.(*Backend)
 	b.w.append(data)
+	c.g.source.Traffic(b, 0, len(data))
 	for i := range c.todo {
 		if c.todo[i].kind == doFlush && c.todo[i].b == b {
 			return
@@ -430,14 +431,7 @@ func (c *Client) Kill(e *pgwire.Error, reason session.CloseReason) {
 	c.step(func() { c.sess.Kill(e, reason) })
 }
 
-// Inspect calls f with the client's session, which it may read.
-func (c *Client) Inspect(f func(s *session.Session)) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	f(c.sess)
-}
-
-// RemoteAddr is the client's address.
-func (c *Client) RemoteAddr() net.Addr { return c.nc.RemoteAddr() }
+// ID names the client in log and console.
+func (c *Client) ID() uint64 { return c.sess.ID }
 
 var errClosed = errors.New("the driver is closed")

@@ -34,6 +34,8 @@ type Source interface {
 	// Register gives a session its cancel key; Unregister takes it back.
 	Register(c *Client, n int) (pid uint32, secret []byte)
 	Unregister(c *Client, pid uint32)
+	// Traffic counts bytes that came from the server of b, and bytes sent to it. The machine of b may be read, as in Inspect.
+	Traffic(b *Backend, received, sent int)
 }
 
 // Options of a driver.

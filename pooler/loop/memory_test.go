@@ -23,6 +23,11 @@ import (
 type nobody struct{}
 
 func (nobody) Login(string)                                          {}
+func (nobody) Connected(*session.Account)                            {}
+func (nobody) Closed(*session.Account, session.CloseReason)          {}
+func (nobody) Traffic(*session.Account, uint64, uint64)              {}
+func (nobody) Routed(*session.Account, session.Route)                {}
+func (nobody) Prepared(*session.Account, int, int)                   {}
 func (nobody) Statement(*session.Account, topology.ShardID, int64)   {}
 func (nobody) Transaction(*session.Account, topology.ShardID, int64) {}
 func (nobody) Refused(*session.Account, string)                      {}
@@ -50,7 +55,7 @@ func newModel(t *testing.T, seed uint64, n, size int) *Memory {
 	}
 	sh := &session.Shared{
 		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Observer: nobody{}, Cache: parser.NewCache(1 << 20),
-		Registry: state.NewRegistry(), Probes: session.NewProbes(), Method: auth.MethodTrust, Auth: &auth.ServerOptions{},
+		Registry: state.NewRegistry(), Probes: session.NewProbes(), Descriptions: session.NewDescriptions(), Method: auth.MethodTrust, Auth: &auth.ServerOptions{},
 		MaxMessage: 1 << 20, MaxBatch: 1 << 20,
 		Accounts: func(user, database string) *session.Account {
 			if user == "app" && database == "prod" {

@@ -43,9 +43,15 @@ type Cluster interface {
 
 // Console is the admin database.
 type Console interface {
-	// Open begins a conversation with a client that has logged in.
-	Open(user string) Conversation
+	// Open begins a conversation with a client that has logged in; id is its session's.
+	Open(user string, id uint64) Conversation
 }
+
+// ConsoleVersion is the server_version that the admin database reports, ConsoleVersionNum its number.
+const (
+	ConsoleVersion    = "16.0 (pgkennel console)"
+	ConsoleVersionNum = 160000
+)
 
 // Conversation is one client's with the console, in both protocols.
 type Conversation interface {

@@ -312,6 +312,9 @@ func (s *Session) planBatch() (plan sharding.Plan, needs bool, refusal *pgwire.E
 				v = v.after(st, false)
 			}
 		case pgwire.MsgBind:
+			if e := s.sequences(it.msg); e != nil {
+				return plan, true, e
+			}
 			if refusal := s.joinBind(&plan, it, rtr); refusal != nil {
 				return plan, true, refusal
 			}

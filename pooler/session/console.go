@@ -24,7 +24,7 @@ func (s *Session) consoleStep(b []byte) int {
 		return 0
 	}
 	if s.hs.conversation == nil {
-		s.hs.conversation = s.acct.Console.Open(s.acct.User)
+		s.hs.conversation = s.acct.Console.Open(s.acct.User, s.ID)
 	}
 	conversation := s.hs.conversation
 	body := append([]byte(nil), b[pgwire.HeaderBytes:total]...)

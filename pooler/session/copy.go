@@ -265,6 +265,7 @@ func (s *Session) copyStart() bool {
 			s.copyRefuse(refusal)
 			return true
 		}
+		s.observeItems(sharding.Plan{Kind: sharding.PlanCopy})
 		first := len(s.unit.items) - 1
 		for i := range s.unit.items {
 			it := &s.unit.items[i]
@@ -278,6 +279,7 @@ func (s *Session) copyStart() bool {
 		s.unit.items = s.unit.items[:0]
 		s.open = true
 	} else {
+		s.routed(RouteCopy)
 		out = append(out, s.copy.start...)
 		exec.Query(s.conn, 0)
 	}

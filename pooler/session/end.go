@@ -66,6 +66,10 @@ func (s *Session) close(reason CloseReason) {
 	if s.wait == waitBackend {
 		s.drv.Withdraw()
 	}
+	if s.hs.conversation != nil {
+		s.hs.conversation.Cancel() // nobody waits for what it does any more
+	}
+	s.observeEnd()
 	s.letGo()
 	for _, p := range s.names {
 		s.sh.Registry.Drop(p)
@@ -99,13 +103,18 @@ var ErrShutdown = pgwire.Fatalf(pgwire.CodeAdminShutdown, "terminating connectio
 
 // Cancel handles a cancel request for the session: what it runs, or waits to run, is cancelled.
 func (s *Session) Cancel() {
+	s.cancel(pgwire.Errorf(pgwire.CodeQueryCanceled, "canceling statement due to user request"))
+}
+
+// cancel cancels what the session runs; e is what a client is told that waits for a backend.
+func (s *Session) cancel(e *pgwire.Error) {
 	switch {
 	case s.phase != phaseReady:
 	case s.hs.conversation != nil:
 		s.hs.conversation.Cancel()
 	case s.wait == waitBackend:
 		s.drv.Withdraw()
-		s.CheckoutFailed(pgwire.Errorf(pgwire.CodeQueryCanceled, "canceling statement due to user request"))
+		s.CheckoutFailed(e)
 	case s.conn != nil && s.conn.Pending() > 0:
 		// The signal may reach the server after this statement's end: the backend is for nobody else then.
 		s.conn.Taint(backend.TaintCancelled)
@@ -137,7 +146,7 @@ func (s *Session) Tick() {
 		s.fatal(pgwire.Fatalf(pgwire.CodeQueryCanceled, "canceling authentication due to timeout"), CloseLogin)
 	case due(s.clock.query):
 		s.clock.query = 0
-		s.Cancel()
+		s.cancel(pgwire.Errorf(pgwire.CodeQueryCanceled, "canceling statement due to statement timeout"))
 	case due(s.clock.idle) && s.tx != pgwire.TxIdle:
 		s.Kill(pgwire.Fatalf(pgwire.CodeIdleInTransactionTimeout, "terminating connection due to idle-in-transaction timeout"), CloseIdleTx)
 	case due(s.clock.idle):

@@ -13,7 +13,12 @@ import (
 var _ backend.Owner = (*Session)(nil)
 
 // Relay implements backend.Owner.
-func (s *Session) Relay(b []byte) { s.toClient(b) }
+func (s *Session) Relay(b []byte) {
+	if s.capture.on {
+		s.capture.buf = append(s.capture.buf, b...)
+	}
+	s.toClient(b)
+}
 
 // Complete implements backend.Owner: it follows what a statement did to the session.
 func (s *Session) Complete(step *backend.Step, tag []byte) {
@@ -33,6 +38,7 @@ func (s *Session) Complete(step *backend.Step, tag []byte) {
 	default:
 		return
 	}
+	s.judge(m, "")
 	if m != nil && i < len(m.Statements) {
 		s.effect(m.Statements[i], tag)
 	}
@@ -113,6 +119,12 @@ func (s *Session) Failed(step *backend.Step, msg []byte) {
 	if step.Internal {
 		s.failedInternal(step, e)
 		return
+	}
+	switch {
+	case step.Kind == backend.StepQuery:
+		s.judge(s.unit.message, e.Code)
+	case step.Kind == backend.StepExecute && int(step.Ref) < len(s.unit.executed):
+		s.judge(s.unit.executed[step.Ref], e.Code)
 	}
 	s.unit.failed = true
 	s.unit.answered = true
@@ -262,6 +274,7 @@ func (s *Session) afterServer() {
 
 // afterDescribe lets go of a backend that only described.
 func (s *Session) afterDescribe() {
+	s.captured()
 	if s.unit.failed && s.tx == pgwire.TxActive {
 		s.tx = pgwire.TxFailed
 	}

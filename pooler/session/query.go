@@ -34,6 +34,7 @@ func (s *Session) query(body, frame []byte) bool {
 	}
 	s.dropUnnamed()
 	if len(m.Statements) == 0 && m.Unparsable == nil && !s.open {
+		s.routed(RouteLocal)
 		s.toClient(pgwire.AppendEmptyQuery(s.scratch()))
 		s.endImplicit()
 		s.finish()
@@ -46,6 +47,7 @@ func (s *Session) query(body, frame []byte) bool {
 			return true
 		}
 		if s.local(st) {
+			s.routed(RouteLocal)
 			answer, e := s.answerLocal(s.scratch(), st, m, sqlOf(sql, st), false)
 			if e != nil {
 				s.refuseUnit(e, true)
@@ -57,6 +59,10 @@ func (s *Session) query(body, frame []byte) bool {
 			return true
 		}
 	} else if e := s.mixed(m); e != nil {
+		s.refuseUnit(e, true)
+		return true
+	}
+	if e := s.sequences(m); e != nil {
 		s.refuseUnit(e, true)
 		return true
 	}
@@ -110,6 +116,7 @@ func (s *Session) sendQuery(m *parser.Message, plan sharding.Plan, frame []byte)
 		s.noteSetup(sqlOf(sql, m.Statements[0]))
 	}
 	s.unit.plan = plan
+	s.routed(s.routeOf(plan, m))
 	exec.Query(s.conn, 0)
 	s.open = false
 	s.wait = waitAnswer

@@ -10,6 +10,7 @@ import (
 
 // answerBatch answers a batch that needs no backend.
 func (s *Session) answerBatch(how end) bool {
+	s.observeItems(sharding.Plan{})
 	dst := s.scratch()
 	for i := range s.unit.items {
 		it := &s.unit.items[i]
@@ -131,6 +132,9 @@ func (s *Session) runBatch(plan sharding.Plan, how end) bool {
 		}
 	}
 	s.unit.outside = outside
+	if outside && s.answerDescribed(how) {
+		return true
+	}
 	if !s.unit.internalDone {
 		if refusal, ok := s.acquire(plan); refusal != nil {
 			s.dropItems()
@@ -164,6 +168,7 @@ func (s *Session) runBatch(plan sharding.Plan, how end) bool {
 		return s.runBatch(plan, how)
 	}
 	s.unit.plan = plan
+	s.observeItems(plan)
 	s.describing = outside
 	out := s.scratch()
 	for i := range s.unit.items {

@@ -55,22 +55,6 @@ type Driver interface {
 	Close()
 }
 
-// Observer hears what is to be counted. Its calls return at once.
-type Observer interface {
-	// Login reports the end of a handshake: kind is "" for success.
-	Login(kind string)
-	// Statement reports a client's Query or extended batch answered, after ns nanoseconds on the given shard.
-	Statement(a *Account, shard topology.ShardID, ns int64)
-	// Transaction reports a transaction's end.
-	Transaction(a *Account, shard topology.ShardID, ns int64)
-	// Refused reports a refusal by its stable name.
-	Refused(a *Account, name string)
-	// Error reports an error's SQLSTATE; server says whose it was.
-	Error(a *Account, code string, server bool)
-	// Waited reports how long a checkout waited.
-	Waited(a *Account, ns int64)
-}
-
 // Shared is what all sessions of a pooler have in common. It is read only.
 type Shared struct {
 	Log      *slog.Logger
@@ -79,6 +63,8 @@ type Shared struct {
 	Registry *state.Registry
 	// Accounts finds who may log in where; nil, nil = nobody.
 	Accounts func(user, database string) *Account
+	// Descriptions remembers what servers say of statements; nil = nothing is remembered.
+	Descriptions *Descriptions
 	// Probes remembers what servers report for startup parameters.
 	Probes *Probes
 	// TLS: the listener offers it; TLSRequired: it insists.
@@ -167,6 +153,11 @@ type Session struct {
 	prologue []string
 	// prologueSets: a SET that outlives the transaction is among the queued.
 	prologueSets bool
+	// ddl: the transaction may change tables.
+	ddl bool
+	// readsSequences: the client asks for lastval or currval, which are state of the server's session: nothing of others may be left there.
+	// cleanSequences: nothing is, on the backend at hand.
+	readsSequences, cleanSequences bool
 	// lost: the backend went away in the transaction; told with the next statement.
 	lost *pgwire.Error
 
@@ -184,6 +175,8 @@ type Session struct {
 	unit unit
 	copy copyIn
 	job  job
+	// capture of what is to be remembered of the answer under way.
+	capture capture
 	renv router.Env
 	rin  router.Input
 	bind bindParams
@@ -191,6 +184,10 @@ type Session struct {
 
 	stats Stats
 	clock clock
+	// What the observer heard of stats.BytesIn and BytesOut.
+	reportedIn, reportedOut uint64
+	// ran: something of the client's transaction was sent to a backend.
+	ran bool
 }
 
 // Stats are a session's counters, for the console.
@@ -344,7 +341,29 @@ func (s *Session) State() string {
 	return "idle"
 }
 
-// Parameter is a parameter as the client knows it, such as application_name.
+// Names are the user and database that the client asked for; empty before it did.
+func (s *Session) Names() (user, database string) {
+	if s.acct != nil {
+		return s.acct.User, s.acct.Database
+	}
+	return s.hs.user, s.hs.database
+}
+
+// Tx is the transaction status as the client sees it.
+func (s *Session) Tx() pgwire.TxStatus { return s.tx }
+
+// Minor is the minor version of the protocol that is spoken, 3 being the major one.
+func (s *Session) Minor() uint16 { return s.hs.minor }
+
+// WaitingSince is when the checkout under way began, in the driver's nanoseconds; 0 = there is none.
+func (s *Session) WaitingSince() int64 {
+	if s.wait != waitBackend {
+		return 0
+	}
+	return s.clock.wait
+}
+
+// ToldParameter is a parameter as the client knows it, such as application_name.
 func (s *Session) ToldParameter(name string) string { return s.told[name] }
 
 // PreparedCount is the number of the session's prepared statements.

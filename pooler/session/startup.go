@@ -109,6 +109,7 @@ func (s *Session) startupMessage(p *pgwire.Startup) {
 		return
 	}
 	if s.sh.TLSRequired && !s.TLS {
+		s.sh.Observer.Login("tls_required")
 		s.fatal(pgwire.Fatalf(pgwire.CodeSQLServerRejectedConnection, "connection requires TLS").
 			WithHint("Connect with sslmode=require or stronger."), CloseAuth)
 		return
@@ -221,7 +222,10 @@ func (s *Session) authenticated(out []byte, r auth.Result) {
 	}
 	s.toClient(pgwire.AppendAuthenticationOk(nil))
 	if a.Console != nil {
-		s.told = map[string]string{"server_version": "16.0 (pgkennel console)", "client_encoding": "UTF8", "standard_conforming_strings": "on", "DateStyle": "ISO, MDY", "integer_datetimes": "on", "server_encoding": "UTF8"}
+		s.told = map[string]string{"server_version": ConsoleVersion, "client_encoding": "UTF8", "standard_conforming_strings": "on", "DateStyle": "ISO, MDY", "integer_datetimes": "on", "server_encoding": "UTF8"}
+		if name, ok := s.base.Get("application_name"); ok {
+			s.told["application_name"] = name.Value
+		}
 		s.ready()
 		return
 	}
@@ -368,7 +372,7 @@ func (s *Session) ready() {
 	out = pgwire.AppendReadyForQuery(out, pgwire.TxIdle)
 	s.toClient(out)
 	s.hs.params, s.hs.account = nil, nil
-	s.sh.Observer.Login("")
+	s.sh.Observer.Connected(s.acct)
 	if s.sh.LogConnections {
 		s.sh.Log.Info("client connected", "client", s.Client, "user", s.acct.User, "database", s.acct.Database, "tls", s.TLS)
 	}

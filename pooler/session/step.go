@@ -33,7 +33,9 @@ type unit struct {
 	outside bool
 	// copyRefusal is why a COPY was failed.
 	copyRefusal *pgwire.Error
-	plan        sharding.Plan
+	// ran: something of the unit's was sent to a backend.
+	ran  bool
+	plan sharding.Plan
 }
 
 func (u *unit) reset() {
@@ -135,14 +137,14 @@ func (s *Session) start() {
 // finish ends a unit: the client gets ReadyForQuery.
 func (s *Session) finish() {
 	now := s.drv.Now()
-	s.stats.Queries++
 	ns := now - s.clock.unitStart
 	s.stats.QueryNanos += ns
-	s.sh.Observer.Statement(s.acct, s.connShard, ns)
+	s.sh.Observer.Statement(s.acct, s.shardIf(s.unit.ran), ns)
+	s.reportTraffic()
 	if s.tx == pgwire.TxIdle {
 		s.stats.Transactions++
 		s.stats.XactNanos += now - s.clock.txStart
-		s.sh.Observer.Transaction(s.acct, s.connShard, now-s.clock.txStart)
+		s.sh.Observer.Transaction(s.acct, s.shardIf(s.ran), now-s.clock.txStart)
 		s.clock.txStart = 0
 		s.endTransaction()
 	}
@@ -169,7 +171,7 @@ func (s *Session) armIdle(now int64) {
 
 // endTransaction forgets what belonged to the client's transaction.
 func (s *Session) endTransaction() {
-	s.begun, s.fixed, s.strictIsolation, s.prologueSets = false, false, false, false
+	s.begun, s.fixed, s.strictIsolation, s.prologueSets, s.ran = false, false, false, false, false
 	clear(s.prologue)
 	s.prologue = s.prologue[:0]
 	if len(s.portals) > 0 {
@@ -178,6 +180,13 @@ func (s *Session) endTransaction() {
 	s.portal = nil
 	s.lost = nil
 	s.path.local = nil
+	if s.ddl {
+		s.ddl = false
+		if s.sh.Descriptions != nil {
+			s.sh.Descriptions.Forget()
+		}
+		s.acct.Cluster.SchemaChanged()
+	}
 }
 
 // refuseUnit answers the unit with an error. end: the unit's last message was seen (Query, Sync), so ReadyForQuery follows;

@@ -75,6 +75,7 @@ func (s *Session) leave() *pgwire.Error {
 // take makes c the session's.
 func (s *Session) take(c *backend.Conn) {
 	s.conn, s.connShard = c, c.Shard
+	s.cleanSequences = false
 	c.Own(s)
 	if s.clock.wait != 0 {
 		ns := s.drv.Now() - s.clock.wait
@@ -120,6 +121,10 @@ func (s *Session) lead(out []byte) ([]byte, bool) {
 	if s.open {
 		return out, false // in the middle of a pipeline nothing can go in front
 	}
+	if s.readsSequences && !s.cleanSequences && !s.begun {
+		s.cleanSequences = true
+		out = exec.Internal(out, c, exec.RefDiscard, "DISCARD SEQUENCES")
+	}
 	if s.begun {
 		c.Have = s.track.Have
 		out, did := exec.Context(out, c, s.track.Expected, true)
@@ -148,8 +153,7 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 		s.fixed = true
 	}
 	if m.Unparsable != nil {
-		s.conn.Taint(backend.TaintUnjudged)
-		s.fixed = true
+		s.fixed = true // and tainted if anything of it ran: see judge
 		return false
 	}
 	for _, st := range m.Statements {
@@ -158,13 +162,24 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 			s.fixed = s.fixed || t != backend.TaintSQLPrepare
 		}
 		if st.Effects&parser.EffSchemaChange != 0 {
-			s.acct.Cluster.SchemaChanged()
+			s.ddl = true
+		}
+		if st.Effects&parser.EffSequenceRead != 0 {
+			s.readsSequences = true
 		}
 		if !s.fixed && !movable(st, len(m.Statements) == 1) {
 			s.fixed = true
 		}
 	}
 	return !s.fixed && s.begun && len(m.Statements) == 1 && setup(m.Statements[0])
+}
+
+// judge marks the backend when something of a text ran that the parser does not understand. PostgreSQL parses the whole text before it runs
+// any of it: a syntax error leaves nothing.
+func (s *Session) judge(m *parser.Message, code string) {
+	if m != nil && m.Unparsable != nil && code != pgwire.CodeSyntaxError && s.conn != nil {
+		s.conn.Taint(backend.TaintUnjudged)
+	}
 }
 
 // noteSetup remembers a statement that is said again should the transaction begin anew elsewhere.
@@ -177,6 +192,23 @@ func setup(st *parser.Statement) bool {
 		return true
 	}
 	return false
+}
+
+// sequences refuses the first question for lastval or currval when it comes in the middle of a transaction: what the answer
+// would be, another client may have left there. From then on the session's backends are cleaned beforehand.
+func (s *Session) sequences(m *parser.Message) *pgwire.Error {
+	for _, st := range m.Statements {
+		if st.Effects&parser.EffSequenceRead == 0 {
+			continue
+		}
+		s.readsSequences = true
+		if s.conn != nil && s.begun && !s.cleanSequences && !s.acct.Session {
+			return pgwire.Errorf(pgwire.CodeObjectNotInPrerequisiteState, "lastval and currval are not defined in this transaction").
+				WithDetail("They are state of the server's session, which clients share. The next transaction can use them.").
+				WithHint("Use INSERT ... RETURNING, or begin the transaction anew.").WithRoutine("sequence_state")
+		}
+	}
+	return nil
 }
 
 // movable reports whether a transaction in which st ran may begin anew elsewhere, unseen.

@@ -1,0 +1,99 @@
+package backend
+
+import (
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/state"
+)
+
+// Owner is the session that has a connection, as far as the connection's machine is concerned. The bytes and steps that it gets are
+// valid only during the call. It may Ask in any of its calls, and Own in all but Skipped.
+type Owner interface {
+	// Relay passes whole messages, or pieces of a large one, on to the client as they are.
+	Relay(b []byte)
+	// Complete reports that step is answered by a CommandComplete with tag, or, tag being nil, by its own completion message.
+	// A Query step completes once per statement. The message itself is relayed.
+	Complete(step *Step, tag []byte)
+	// Failed reports an ErrorResponse to step; msg is the whole message, which the owner relays or replaces.
+	Failed(step *Step, msg []byte)
+	// Skipped reports a step that PostgreSQL skipped because of an error before it.
+	Skipped(step *Step)
+	// CopyIn reports CopyInResponse for step; msg is the whole message, which the owner relays or not.
+	CopyIn(step *Step, msg []byte)
+	// Parameter reports a ParameterStatus.
+	Parameter(name, value string)
+	// Ready reports ReadyForQuery at the end of step (Sync, Query or Internal). Nothing is relayed.
+	Ready(step *Step, tx pgwire.TxStatus)
+}
+
+// StepKind is what PostgreSQL was asked for.
+type StepKind uint8
+
+// The kinds of steps.
+const (
+	StepParse StepKind = iota + 1
+	StepBind
+	StepClose
+	StepDescribeStatement
+	StepDescribePortal
+	StepExecute
+	StepSync
+	StepQuery // a simple Query; ends with its ReadyForQuery
+	StepLocal // answered here: Answer is relayed in its turn
+)
+
+var stepNames = [...]string{
+	"", "Parse", "Bind", "Close", "Describe statement", "Describe portal", "Execute", "Sync", "Query", "local",
+}
+
+// String names the kind, for errors.
+func (k StepKind) String() string {
+	if int(k) < len(stepNames) {
+		return stepNames[k]
+	}
+	return "unknown"
+}
+
+// Step is one answer owed.
+type Step struct {
+	Kind StepKind
+	// Internal: nobody but us asked; nothing of the answer is relayed.
+	Internal bool
+	// Must: should it fail, the connection is broken, for what is behind it must not run.
+	Must bool
+	// Ref is the owner's.
+	Ref int32
+	// Prepared is what a Parse or Close is about; Unnamed: as the unnamed statement.
+	Prepared *state.Prepared
+	Unnamed  bool
+	// Refusal replaces the error that the step is bound to bring.
+	Refusal *pgwire.Error
+	// Answer of StepLocal.
+	Answer []byte
+}
+
+// carries reports whether messages of the given type, which end no step, may be part of the answer to s.
+func (s *Step) carries(typ byte) bool {
+	switch s.Kind {
+	case StepExecute:
+		return typ != pgwire.MsgRowDescription && typ != pgwire.MsgParameterDescription && s.Refusal == nil
+	case StepQuery:
+		return typ != pgwire.MsgParameterDescription
+	case StepDescribeStatement:
+		return typ == pgwire.MsgRowDescription || typ == pgwire.MsgParameterDescription
+	case StepDescribePortal:
+		return typ == pgwire.MsgRowDescription
+	case StepParse, StepBind, StepClose, StepSync, StepLocal:
+	}
+	return false
+}
+
+// nobody owns a connection that no session has.
+type nobody struct{}
+
+func (nobody) Relay([]byte)                 {}
+func (nobody) Complete(*Step, []byte)       {}
+func (nobody) Failed(*Step, []byte)         {}
+func (nobody) Skipped(*Step)                {}
+func (nobody) CopyIn(*Step, []byte)         {}
+func (nobody) Parameter(string, string)     {}
+func (nobody) Ready(*Step, pgwire.TxStatus) {}

@@ -1,0 +1,132 @@
+package session
+
+import (
+	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/sharding"
+	"github.com/pgkennel/pgkennel/sharding/topology"
+)
+
+// Observer hears what is to be counted. Its calls return at once.
+type Observer interface {
+	// Login reports a handshake that failed, by a word for why.
+	Login(kind string)
+	// Connected reports a login, Closed the end of the session that began with it.
+	Connected(a *Account)
+	Closed(a *Account, reason CloseReason)
+	// Traffic reports bytes received from the client and sent to it since the last report: at the end of a unit and of the session.
+	Traffic(a *Account, received, sent uint64)
+	// Routed reports a statement that is about to run, or to be answered here: a Query message or an Execute.
+	Routed(a *Account, r Route)
+	// Prepared reports how many Parse and Bind messages of the client's are about to be answered.
+	Prepared(a *Account, parses, binds int)
+	// Statement reports a client's Query or extended batch answered, after ns nanoseconds on the given shard; AnyShard: on none.
+	Statement(a *Account, shard topology.ShardID, ns int64)
+	// Transaction reports a transaction's end.
+	Transaction(a *Account, shard topology.ShardID, ns int64)
+	// Refused reports a refusal by its stable name.
+	Refused(a *Account, name string)
+	// Error reports an error's SQLSTATE; server says whose it was.
+	Error(a *Account, code string, server bool)
+	// Waited reports how long a checkout waited.
+	Waited(a *Account, ns int64)
+}
+
+// Route is how a statement found the place where it runs.
+type Route uint8
+
+// The routes. The first three are those of a plan, in the order of its kinds.
+const (
+	RouteAny    Route = iota + 1 // any one shard would do
+	RouteShard                   // the shard that a key or a hint names
+	RouteCopy                    // COPY FROM: the first row decides
+	RouteDirect                  // nothing was decided: there is one shard without tenants, or the text can't be parsed and the shard is certain
+	RouteLocal                   // answered here
+)
+
+// routeOf is how m finds its place by plan.
+func (s *Session) routeOf(plan sharding.Plan, m *parser.Message) Route {
+	switch {
+	case plan.Kind == sharding.PlanCopy:
+		return RouteCopy
+	case m != nil && m.Unparsable != nil, s.plain():
+		return RouteDirect
+	case plan.Kind == sharding.PlanShard:
+		return RouteShard
+	}
+	return RouteAny
+}
+
+// routed counts a statement that is about to run.
+func (s *Session) routed(r Route) {
+	s.stats.Queries++
+	if r != RouteLocal {
+		s.sent()
+	}
+	s.sh.Observer.Routed(s.acct, r)
+}
+
+// sent notes that the unit at hand, and with it the transaction, reaches a backend.
+func (s *Session) sent() { s.unit.ran, s.ran = true, true }
+
+// shardIf is the shard of the backend, if there was one.
+func (s *Session) shardIf(ran bool) topology.ShardID {
+	if ran {
+		return s.connShard
+	}
+	return AnyShard
+}
+
+// observeItems counts the messages of a batch that is about to be answered, by plan where not here.
+func (s *Session) observeItems(plan sharding.Plan) {
+	parses, binds := 0, 0
+	for i := range s.unit.items {
+		it := &s.unit.items[i]
+		switch it.typ {
+		case pgwire.MsgParse:
+			parses++
+		case pgwire.MsgBind:
+			binds++
+		case pgwire.MsgExecute:
+			if it.local {
+				s.routed(RouteLocal)
+			} else {
+				s.routed(s.routeOf(plan, it.msg))
+			}
+		}
+		if !it.local {
+			s.sent()
+		}
+	}
+	if parses+binds > 0 {
+		s.sh.Observer.Prepared(s.acct, parses, binds)
+	}
+}
+
+// reportTraffic reports what went over the client's connection since the last report.
+func (s *Session) reportTraffic() {
+	in, out := s.stats.BytesIn-s.reportedIn, s.stats.BytesOut-s.reportedOut
+	if in+out == 0 {
+		return
+	}
+	s.reportedIn, s.reportedOut = s.stats.BytesIn, s.stats.BytesOut
+	s.sh.Observer.Traffic(s.acct, in, out)
+}
+
+// observeEnd reports the end of the session, or of the handshake that did not become one.
+func (s *Session) observeEnd() {
+	if s.phase == phaseReady {
+		s.reportTraffic()
+		s.sh.Observer.Closed(s.acct, s.reason)
+		return
+	}
+	switch s.reason {
+	case CloseLogin:
+		s.sh.Observer.Login("timeout")
+	case CloseUnavailable, CloseShutdown, CloseKilled, CloseProtocol:
+		s.sh.Observer.Login(s.reason.String())
+	case CloseClient, CloseGone, CloseCancel: // nobody asked for anything, or went to ask for a password
+	case CloseAuth: // reported where it was found out
+	case CloseIdle, CloseIdleTx, CloseLost, CloseSlow, CloseInternal: // not before the login's end
+	}
+}
