@@ -223,7 +223,9 @@ func (b *block) mayBeOuters(call *pg_query.FuncCall) {
 		return
 	}
 	for o := b.outer; o != nil; o = o.outer {
-		o.q.MaybeGrouped = true
+		if o.clause != inOther { // elsewhere an aggregate of its own would be an error
+			o.q.MaybeGrouped = true
+		}
 	}
 }
 

@@ -125,6 +125,7 @@ func (g generator) leaf() predicate {
 	case 7:
 		return predicate{x.sql + " = ANY (ARRAY[" + join(list) + "]::int[])", anyEqual(x, list)}
 	case 8:
+		list = append(list, operand{"1", func(row) *int { one := 1; return &one }}) // or all may be NULL, of no type
 		return predicate{x.sql + " <> ALL (ARRAY[" + join(list) + "])", negate(anyEqual(x, list))}
 	case 9:
 		return predicate{x.sql + " IS DISTINCT FROM " + y.sql, func(r row) truth { return is(distinct(x.eval(r), y.eval(r))) }}

@@ -20,18 +20,10 @@ func tooDeep(text string) bool {
 	s := Scan(text)
 	for {
 		tok := s.Next()
-		switch tok.Kind {
-		case TokenEnd, TokenError:
+		if tok.Kind == TokenEnd || tok.Kind == TokenError {
 			return false
-		case TokenPunct:
-			d.punct(text[tok.Start])
-		case TokenOperator:
-			d.chain()
-		case TokenWord:
-			d.word(text[tok.Start:tok.End])
-		default:
-			d.label = false
 		}
+		d.token(text, tok)
 		if d.estimate() > maxDepth {
 			return true
 		}
@@ -54,6 +46,21 @@ type level struct {
 	between int  // BETWEENs whose AND is still to come: such an AND is no separator
 	inner   int  // the deepest closed bracket since the last separator
 	deepest int  // the deepest of what separators have ended
+}
+
+// token takes one more token into account.
+func (d *depth) token(text string, tok Token) {
+	switch tok.Kind {
+	case TokenPunct:
+		d.punct(text[tok.Start])
+	case TokenOperator:
+		d.chain()
+	case TokenWord:
+		d.word(text[tok.Start:tok.End])
+	case TokenLineComment, TokenBlockComment:
+	default:
+		d.label = false
+	}
 }
 
 func (l *level) total() int { return max(l.deepest, l.ops+l.inner) + l.joins + 1 }

@@ -23,7 +23,7 @@ type Message struct {
 
 // SyntaxError is PostgreSQL's own message for a text it can't parse.
 type SyntaxError struct {
-	Code     string // SQLSTATE: 42601 mostly, 54001 for a statement nested too deeply, 22021 for a NUL byte
+	Code     string // SQLSTATE: 42601 mostly, 54001 for a statement nested too deeply
 	Message  string
 	Position int // in characters, from 1; 0 = unknown
 }
@@ -89,7 +89,7 @@ const (
 // Statement is one SQL command.
 type Statement struct {
 	Kind Kind
-	// Start and End are the byte span of the statement in the message's text, without the semicolon.
+	// Start and End are the byte span of the statement in the message's text, without the semicolon; both 0 for an Inner.
 	Start, End int
 	// Tag is the first word or two as PostgreSQL's command tag has them, for logs: "SELECT", "CREATE TABLE".
 	Tag string

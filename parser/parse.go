@@ -11,21 +11,24 @@ import (
 
 // Parse parses sql, which may hold any number of statements. It never returns nil and never panics: a text that can't be parsed
 // gives a Message with Unparsable set. It costs tens of microseconds and more; see Cache.
-func Parse(sql string) *Message {
-	m := &Message{Hints: findHints(sql)}
-	if n := strings.IndexByte(sql, 0); n >= 0 {
+func Parse(sql string) (m *Message) {
+	m = &Message{}
+	defer func() {
+		// Only a mistake of ours or of pg_query's can cause a panic; one odd statement must not end the process.
+		if r := recover(); r != nil {
+			m.Statements = nil
+			m.Unparsable = &SyntaxError{Code: codeInternal, Message: fmt.Sprintf("internal error of the parser: %v", r)}
+			m.Size = len(sql)
+		}
+	}()
+	m.Hints = findHints(sql)
+	if strings.IndexByte(sql, 0) >= 0 {
 		m.Unparsable = &SyntaxError{Code: codeBadCharacter, Message: `invalid byte sequence for encoding "UTF8": 0x00`}
-		m.Size = sizeOf(m)
-		return m
-	}
-	text, origin := transcode(sql)
-	m.Transcoded = origin != nil
-	statements, err := parseText(text, origin)
-	if err != nil {
-		m.Unparsable = err
-		m.Newer = mayBeNewer(text, err)
 	} else {
-		m.Statements = statements
+		text, origin := transcode(sql)
+		m.Transcoded = origin != nil
+		m.Statements, m.Unparsable = parseText(text, origin)
+		m.Newer = m.Unparsable != nil && mayBeNewer(text, m.Unparsable)
 	}
 	m.Size = sizeOf(m)
 	return m
@@ -36,17 +39,13 @@ const (
 	codeSyntax       = "42601"
 	codeTooComplex   = "54001" // statement_too_complex, as PostgreSQL's stack depth check
 	codeBadCharacter = "22021" // character_not_in_repertoire
+	codeBadEscape    = "22025" // invalid_escape_sequence
+	codeUnsupported  = "0A000" // feature_not_supported: what the grammar knows only to refuse
 	codeInternal     = "XX000"
 )
 
-// parseText parses text, valid UTF-8 without NUL. A panic, which only a mistake of ours or of pg_query's can cause, is a
-// SyntaxError as well: one odd statement must not end the process.
-func parseText(text string, origin *origin) (statements []*Statement, failure *SyntaxError) {
-	defer func() {
-		if r := recover(); r != nil {
-			statements, failure = nil, &SyntaxError{Code: codeInternal, Message: fmt.Sprintf("internal error of the parser: %v", r)}
-		}
-	}()
+// parseText parses text, valid UTF-8 without NUL.
+func parseText(text string, origin *origin) ([]*Statement, *SyntaxError) {
 	if tooDeep(text) {
 		return nil, tooComplex()
 	}
@@ -55,16 +54,31 @@ func parseText(text string, origin *origin) (statements []*Statement, failure *S
 	if err != nil {
 		var e *pgparser.Error
 		if errors.As(err, &e) {
-			return nil, &SyntaxError{Code: codeSyntax, Message: e.Message, Position: position(text, code, e.Cursorpos)}
+			return nil, &SyntaxError{Code: errorCode(e), Message: e.Message, Position: position(text, code, e.Cursorpos)}
 		}
 		// protobuf's own limit of nesting; nothing else can be wrong with what pg_query gives.
 		return nil, tooComplex()
 	}
 	c := &compiler{text: text, origin: origin}
+	var statements []*Statement
 	for _, raw := range tree.Stmts {
 		statements = append(statements, c.statement(raw))
 	}
 	return statements, nil
+}
+
+// errorCode gives PostgreSQL's SQLSTATE for an error of pg_query, which does not keep it.
+func errorCode(e *pgparser.Error) string {
+	switch {
+	case e.Message == "invalid Unicode escape" && e.Filename == "scan.l":
+		return codeBadEscape
+	case strings.HasPrefix(e.Message, "invalid byte sequence for encoding"):
+		return codeBadCharacter
+	case strings.HasSuffix(e.Message, " not yet implemented"), strings.HasSuffix(e.Message, " not implemented"), e.Message == "current database cannot be changed":
+		return codeUnsupported
+	default:
+		return codeSyntax
+	}
 }
 
 func tooComplex() *SyntaxError {

@@ -14,7 +14,6 @@ func (u *unit) utility(n *pg_query.Node) {
 	} else {
 		s.Kind, s.Effects = Utility, s.Effects|EffUnjudged
 	}
-	s.Tables = append(s.Tables, relations(n)...)
 	switch x := n.GetNode().(type) {
 	case *pg_query.Node_CallStmt:
 		b := u.block(SelectBlock, nil)
@@ -26,6 +25,7 @@ func (u *unit) utility(n *pg_query.Node) {
 	case *pg_query.Node_LoadStmt:
 		s.Name = x.LoadStmt.Filename
 	}
+	s.Tables = append(s.Tables, relations(n)...)
 	switch s.Kind {
 	case DDL:
 		if temporaryObject(n) {
