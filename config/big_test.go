@@ -162,7 +162,7 @@ func TestManyDatabases(t *testing.T) {
 	if err == nil || strings.Count(err.Error(), "\n") != n-1 {
 		t.Errorf("got %.200v, want a problem for each user", err)
 	}
-	if took := time.Since(start); took > 30*time.Second {
+	if took := time.Since(start); took > 30*time.Second && !raceEnabled {
 		t.Errorf("took %s, want a second or two", took)
 	}
 }

@@ -48,12 +48,12 @@ type Config struct {
 	// Users are who may log in to which database, one for each (name, database), in the order of the file.
 	Users []*User
 
-	general  *table
-	admin    *table
-	tcp      *table
-	tenant   *table
-	databyNm map[string]*Cluster
-	userByNm map[userKey]*User
+	general      *table
+	admin        *table
+	tcp          *table
+	tenant       *table
+	clusterNamed map[string]*Cluster
+	userNamed    map[userKey]*User
 }
 
 // Listen is where clients connect.
@@ -264,7 +264,7 @@ type Pool struct {
 type userKey struct{ name, database string }
 
 // Cluster returns the cluster of a name, nil if there is none.
-func (c *Config) Cluster(name string) *Cluster { return c.databyNm[name] }
+func (c *Config) Cluster(name string) *Cluster { return c.clusterNamed[name] }
 
 // User returns who a client is that logs in as name to database, nil if that is not allowed.
-func (c *Config) User(name, database string) *User { return c.userByNm[userKey{name, database}] }
+func (c *Config) User(name, database string) *User { return c.userNamed[userKey{name, database}] }

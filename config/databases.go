@@ -25,7 +25,7 @@ func (b *builder) buildClusters() {
 		if cl == nil {
 			cl = &Cluster{Name: name, TenantColumn: tenantColumn, at: t.at(), Pos: t.at().pos()}
 			b.clusters[name] = cl
-			b.shards[name] = map[int]bool{}
+			b.shards[name] = map[topology.ShardID]bool{}
 			b.cfg.Clusters = append(b.cfg.Clusters, cl)
 		}
 		b.addEndpoint(cl, t)
@@ -37,7 +37,7 @@ func (b *builder) buildClusters() {
 			b.r.fail(cl.at, "give one of them another name", "%q is the name of the admin database", cl.Name)
 		}
 	}
-	b.cfg.databyNm = b.clusters
+	b.cfg.clusterNamed = b.clusters
 }
 
 // addEndpoint adds one entry to its cluster. Endpoints lie in Shards[0] until checkCluster knows the numbers.
@@ -47,7 +47,7 @@ func (b *builder) addEndpoint(cl *Cluster, t *table) {
 		return
 	}
 	e := &Endpoint{
-		Cluster: cl.Name, Shard: topology.ShardID(t.int("shard")), Role: topology.Primary, Host: t.text("host"), Port: t.int("port"),
+		Cluster: cl.Name, Shard: t.shard(), Role: topology.Primary, Host: t.text("host"), Port: t.int("port"),
 		DatabaseName: t.text("database_name"), Pos: t.at().pos(), t: t,
 	}
 	if e.DatabaseName == "" {
@@ -60,11 +60,21 @@ func (b *builder) addEndpoint(cl *Cluster, t *table) {
 	case "auto":
 		b.r.warn(t.placeOf("role"), `it is taken for "primary"`, "role = \"auto\" is PgDog's and not yet supported by pgkennel")
 	}
-	b.shards[cl.Name][int(e.Shard)] = true
+	b.shards[cl.Name][e.Shard] = true
 	if len(cl.Shards) == 0 {
 		cl.Shards = [][]*Endpoint{nil}
 	}
 	cl.Shards[0] = append(cl.Shards[0], e)
+}
+
+// shardID is the number of a shard; what is out of range has been refused.
+func shardID(n int64) topology.ShardID {
+	return topology.ShardID(min(max(n, 0), maxShard))
+}
+
+// shard is the number of an endpoint's shard.
+func (t *table) shard() topology.ShardID {
+	return shardID(t.value("shard").i)
 }
 
 // endpointHost checks the host of an entry.
@@ -93,7 +103,7 @@ func (b *builder) checkCluster(cl *Cluster) {
 	if len(cl.Shards) > 0 {
 		all = cl.Shards[0]
 	}
-	numbers := make([]int, 0, len(b.shards[cl.Name]))
+	numbers := make([]topology.ShardID, 0, len(b.shards[cl.Name]))
 	for n := range b.shards[cl.Name] {
 		numbers = append(numbers, n)
 	}
@@ -121,21 +131,21 @@ func (b *builder) checkCluster(cl *Cluster) {
 	if cl.partial || b.config.broken {
 		return
 	}
-	next := 0
+	next := topology.ShardID(0)
 	for _, n := range numbers {
 		if n != next {
 			missing := fmt.Sprintf("shard %d", next)
 			if n > next+1 {
 				missing = fmt.Sprintf("shards %d to %d", next, n-1)
 			}
-			b.r.fail(first[topology.ShardID(n)].t.placeOf("shard"), "number shards from 0 without gaps", "database %q has a shard %d but no %s", cl.Name, n, missing)
+			b.r.fail(first[n].t.placeOf("shard"), "number shards from 0 without gaps", "database %q has a shard %d but no %s", cl.Name, n, missing)
 		}
 		next = n + 1
-		if e := first[topology.ShardID(n)]; primaries[e.Shard] == nil {
+		if e := first[n]; primaries[e.Shard] == nil {
 			b.r.fail(e.t.at(), `add an entry with role = "primary"`, "shard %d of database %q has no primary", n, cl.Name)
 		}
 	}
-	if len(numbers) == 0 || numbers[len(numbers)-1] != len(numbers)-1 {
+	if len(numbers) == 0 || int(numbers[len(numbers)-1]) != len(numbers)-1 {
 		return // reported
 	}
 	cl.Shards = make([][]*Endpoint, len(numbers))
@@ -163,14 +173,14 @@ func (b *builder) sameMode(a, e *Endpoint) {
 }
 
 // hasShard says whether a mapping may name shard n of a cluster.
-func (b *builder) hasShard(cluster string, n int32) bool {
+func (b *builder) hasShard(cluster string, n topology.ShardID) bool {
 	cl := b.clusters[cluster]
-	return cl == nil || cl.partial || b.config.broken || b.shards[cluster][int(n)]
+	return cl == nil || cl.partial || b.config.broken || b.shards[cluster][n]
 }
 
 // maxCompared bounds how many names are compared for suggestions: ten thousand wrong links to ten thousand databases
 // would take minutes.
-const maxCompared = 200_000
+const maxCompared = 50_000
 
 // noCluster reports a link to a database that is not there. False: it may be there.
 func (b *builder) noCluster(name string, at place, who string) bool {

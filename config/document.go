@@ -24,7 +24,7 @@ type document struct {
 	root   *node          // positions
 	values map[string]any // the decoded skeleton
 	broken bool           // something could not be read: links into this file can't be judged
-	lineAt []uint32       // number of lines before each block of blockBytes
+	lineAt []int          // number of lines before each block of blockBytes
 	stmts  []stmt
 	rules  ruleTable
 }
@@ -57,6 +57,11 @@ func readDocument(name, text string, order int, bulk bool, r *report) *document 
 	return d
 }
 
+// offset is an offset or a count within a document, which has no more than maxFileBytes.
+func offset(i int) uint32 {
+	return uint32(i) //nolint:gosec // see above
+}
+
 func (d *document) at(off uint32) place { return place{doc: d, off: off} }
 
 // checkText reports bytes that no TOML has anywhere, once a line, and goes on with question marks in their places.
@@ -78,7 +83,7 @@ func (d *document) checkText() {
 			if b[i] >= utf8.RuneSelf {
 				what, hint = "byte that is not UTF-8", "save the file as UTF-8"
 			}
-			c.fail(d.at(uint32(i)), hint, "there is a %s, 0x%02x", what, b[i])
+			c.fail(d.at(offset(i)), hint, "there is a %s, 0x%02x", what, b[i])
 			said = true
 		}
 		if bad {
@@ -163,12 +168,8 @@ func (d *document) decodeSkeleton() error {
 
 // blame finds the statement that an error of decodeSkeleton is about, and the text's offset of the error.
 func (d *document) blame(err error) (*stmt, uint32) {
-	var pe toml.ParseError
-	if !errors.As(err, &pe) {
-		return nil, 0
-	}
 	at := errorStart(err)
-	from := uint32(0)
+	from := offset(0)
 	for i := range d.stmts {
 		s := &d.stmts[i]
 		if s.dropped {
@@ -186,7 +187,7 @@ func (d *document) blame(err error) (*stmt, uint32) {
 // errorStart is the offset of an error of the TOML library in what it was given.
 func errorStart(err error) uint32 {
 	if pe, ok := errors.AsType[toml.ParseError](err); ok {
-		return uint32(max(pe.Position.Start, 0))
+		return offset(min(max(pe.Position.Start, 0), maxFileBytes))
 	}
 	return 0
 }
@@ -238,17 +239,17 @@ const blockBytes = 4096
 
 // pos finds line and column of an offset.
 func (d *document) pos(off uint32) Pos {
-	off = min(off, uint32(len(d.text)))
+	off = min(off, offset(min(len(d.text), maxFileBytes)))
 	if d.lineAt == nil {
-		d.lineAt = make([]uint32, 1, len(d.text)/blockBytes+1)
-		n := uint32(0)
+		d.lineAt = make([]int, 1, len(d.text)/blockBytes+1)
+		n := 0
 		for i := blockBytes; i <= len(d.text); i += blockBytes {
-			n += uint32(strings.Count(d.text[i-blockBytes:i], "\n"))
+			n += strings.Count(d.text[i-blockBytes:i], "\n")
 			d.lineAt = append(d.lineAt, n)
 		}
 	}
 	block := off / blockBytes
-	line := int(d.lineAt[block]) + strings.Count(d.text[block*blockBytes:off], "\n")
+	line := d.lineAt[block] + strings.Count(d.text[block*blockBytes:off], "\n")
 	start := strings.LastIndexByte(d.text[:off], '\n') + 1
 	return Pos{File: d.name, Line: line + 1, Col: utf8.RuneCountInString(d.text[start:off]) + 1}
 }

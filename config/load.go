@@ -7,6 +7,8 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+
+	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
 // Options say where a configuration is.
@@ -48,14 +50,14 @@ type builder struct {
 
 	config, users *document
 	clusters      map[string]*Cluster
-	shards        map[string]map[int]bool // numbers that a cluster's endpoints name
-	unknownNames  bool                    // an entry's name could not be read: a link to it may be right
-	compared      int                     // names that were compared for suggestions
-	reported      map[[2]place]bool       // pairs of values that were found at odds
+	shards        map[string]map[topology.ShardID]bool // numbers that a cluster's endpoints name
+	unknownNames  bool                                 // an entry's name could not be read: a link to it may be right
+	compared      int                                  // names that were compared for suggestions
+	reported      map[[2]place]bool                    // pairs of values that were found at odds
 }
 
 func newBuilder() *builder {
-	return &builder{cfg: &Config{}, r: &report{}, clusters: map[string]*Cluster{}, shards: map[string]map[int]bool{}, reported: map[[2]place]bool{}}
+	return &builder{cfg: &Config{}, r: &report{}, clusters: map[string]*Cluster{}, shards: map[string]map[topology.ShardID]bool{}, reported: map[[2]place]bool{}}
 }
 
 // readFile reads a file without a second copy of its text.
@@ -63,8 +65,7 @@ func (b *builder) readFile(path string, order int, given bool) File {
 	f := File{Name: path}
 	at := place{doc: &document{name: path, order: order}, whole: true}
 	fail := func(err error) File {
-		var pe *fs.PathError
-		if errors.As(err, &pe) {
+		if pe, ok := errors.AsType[*fs.PathError](err); ok {
 			err = pe.Err
 		}
 		f.Missing = true

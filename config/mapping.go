@@ -27,7 +27,7 @@ func (b *builder) resolve(set *ruleSet, dt DataType, cluster string) *Mapping {
 			b.r.fail(at, "keep one of them", "a mapping has two defaults; the first is %s", b.config.at(set.defaults[0].shardOff))
 			continue
 		}
-		m.Default, m.HasDefault = topology.ShardID(d.shard), true
+		m.Default, m.HasDefault = d.shard, true
 	}
 	if len(set.lists) == 0 && len(set.ranges) == 0 && len(set.defaults) == 0 && !set.broken {
 		b.r.fail(b.config.at(set.off), "remove it to shard by hash", "a mapping has no entries")
@@ -49,7 +49,7 @@ func (b *builder) checkShards(set *ruleSet, cluster string) {
 		return
 	}
 	c := capped{r: b.r, max: maxListed}
-	check := func(n int32, off uint32) {
+	check := func(n topology.ShardID, off uint32) {
 		if !b.hasShard(cluster, n) {
 			c.fail(b.config.at(off), "add an endpoint with shard = "+strconv.Itoa(int(n))+", or correct the number", "database %q has no shard %d", cluster, n)
 		}
@@ -111,7 +111,7 @@ func resolveLists[T any](b *builder, set *ruleSet, c codec[T], out *Rules[T], de
 	for _, l := range set.lists {
 		for _, off := range set.values[next : next+int(l.n)] {
 			if v, ok := decode(off); ok {
-				values, shards, offs = append(values, v), append(shards, topology.ShardID(l.shard)), append(offs, off)
+				values, shards, offs = append(values, v), append(shards, l.shard), append(offs, off)
 			}
 		}
 		next += int(l.n)
@@ -181,7 +181,7 @@ func resolveRanges[T any](b *builder, set *ruleSet, c codec[T], out *Rules[T], d
 	out.Starts, out.Ends = starts, ends
 	out.RangeShards = make([]topology.ShardID, len(raw))
 	for i, r := range raw {
-		out.RangeShards[i] = topology.ShardID(r.shard)
+		out.RangeShards[i] = r.shard
 	}
 	if n := len(raw); n > 0 {
 		out.OpenStart, out.OpenEnd = raw[0].start == 0, raw[n-1].end == 0
@@ -247,7 +247,7 @@ func sortBy[T any](keys []T, compare func(a, b T) int, swap func(i, j int)) {
 	}
 	perm := make([]uint32, len(keys))
 	for i := range perm {
-		perm[i] = uint32(i)
+		perm[i] = offset(i)
 	}
 	slices.SortFunc(perm, func(i, j uint32) int { return compare(keys[i], keys[j]) })
 	for i := range perm {
@@ -260,7 +260,7 @@ func sortBy[T any](keys []T, compare func(a, b T) int, swap func(i, j int)) {
 			keys[i], keys[j] = keys[j], keys[i]
 			swap(i, j)
 		}
-		perm[i] = uint32(j)
+		perm[i] = offset(j)
 	}
 }
 
@@ -346,8 +346,8 @@ func parseInt(tok string) (int64, string) {
 			}
 			continue
 		}
-		v := hexDigit(c)
-		if v < 0 || uint64(v) >= base {
+		v, ok := hexDigit(c)
+		if !ok || uint64(v) >= base {
 			return 0, notNumber
 		}
 		if n > math.MaxInt64/base+1 {
@@ -381,10 +381,15 @@ func decodeUUID(tok string) (u [16]byte, msg string) {
 		if n > 0 && n%2 == 0 && i < len(s) && s[i] == '-' {
 			i++
 		}
-		if i+2 > len(s) || hexDigit(s[i]) < 0 || hexDigit(s[i+1]) < 0 {
+		if i+2 > len(s) {
 			return u, "the value is a text that is not a UUID"
 		}
-		u[n] = byte(hexDigit(s[i])<<4 | hexDigit(s[i+1]))
+		hi, ok := hexDigit(s[i])
+		lo, ok2 := hexDigit(s[i+1])
+		if !ok || !ok2 {
+			return u, "the value is a text that is not a UUID"
+		}
+		u[n] = hi<<4 | lo
 		i += 2
 	}
 	if i != len(s) {

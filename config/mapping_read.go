@@ -3,6 +3,8 @@ package config
 import (
 	"slices"
 	"strings"
+
+	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
 // ruleTable reads the entries of mappings straight from the text, into offsets only: one million of them are a few
@@ -35,19 +37,19 @@ type ruleSet struct {
 type rawList struct {
 	n        uint32 // number of values
 	shardOff uint32
-	shard    int32
+	shard    topology.ShardID
 }
 
 // rawRange has the offsets of its bounds; 0 is an open end, as no value stands at the beginning of a file.
 type rawRange struct {
 	start, end uint32
 	shardOff   uint32
-	shard      int32
+	shard      topology.ShardID
 }
 
 type rawDefault struct {
 	shardOff uint32
-	shard    int32
+	shard    topology.ShardID
 }
 
 // ruleEntry is the entry being read.
@@ -63,7 +65,7 @@ type ruleEntry struct {
 	start    uint32
 	end      uint32
 	values   uint32 // offset
-	shard    int32
+	shard    topology.ShardID
 	shardOff uint32
 }
 
@@ -99,14 +101,14 @@ func (sc *scanner) openRule(parent, c *node, path []keyPart, double bool, start 
 	}
 	switch {
 	case c == nil:
-		c = parent.add(path[len(path)-1].name, uint32(start), tablesNode)
-		c.rules = &ruleSet{off: uint32(start), old: old}
+		c = parent.add(path[len(path)-1].name, offset(start), tablesNode)
+		c.rules = &ruleSet{off: offset(start), old: old}
 	case c.kind != tablesNode:
 		sc.clash(path, c, start, true)
 		return false
 	}
 	sc.cur = parent
-	sc.beginRule(c.rules, uint32(start))
+	sc.beginRule(c.rules, offset(start))
 	return true
 }
 
@@ -174,7 +176,7 @@ func (sc *scanner) ruleArray(n *node) bool {
 // ruleTable reads one entry in braces.
 func (sc *scanner) ruleTable(set *ruleSet) bool {
 	start := sc.i
-	sc.beginRule(set, uint32(start))
+	sc.beginRule(set, offset(start))
 	e := sc.rule
 	sc.rule = nil
 	sc.i++
@@ -229,13 +231,13 @@ func (sc *scanner) ruleBraces(e *ruleEntry, start int) bool {
 
 // ruleValue reads the value of one key of the current entry. False: the text is broken.
 func (sc *scanner) ruleValue(path []keyPart) bool {
-	e, key, off := sc.rule, path[0], uint32(sc.i)
+	e, key, off := sc.rule, path[0], offset(sc.i)
 	known := entryKeys
 	if e.old {
 		known = oldEntryKeys
 	}
 	bit := slices.Index(known, key.name)
-	at := sc.doc.at(uint32(key.off))
+	at := sc.doc.at(offset(key.off))
 	if bit < 0 || len(path) > 1 {
 		sc.unknownRuleKey(e, joinPath(path), at, known)
 		return sc.valueAt(nil, 1)
@@ -249,7 +251,7 @@ func (sc *scanner) ruleValue(path []keyPart) bool {
 	case seenValues:
 		e.values = off
 		if sc.i < len(sc.s) && sc.s[sc.i] == '[' {
-			return sc.ruleValues(e)
+			return sc.ruleValues()
 		}
 		if !sc.valueAt(nil, 1) {
 			return false
@@ -274,7 +276,7 @@ func (sc *scanner) ruleValue(path []keyPart) bool {
 			sc.doc.r.fail(sc.doc.at(off), "shards are numbered from 0", "%d is not the number of a shard", n)
 			e.bad = true
 		}
-		e.shard = int32(n)
+		e.shard = shardID(n)
 	default:
 		if !sc.valueAt(nil, 1) {
 			return false
@@ -329,7 +331,7 @@ func (sc *scanner) unknownRuleKey(e *ruleEntry, name string, at place, known []s
 }
 
 // ruleValues reads values = [ ... ], noting only where each value stands.
-func (sc *scanner) ruleValues(e *ruleEntry) bool {
+func (sc *scanner) ruleValues() bool {
 	open := sc.i
 	sc.i++
 	out := sc.doc.rules.scratch
@@ -343,7 +345,7 @@ func (sc *scanner) ruleValues(e *ruleEntry) bool {
 			sc.i++
 			return true
 		}
-		out = append(out, uint32(sc.i))
+		out = append(out, offset(sc.i))
 		if c := sc.s[sc.i]; isDigit(c) || c == '-' || c == '+' {
 			sc.token()
 		} else if !sc.valueAt(nil, 1) {
@@ -394,7 +396,7 @@ func (rt *ruleTable) end(e *ruleEntry) {
 			r.fail(rt.doc.at(e.values), "list the values that live on the shard, or remove the entry", "values is empty")
 			return
 		}
-		set.lists = append(set.lists, rawList{uint32(len(rt.scratch)), e.shardOff, e.shard})
+		set.lists = append(set.lists, rawList{offset(len(rt.scratch)), e.shardOff, e.shard})
 		if len(set.values) == 0 && len(rt.scratch) > 1024 {
 			set.values, rt.scratch = rt.scratch, nil // a long list is handed over, not copied
 		} else {

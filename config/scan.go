@@ -12,11 +12,10 @@ type scanner struct {
 	i    int
 	bulk bool // mappings are read here and kept from the library
 
-	cur    *node      // the table that keys go to; nil under a header that can't be used
-	header uint32     // where the current header stands
-	rule   *ruleEntry // the mapping entry that keys go to
-	entry  ruleEntry  // what rule points to
-	path   []keyPart  // the last key read
+	cur   *node      // the table that keys go to; nil under a header that can't be used
+	rule  *ruleEntry // the mapping entry that keys go to
+	entry ruleEntry  // what rule points to
+	path  []keyPart  // the last key read
 }
 
 func (sc *scanner) run() {
@@ -46,7 +45,7 @@ func (sc *scanner) endRule() {
 
 // fail reports a mistake at off and marks the current table as not fully known.
 func (sc *scanner) fail(off int, hint, format string, args ...any) {
-	sc.doc.r.fail(sc.doc.at(uint32(off)), hint, format, args...)
+	sc.doc.r.fail(sc.doc.at(offset(off)), hint, format, args...)
 	sc.doc.broken = true
 	if sc.cur != nil {
 		sc.cur.broken = true
@@ -59,13 +58,13 @@ func (sc *scanner) keep(start int, header bool, key string) {
 		return
 	}
 	sc.doc.stmts = append(sc.doc.stmts, stmt{
-		start: uint32(start), end: uint32(sc.i), owner: sc.cur, header: header, secret: secretKey(key),
+		start: offset(start), end: offset(sc.i), owner: sc.cur, header: header, secret: secretKey(key),
 	})
 }
 
 // headerLine reads [a.b] or [[a.b]] and makes it the current table.
 func (sc *scanner) headerLine(start int) {
-	sc.cur, sc.header = nil, uint32(start)
+	sc.cur = nil
 	double := strings.HasPrefix(sc.s[sc.i:], "[[")
 	sc.i++
 	closing := "]"
@@ -103,7 +102,7 @@ func (sc *scanner) openTable(path []keyPart, double bool, start int) bool {
 		c := n.child(p.name)
 		switch {
 		case c == nil:
-			c = n.add(p.name, uint32(p.off), implicitNode)
+			c = n.add(p.name, offset(p.off), implicitNode)
 		case c.kind == tablesNode:
 			c = c.elems[len(c.elems)-1]
 		case c.kind == valueNode || c.kind == arrayNode || c.kind == inlineNode:
@@ -119,21 +118,21 @@ func (sc *scanner) openTable(path []keyPart, double bool, start int) bool {
 	}
 	if double {
 		if c == nil {
-			c = n.add(last.name, uint32(start), tablesNode)
+			c = n.add(last.name, offset(start), tablesNode)
 		} else if c.kind != tablesNode {
 			sc.clash(path, c, start, true)
 			return false
 		}
-		e := &node{kind: tableNode, off: uint32(start), val: uint32(start)}
+		e := &node{kind: tableNode, off: offset(start), val: offset(start)}
 		c.elems = append(c.elems, e)
 		sc.cur = e
 		return true
 	}
 	switch {
 	case c == nil:
-		c = n.add(last.name, uint32(start), tableNode)
+		c = n.add(last.name, offset(start), tableNode)
 	case c.kind == implicitNode || c.kind == dottedNode:
-		c.kind, c.off = tableNode, uint32(start)
+		c.kind, c.off = tableNode, offset(start)
 	default:
 		sc.clash(path, c, start, false)
 		return false
@@ -188,7 +187,7 @@ func (sc *scanner) keyLine(start int) {
 		return
 	}
 	if n != nil {
-		n.val = uint32(val)
+		n.val = offset(val)
 	}
 	sc.keep(start, false, name)
 }
@@ -202,7 +201,7 @@ func (sc *scanner) place(t *node, path []keyPart) (*node, bool) {
 		c := t.child(p.name)
 		switch {
 		case c == nil:
-			c = t.add(p.name, uint32(p.off), dottedNode)
+			c = t.add(p.name, offset(p.off), dottedNode)
 		case c.kind == valueNode || c.kind == arrayNode || c.kind == inlineNode || c.kind == tablesNode:
 			sc.fail(p.off, "", "%s is not a section; it was set in %s", joinPath(path[:depth+1]), sc.doc.at(c.off))
 			return nil, false
@@ -214,9 +213,9 @@ func (sc *scanner) place(t *node, path []keyPart) (*node, bool) {
 		sc.fail(last.off, "keep one of them", "%s is set twice; the first is %s", joinPath(path), sc.doc.at(c.off))
 		return nil, false
 	}
-	c := t.add(last.name, uint32(last.off), valueNode)
+	c := t.add(last.name, offset(last.off), valueNode)
 	if sc.bulk && t != sc.doc.root && last.name == "mapping" && sc.isShardedTable(t) || sc.bulk && t == sc.doc.root && last.name == "sharded_mappings" {
-		c.rules = &ruleSet{off: uint32(last.off), old: t == sc.doc.root}
+		c.rules = &ruleSet{off: offset(last.off), old: t == sc.doc.root}
 	}
 	return c, true
 }

@@ -25,7 +25,7 @@ func (sc *scanner) value(n *node, top bool) bool {
 
 func (sc *scanner) valueAt(n *node, depth int) bool {
 	if n != nil {
-		n.val = uint32(sc.i)
+		n.val = offset(sc.i)
 	}
 	if depth > maxDepth {
 		sc.fail(sc.i, "", "values are nested deeper than %d", maxDepth)
@@ -118,7 +118,7 @@ func (sc *scanner) array(n *node, depth int) bool {
 		}
 		var e *node
 		if n != nil {
-			e = &node{kind: valueNode, off: uint32(sc.i)}
+			e = &node{kind: valueNode, off: offset(sc.i)}
 			n.elems = append(n.elems, e)
 		}
 		if !sc.valueAt(e, depth+1) {
@@ -310,7 +310,7 @@ func unquote(tok string) (text, problem string) {
 	} else {
 		tok = tok[1 : len(tok)-1]
 	}
-	for i := 0; i < len(tok); i++ {
+	for i := range len(tok) {
 		c := tok[i]
 		if c < ' ' && c != '\t' && !(multi && (c == '\n' || c == '\r')) || c == 0x7f {
 			return "", "a text holds a control character"
@@ -351,8 +351,8 @@ func unescape(b *strings.Builder, s string, multi bool) (int, bool) {
 		}
 		var r rune
 		for _, c := range []byte(s[1 : 1+digits]) {
-			v := hexDigit(c)
-			if v < 0 || r > utf8.MaxRune {
+			v, ok := hexDigit(c)
+			if !ok || r > utf8.MaxRune {
 				return 0, false
 			}
 			r = r<<4 | rune(v)
@@ -369,14 +369,14 @@ func unescape(b *strings.Builder, s string, multi bool) (int, bool) {
 	return 0, false
 }
 
-func hexDigit(c byte) int {
+func hexDigit(c byte) (v byte, ok bool) {
 	switch {
 	case isDigit(c):
-		return int(c - '0')
+		return c - '0', true
 	case c >= 'a' && c <= 'f':
-		return int(c-'a') + 10
+		return c - 'a' + 10, true
 	case c >= 'A' && c <= 'F':
-		return int(c-'A') + 10
+		return c - 'A' + 10, true
 	}
-	return -1
+	return 0, false
 }

@@ -24,6 +24,9 @@ func nearest(name string, known []string) string {
 		return ""
 	}
 	for _, k := range known {
+		if len(k) > len(plain)+16 || len(plain) > len(k)+16 {
+			continue
+		}
 		d := distance(plain, k)
 		if strings.ReplaceAll(plain, "_", "") == strings.ReplaceAll(k, "_", "") {
 			d = 0

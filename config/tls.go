@@ -65,8 +65,7 @@ func (b *builder) pemFile(name string, readFile func(string) ([]byte, error)) []
 	if err == nil {
 		return data
 	}
-	var pe *fs.PathError
-	if errors.As(err, &pe) {
+	if pe, ok := errors.AsType[*fs.PathError](err); ok {
 		err = pe.Err
 	}
 	b.r.fail(g.placeOf(name), "", "%s %q can't be read: %s", name, path, err)

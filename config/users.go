@@ -9,7 +9,7 @@ import (
 
 // buildUsers reads [[users]], one User for each database that an entry names.
 func (b *builder) buildUsers() {
-	b.cfg.userByNm = map[userKey]*User{}
+	b.cfg.userNamed = map[userKey]*User{}
 	for _, t := range b.tables(b.users, usersSection) {
 		b.checkPasswords(t)
 		databases := b.userDatabases(t)
@@ -19,7 +19,7 @@ func (b *builder) buildUsers() {
 		name := t.text("name")
 		for _, db := range databases {
 			k := userKey{name, db}
-			if prev := b.cfg.userByNm[k]; prev != nil {
+			if prev := b.cfg.userNamed[k]; prev != nil {
 				b.r.fail(t.at(), "make one entry of them", "user %q of database %q is there twice; the first is %s", name, db, prev.t.at())
 				continue
 			}
@@ -32,7 +32,7 @@ func (b *builder) buildUsers() {
 			}
 			cl := b.clusters[db]
 			u.PoolerMode = b.userMode(t, cl)
-			b.cfg.userByNm[k] = u
+			b.cfg.userNamed[k] = u
 			b.cfg.Users = append(b.cfg.Users, u)
 			if cl != nil {
 				b.checkPools(u, cl)
