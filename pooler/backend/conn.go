@@ -215,52 +215,73 @@ func (c *Conn) consume(b []byte) (int, error) {
 			return 0, fmt.Errorf("%w: message %q of invalid length", ErrProtocol, typ)
 		}
 		cur := c.current()
-		forward := cur != nil && !cur.Internal
+		plain := false // it ends no step
 		switch typ {
-		case pgwire.MsgDataRow, pgwire.MsgCopyData, pgwire.MsgRowDescription, pgwire.MsgParameterDescription, pgwire.MsgCopyOut:
+		case pgwire.MsgDataRow, pgwire.MsgCopyData, pgwire.MsgCopyOut, pgwire.MsgParameterDescription, pgwire.MsgRowDescription:
 			if cur == nil || !cur.carries(typ) {
 				return 0, c.outOfTurn(typ)
 			}
+			plain = typ != pgwire.MsgRowDescription || cur.Kind == StepQuery
+		case pgwire.MsgNoticeResponse, pgwire.MsgCopyDone:
+			if typ == pgwire.MsgCopyDone && (cur == nil || !cur.carries(typ)) {
+				return 0, c.outOfTurn(typ)
+			}
+			plain = true
 		}
-		if pos+total > len(b) {
-			if !streams(typ) {
-				if total > c.maxSize {
-					return 0, fmt.Errorf("%w: message %q of %d bytes is too long", ErrProtocol, typ, total)
-				}
-				break
+		if pos+total > len(b) && !streams(typ) {
+			if total > c.maxSize {
+				return 0, fmt.Errorf("%w: message %q of %d bytes is too long", ErrProtocol, typ, total)
 			}
-			if cur == nil {
-				forward = c.between()
+			break
+		}
+		if plain {
+			forward := c.forwards(cur)
+			if !forward && start < pos {
+				c.owner.Relay(b[start:pos])
 			}
-			// A large message is passed on as it comes.
+			pos += total
 			if !forward {
-				b = b[:pos]
-				total += 0
+				start = pos
 			}
-			if start < len(b) {
-				c.owner.Relay(b[start:])
-			}
-			return 0, nil
-		}
-		switch typ {
-		case pgwire.MsgDataRow, pgwire.MsgCopyData, pgwire.MsgRowDescription, pgwire.MsgParameterDescription, pgwire.MsgCopyOut:
-			if forward && !(typ == pgwire.MsgRowDescription && cur.Kind != StepQuery) {
-				pos += total
+			if pos <= len(b) {
 				continue
 			}
+			// A large message is passed on as it comes.
+			c.stream, c.relay = pos-len(b), forward
+			pos = len(b)
+			break
 		}
 		// Everything else may end a step or is not for the client: what came before goes out first, in order.
-		keep, err := c.message(typ, b[start:pos+total], pos-start)
+		err := c.message(typ, b[start:pos+total], pos-start)
 		if err != nil {
 			return 0, err
 		}
 		pos += total
-		if !keep {
-			start = pos
-		}
+		start = pos
 	}
 	if start < pos {
 		c.owner.Relay(b[start:pos])
 	}
 	return pos, nil
+}
+
+// streams reports whether messages of the given type are passed on, or dropped, without being held whole.
+func streams(typ byte) bool {
+	return typ == pgwire.MsgDataRow || typ == pgwire.MsgCopyData || typ == pgwire.MsgNoticeResponse
+}
+
+// forwards reports whether a message that ends no step is for the client: it belongs to a step of the client's, or comes
+// between the client's steps.
+func (c *Conn) forwards(cur *Step) bool {
+	if cur == nil {
+		return c.open || c.tx != pgwire.TxIdle
+	}
+	return !cur.Internal
+}
+
+func (c *Conn) outOfTurn(typ byte) error {
+	if s := c.current(); s != nil {
+		return fmt.Errorf("%w: message %q in answer to %v", ErrProtocol, typ, s.Kind)
+	}
+	return fmt.Errorf("%w: message %q that nobody asked for", ErrProtocol, typ)
 }
