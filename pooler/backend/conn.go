@@ -21,6 +21,8 @@ type Conn struct {
 	Statements state.Statements
 	// Unnamed is what the unnamed statement is on the server; nil = none of ours.
 	Unnamed *state.Prepared
+	// Parses counts the statements that were prepared on the connection, Evictions those closed again to make room.
+	Parses, Evictions uint64
 	// Shard that the server holds.
 	Shard topology.ShardID
 	// Have are the session-level settings on the server beyond those of its login.
@@ -117,6 +119,12 @@ func (c *Conn) Deallocated() {
 func (c *Conn) Ask(s Step) {
 	if c.head == len(c.steps) && c.head > 0 {
 		c.steps, c.head = c.steps[:0], 0
+	}
+	switch {
+	case s.Kind == StepParse:
+		c.Parses++
+	case s.Kind == StepClose && s.Internal:
+		c.Evictions++
 	}
 	c.steps = append(c.steps, s)
 }
