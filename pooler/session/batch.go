@@ -304,7 +304,7 @@ func (s *Session) planBatch() (plan sharding.Plan, needs bool, refusal *pgwire.E
 		}
 		switch it.typ {
 		case pgwire.MsgParse, pgwire.MsgDescribe:
-			if _, refusal := rtr.Route(it.msg, s.env()).Describe(); refusal != nil {
+			if _, refusal := rtr.Route(it.msg, s.env()).Describe(s.input(nil)); refusal != nil {
 				return plan, true, refusal
 			}
 		case pgwire.MsgExecute:

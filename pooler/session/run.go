@@ -132,6 +132,7 @@ func (s *Session) runBatch(plan sharding.Plan, how end) bool {
 		}
 	}
 	s.unit.outside = outside
+	s.capture.on = false
 	if outside && s.answerDescribed(how) {
 		return true
 	}

@@ -177,10 +177,10 @@ type Session struct {
 	job  job
 	// capture of what is to be remembered of the answer under way.
 	capture capture
-	renv router.Env
-	rin  router.Input
-	bind bindParams
-	told map[string]string // parameters as the client knows them
+	renv    router.Env
+	rin     router.Input
+	bind    bindParams
+	told    map[string]string // parameters as the client knows them
 
 	stats Stats
 	clock clock

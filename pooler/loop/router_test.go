@@ -1,0 +1,31 @@
+package loop
+
+import (
+	"testing"
+
+	"github.com/pgkennel/pgkennel/sharding"
+	"github.com/pgkennel/pgkennel/sharding/router"
+	"github.com/pgkennel/pgkennel/sharding/topology"
+)
+
+// modelRouter routes orders by tenant_id: tenant k lives on shard k modulo n.
+func modelRouter(t *testing.T, n int) *router.Router {
+	t.Helper()
+	b := sharding.NewBuilder(sharding.Bigint)
+	for k := range int64(30) {
+		if err := b.Value(sharding.BigintKey(k), topology.ShardID(k%int64(n))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	m, err := b.Build()
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := router.New(router.Options{
+		Cluster: "prod", Shards: n, Tables: []router.Table{{Name: "orders", Column: "tenant_id", Type: sharding.Bigint, Mapping: m}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
