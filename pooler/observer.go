@@ -1,13 +1,10 @@
 package pooler
 
 import (
-	"errors"
+	"slices"
 	"time"
 
-	"github.com/pgkennel/pgkennel/pooler/backend"
-	"github.com/pgkennel/pgkennel/pooler/cluster"
 	"github.com/pgkennel/pgkennel/pooler/metrics"
-	"github.com/pgkennel/pgkennel/pooler/pool"
 	"github.com/pgkennel/pgkennel/pooler/session"
 	"github.com/pgkennel/pgkennel/sharding/topology"
 )
@@ -17,32 +14,81 @@ type observer struct{ p *Pooler }
 
 var _ session.Observer = observer{}
 
-func unitOf(a *session.Account) *unit {
-	if a == nil {
+// shard is what is counted of a shard; nil for none.
+func (u *unit) shard(id topology.ShardID) *metrics.Shard {
+	shards := *u.shards.Load()
+	if id < 0 || int(id) >= len(shards) {
 		return nil
 	}
-	u, _ := a.Metrics.(*unit)
-	return u
+	return shards[id]
 }
 
-func (u *unit) shard(id topology.ShardID) *metrics.Shard {
-	if id < 0 || int(id) >= len(u.shards) {
-		return nil
+// countShards sees to it that the first n shards are counted. One of a larger configuration before stays, so that what it counted does.
+func (u *unit) countShards(n int) {
+	var shards []*metrics.Shard
+	if old := u.shards.Load(); old != nil {
+		shards = slices.Clone(*old)
 	}
-	return u.shards[id]
+	for i := len(shards); i < n; i++ {
+		shards = append(shards, u.p.metrics.Shard(u.name, topology.ShardID(i))) //nolint:gosec // few shards
+	}
+	u.shards.Store(&shards)
 }
 
 // Login implements session.Observer.
-func (o observer) Login(kind string) {
-	if kind != "" {
-		o.p.metrics.LoginsFailed.Inc(kind)
+func (o observer) Login(kind string) { o.p.metrics.LoginsFailed.Inc(kind) }
+
+// Connected implements session.Observer.
+func (o observer) Connected(a *session.Account) {
+	m := meterOf(a)
+	if m == nil {
+		o.p.operators.Add(1)
+		return
+	}
+	m.clients.Add(1)
+	m.u.metrics.Clients.Inc()
+	m.u.metrics.Connects.Inc()
+}
+
+// Closed implements session.Observer.
+func (o observer) Closed(a *session.Account, reason session.CloseReason) {
+	m := meterOf(a)
+	if m == nil {
+		o.p.operators.Add(-1)
+		return
+	}
+	m.clients.Add(-1)
+	m.u.metrics.Clients.Dec()
+	m.u.metrics.Closes.Inc(reason.String())
+}
+
+// Traffic implements session.Observer.
+func (observer) Traffic(a *session.Account, received, sent uint64) {
+	if u := unitOf(a); u != nil {
+		u.metrics.ReceivedBytes.Add(int(received)) //nolint:gosec // what one connection carries
+		u.metrics.SentBytes.Add(int(sent))         //nolint:gosec // likewise
+	}
+}
+
+// Routed implements session.Observer.
+func (observer) Routed(a *session.Account, r session.Route) {
+	if u := unitOf(a); u != nil {
+		u.metrics.Queries.Inc()
+		u.metrics.Routed(metrics.Plan(r)) // both have the same order
+	}
+}
+
+// Prepared implements session.Observer.
+func (observer) Prepared(a *session.Account, parses, binds int) {
+	if u := unitOf(a); u != nil {
+		u.metrics.Parses.Add(parses)
+		u.metrics.Binds.Add(binds)
 	}
 }
 
 // Statement implements session.Observer.
 func (observer) Statement(a *session.Account, shard topology.ShardID, ns int64) {
 	if u := unitOf(a); u != nil {
-		u.metrics.Queries.Inc()
 		if s := u.shard(shard); s != nil {
 			s.Statements.Observe(time.Duration(ns))
 		}
@@ -80,89 +126,3 @@ func (observer) Error(a *session.Account, code string, server bool) {
 
 // Waited implements session.Observer; pools count that themselves.
 func (observer) Waited(*session.Account, int64) {}
-
-// poolObserver counts what happens in a pool.
-type poolObserver struct{ m *metrics.Pool }
-
-func (u *unit) observePool(info cluster.PoolInfo, stats func() pool.Stats) cluster.PoolObserver {
-	m := u.p.metrics.Pool(metrics.PoolLabels{EndpointLabels: labels(info.EndpointInfo), User: info.User})
-	m.SetState(func() metrics.PoolState {
-		s := stats()
-		return metrics.PoolState{Size: s.Total(), Idle: s.Idle, Used: s.Leased, Waiting: s.Waiting, Max: s.Max}
-	})
-	return poolObserver{m}
-}
-
-func labels(i cluster.EndpointInfo) metrics.EndpointLabels {
-	return metrics.EndpointLabels{Cluster: i.Cluster, Shard: i.Shard, Role: i.Role, Endpoint: i.Address}
-}
-
-// Opened implements pool.Observer.
-func (o poolObserver) Opened(took time.Duration) {
-	o.m.Opened.Inc()
-	o.m.OpenTime.Add(took)
-}
-
-// OpenFailed implements pool.Observer.
-func (o poolObserver) OpenFailed(took time.Duration, _ pool.Failure, err error) {
-	o.m.OpenTime.Add(took)
-	o.m.OpenFailures.Inc(openFailure(err))
-}
-
-// openFailure is the reason of a failed open as its metric has it.
-func openFailure(err error) string {
-	switch backend.FailureOf(err) {
-	case backend.FailureTLS:
-		return "tls"
-	case backend.FailureAuth:
-		return "auth"
-	case backend.FailureServer:
-		return "server_error"
-	case backend.FailureProtocol:
-		return "protocol"
-	}
-	if errors.Is(err, backend.ErrConnectTimeout) {
-		return "timeout"
-	}
-	return "refused"
-}
-
-// Closed implements pool.Observer.
-func (o poolObserver) Closed(reason pool.Reason) { o.m.Closed.Inc(string(reason)) }
-
-// Checked implements pool.Observer.
-func (poolObserver) Checked(time.Duration, error) {}
-
-// Waited implements pool.Observer.
-func (o poolObserver) Waited(took time.Duration) { o.m.CheckoutWait.Observe(took) }
-
-// Close implements cluster.PoolObserver.
-func (o poolObserver) Close() { o.m.Close() }
-
-// endpointObserver counts an endpoint's health.
-type endpointObserver struct{ m *metrics.Endpoint }
-
-func (u *unit) observeEndpoint(info cluster.EndpointInfo) cluster.EndpointObserver {
-	return endpointObserver{u.p.metrics.Endpoint(labels(info))}
-}
-
-// State implements cluster.EndpointObserver.
-func (o endpointObserver) State(s cluster.State) {
-	if s == cluster.Up {
-		o.m.Up.Set(1)
-	} else {
-		o.m.Up.Set(0)
-	}
-}
-
-// Checked implements cluster.EndpointObserver.
-func (o endpointObserver) Checked(took time.Duration, err error) {
-	if err != nil {
-		o.m.ChecksFailed.Inc()
-		return
-	}
-	o.m.Checks.Observe(took)
-}
-
-// Close implements cluster.EndpointObserver.
-func (o endpointObserver) Close() { o.m.Close() }

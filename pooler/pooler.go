@@ -1,12 +1,12 @@
 // Package pooler assembles the house: it listens, finds out who may log in where, gives sessions their backends, and
 // looks after cancel keys, reloads and the end. It is the only package that knows all others.
 //
-// Goroutines: Run owns all of them and returns when they have ended. Lock order: Pooler.mu, then what the packages below say.
+// Goroutines: Run owns all of them and returns when they have ended. Lock order: Pooler.orders,
+// Pooler.mu, a unit's, then what the packages below say.
 package pooler
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -56,14 +56,23 @@ type Pooler struct {
 	tls      atomic.Pointer[backend.ServerTLS]
 	state    atomic.Pointer[snapshot]
 	clients  atomic.Int64
+	// operators are the clients of the admin database; backends numbers server connections.
+	operators atomic.Int64
+	backends  atomic.Uint64
+
+	// orders makes commands that change what is paused or configured happen one after the other. It comes before mu.
+	orders sync.Mutex
+	// ctx is the root context of commands on the console; over when they have to end.
+	ctx  context.Context //nolint:containedctx // of what this type runs
+	stop context.CancelFunc
 
 	listeners *listeners
 	http      net.Listener
 	health    net.Listener
 
-	// ending is closed when a shutdown begins; stop is closed when it is to be fast.
-	ending, hurry chan struct{}
-	mode          atomic.Int32 // admin.ShutdownMode
+	// Closed one after the other as a shutdown gets more urgent: ending when it begins, evicting when idle clients are closed, limited
+	// when transactions have shutdown_timeout left, hurry when it waits for nothing.
+	ending, evicting, limited, hurry chan struct{}
 
 	mu struct {
 		sync.Mutex
@@ -74,7 +83,7 @@ type Pooler struct {
 		disabled map[string]bool
 		run      func(*unit) // starts a unit's goroutines; nil before Run and after its end
 		ended    bool
-		hurried  bool
+		mode     admin.ShutdownMode // 0: no shutdown was ordered
 	}
 }
 
@@ -103,8 +112,9 @@ const (
 func New(ctx context.Context, o Options) (*Pooler, error) {
 	p := &Pooler{
 		opts: o, log: o.Log, started: time.Now(), registry: prometheus.NewRegistry(), keys: newKeys(),
-		ending: make(chan struct{}), hurry: make(chan struct{}),
+		ending: make(chan struct{}), evicting: make(chan struct{}), limited: make(chan struct{}), hurry: make(chan struct{}),
 	}
+	p.ctx, p.stop = context.WithCancel(context.WithoutCancel(ctx)) // ended by drain
 	p.mu.units = make(map[string]*unit)
 	p.mu.paused = make(map[string]bool)
 	p.mu.disabled = make(map[string]bool)
@@ -118,8 +128,13 @@ func New(ctx context.Context, o Options) (*Pooler, error) {
 	}
 	cache := parser.NewCache(parseCacheBytes)
 	p.metrics.SetParseCache(func() metrics.ParseCache { return parseCache(cache) })
+	registry := state.NewRegistry()
+	p.metrics.SetPrepared(func() metrics.Prepared {
+		n, bytes := registry.Stats()
+		return metrics.Prepared{Statements: int64(n), Bytes: int64(bytes)}
+	})
 	p.shared = &session.Shared{
-		Log: o.Log, Observer: observer{p}, Cache: cache, Registry: state.NewRegistry(), Probes: session.NewProbes(),
+		Log: o.Log, Observer: observer{p}, Cache: cache, Registry: registry, Probes: session.NewProbes(), Descriptions: session.NewDescriptions(),
 		Accounts: p.account, Method: method, Auth: &auth.ServerOptions{},
 		MaxMessage: cfg.MaxMessageBytes, MaxBatch: maxBatch, Statements: sessionStatements,
 		LoginTimeout:   int64(cfg.Clients.LoginTimeout),
@@ -281,7 +296,7 @@ func (p *Pooler) serve(nc net.Conn) {
 	if most := p.state.Load().cfg.Clients.Max; most > 0 && p.clients.Add(1) > int64(most) {
 		p.clients.Add(-1)
 		p.metrics.LoginsFailed.Inc("too_many_clients")
-		nc.SetDeadline(time.Now().Add(time.Second)) //nolint:errcheck // best effort
+		nc.SetDeadline(time.Now().Add(time.Second))                                                                                //nolint:errcheck // best effort
 		nc.Write(pgwire.AppendErrorResponse(nil, pgwire.Fatalf(pgwire.CodeTooManyConnections, "sorry, too many clients already"))) //nolint:errcheck // best effort
 		nc.Close()
 		return
@@ -326,61 +341,6 @@ func (p *Pooler) sample(ctx context.Context, period time.Duration) {
 			return
 		case <-tick.C:
 			p.console.Tick()
-		}
-	}
-}
-
-// Shutdown begins a shutdown; Run returns at its end.
-func (p *Pooler) Shutdown() { p.shutdown(admin.ShutdownDrain) }
-
-// Hurry ends a shutdown at once, or begins one that does not wait.
-func (p *Pooler) Hurry() { p.shutdown(admin.ShutdownImmediate) }
-
-func (p *Pooler) shutdown(mode admin.ShutdownMode) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.mode.CompareAndSwap(0, int32(mode)) {
-		p.log.Info("shutting down", "mode", mode.String())
-		close(p.ending)
-	}
-	if mode == admin.ShutdownImmediate && !p.mu.hurried {
-		p.mu.hurried = true
-		close(p.hurry)
-	}
-}
-
-// drain lets sessions end, then closes everything.
-func (p *Pooler) drain() {
-	p.listeners.close()
-	ctx, cancel := context.WithCancel(context.Background()) // it outlives whoever ordered the shutdown
-	defer cancel()
-	limit := p.state.Load().cfg.Shutdown.Timeout
-	switch mode := admin.ShutdownMode(p.mode.Load()); mode { //nolint:gosec // one of four
-	case admin.ShutdownDrain, admin.ShutdownImmediate:
-		var stop context.CancelFunc
-		ctx, stop = context.WithTimeout(ctx, limit)
-		defer stop()
-	case admin.ShutdownWaitForServers, admin.ShutdownWaitForClients:
-	}
-	go func() { // ends with ctx
-		select {
-		case <-p.hurry:
-			cancel()
-		case <-ctx.Done():
-		}
-	}()
-	p.driver.Drain(ctx)
-	closing, stop := context.WithTimeout(context.Background(), 5*time.Second)
-	defer stop()
-	p.mu.Lock()
-	units := make([]*unit, 0, len(p.mu.units))
-	for _, u := range p.mu.units {
-		units = append(units, u)
-	}
-	p.mu.Unlock()
-	for _, u := range units {
-		if err := u.cl.Close(closing); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-			p.log.Warn("cluster close", "cluster", u.name, "error", err)
 		}
 	}
 }

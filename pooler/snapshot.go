@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"strings"
 	"time"
@@ -22,6 +23,8 @@ import (
 
 // Reload reads the configuration anew and puts it in force. After an error nothing has changed.
 func (p *Pooler) Reload() error {
+	p.orders.Lock()
+	defer p.orders.Unlock()
 	if p.opts.Load == nil {
 		return fmt.Errorf("there is no configuration file to read")
 	}
@@ -91,6 +94,10 @@ func (p *Pooler) apply(cfg *config.Config) error {
 		if err != nil {
 			return err
 		}
+		if p.mu.paused[allDatabases] || p.mu.paused[c.Name] {
+			p.mu.paused[c.Name] = true
+			u.cl.Pause()
+		}
 		units[c.Name] = u
 	}
 	for _, c := range changes {
@@ -101,6 +108,7 @@ func (p *Pooler) apply(cfg *config.Config) error {
 			return err
 		}
 		c.u.setConfig(cfg)
+		c.u.countShards(len(c.cfg.Shards))
 	}
 	for name, u := range units {
 		if p.mu.units[name] == nil && p.mu.run != nil {
@@ -119,6 +127,7 @@ func (p *Pooler) apply(cfg *config.Config) error {
 	p.metrics.SetConfig(p.mu.epoch, p.mu.loaded)
 	p.publishLocked(cfg)
 	p.shared.Probes.Forget()
+	p.shared.Descriptions.Forget()
 	for _, u := range gone {
 		go u.close() // it ends when its last client has gone
 	}
@@ -142,13 +151,13 @@ func (p *Pooler) publishLocked(cfg *config.Config) {
 		settings := cfg.Pool(user, endpoint)
 		s.accounts[accountKey{user.Name, user.Database}] = &session.Account{
 			User: user.Name, Database: user.Database, Credential: credential, Cluster: u,
-			ServerUser: settings.User,
-			Session:    user.PoolerMode == config.ModeSession,
-			Statements: cfg.Prepared.Enabled && user.PoolerMode != config.ModeSession,
+			ServerUser:   settings.User,
+			Session:      user.PoolerMode == config.ModeSession,
+			Statements:   cfg.Prepared.Enabled && user.PoolerMode != config.ModeSession,
 			QueryTimeout: int64(cfg.Clients.QueryTimeout), IdleTimeout: int64(cfg.Clients.IdleTimeout),
 			IdleTransactionTimeout: int64(cfg.Clients.IdleInTransactionTimeout),
 			Login:                  &login{u: u, user: user.Name, login: u.login(cfg, user), keyed: settings.Password == "" && user.PasswordHash != ""},
-			Metrics:                u,
+			Metrics:                u.meters.of(u, user.Name),
 		}
 	}
 	if a := cfg.Admin; a.Password != "" {
@@ -178,7 +187,7 @@ func verifiers(user *config.User) []*auth.Verifier {
 func (p *Pooler) evict() {
 	for _, c := range p.driver.Clients() {
 		var a *session.Account
-		c.Inspect(func(s *session.Session) { a = s.Account() })
+		c.Inspect(func(s *session.Session, _ net.Conn) { a = s.Account() })
 		if a != nil && p.state.Load().accounts[accountKey{a.User, a.Database}] == nil {
 			c.Kill(pgwire.Fatalf(pgwire.CodeAdminShutdown, "terminating connection due to administrator command").
 				WithDetail("The user or the database is no longer configured."), session.CloseKilled)
@@ -228,7 +237,7 @@ func (u *unit) close() {
 		stop()
 	}
 	u.metrics.Close()
-	for _, s := range u.shards {
+	for _, s := range *u.shards.Load() {
 		s.Close()
 	}
 }

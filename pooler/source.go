@@ -118,5 +118,10 @@ func (s source) Register(c *loop.Client, n int) (pid uint32, secret []byte) {
 	return s.p.keys.register(c, n)
 }
 
+// Traffic implements loop.Source.
+func (source) Traffic(b *loop.Backend, received, sent int) {
+	b.Owner.(*link).traffic(b, received, sent)
+}
+
 // Unregister implements loop.Source.
 func (s source) Unregister(c *loop.Client, pid uint32) { s.p.keys.unregister(c, pid) }

@@ -27,7 +27,10 @@ type unit struct {
 	cl   *cluster.Cluster[*loop.Backend]
 
 	metrics *metrics.Cluster
-	shards  []*metrics.Shard
+	shards  atomic.Pointer[[]*metrics.Shard]
+	meters  meters
+	pools   poolGroups
+	health  health
 	router  atomic.Pointer[router.Router]
 
 	mu sync.Mutex // guards below, and the making of routers
@@ -56,19 +59,22 @@ var _ session.Cluster = (*unit)(nil)
 
 // link is what a backend is remembered by: how to reach its server for a cancel request.
 type link struct {
+	id   uint64 // unique in this process
 	u    *unit
 	dial backend.DialOptions
 	info cluster.PoolInfo
 	pool *metrics.Pool
-	at   time.Time
+
+	received, sent atomic.Uint64 // bytes
+	asked          atomic.Int64  // when something was sent to it last, in Unix nanoseconds; 0 = never
+	// What pool counted of the machine's counters; guarded as the machine.
+	parses, evictions uint64
 }
 
 // newUnit makes a cluster of the configuration. It connects to nothing yet.
 func (p *Pooler) newUnit(conf *config.Config, cfg *config.Cluster) (*unit, error) {
 	u := &unit{p: p, name: cfg.Name, conf: conf, metrics: p.metrics.Cluster(cfg.Name)}
-	for i := range cfg.Shards {
-		u.shards = append(u.shards, p.metrics.Shard(cfg.Name, topology.ShardID(i))) //nolint:gosec // few shards
-	}
+	u.countShards(len(cfg.Shards))
 	options, err := u.options(conf, cfg)
 	if err != nil {
 		return nil, err
@@ -78,7 +84,10 @@ func (p *Pooler) newUnit(conf *config.Config, cfg *config.Cluster) (*unit, error
 	}
 	u.cl = cluster.New(options, cluster.Hooks[*loop.Backend]{
 		Dial: u.dial, Adopt: u.adopt,
-		Close:           func(b *loop.Backend, _ pool.Reason) { b.Close() },
+		Close: func(b *loop.Backend, _ pool.Reason) {
+			b.Close()
+			b.Owner.(*link).pool.Close()
+		},
 		Check:           func(ctx context.Context, b *loop.Backend) error { return b.Check(ctx) },
 		Alive:           (*loop.Backend).Alive,
 		Interrupt:       (*loop.Backend).Interrupt,
@@ -86,6 +95,7 @@ func (p *Pooler) newUnit(conf *config.Config, cfg *config.Cluster) (*unit, error
 		ObservePool:     u.observePool,
 		ObserveEndpoint: u.observeEndpoint,
 	}, cluster.Env{Log: p.log})
+	u.metrics.SetState(u.clusterState)
 	return u, nil
 }
 
@@ -250,7 +260,20 @@ func (u *unit) adopt(l *backend.Login, o backend.DialOptions, info cluster.PoolI
 			return nil, err
 		}
 	}
-	return u.p.driver.NewBackend(l.Conn, conn, &link{u: u, dial: o, info: info, at: time.Now()})
+	for _, p := range l.Params {
+		if p.Name == "server_version" {
+			u.health.note(info.EndpointInfo, func(c *checks) { c.version = p.Value })
+		}
+	}
+	k := &link{
+		id: u.p.backends.Add(1), u: u, dial: o, info: info,
+		pool: u.p.metrics.Pool(metrics.PoolLabels{EndpointLabels: labels(info.EndpointInfo), User: info.User}),
+	}
+	b, err := u.p.driver.NewBackend(l.Conn, conn, k)
+	if err != nil {
+		k.pool.Close()
+	}
+	return b, err
 }
 
 // route makes the router for a configuration and a schema.
@@ -284,6 +307,7 @@ func (u *unit) schemaChanged(s *topology.Schema) {
 		u.p.log.Error("schema not usable", "cluster", u.name, "error", err)
 		return
 	}
+	u.p.shared.Descriptions.Forget()
 	u.p.log.Debug("schema loaded", "cluster", u.name, "relations", len(s.Relations), "epoch", s.Epoch)
 }
 

@@ -1,0 +1,157 @@
+package pooler
+
+import (
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/pgkennel/pgkennel/pooler/cluster"
+	"github.com/pgkennel/pgkennel/pooler/metrics"
+	"github.com/pgkennel/pgkennel/pooler/pool"
+)
+
+// poolObserver counts what happens in a pool.
+type poolObserver struct {
+	m      *metrics.Pool
+	u      *unit
+	labels metrics.PoolLabels
+	group  *poolGroup
+	stats  func() pool.Stats
+	base   pool.Stats // when the observation began
+}
+
+// poolGroups are the pools of a unit by what their metrics are called. Users whose connections log in as the same role have a pool each
+// that can't be told apart by that.
+type poolGroups struct {
+	mu       sync.Mutex
+	byLabels map[metrics.PoolLabels]*poolGroup
+}
+
+type poolGroup struct {
+	mu    sync.Mutex
+	pools []*poolObserver
+	gone  metrics.PoolState // the counts of those before
+}
+
+func (u *unit) observePool(info cluster.PoolInfo, stats func() pool.Stats) cluster.PoolObserver {
+	l := metrics.PoolLabels{EndpointLabels: labels(info.EndpointInfo), User: info.User}
+	o := &poolObserver{m: u.p.metrics.Pool(l), u: u, labels: l, stats: stats, base: stats()}
+	u.pools.mu.Lock()
+	defer u.pools.mu.Unlock()
+	if o.group = u.pools.byLabels[l]; o.group == nil {
+		o.group = &poolGroup{}
+		if u.pools.byLabels == nil {
+			u.pools.byLabels = make(map[metrics.PoolLabels]*poolGroup)
+		}
+		u.pools.byLabels[l] = o.group
+		o.m.SetState(o.group.state)
+	}
+	o.group.mu.Lock()
+	o.group.pools = append(o.group.pools, o)
+	o.group.mu.Unlock()
+	return o
+}
+
+// state sums up the pools for a scrape.
+func (g *poolGroup) state() metrics.PoolState {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	sum := g.gone
+	for _, o := range g.pools {
+		s := o.stats()
+		sum.Size += s.Total()
+		sum.Idle += s.Idle
+		sum.Used += s.Leased
+		sum.Waiting += s.Waiting
+		sum.Max += s.Max
+		sum.MaxWait = max(sum.MaxWait, s.MaxWait)
+		sum.Checkouts += s.Checkouts - o.base.Checkouts
+		sum.Timeouts += s.Timeouts - o.base.Timeouts
+	}
+	return sum
+}
+
+func labels(i cluster.EndpointInfo) metrics.EndpointLabels {
+	return metrics.EndpointLabels{Cluster: i.Cluster, Shard: i.Shard, Role: i.Role, Endpoint: i.Address}
+}
+
+// Opened implements pool.Observer.
+func (o *poolObserver) Opened(took time.Duration) {
+	o.m.Opened.Inc()
+	o.m.OpenTime.Add(took)
+}
+
+// OpenFailed implements pool.Observer.
+func (o *poolObserver) OpenFailed(took time.Duration, f pool.Failure, _ error) {
+	o.m.OpenTime.Add(took)
+	o.m.OpenFailures.Inc(f.String())
+}
+
+// Closed implements pool.Observer.
+func (o *poolObserver) Closed(reason pool.Reason) { o.m.Closed.Inc(string(reason)) }
+
+// Checked implements pool.Observer.
+func (*poolObserver) Checked(time.Duration, error) {}
+
+// Waited implements pool.Observer.
+func (o *poolObserver) Waited(took time.Duration) { o.m.CheckoutWait.Observe(took) }
+
+// Close implements cluster.PoolObserver.
+func (o *poolObserver) Close() {
+	groups, g := &o.u.pools, o.group
+	groups.mu.Lock()
+	g.mu.Lock()
+	s := o.stats()
+	g.gone.Checkouts += s.Checkouts - o.base.Checkouts
+	g.gone.Timeouts += s.Timeouts - o.base.Timeouts
+	g.pools = slices.DeleteFunc(g.pools, func(other *poolObserver) bool { return other == o })
+	if len(g.pools) == 0 {
+		delete(groups.byLabels, o.labels)
+	}
+	g.mu.Unlock()
+	groups.mu.Unlock()
+	o.m.Close()
+}
+
+// endpointObserver counts an endpoint's health, and notes what the console tells of it.
+type endpointObserver struct {
+	m    *metrics.Endpoint
+	u    *unit
+	info cluster.EndpointInfo
+}
+
+func (u *unit) observeEndpoint(info cluster.EndpointInfo) cluster.EndpointObserver {
+	return endpointObserver{u.p.metrics.Endpoint(labels(info)), u, info}
+}
+
+// State implements cluster.EndpointObserver.
+func (o endpointObserver) State(s cluster.State) {
+	if s == cluster.Up {
+		o.m.Up.Set(1)
+	} else {
+		o.m.Up.Set(0)
+	}
+}
+
+// Checked implements cluster.EndpointObserver.
+func (o endpointObserver) Checked(took time.Duration, err error) {
+	o.u.health.note(o.info, func(c *checks) {
+		c.last, c.err = time.Now(), err
+		if err == nil {
+			c.failures = 0
+		} else {
+			c.failures++
+		}
+	})
+	if err != nil {
+		o.m.ChecksFailed.Inc()
+		return
+	}
+	o.m.Checks.Observe(took)
+}
+
+// Close implements cluster.EndpointObserver.
+func (o endpointObserver) Close() {
+	o.u.health.forget(o.info)
+	o.m.Close()
+}
