@@ -179,10 +179,12 @@ func (u *unit) anyOf(left, right *pg_query.Node) *Cond {
 	}
 	element := ""
 	if cast := right.GetTypeCast(); cast != nil && cast.Arg.GetAArrayExpr() != nil {
-		name, ok := typeName(cast.TypeName)
-		if element, ok = elementCast(name); !ok {
+		name, plain := typeName(cast.TypeName)
+		of, array := elementCast(name)
+		if !plain || !array {
 			return opaque()
 		}
+		element = of
 		right = cast.Arg
 	}
 	if array := right.GetAArrayExpr(); array != nil {

@@ -196,9 +196,12 @@ func (g generator) predicate(depth int) predicate {
 			word string
 			eval func(truth) bool
 		}{
-			{"TRUE", func(t truth) bool { return t == yes }}, {"NOT TRUE", func(t truth) bool { return t != yes }},
-			{"FALSE", func(t truth) bool { return t == no }}, {"NOT FALSE", func(t truth) bool { return t != no }},
-			{"UNKNOWN", func(t truth) bool { return t == unknown }}, {"NOT UNKNOWN", func(t truth) bool { return t != unknown }},
+			{"TRUE", func(t truth) bool { return t == yes }},
+			{"NOT TRUE", func(t truth) bool { return t != yes }},
+			{"FALSE", func(t truth) bool { return t == no }},
+			{"NOT FALSE", func(t truth) bool { return t != no }},
+			{"UNKNOWN", func(t truth) bool { return t == unknown }},
+			{"NOT UNKNOWN", func(t truth) bool { return t != unknown }},
 		}
 		test := tests[g.IntN(len(tests))]
 		return predicate{"((" + p.sql + ") IS " + test.word + ")", func(r row) truth { return is(test.eval(p.eval(r))) }}
@@ -207,6 +210,7 @@ func (g generator) predicate(depth int) predicate {
 
 // passes evaluates a compiled condition as the router must read it; exact is false where something is opaque.
 func passes(t *testing.T, c *Cond, r row) (may, exact bool) {
+	t.Helper()
 	value := func(e Expr) *int {
 		switch {
 		case e.Kind == ExprColumn:

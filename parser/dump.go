@@ -52,9 +52,9 @@ func (d *dumper) in(heading string, f func()) {
 // fields gives " key=value" for each pair whose value is not empty.
 func fields(pairs ...string) string {
 	var b strings.Builder
-	for i := 0; i < len(pairs); i += 2 {
-		if pairs[i+1] != "" {
-			fmt.Fprintf(&b, " %s=%s", pairs[i], pairs[i+1])
+	for pair := range slices.Chunk(pairs, 2) {
+		if key, value := pair[0], pair[len(pair)-1]; value != "" {
+			fmt.Fprintf(&b, " %s=%s", key, value)
 		}
 	}
 	return b.String()

@@ -1,6 +1,10 @@
 package parser
 
-import pg_query "github.com/pganalyze/pg_query_go/v5"
+import (
+	"slices"
+
+	pg_query "github.com/pganalyze/pg_query_go/v5"
+)
 
 // classify says what an expression is; it must have been collected before.
 func (u *unit) classify(n *pg_query.Node) Expr {
@@ -180,8 +184,8 @@ func figureName(n *pg_query.Node) (string, int) {
 }
 
 func lastName(list []*pg_query.Node) (string, int) {
-	for i := len(list) - 1; i >= 0; i-- {
-		if s := list[i].GetString_(); s != nil {
+	for _, n := range slices.Backward(list) {
+		if s := n.GetString_(); s != nil {
 			return s.Sval, 2
 		}
 	}

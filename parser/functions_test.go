@@ -22,15 +22,39 @@ func TestNamesAreSorted(t *testing.T) {
 }
 
 func TestIsBuiltin(t *testing.T) {
-	for _, f := range []Function{{Name: "lower"}, {Schema: "pg_catalog", Name: "now"}, {Name: "count"}, {Name: "generate_series"}, {Name: "uuidv7"}, {Name: "any_value"},
-		{Name: "ts_rewrite", Args: 3}, {Schema: "information_schema", Name: "_pg_expandarray"}, {Name: "set_config"}, {Name: "pg_advisory_lock"}} {
+	for _, f := range []Function{
+		{Name: "lower"},
+		{Schema: "pg_catalog", Name: "now"},
+		{Name: "count"},
+		{Name: "generate_series"},
+		{Name: "uuidv7"},
+		{Name: "any_value"},
+		{Name: "ts_rewrite", Args: 3},
+		{Schema: "information_schema", Name: "_pg_expandarray"},
+		{Name: "set_config"},
+		{Name: "pg_advisory_lock"},
+	} {
 		if !IsBuiltin(f) {
 			t.Errorf("%v is built in", f)
 		}
 	}
-	for _, f := range []Function{{Name: "my_function"}, {Schema: "public", Name: "lower"}, {Name: "query_to_xml"}, {Name: "table_to_xml"}, {Name: "database_to_xml"},
-		{Name: "schema_to_xml"}, {Name: "cursor_to_xml"}, {Name: "ts_stat"}, {Name: "ts_rewrite", Args: 2}, {Name: "dblink"}, {Name: "dblink_exec"},
-		{Name: "binary_upgrade_set_next_pg_type_oid"}, {Schema: "information_schema", Name: "x"}, {Name: "Lower"}, {Name: ""}} {
+	for _, f := range []Function{
+		{Name: "my_function"},
+		{Schema: "public", Name: "lower"},
+		{Name: "query_to_xml"},
+		{Name: "table_to_xml"},
+		{Name: "database_to_xml"},
+		{Name: "schema_to_xml"},
+		{Name: "cursor_to_xml"},
+		{Name: "ts_stat"},
+		{Name: "ts_rewrite", Args: 2},
+		{Name: "dblink"},
+		{Name: "dblink_exec"},
+		{Name: "binary_upgrade_set_next_pg_type_oid"},
+		{Schema: "information_schema", Name: "x"},
+		{Name: "Lower"},
+		{Name: ""},
+	} {
 		if IsBuiltin(f) {
 			t.Errorf("%v counts as built in", f)
 		}
@@ -38,9 +62,11 @@ func TestIsBuiltin(t *testing.T) {
 }
 
 func TestVolatileWrites(t *testing.T) {
-	for _, name := range []string{"nextval", "setval", "pg_notify", "pg_advisory_lock", "pg_try_advisory_xact_lock", "pg_advisory_unlock_all", "lo_create", "lowrite", "lo_unlink",
+	for _, name := range []string{
+		"nextval", "setval", "pg_notify", "pg_advisory_lock", "pg_try_advisory_xact_lock", "pg_advisory_unlock_all", "lo_create", "lowrite", "lo_unlink",
 		"pg_switch_wal", "pg_terminate_backend", "pg_logical_emit_message", "pg_create_logical_replication_slot", "pg_drop_replication_slot", "pg_replication_origin_create",
-		"pg_logical_slot_get_changes", "pg_stat_reset", "pg_reload_conf", "txid_current"} {
+		"pg_logical_slot_get_changes", "pg_stat_reset", "pg_reload_conf", "txid_current",
+	} {
 		if !VolatileWrites(Function{Name: name}) || !IsBuiltin(Function{Name: name}) {
 			t.Errorf("%s writes", name)
 		}

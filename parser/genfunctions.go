@@ -6,6 +6,7 @@
 //		go run genfunctions.go > function_names.go
 //
 // and from the list below of what came with later versions.
+
 package main
 
 import (

@@ -13,25 +13,49 @@ var newerWords = [][]string{
 	{"merge", "...", "returning"},
 	{"not", "matched", "by"},
 	{"json_table"},
-	{"json_value", "...", "returning"}, {"json_value", "...", "on"}, {"json_value", "...", "passing"},
-	{"json_query", "...", "returning"}, {"json_query", "...", "on"}, {"json_query", "...", "passing"}, {"json_query", "...", "wrapper"}, {"json_query", "...", "quotes"},
-	{"json_exists", "...", "on"}, {"json_exists", "...", "passing"},
-	{"json_serialize", "...", "returning"}, {"json_scalar", "...", "returning"}, {"json", "...", "unique", "keys"}, {"json", "...", "format"},
+	{"json_value", "...", "returning"},
+	{"json_value", "...", "on"},
+	{"json_value", "...", "passing"},
+	{"json_query", "...", "returning"},
+	{"json_query", "...", "on"},
+	{"json_query", "...", "passing"},
+	{"json_query", "...", "wrapper"},
+	{"json_query", "...", "quotes"},
+	{"json_exists", "...", "on"},
+	{"json_exists", "...", "passing"},
+	{"json_serialize", "...", "returning"},
+	{"json_scalar", "...", "returning"},
+	{"json", "...", "unique", "keys"},
+	{"json", "...", "format"},
 	{"at", "local"},
 	{"set", "expression", "as"},
 	{"set", "access", "method", "default"},
 	// PostgreSQL 18
 	{"returning", "with"},
-	{"virtual"}, {"generated", "always", "as"},
-	{"without", "overlaps"}, {"period"},
+	{"virtual"},
+	{"generated", "always", "as"},
+	{"without", "overlaps"},
+	{"period"},
 	{"enforced"},
-	{"add", "not", "null"}, {"constraint", "*", "not", "null"}, {"alter", "constraint", "*", "inherit"}, {"alter", "constraint", "*", "no", "inherit"},
-	{"vacuum", "...", "only"}, {"analyze", "...", "only"},
+	{"add", "not", "null"},
+	{"constraint", "*", "not", "null"},
+	{"alter", "constraint", "*", "inherit"},
+	{"alter", "constraint", "*", "no", "inherit"},
+	{"vacuum", "...", "only"},
+	{"analyze", "...", "only"},
 	{"create", "foreign", "table", "...", "like"},
 	{"default", "privileges", "...", "large", "objects"},
 	// PostgreSQL 19, as far as known
-	{"group", "by", "all"}, {"ignore", "nulls"}, {"respect", "nulls"}, {"graph_table"}, {"property", "graph"}, {"repack"}, {"wait", "for", "lsn"},
-	{"for", "portion", "of"}, {"merge", "partitions"}, {"split", "partition"},
+	{"group", "by", "all"},
+	{"ignore", "nulls"},
+	{"respect", "nulls"},
+	{"graph_table"},
+	{"property", "graph"},
+	{"repack"},
+	{"wait", "for", "lsn"},
+	{"for", "portion", "of"},
+	{"merge", "partitions"},
+	{"split", "partition"},
 }
 
 // mayBeNewer reports that a text that gave this error may be SQL of a PostgreSQL newer than the parser.
@@ -43,7 +67,7 @@ func mayBeNewer(text string, err *SyntaxError) bool {
 	found := false
 	s := Scan(text)
 	for {
-		switch tok := s.Next(); tok.Kind {
+		switch tok := s.Next(); tok.Kind { //nolint:exhaustive // the few kinds that matter here
 		case TokenEnd:
 			return found
 		case TokenError:

@@ -206,9 +206,11 @@ func TestConditionsArePostgreSQLs(t *testing.T) {
 func TestErrorsArePostgreSQLs(t *testing.T) {
 	t.Parallel()
 	c := server(t)
-	for _, sql := range []string{"SELEC 1", "SELECT * FROM orders WHERE", "SELECT 'open", `SELECT "open`, "SELECT /* open", "SELECT $a$ open", "SELECT 'é', x FROM FROM t",
+	for _, sql := range []string{
+		"SELEC 1", "SELECT * FROM orders WHERE", "SELECT 'open", `SELECT "open`, "SELECT /* open", "SELECT $a$ open", "SELECT 'é', x FROM FROM t",
 		"SELECT 1; SELECT 2 FROM; SELECT 3", "SELECT 1a", "SET search_path = a b", `SELECT ""`, "SELECT /* é */ é FROM FROM", "SELECT 'a' 'b'", "SELECT 'a' /* c */\n 'b'", "VALUES (1) LIMIT 1, 2", "INSERT INTO t",
-		"SELECT E'\\u12'", "SELECT U&'\\00'", "SELECT 1 ORDER BY 1 NULLS -- x\n FIRST,"} {
+		"SELECT E'\\u12'", "SELECT U&'\\00'", "SELECT 1 ORDER BY 1 NULLS -- x\n FIRST,",
+	} {
 		_, _, failure := answer(c.Query(sql))
 		m := Parse(sql)
 		if failure == nil || m.Unparsable == nil {

@@ -52,8 +52,7 @@ func parseText(text string, origin *origin) ([]*Statement, *SyntaxError) {
 	code := blankComments(text)
 	tree, err := pg_query.Parse(code)
 	if err != nil {
-		var e *pgparser.Error
-		if errors.As(err, &e) {
+		if e, ok := errors.AsType[*pgparser.Error](err); ok {
 			return nil, &SyntaxError{Code: errorCode(e), Message: e.Message, Position: position(text, code, e.Cursorpos)}
 		}
 		// protobuf's own limit of nesting; nothing else can be wrong with what pg_query gives.
@@ -168,7 +167,7 @@ func (u *unit) call(f Function) {
 // finish fills in what follows from the rest.
 func (u *unit) finish() {
 	s := u.s
-	switch s.Kind {
+	switch s.Kind { //nolint:exhaustive // the few kinds that matter here
 	case Select, CopyTo:
 		s.ReadOnly = readOnly(s.Query)
 	case Show:

@@ -24,8 +24,13 @@ func TestParseSurvivesPanics(t *testing.T) {
 		}
 	}()
 	c := &compiler{text: "x"}
-	for _, n := range []*pg_query.Node{nil, {}, {Node: &pg_query.Node_SelectStmt{SelectStmt: &pg_query.SelectStmt{TargetList: []*pg_query.Node{nil, {}}, FromClause: []*pg_query.Node{nil, {}}}}},
-		{Node: &pg_query.Node_CallStmt{CallStmt: &pg_query.CallStmt{}}}, {Node: &pg_query.Node_AConst{AConst: &pg_query.A_Const{}}}} {
+	for _, n := range []*pg_query.Node{
+		nil,
+		{},
+		{Node: &pg_query.Node_SelectStmt{SelectStmt: &pg_query.SelectStmt{TargetList: []*pg_query.Node{nil, {}}, FromClause: []*pg_query.Node{nil, {}}}}},
+		{Node: &pg_query.Node_CallStmt{CallStmt: &pg_query.CallStmt{}}},
+		{Node: &pg_query.Node_AConst{AConst: &pg_query.A_Const{}}},
+	} {
 		if s := c.statement(&pg_query.RawStmt{Stmt: n}); s.Kind == Unknown {
 			t.Errorf("%v: no kind", n)
 		}

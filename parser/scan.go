@@ -51,7 +51,9 @@ func Scan(sql string) Scanner { return Scanner{text: sql} }
 func ScanBytes(sql []byte) Scanner { return Scanner{text: bytesAsString(sql)} }
 
 // bytesAsString views b as a string without copying it.
-func bytesAsString(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+func bytesAsString(b []byte) string {
+	return unsafe.String(unsafe.SliceData(b), len(b)) //nolint:gosec // ScanBytes tells its callers to leave b alone
+}
 
 // Err says why the last token was a TokenError, in PostgreSQL's words; empty otherwise.
 func (s *Scanner) Err() string { return s.err }
@@ -212,7 +214,7 @@ func (s *Scanner) plainString(kind TokenKind, i int) (TokenKind, int) {
 }
 
 func unterminated(kind TokenKind) string {
-	switch kind {
+	switch kind { //nolint:exhaustive // the few kinds that matter here
 	case TokenBitString:
 		return "unterminated bit string literal"
 	case TokenHexString:

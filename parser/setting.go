@@ -289,9 +289,9 @@ func (u *unit) constantText(n *pg_query.Node) (text *string, ok bool) {
 		return nil, true
 	case ValueString:
 		return &e.Value.Text, true
-	default:
-		return nil, false
+	case ValueInteger, ValueNumeric, ValueBool, ValueParam:
 	}
+	return nil, false
 }
 
 // splitIdents splits a list of identifiers as PostgreSQL's SplitIdentifierString does.

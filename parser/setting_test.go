@@ -131,8 +131,10 @@ func TestSetConfig(t *testing.T) {
 		{"SELECT set_config('role', 't_b', false)", `set-config+set-role set_config role values="t_b" sql='t_b'`},
 		{"SELECT set_config(is_local => false, new_value => 't_b', setting_name => 'role')", `set-config+set-role set_config role values="t_b" sql='t_b'`},
 		{"SELECT set_config('a.b', is_local := false, new_value := 'c'::text)", `set-config set_config a.b values="c" sql='c'`},
-		{"SELECT set_config('a.b', 'c', false), set_config('d.e', 'f', false), 1, current_setting('a.b')",
-			`set-config set_config a.b values="c" sql='c' set_config d.e values="f" sql='f'`},
+		{
+			"SELECT set_config('a.b', 'c', false), set_config('d.e', 'f', false), 1, current_setting('a.b')",
+			`set-config set_config a.b values="c" sql='c' set_config d.e values="f" sql='f'`,
+		},
 		{"SELECT set_config('a.b', 'c', false) FROM t", `unjudged+set-config set_config a.b values="c" sql='c'`},
 		{"SELECT set_config('a.b', 'c', true) FROM t", `set-config set_config a.b values="c" sql='c' local`},
 		{"SELECT set_config('a.b', 'c', false) WHERE false", `unjudged+set-config set_config a.b values="c" sql='c'`},
@@ -173,8 +175,17 @@ func TestSplitIdents(t *testing.T) {
 		want []string
 		ok   bool
 	}{
-		{"", nil, true}, {"  ", nil, true}, {"a", []string{"a"}, true}, {" A , b ", []string{"a", "b"}, true},
-		{`"A""b"`, []string{`A"b`}, true}, {`"a" b`, nil, false}, {"a b", nil, false}, {"a,", nil, false}, {",a", nil, false}, {`"a`, nil, false}, {`""`, []string{""}, true},
+		{"", nil, true},
+		{"  ", nil, true},
+		{"a", []string{"a"}, true},
+		{" A , b ", []string{"a", "b"}, true},
+		{`"A""b"`, []string{`A"b`}, true},
+		{`"a" b`, nil, false},
+		{"a b", nil, false},
+		{"a,", nil, false},
+		{",a", nil, false},
+		{`"a`, nil, false},
+		{`""`, []string{""}, true},
 	} {
 		got, ok := splitIdents(test.in)
 		if ok != test.ok || !cmp.Equal(got, test.want) {

@@ -24,7 +24,7 @@ func (z sizer) below(v reflect.Value) int {
 		if v.IsNil() {
 			return 0
 		}
-		if q, ok := v.Interface().(*Query); ok {
+		if q, ok := reflect.TypeAssert[*Query](v); ok {
 			if z.seen[q] {
 				return 0
 			}
@@ -40,9 +40,9 @@ func (z sizer) below(v reflect.Value) int {
 			size += z.below(v.Index(i))
 		}
 	case reflect.Struct:
-		for i := range v.NumField() {
-			if k := v.Field(i).Kind(); !flat(k) {
-				size += z.below(v.Field(i))
+		for _, f := range v.Fields() {
+			if !flat(f.Kind()) {
+				size += z.below(f)
 			}
 		}
 	default:

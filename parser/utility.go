@@ -26,17 +26,16 @@ func (u *unit) utility(n *pg_query.Node) {
 		s.Name = x.LoadStmt.Filename
 	}
 	s.Tables = append(s.Tables, relations(n)...)
-	switch s.Kind {
-	case DDL:
+	if s.Kind == DDL {
 		if temporaryObject(n) {
 			s.Effects |= EffTemp
 		}
 		u.bodies(n)
-	default:
-		b := u.block(SelectBlock, nil)
-		b.children(n)
-		u.keep(b)
+		return
 	}
+	b := u.block(SelectBlock, nil)
+	b.children(n)
+	u.keep(b)
 }
 
 // bodies finds the calls and parameters in a DDL statement: its defaults, checks, views and function bodies. Their relations are in
@@ -85,7 +84,7 @@ func relations(n *pg_query.Node) []Table {
 		case *pg_query.SecLabelStmt:
 			list = appendObject(list, x.Objtype, x.Object)
 		case *pg_query.AlterExtensionContentsStmt:
-			list = appendObject(list, pg_query.ObjectType(x.Objtype), x.Object)
+			list = appendObject(list, x.Objtype, x.Object)
 		}
 		return true
 	})

@@ -120,8 +120,10 @@ func TestValues(t *testing.T) {
 }
 
 func TestParseBool(t *testing.T) {
-	for s, want := range map[string]bool{"t": true, "TRUE": true, " tru ": true, "y": true, "yes": true, "on": true, "1": true,
-		"f": false, "fal": false, "n": false, "No": false, "of": false, "off": false, "0": false} {
+	for s, want := range map[string]bool{
+		"t": true, "TRUE": true, " tru ": true, "y": true, "yes": true, "on": true, "1": true,
+		"f": false, "fal": false, "n": false, "No": false, "of": false, "off": false, "0": false,
+	} {
 		if got, ok := parseBool(s); !ok || got != want {
 			t.Errorf("%q: got %v, %v", s, got, ok)
 		}
