@@ -125,6 +125,9 @@ func (c *Conn) serverError(s *Step, msg []byte) error {
 		if err != nil {
 			return fmt.Errorf("%w: %w", ErrProtocol, err)
 		}
+		if e.IsFatal() {
+			return fmt.Errorf("%w: %w", ErrServerClosed, e)
+		}
 		return fmt.Errorf("%w: %w", ErrLead, e)
 	case kind == StepSync: // between the answers and ReadyForQuery: the implicit transaction could not be committed
 		return nil

@@ -92,6 +92,20 @@ func (c *Conn) Params() *Params { return &c.params }
 // Pending is the number of answers owed.
 func (c *Conn) Pending() int { return len(c.steps) - c.head }
 
+// Synced reports whether the answers owed, if any, end with a ReadyForQuery.
+func (c *Conn) Synced() bool {
+	for i := len(c.steps) - 1; i >= c.head; i-- {
+		switch c.steps[i].Kind {
+		case StepLocal:
+		case StepSync, StepQuery:
+			return true
+		case StepParse, StepBind, StepClose, StepDescribeStatement, StepDescribePortal, StepExecute:
+			return false
+		}
+	}
+	return !c.open
+}
+
 // Clean reports whether the connection may serve somebody else: nothing owed, no transaction, not even an implicit one, no leftovers.
 func (c *Conn) Clean() bool {
 	return c.Pending() == 0 && c.tx == pgwire.TxIdle && !c.open && !c.failed && c.taint == 0 && c.stream == 0 && len(c.in) == 0 && c.err == nil

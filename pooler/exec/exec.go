@@ -17,57 +17,11 @@ const (
 	RefPrologue                   // the queued beginning of a transaction
 	RefRollback                   // ROLLBACK of a transaction that is given up
 	RefReset                      // DISCARD ALL
+	RefDiscard                    // DISCARD SEQUENCES
 	RefPrepare                    // a statement prepared or closed on the side
 	RefSettle                     // a Sync of ours, after which the connection is let go
 	RefSync                       // a Sync of ours, after which it is kept
 )
-
-// Context appends what turns the settings of c into want, if anything: outside a transaction as one committed
-// transaction, so that a setting that fails leaves the connection in a failed transaction, where whatever was written
-// behind it can't run. Inside a transaction the settings are part of it. It reports whether anything was appended.
-func Context(dst []byte, c *backend.Conn, want *state.Set, inTransaction bool) ([]byte, bool) {
-	if c.Have.Equal(want) {
-		return dst, false
-	}
-	start := len(dst)
-	dst = append(dst, pgwire.MsgQuery, 0, 0, 0, 0)
-	if !inTransaction {
-		dst = append(dst, "BEGIN;"...)
-	}
-	dst = c.Have.AppendDiff(dst, want)
-	if !inTransaction {
-		dst = append(dst, "COMMIT"...)
-	}
-	dst = finish(dst, start)
-	c.Have = want
-	c.Unnamed = nil // a simple Query drops it
-	c.Ask(backend.Step{Kind: backend.StepQuery, Internal: true, Ref: RefContext})
-	return dst, true
-}
-
-// Internal appends a Query of ours.
-func Internal(dst []byte, c *backend.Conn, ref int32, sql ...string) []byte {
-	start := len(dst)
-	dst = append(dst, pgwire.MsgQuery, 0, 0, 0, 0)
-	for i, s := range sql {
-		if i > 0 {
-			dst = append(dst, ';')
-		}
-		dst = append(dst, s...)
-	}
-	dst = finish(dst, start)
-	c.Unnamed = nil
-	c.Ask(backend.Step{Kind: backend.StepQuery, Internal: true, Ref: ref})
-	return dst
-}
-
-// finish terminates the Query message that began at start and fills in its length.
-func finish(dst []byte, start int) []byte {
-	dst = append(dst, 0)
-	n := len(dst) - start - 1
-	dst[start+1], dst[start+2], dst[start+3], dst[start+4] = byte(n>>24), byte(n>>16), byte(n>>8), byte(n)
-	return dst
-}
 
 // Query notes a client's simple Query, which travels as it is.
 func Query(c *backend.Conn, ref int32) {
@@ -112,6 +66,7 @@ var (
 	closeComplete = pgwire.AppendCloseComplete(nil)
 )
 
+// appendParse appends a Parse of p, whose types are in the form of the message already.
 func appendParse(dst []byte, name string, p *state.Prepared) []byte {
 	start := len(dst)
 	dst = append(dst, pgwire.MsgParse, 0, 0, 0, 0)

@@ -77,14 +77,14 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 		}
 	case parser.Discard:
 		if st.Name == "ALL" {
-			s.conn.Statements.Clear()
+			s.conn.Deallocated()
 			s.conn.Unnamed = nil
 			s.forgetStatements()
 			s.track.Have, s.track.Expected = nil, s.base
 		}
 	case parser.Deallocate:
 		if st.Name == "" {
-			s.conn.Statements.Clear()
+			s.conn.Deallocated()
 			s.forgetStatements()
 			clear(s.sqlPrep)
 		} else {
@@ -208,7 +208,9 @@ func (s *Session) Parameter(name, value string) {
 // Ready implements backend.Owner.
 func (s *Session) Ready(step *backend.Step, tx pgwire.TxStatus) {
 	if s.phase == phaseLogin {
-		s.probed(tx)
+		if s.conn.Pending() == 0 {
+			s.probed(tx)
+		}
 		return
 	}
 	if step.Internal {

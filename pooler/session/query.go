@@ -97,7 +97,7 @@ func (s *Session) sendQuery(m *parser.Message, plan sharding.Plan, frame []byte)
 		out, owed := s.lead(s.scratch())
 		if owed && endsTransaction(m) {
 			// It would end the very transaction whose failure keeps it from running.
-			s.send(out)
+			s.send(exec.Await(out, s.conn))
 			s.unit.internalDone = true
 			s.wait = waitInternal
 			return false

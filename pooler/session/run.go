@@ -147,7 +147,7 @@ func (s *Session) runBatch(plan sharding.Plan, how end) bool {
 		}
 		out, owed := s.lead(s.scratch())
 		if owed && s.firstEndsTransaction() {
-			s.send(out)
+			s.send(exec.Await(out, s.conn))
 			s.dropItems()
 			s.unit.internalDone = true
 			s.wait = waitInternal

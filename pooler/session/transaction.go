@@ -50,7 +50,7 @@ func (s *Session) leave() *pgwire.Error {
 	cross := pgwire.Errorf(pgwire.CodeFeatureNotSupported, "the statement is for another shard than its transaction").
 		WithRoutine(router.RefusalCrossShard)
 	switch {
-	case s.acct.Session && s.tx == pgwire.TxIdle && !s.open:
+	case s.acct.Session && (s.tx == pgwire.TxIdle || s.begun) && !s.open:
 		return cross.WithDetail("In session pooling a client stays on the shard of its first statement.").
 			WithHint("Use transaction pooling, or one connection per shard.")
 	case !s.begun && !s.open:
@@ -138,7 +138,7 @@ func (s *Session) lead(out []byte) ([]byte, bool) {
 	out, did := exec.Context(out, c, s.track.Base(), false)
 	s.track.Synced()
 	if virtual {
-		out = exec.Internal(out, c, exec.RefPrologue, s.prologue...)
+		out = exec.Begin(out, c, s.prologue)
 		s.begun = true
 		return out, true
 	}
