@@ -101,18 +101,25 @@ func (b *Backend) fed(data []byte, err error) bool {
 			continue
 		}
 		c.now = nanos()
-		if len(data) > 0 {
-			b.g.source.Traffic(b, len(data), 0)
-			if e := b.Conn.Feed(data); e != nil {
-				err = e
-			}
-		}
-		if err != nil {
-			b.lost(c, err)
-		}
+		err = b.feed(c, data, err)
 		c.unlock(true)
 		return err != nil
 	}
+}
+
+// feed steps the machine, and the session of c with it; c's lock is held.
+func (b *Backend) feed(c *Client, data []byte, err error) error {
+	defer c.caught()
+	if len(data) > 0 {
+		b.g.source.Traffic(b, len(data), 0)
+		if e := b.Conn.Feed(data); e != nil {
+			err = e
+		}
+	}
+	if err != nil {
+		b.lost(c, err)
+	}
+	return err
 }
 
 // lost ends a backend that broke while c held it; c's lock is held.

@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"fmt"
 	"net"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -76,8 +78,35 @@ func nanos() int64 { return int64(time.Since(start)) + 1 }
 func (c *Client) step(f func()) {
 	c.mu.Lock()
 	c.now = nanos()
-	f()
+	c.guard(f)
 	c.unlock(false)
+}
+
+// guard runs f; a panic in it ends this client and its backend, and nothing else.
+func (c *Client) guard(f func()) {
+	defer c.caught()
+	f()
+}
+
+// input is guard for the way of every message.
+func (c *Client) input(b []byte) {
+	defer c.caught()
+	c.sess.Input(b)
+}
+
+// caught is deferred around steps of the session; c.mu is held.
+func (c *Client) caught() {
+	r := recover()
+	if r == nil {
+		return
+	}
+	c.g.log.Error("bug: a session was ended", "client", c.sess.Client, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+	if conn := c.sess.Abandon(); conn != nil {
+		b := conn.Link.(*Backend)
+		b.leave()
+		c.todo = append(c.todo, action{kind: doDiscard, b: b, reason: string(pool.ReasonGone), err: errBug})
+	}
+	c.Close()
 }
 
 // unlock ends a step. reader is true on the goroutine that reads from the backend: it must not block on writing to it, or
@@ -178,7 +207,7 @@ func (c *Client) serve() {
 		c.mu.Lock()
 		c.now = nanos()
 		if n > 0 {
-			c.sess.Input(buf[:n])
+			c.input(buf[:n])
 		}
 		if err != nil && !c.sess.Closed() {
 			c.sess.Gone()
@@ -230,7 +259,7 @@ func (c *Client) startTLS() error {
 	c.w.nc = conn
 	c.w.mu.Unlock()
 	c.now = nanos()
-	c.sess.TLSDone()
+	c.guard(c.sess.TLSDone)
 	c.unlock(false)
 	return nil
 }
@@ -297,7 +326,7 @@ func (w *waiter) Granted(l *pool.Lease[*Backend]) {
 		return
 	}
 	c.wait = nil
-	c.sess.Granted(b.Conn)
+	c.guard(func() { c.sess.Granted(b.Conn) })
 	c.unlock(false)
 }
 
@@ -434,4 +463,7 @@ func (c *Client) Kill(e *pgwire.Error, reason session.CloseReason) {
 // ID names the client in log and console.
 func (c *Client) ID() uint64 { return c.sess.ID }
 
-var errClosed = errors.New("the driver is closed")
+var (
+	errClosed = errors.New("the driver is closed")
+	errBug    = errors.New("a bug was met")
+)

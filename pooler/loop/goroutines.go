@@ -3,6 +3,7 @@ package loop
 import (
 	"context"
 	"crypto/tls"
+	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -14,6 +15,7 @@ import (
 // Goroutines is the driver of net.Conn: two goroutines for a client at work, one for its input and one for its backend's answers.
 type Goroutines struct {
 	source          Source
+	log             *slog.Logger
 	shared          *session.Shared
 	readBuffer      int
 	rollbackTimeout time.Duration
@@ -29,7 +31,7 @@ type Goroutines struct {
 // NewGoroutines returns a driver. Nothing runs until clients come.
 func NewGoroutines(o Options) *Goroutines {
 	g := &Goroutines{
-		source: o.Source, shared: o.Shared, readBuffer: o.ReadBuffer, rollbackTimeout: time.Duration(o.RollbackTimeout),
+		source: o.Source, log: o.Log, shared: o.Shared, readBuffer: o.ReadBuffer, rollbackTimeout: time.Duration(o.RollbackTimeout),
 		clients: make(map[*Client]struct{}),
 	}
 	if g.readBuffer == 0 {

@@ -55,6 +55,7 @@ func (s *Session) copyBegin(cr *router.CopyRouter, m *parser.Message, plan shard
 		s.copy.extended = true
 		s.copy.start = append([]byte(nil), batch...)
 	}
+	s.unit.copyTold = true
 	format := pgwire.FormatText
 	if cr.Binary() {
 		format = pgwire.FormatBinary
@@ -114,8 +115,8 @@ func (s *Session) copyBatch(plan sharding.Plan, how end) bool {
 
 // CopyIn implements backend.Owner.
 func (s *Session) CopyIn(step *backend.Step, msg []byte) {
-	if s.copy.mode == copyRouted {
-		return // the client was told already
+	if s.unit.copyTold {
+		return
 	}
 	s.copy = copyIn{mode: copyPlain, extended: step.Kind == backend.StepExecute}
 	if s.copy.extended {

@@ -101,6 +101,20 @@ func (s *Session) Kill(e *pgwire.Error, reason CloseReason) {
 // ErrShutdown is what clients get when pgkennel stops.
 var ErrShutdown = pgwire.Fatalf(pgwire.CodeAdminShutdown, "terminating connection due to administrator command").WithRoutine("shutdown")
 
+// Abandon ends the session after a bug of ours was met in the middle of a step: nothing of its state is trusted any more. It returns the
+// backend that it held, which must be closed.
+func (s *Session) Abandon() *backend.Conn {
+	c := s.conn
+	if c != nil {
+		c.Own(nil)
+	}
+	if s.phase != phaseClosed {
+		s.reason = CloseInternal
+	}
+	s.phase, s.conn, s.in = phaseClosed, nil, nil
+	return c
+}
+
 // Cancel handles a cancel request for the session: what it runs, or waits to run, is cancelled.
 func (s *Session) Cancel() {
 	s.cancel(pgwire.Errorf(pgwire.CodeQueryCanceled, "canceling statement due to user request"))

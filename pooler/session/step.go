@@ -31,6 +31,8 @@ type unit struct {
 	fatal *pgwire.Error
 	// outside: the unit runs outside of the client's transaction (describing while its beginning is queued).
 	outside bool
+	// copyTold: the client was told to send rows before the server was.
+	copyTold bool
 	// copyRefusal is why a COPY was failed.
 	copyRefusal *pgwire.Error
 	// ran: something of the unit's was sent to a backend.

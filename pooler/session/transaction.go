@@ -149,7 +149,9 @@ func (s *Session) lead(out []byte) ([]byte, bool) {
 // note marks what a message that is about to be sent does to the backend and to the transaction's freedom to move.
 // It reports whether the message belongs to what is said again should the transaction begin anew elsewhere.
 func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
-	if plan.Kind == sharding.PlanShard || plan.Write || s.acct.Cluster.Shards() == 1 {
+	st := single(m)
+	again = st != nil && setup(st) // such a statement writes nothing
+	if plan.Kind == sharding.PlanShard || plan.Write && !again || s.acct.Cluster.Shards() == 1 {
 		s.fixed = true
 	}
 	if m.Unparsable != nil {
@@ -171,7 +173,7 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 			s.fixed = true
 		}
 	}
-	return !s.fixed && s.begun && len(m.Statements) == 1 && setup(m.Statements[0])
+	return !s.fixed && s.begun && again
 }
 
 // judge marks the backend when something of a text ran that the parser does not understand. PostgreSQL parses the whole text before it runs
