@@ -3,21 +3,155 @@
 //
 // Same input, same Plan; no I/O, no clock, no goroutine. Everything a statement is not allowed is refused here, and
 // nothing is ever guessed: what can't be proven to live on one shard is refused.
+//
+// What is proven is this: for each occurrence of a sharded table in the statement, which values of the sharding key
+// the rows can have that the result, or the change, depends on. These values come from conditions, are carried over
+// equalities between columns, up out of sub-selects and, where no row can be lost by it, down into them. docs/routing.md
+// lists the forms. The files: statement.go says what each kind of statement needs; block.go and from.go build the
+// blocks of a query and its scopes of names; cond.go takes facts out of conditions; solve.go draws conclusions from
+// them; constrain.go carries facts down to the tables; pin.go turns conclusions into what is evaluated per execution.
 package router
 
 import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+
 	"github.com/pgkennel/pgkennel/parser"
-	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/sharding"
 	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
-// Params are the parameters of a Bind message. Implementations must not allocate.
-type Params interface {
-	// Param returns parameter i (from 0): its bytes as sent, whether it is in binary format, and its declared type OID (0 = not declared).
-	// ok is false where there is no such parameter. A nil value is NULL.
-	Param(i int) (value []byte, binary bool, oid uint32, ok bool)
+// Options are what a Router is made of. Slices and maps are kept and must not change.
+type Options struct {
+	// Cluster is the name that errors show.
+	Cluster string
+	// Shards is the number of shards, from 1.
+	Shards int
+	// Tables are the sharded tables.
+	Tables []Table
+	// Omnisharded are tables that have the same rows on every shard; an empty schema is any.
+	Omnisharded []topology.QualifiedName
+	// TenantColumn is the column by which every statement must name its tenant, also on one shard; empty = off.
+	TenantColumn string
+	// Schema is what is known of the tables; nil = nothing yet.
+	Schema *topology.Schema
 }
+
+// Table is a sharded table, or with an empty Name all tables that have the column and no entry of their own.
+type Table struct {
+	Schema string // empty = any
+	Name   string
+	Column string
+	Type   sharding.KeyType
+	// Mapping says where values live; nil = by hash over all shards.
+	Mapping *sharding.Mapping
+}
+
+// Router routes the statements for one cluster. It is immutable and safe for concurrent use; a change of
+// configuration or schema makes a new one.
+type Router struct {
+	cluster string
+	shards  int
+	// plain: one shard and no tenant column. Nothing is refused, nothing need be parsed.
+	plain    bool
+	entries  []*entry
+	named    map[string][]*entry // by name of the table
+	nameless []*entry
+	omni     map[topology.QualifiedName]bool
+	tenant   string // the tenant column
+	schema   *topology.Schema
+	views    map[topology.QualifiedName]func() *parser.Statement
+}
+
+// entry is one Table of the options.
+type entry struct {
+	schema, name, column string
+	typ                  sharding.KeyType
+	mapping              *sharding.Mapping
+}
+
+// New returns the router of a cluster, or all mistakes in the options.
+func New(o Options) (*Router, error) {
+	r := &Router{
+		cluster: o.Cluster, shards: o.Shards, plain: o.Shards == 1 && o.TenantColumn == "", tenant: o.TenantColumn, schema: o.Schema,
+		named: make(map[string][]*entry), omni: make(map[topology.QualifiedName]bool),
+		views: make(map[topology.QualifiedName]func() *parser.Statement),
+	}
+	var errs []error
+	if o.Shards < 1 {
+		errs = append(errs, fmt.Errorf("cluster %q has no shards", o.Cluster))
+	}
+	for _, q := range o.Omnisharded {
+		r.omni[q] = true
+	}
+	for i := range o.Tables {
+		e, err := newEntry(&o.Tables[i], o.Shards)
+		if err == nil && r.omni[topology.QualifiedName{Schema: e.schema, Name: e.name}] {
+			err = errors.New("it is listed as omnisharded too")
+		}
+		if err != nil {
+			errs = append(errs, fmt.Errorf("sharded table %q, column %q: %w", o.Tables[i].Name, o.Tables[i].Column, err))
+			continue
+		}
+		r.entries = append(r.entries, e)
+		if e.name == "" {
+			r.nameless = append(r.nameless, e)
+		} else {
+			r.named[e.name] = append(r.named[e.name], e)
+		}
+	}
+	if errs != nil {
+		return nil, errors.Join(errs...)
+	}
+	if o.Schema != nil && !r.plain {
+		for name, rel := range o.Schema.Relations {
+			if rel.Definition != "" {
+				r.views[name] = sync.OnceValue(func() *parser.Statement { return parseView(rel.Definition) })
+			}
+		}
+	}
+	return r, nil
+}
+
+func newEntry(t *Table, shards int) (*entry, error) {
+	e := &entry{schema: t.Schema, name: t.Name, column: t.Column, typ: t.Type, mapping: t.Mapping}
+	switch {
+	case t.Column == "":
+		return nil, errors.New("no column")
+	case t.Type < sharding.Bigint || t.Type > sharding.Text:
+		return nil, errors.New("no type of the key")
+	case t.Mapping == nil:
+		e.mapping = sharding.NewHash(t.Type, shards)
+	case t.Mapping.Type() != t.Type:
+		return nil, fmt.Errorf("its mapping is of %v, not %v", t.Mapping.Type(), t.Type)
+	}
+	for _, s := range e.mapping.Shards() {
+		if s < 0 || int(s) >= shards {
+			return nil, fmt.Errorf("its mapping names shard %d, but there are %d shards", s, shards)
+		}
+	}
+	return e, nil
+}
+
+// parseView parses a view's definition; nil if it is none that the parser understands.
+func parseView(definition string) *parser.Statement {
+	m := parser.Parse(definition)
+	if len(m.Statements) != 1 || m.Statements[0].Kind != parser.Select {
+		return nil
+	}
+	return m.Statements[0]
+}
+
+// Cluster is the cluster's name.
+func (r *Router) Cluster() string { return r.cluster }
+
+// Shards is the number of shards.
+func (r *Router) Shards() int { return r.shards }
+
+// Plain reports that every message goes to the one shard there is: it need not even be parsed.
+func (r *Router) Plain() bool { return r.plain }
 
 // Env is what a session adds to a message when its route is compiled.
 type Env struct {
@@ -25,33 +159,103 @@ type Env struct {
 	SearchPath []string
 	// SearchPathKey identifies SearchPath: equal keys, equal paths.
 	SearchPathKey string
-	// Prepared finds SQL-level prepared statements (PREPARE q AS ...) of the session's transaction; nil = none.
-	// A message with EXECUTE is compiled anew every time.
+	// Prepared finds SQL-level prepared statements (PREPARE q AS ...) of the session's transaction, by name: the PREPARE
+	// itself, or the statement it wraps. Nil = none. A message with EXECUTE is compiled anew every time.
 	Prepared func(name string) *parser.Statement
 }
 
-// Input is what a Plan depends on beyond the route itself.
-type Input struct {
-	// Params of the Bind; nil for a simple query. Without parameters a route that needs them gives ErrNeedsParams.
-	Params Params
-	// Hint is the session's own choice: SET pgdog.shard or SET pgdog.sharding_key. A comment in the text wins over it.
-	Hint Hint
-	// Encoding is the session's client_encoding is UTF8; text keys beyond ASCII are refused otherwise.
-	UTF8 bool
+// defaultEnv is the environment of a nil Env: PostgreSQL's own search_path for a user without a schema of that name.
+var defaultEnv = &Env{SearchPath: []string{"public"}, SearchPathKey: "public"}
+
+// Route returns the route of m for a session in that environment. The message remembers it: the next call for the same
+// router and search path costs nothing. A nil env is one with search_path = public.
+func (r *Router) Route(m *parser.Message, env *Env) *Route {
+	if env == nil {
+		env = defaultEnv
+	}
+	if memo := m.Memo.Load(); memo != nil {
+		if rt, ok := (*memo).(*Route); ok && rt.router == r && (!rt.usesPath || rt.pathKey == env.SearchPathKey) {
+			return rt
+		}
+	}
+	c := compiler{r: r, env: env, path: env.SearchPath}
+	rt := c.message(m)
+	if !rt.once {
+		memo := any(rt)
+		m.Memo.Store(&memo)
+	}
+	return rt
 }
 
-// Hint is a shard or key chosen by SET; empty strings = none.
-type Hint struct {
-	Shard, ShardingKey string
+// compiler compiles one message.
+type compiler struct {
+	r   *Router
+	env *Env
+	// path is the search path of the statement being compiled; pathLost: an earlier one of the message changed it to
+	// what is not known.
+	path     []string
+	pathLost bool
+	// usesPath: a name was looked up along the search path.
+	usesPath bool
+	// exec has the arguments of EXECUTE, for the parameters of the statement being compiled; nil = none.
+	exec *execution
+	// once: the message depends on the session's prepared statements.
+	once bool
+	// beyondASCII: the name of a relation is.
+	beyondASCII bool
+	// work counts what the analysis did, against maxWork.
+	work int
+	// leaves numbers the leaves.
+	leaves int
+	// st is the statement being compiled.
+	st *statement
+	// pending and changes are what is to be proven when all facts are known.
+	pending []pendingLeaf
+	changes []pendingChange
+	// notes are kept for Explain.
+	notes *[]RelationNote
 }
 
-// Route is a message compiled for one cluster. It is immutable and safe for concurrent use.
-type Route struct {
-	route
+// maxWork bounds the analysis of a message, in steps of about ten nanoseconds; only a text made for it gets there.
+const maxWork = 4_000_000
+
+// tooComplex reports that the analysis was given up; what it found is not used then.
+func (c *compiler) tooComplex() bool { return c.work > maxWork }
+
+// follow notes what a statement does to the search path of those behind it in the message.
+func (c *compiler) follow(s *parser.Statement) {
+	lost := func() { c.path, c.pathLost = nil, true }
+	for i := range s.SetConfigs {
+		if s.SetConfigs[i].Name == "search_path" {
+			lost()
+		}
+	}
+	switch s.Kind {
+	case parser.Set:
+		switch set := s.Set; {
+		case set.Name == "search_path" && !set.Default && !slices.Contains(set.Values, "$user"):
+			c.path, c.pathLost = set.Values, false
+		case set.Name == "search_path":
+			lost()
+		case s.Effects&parser.EffSetRole != 0 && len(set.Values) == 1: // who may have a schema of that name
+			c.path = append([]string{set.Values[0]}, c.path...)
+		case s.Effects&parser.EffSetRole != 0:
+			lost()
+		}
+	case parser.Reset:
+		if s.Set.Name == "search_path" || s.Effects&parser.EffSetRole != 0 {
+			lost()
+		}
+	case parser.ResetAll, parser.Discard, parser.Do, parser.Call:
+		lost()
+	case parser.Rollback, parser.RollbackTo, parser.Commit:
+		if !slices.Equal(c.path, c.env.SearchPath) {
+			lost()
+		}
+	}
 }
 
-var (
-	_ = pgwire.Error{}
-	_ = sharding.Plan{}
-	_ = topology.ShardID(0)
-)
+func (c *compiler) inPath(schema string) bool {
+	c.usesPath = true
+	return slices.Contains(c.path, schema)
+}

@@ -1,0 +1,243 @@
+package router
+
+import (
+	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/sharding"
+	"github.com/pgkennel/pgkennel/sharding/topology"
+)
+
+// Params are the parameters of a Bind message. Implementations must not allocate.
+type Params interface {
+	// Param returns parameter i (from 0): its bytes as sent, whether it is in binary format, and its type's OID (0 = not
+	// known: not declared in Parse, nor told by the server's ParameterDescription). ok is false where there is no such
+	// parameter. A nil value is NULL.
+	Param(i int) (value []byte, binary bool, oid uint32, ok bool)
+}
+
+// Input is what a Plan depends on beyond the route itself.
+type Input struct {
+	// Params of the Bind; nil for a simple query. Without parameters a route that needs them gives ErrNeedsParams.
+	Params Params
+	// Hint is the session's own choice: SET pgdog.shard or SET pgdog.sharding_key. A comment in the text wins over it.
+	Hint Hint
+	// UTF8: the session's client_encoding is UTF8; names and keys beyond ASCII are refused otherwise.
+	UTF8 bool
+}
+
+// Hint is a shard or key chosen by SET; empty strings = none.
+type Hint struct {
+	Shard, ShardingKey string
+}
+
+// Route is a message compiled for one cluster. It is immutable and safe for concurrent use.
+type Route struct {
+	router  *Router
+	message *parser.Message
+	// The environment, and whether the route would be another in another.
+	path     []string
+	pathKey  string
+	usesPath bool
+	// once: the route depends on the session's prepared statements and is not remembered.
+	once     bool
+	prepared func(string) *parser.Statement
+
+	statements []*statement
+	// unparsable is the refusal of a text that is no SQL, as far as we know.
+	unparsable *pgwire.Error
+	complex    *pgwire.Error
+	needs      bool // parameters
+	write      bool
+	utf8       bool // a relation's name is beyond ASCII
+	// fast: one statement with one constraint, on one parameter.
+	fast *constraint
+}
+
+// message compiles a message.
+func (c *compiler) message(m *parser.Message) *Route {
+	rt := &Route{router: c.r, message: m, path: c.env.SearchPath, pathKey: c.env.SearchPathKey}
+	if c.r.plain {
+		rt.write = true
+		return rt
+	}
+	if m.Unparsable != nil {
+		rt.unparsable, rt.write = unparsable(m), true
+		return rt
+	}
+	for _, s := range m.Statements {
+		st := c.statement(s)
+		c.follow(s)
+		rt.statements = append(rt.statements, st)
+		rt.write = rt.write || st.write
+		for i := range st.constraints {
+			rt.needs = rt.needs || !st.constraints[i].constant
+		}
+		if st.copy != nil && len(m.Statements) > 1 {
+			st.refuse(pgwire.Errorf(pgwire.CodeFeatureNotSupported, "COPY FROM STDIN has to be the only statement of its message").
+				WithRoutine(RefusalCrossShard).WithDetail("Its rows decide where it runs, and come after the other statements have run."))
+		}
+	}
+	if c.tooComplex() {
+		rt.complex, rt.needs, rt.write = tooComplex(), false, true
+		rt.statements = nil
+	}
+	rt.usesPath, rt.once, rt.utf8 = c.usesPath, c.once, c.beyondASCII
+	if rt.once {
+		rt.prepared = c.env.Prepared
+	}
+	rt.shortcut()
+	return rt
+}
+
+// shortcut finds out whether the usual case is at hand.
+func (rt *Route) shortcut() {
+	if len(rt.statements) != 1 || rt.utf8 || rt.message.Hints != (parser.Hints{}) || rt.router.shards == 1 {
+		return
+	}
+	st := rt.statements[0]
+	if st.refusal != nil || st.hintless != nil || st.copy != nil || len(st.constraints) != 1 {
+		return
+	}
+	k := &st.constraints[0]
+	if p := k.pin; k.mapping != nil && p.op == setValues && len(p.params) == 1 && len(p.keys) == 0 && !p.isNull && !p.params[0].array {
+		rt.fast = k
+	}
+}
+
+// NeedsParams reports that Plan needs the parameters of a Bind.
+func (rt *Route) NeedsParams() bool { return rt.needs }
+
+// Plan says where the message runs, or why it does not. It does not allocate for a statement with one parameter that is
+// its key.
+func (rt *Route) Plan(in *Input) (sharding.Plan, *pgwire.Error) {
+	if rt.fast != nil && in.Hint == (Hint{}) && in.Params != nil {
+		p := &rt.fast.pin.params[0]
+		if value, binary, oid, ok := in.Params.Param(p.n); ok {
+			k, reading := p.read(rt.fast.typ, value, binary, oid)
+			if reading == sharding.Exact && (in.UTF8 || k.ASCII()) {
+				if shard, ok := rt.fast.mapping.Lookup(k); ok {
+					return sharding.Plan{Kind: sharding.PlanShard, Shard: shard, Write: rt.write, Reason: rt.statements[0].reason}, nil
+				}
+			}
+		}
+	}
+	return rt.plan(in, in.Params, false)
+}
+
+// Describe says where the message can be parsed and described before its parameters are known: on any shard, unless
+// it is refused whatever they are. The parameters of in are not looked at.
+func (rt *Route) Describe(in *Input) (sharding.Plan, *pgwire.Error) {
+	return rt.plan(in, nil, true)
+}
+
+// plan joins the plans of the statements. With describe, what depends on parameters is left open.
+func (rt *Route) plan(in *Input, params Params, describe bool) (sharding.Plan, *pgwire.Error) {
+	if rt.router.plain {
+		return sharding.Plan{Kind: sharding.PlanShard, Write: rt.write, Reason: "the only shard"}, nil
+	}
+	hint, hinted, err := rt.hint(in)
+	if err != nil {
+		return sharding.Plan{}, err
+	}
+	if err := rt.refusals(in, hinted); err != nil {
+		return sharding.Plan{}, err
+	}
+	plan := sharding.Plan{Kind: sharding.PlanAny, Write: rt.write, Reason: "nothing to run"}
+	if hinted {
+		plan.Kind, plan.Shard, plan.Reason = sharding.PlanShard, hint, "hint"
+	}
+	for _, st := range rt.statements {
+		shard, found, err := st.plan(in, params, describe, hinted)
+		switch {
+		case err != nil:
+			return sharding.Plan{}, err
+		case found && hinted && shard != hint:
+			return sharding.Plan{}, hintContradicts()
+		case found && plan.Kind == sharding.PlanShard && shard != plan.Shard:
+			return sharding.Plan{}, crossStatement()
+		case found && !hinted:
+			plan.Kind, plan.Shard, plan.Reason = sharding.PlanShard, shard, st.reason
+		case plan.Kind == sharding.PlanAny:
+			plan.Reason = st.reason
+		}
+		if st.copy != nil {
+			plan.Kind, plan.Reason = sharding.PlanCopy, st.reason
+		}
+	}
+	if plan.Kind == sharding.PlanAny && rt.router.shards == 1 {
+		plan.Kind, plan.Shard = sharding.PlanShard, 0
+	}
+	return plan, nil
+}
+
+// refusals returns what refuses the whole message.
+func (rt *Route) refusals(in *Input, hinted bool) *pgwire.Error {
+	if e := rt.unparsable; e != nil && (!hinted || rt.router.tenant != "") {
+		return e
+	}
+	if rt.complex != nil && (!hinted || rt.router.tenant != "") {
+		return rt.complex
+	}
+	if rt.utf8 && !hinted && (!in.UTF8 || rt.message.Transcoded) {
+		return needsUTF8("the name of a table")
+	}
+	return nil
+}
+
+// plan finds the statement's shard. A hint lifts what it may lift.
+func (st *statement) plan(in *Input, params Params, describe, hinted bool) (shard topology.ShardID, found bool, err *pgwire.Error) {
+	if st.refusal != nil {
+		return 0, false, st.refusal
+	}
+	if st.hintless != nil && !hinted {
+		return 0, false, st.hintless
+	}
+	open := false
+	for i := range st.constraints {
+		k := &st.constraints[i]
+		if describe && !k.constant {
+			open = true
+			continue
+		}
+		out, read := k.evaluate(in, params)
+		switch {
+		case !read && hinted:
+			continue // as if nothing were known of the key
+		case out.err != nil:
+			return 0, false, out.err
+		case out.none:
+			continue
+		case found && out.shard != shard:
+			return 0, false, crossShard(k.table, k.column)
+		}
+		shard, found = out.shard, true
+	}
+	if st.keyless != nil && !found && !open && !hinted {
+		return 0, false, st.keyless
+	}
+	return shard, found, nil
+}
+
+// evaluate finds the outcome of a constraint. read is false where a value is no key, which is in the outcome's error.
+func (k *constraint) evaluate(in *Input, params Params) (out outcome, read bool) {
+	if k.constant {
+		if !k.ascii && !in.UTF8 {
+			return outcome{err: needsUTF8("a sharding key")}, false
+		}
+		return k.outcome, true
+	}
+	if params == nil {
+		return outcome{err: ErrNeedsParams}, true
+	}
+	var set keySet
+	if u := k.pin.eval(&set, k.typ, params); u != nil {
+		if u.absent {
+			return outcome{err: pgwire.Errorf(pgwire.CodeUndefinedParameter, "there is no parameter $%d", u.param+1)}, true
+		}
+		return outcome{err: unreadableKey(k.table, k.column, u.reason())}, false
+	}
+	if !in.UTF8 && !asciiKeys(set.keys) {
+		return outcome{err: needsUTF8("a sharding key")}, false
+	}
+	return k.decide(&set), true
+}

@@ -1,0 +1,309 @@
+package router
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/sharding"
+)
+
+// statement is one statement of a message, compiled.
+type statement struct {
+	constraints []constraint
+	// Refusals: always; unless a shard is addressed by a hint; unless by a hint or a key of the same statement.
+	refusal, hintless, keyless *pgwire.Error
+
+	// single: there is but one shard, so none has to be found.
+	single bool
+	write  bool
+	copy   *copyPlan
+	reason string
+}
+
+func (s *statement) refuse(e *pgwire.Error) {
+	if s.refusal == nil {
+		s.refusal = e
+	}
+}
+
+func (s *statement) needsHint(e *pgwire.Error) {
+	if s.hintless == nil && !s.single {
+		s.hintless = e
+	}
+}
+
+func (s *statement) needsKey(e *pgwire.Error) {
+	if s.keyless == nil && !s.single {
+		s.keyless = e
+	}
+}
+
+// execution is an EXECUTE whose statement is being compiled.
+type execution struct {
+	args  []parser.Expr
+	types []string // declared by PREPARE; may be fewer
+}
+
+// value returns a literal or parameter, with arguments of EXECUTE in the place of its parameters.
+func (c *compiler) value(v *parser.Value) (parser.Value, bool) {
+	if v.Kind != parser.ValueParam || c.exec == nil {
+		return *v, true
+	}
+	n := v.Param - 1
+	if n < 0 || n >= len(c.exec.args) || c.exec.args[n].Kind != parser.ExprValue {
+		return parser.Value{}, false
+	}
+	arg := c.exec.args[n].Value
+	casts := slices.Clone(arg.Casts)
+	declared := ""
+	if n < len(c.exec.types) {
+		declared = c.exec.types[n]
+	}
+	if declared != "" && declared != "unknown" {
+		casts = append(casts, declared)
+	} else if arg.Kind == parser.ValueNumeric || len(arg.Casts) > 0 {
+		// It is converted to the type that the server found for the parameter, which is not known here.
+		return parser.Value{}, false
+	}
+	arg.Casts = append(casts, v.Casts...)
+	return arg, true
+}
+
+// statement compiles one statement.
+func (c *compiler) statement(s *parser.Statement) *statement {
+	outer, exec := c.st, c.exec
+	st := &statement{single: c.r.shards == 1}
+	c.st = st
+	defer func() { c.st, c.exec = outer, exec }()
+	st.write = writesData(s)
+	c.calls(s.Calls)
+	switch s.Kind {
+	case parser.Select, parser.Insert, parser.Update, parser.Delete, parser.Merge, parser.CopyTo:
+		if s.Copy != nil && s.Copy.Server {
+			st.needsHint(shardMissing("COPY to a file or program of the server's"))
+		}
+		c.analyse(s.Query)
+	case parser.CopyFrom:
+		c.copyFrom(s)
+	case parser.Explain:
+		c.wrapped(s.Inner)
+		if !s.ExplainAnalyze {
+			st.write = false
+			for _, e := range []**pgwire.Error{&st.hintless, &st.keyless} {
+				if *e != nil && (*e).Routine == RefusalShardMissing {
+					*e = nil // nothing is written
+				}
+			}
+		}
+	case parser.Declare:
+		c.wrapped(s.Inner)
+		st.write = true // a cursor is there, and must not be lost by starting again elsewhere
+	case parser.Prepare:
+		c.wrapped(s.Inner)
+		st.constraints = slices.DeleteFunc(st.constraints, func(k constraint) bool { return !k.constant })
+		st.write = true
+	case parser.Execute:
+		c.executes(s)
+	case parser.CreateTableAs:
+		c.wrapped(s.Inner)
+		st.write = true
+		c.shardOnly(s)
+	case parser.Begin, parser.Commit, parser.Rollback, parser.Savepoint, parser.RollbackTo, parser.Release, parser.PrepareTx,
+		parser.Set, parser.SetTransaction, parser.SetConstraints, parser.Reset, parser.ResetAll, parser.Show, parser.Discard,
+		parser.Deallocate, parser.Fetch, parser.ClosePortal, parser.Listen, parser.Unlisten, parser.Notify:
+	case parser.Truncate:
+		c.shardOnly(s)
+		c.truncate(s)
+	case parser.Unknown, parser.CommitPrepared, parser.Lock, parser.DDL, parser.Maintenance, parser.Call, parser.Do, parser.Load, parser.Utility:
+		c.shardOnly(s)
+		c.analyse(s.Query) // sub-selects of its expressions
+	}
+	st.explain()
+	return st
+}
+
+// writesData reports that a statement may change data or leave something behind, so that it must not be run elsewhere again.
+func writesData(s *parser.Statement) bool {
+	switch s.Kind {
+	case parser.Select, parser.CopyTo:
+		return !s.ReadOnly && s.Kind == parser.Select || s.Effects != 0 || !s.ReadOnly && s.Query != nil && changesData(s.Query) ||
+			slices.ContainsFunc(s.Calls, func(f parser.Function) bool { return !parser.IsBuiltin(f) || parser.VolatileWrites(f) })
+	case parser.Explain:
+		return s.ExplainAnalyze && s.Inner != nil && writesData(s.Inner)
+	case parser.Begin, parser.Commit, parser.Rollback, parser.Savepoint, parser.RollbackTo, parser.Release, parser.Set, parser.SetTransaction,
+		parser.SetConstraints, parser.Reset, parser.ResetAll, parser.Show, parser.Discard, parser.Deallocate, parser.Fetch, parser.ClosePortal:
+		return false
+	}
+	return true
+}
+
+// changesData reports that a query or a CTE in it is an INSERT, UPDATE, DELETE or MERGE.
+func changesData(q *parser.Query) bool {
+	if changes(q.Kind) {
+		return true
+	}
+	return slices.ContainsFunc(q.With, func(cte parser.CTE) bool { return cte.Query != nil && changesData(cte.Query) })
+}
+
+// wrapped takes over what a statement inside this one needs.
+func (c *compiler) wrapped(s *parser.Statement) {
+	if s == nil {
+		return
+	}
+	in := c.statement(s)
+	st := c.st
+	st.constraints = append(st.constraints, in.constraints...)
+	st.write = st.write || in.write
+	if in.refusal != nil {
+		st.refuse(in.refusal)
+	}
+	if in.hintless != nil {
+		st.needsHint(in.hintless)
+	}
+	if in.keyless != nil {
+		st.needsKey(in.keyless)
+	}
+}
+
+// executes compiles the statement that EXECUTE runs, with its arguments.
+func (c *compiler) executes(s *parser.Statement) {
+	c.once = true
+	c.analyse(s.Query)
+	var prepared *parser.Statement
+	if c.env.Prepared != nil {
+		prepared = c.env.Prepared(s.Name)
+	}
+	if prepared == nil {
+		c.st.refuse(pgwire.Errorf(pgwire.CodeInvalidStatementName, "prepared statement %q does not exist", s.Name))
+		return
+	}
+	c.exec = &execution{args: s.Args}
+	if c.exec.args == nil {
+		c.exec.args = []parser.Expr{}
+	}
+	if prepared.Kind == parser.Prepare {
+		c.exec.types = prepared.ParamTypes
+		prepared = prepared.Inner
+	}
+	c.st.write = false
+	c.wrapped(prepared)
+}
+
+// shardOnly demands a hint for what no key can place.
+func (c *compiler) shardOnly(s *parser.Statement) {
+	what := s.Tag
+	if what == "" {
+		what = "the statement"
+	}
+	c.st.needsHint(shardMissing(what))
+}
+
+// truncate: of a table that must name its tenant all tenants' rows would go.
+func (c *compiler) truncate(s *parser.Statement) {
+	for i := range s.Tables {
+		if rel := c.relation(&s.Tables[i]); rel.tenant {
+			c.st.refuse(tenantMissing(rel.name, c.r.tenant, "TRUNCATE removes the rows of all tenants."))
+		}
+	}
+}
+
+// analyse finds out what a query needs.
+func (c *compiler) analyse(q *parser.Query) {
+	if q == nil {
+		return
+	}
+	c.constrain(c.query(q, nil, nil), &context{}, nil)
+	c.settle()
+}
+
+// calls looks for functions of which nobody knows what they do.
+func (c *compiler) calls(list []parser.Function) {
+	for _, f := range list {
+		if !c.builtin(f) {
+			c.opaque("function " + quote(f.Name))
+			return
+		}
+	}
+}
+
+func (c *compiler) opaque(what string) {
+	if len(c.r.entries) > 0 {
+		c.st.needsKey(pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "no tenant for %s", what).WithRoutine(RefusalTenantMissing).
+			WithDetail("What it reads and writes can't be seen, so the statement has to name its tenant.").WithHint(hintShard))
+	}
+}
+
+// builtin reports that a call is one of PostgreSQL's own functions, as far as names tell: not where users have one of the
+// same name that PostgreSQL may choose instead.
+func (c *compiler) builtin(f parser.Function) bool {
+	if !parser.IsBuiltin(f) {
+		return false
+	}
+	if f.Schema != "" || c.r.schema == nil || !c.r.schema.FunctionNames[f.Name] {
+		return true
+	}
+	c.usesPath = true
+	at := slices.Index(c.path, "pg_catalog")
+	return at <= 0 && f.Args == 0 // without arguments there is nothing to fit better
+}
+
+// explain gives the statement's reason.
+func (st *statement) explain() {
+	switch {
+	case st.copy != nil:
+		st.reason = "the rows of COPY decide"
+	case len(st.constraints) > 0:
+		var columns []string
+		for i := range st.constraints {
+			if column := st.constraints[i].column; !slices.Contains(columns, column) {
+				columns = append(columns, column)
+			}
+		}
+		st.reason = "sharding key " + strings.Join(columns, ", ")
+	default:
+		st.reason = "no sharded table"
+	}
+}
+
+// fold finds the outcome of a constant constraint.
+func (k *constraint) fold() {
+	if !k.pin.constant() {
+		return
+	}
+	var set keySet
+	if u := k.pin.eval(&set, k.typ, nil); u != nil {
+		k.outcome = outcome{err: unreadableKey(k.table, k.column, u.reason())}
+	} else {
+		k.outcome = k.decide(&set)
+	}
+	k.constant, k.ascii = true, asciiKeys(set.keys)
+}
+
+func asciiKeys(keys []sharding.Key) bool {
+	return !slices.ContainsFunc(keys, func(k sharding.Key) bool { return !k.ASCII() })
+}
+
+// decide says where the keys of a set live.
+func (k *constraint) decide(set *keySet) outcome {
+	if set.isNull || len(set.keys) == 0 && set.null {
+		return outcome{err: tenantNull(k.table, k.column)}
+	}
+	if len(set.keys) == 0 || k.mapping == nil {
+		return outcome{none: true}
+	}
+	var out outcome
+	for i, key := range set.keys {
+		shard, ok := k.mapping.Lookup(key)
+		switch {
+		case !ok:
+			return outcome{err: tenantUnknown(k.table, k.column, key.String())}
+		case i == 0:
+			out.shard = shard
+		case shard != out.shard:
+			return outcome{err: crossShard(k.table, k.column).WithDetail("The values of %q that it names live on different shards.", k.column)}
+		}
+	}
+	return out
+}
