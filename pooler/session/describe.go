@@ -7,9 +7,10 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/state"
 )
 
-// Descriptions remembers what servers said of statements that clients parse and describe before they bind them, when the shard is not known
-// yet: most drivers do so with the same few texts again and again. An entry is good for descriptionTTL and until a statement that may have changed
-// tables goes by. Bounded, and safe for concurrent use.
+// Descriptions remembers what servers said of statements that clients parse, or parse and describe, before they bind them, when no backend is
+// held: most drivers do so with the same few texts again and again, and some (pgbench) hold other transactions open meanwhile, whose backends
+// such a Parse would wait for. That a text could be parsed is remembered until a statement that may have changed tables goes by: should it be
+// wrong, the client hears so at its Bind. A description is good for descriptionTTL besides. Bounded, and safe for concurrent use.
 type Descriptions struct {
 	mu      sync.Mutex
 	entries map[descriptionKey]description
@@ -23,8 +24,8 @@ type descriptionKey struct {
 }
 
 type description struct {
-	answer []byte // ParameterDescription, and RowDescription or NoData
-	until  int64
+	answer []byte // ParameterDescription, and RowDescription or NoData; nil if only a Parse was seen
+	until  int64  // for the answer
 }
 
 const (
@@ -39,13 +40,15 @@ func NewDescriptions() *Descriptions {
 	return &Descriptions{entries: make(map[descriptionKey]description)}
 }
 
-func (d *Descriptions) get(k descriptionKey, now int64) []byte {
+// get returns whether the text is known to parse, and its description if that is known too.
+func (d *Descriptions) get(k descriptionKey, now int64) (answer []byte, parses bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if e, ok := d.entries[k]; ok && now < e.until {
-		return e.answer
+	e, ok := d.entries[k]
+	if !ok || now >= e.until {
+		return nil, ok
 	}
-	return nil
+	return e.answer, true
 }
 
 func (d *Descriptions) put(k descriptionKey, answer []byte, now int64) {
@@ -56,10 +59,16 @@ func (d *Descriptions) put(k descriptionKey, answer []byte, now int64) {
 		clear(d.entries)
 		d.bytes = 0
 	}
-	if _, ok := d.entries[k]; !ok {
+	if old, ok := d.entries[k]; !ok {
 		d.bytes += size
+	} else if answer == nil && old.answer != nil {
+		return // more is known already
 	}
-	d.entries[k] = description{answer: append([]byte(nil), answer...), until: now + descriptionTTL}
+	e := description{until: now + descriptionTTL}
+	if answer != nil {
+		e.answer = append([]byte(nil), answer...)
+	}
+	d.entries[k] = e
 }
 
 // Forget drops everything.
@@ -70,16 +79,19 @@ func (d *Descriptions) Forget() {
 	d.bytes = 0
 }
 
-// describedAlone returns the statement of a batch that is one Parse and its Describe; nil for any other.
-func (s *Session) describedAlone() *item {
-	if len(s.unit.items) != 2 {
-		return nil
+// parsesOnly reports whether the batch is nothing but Parse messages, the last perhaps with its Describe.
+func (s *Session) parsesOnly() (describe, ok bool) {
+	items := s.unit.items
+	if n := len(items); n > 1 && items[n-1].typ == pgwire.MsgDescribe && items[n-1].target == pgwire.TargetStatement && items[n-1].name == items[n-2].name {
+		describe = true
+		items = items[:n-1]
 	}
-	p, d := &s.unit.items[0], &s.unit.items[1]
-	if p.typ == pgwire.MsgParse && d.typ == pgwire.MsgDescribe && d.target == pgwire.TargetStatement && d.name == p.name && !p.local {
-		return p
+	for i := range items {
+		if items[i].typ != pgwire.MsgParse || items[i].local {
+			return false, false
+		}
 	}
-	return nil
+	return describe, len(items) > 0
 }
 
 func (s *Session) descriptionKey(p *state.Prepared) descriptionKey {
@@ -90,19 +102,33 @@ func (s *Session) descriptionKey(p *state.Prepared) descriptionKey {
 
 // answerDescribed answers such a batch from memory. It returns false if it is not remembered.
 func (s *Session) answerDescribed(how end) bool {
-	p := s.describedAlone()
-	if p == nil || how == endOpen || s.conn != nil || s.sh.Descriptions == nil {
+	describe, ok := s.parsesOnly()
+	if !ok || how == endOpen || s.conn != nil || s.sh.Descriptions == nil || !s.acct.Statements {
 		return false
 	}
-	answer := s.sh.Descriptions.get(s.descriptionKey(p.prep), s.drv.Now())
-	if answer == nil {
-		s.capture.key, s.capture.on = s.descriptionKey(p.prep), true
-		s.capture.buf = s.capture.buf[:0]
-		return false
+	out := s.scratch()
+	items := s.unit.items
+	if describe {
+		items = items[:len(items)-1]
 	}
-	s.setName(p.name, p.prep)
-	out := pgwire.AppendParseComplete(s.scratch())
-	out = append(out, answer...)
+	for i := range items {
+		key := s.descriptionKey(items[i].prep)
+		answer, parses := s.sh.Descriptions.get(key, s.drv.Now())
+		last := describe && i == len(items)-1
+		if !parses || last && answer == nil {
+			if len(items) == 1 {
+				s.capture = capture{on: true, describe: describe, key: key, buf: s.capture.buf[:0]}
+			}
+			return false
+		}
+		out = pgwire.AppendParseComplete(out)
+		if last {
+			out = append(out, answer...)
+		}
+	}
+	for i := range items {
+		s.setName(items[i].name, items[i].prep)
+	}
 	s.out = out[:0]
 	s.toClient(out)
 	clear(s.unit.items)
@@ -113,11 +139,11 @@ func (s *Session) answerDescribed(how end) bool {
 	return true
 }
 
-// capture is an answer to a Parse and Describe that is to be remembered.
+// capture is an answer to a Parse, and perhaps its Describe, that is to be remembered.
 type capture struct {
-	on  bool
-	key descriptionKey
-	buf []byte
+	on, describe bool
+	key          descriptionKey
+	buf          []byte
 }
 
 // captured remembers the answer if it is whole and no error.
@@ -125,25 +151,30 @@ func (s *Session) captured() {
 	if !s.capture.on {
 		return
 	}
-	s.capture.on = false
-	b := s.capture.buf
-	s.capture.buf = nil
-	var types [3]byte
+	b, key := s.capture.buf, s.capture.key
+	wanted := "1"
+	if s.capture.describe {
+		wanted = "1tT"
+	}
+	s.capture = capture{}
+	if s.unit.failed {
+		return
+	}
 	var body []byte
-	for i := range types {
+	for i := range len(wanted) {
 		typ, total, ok := pgwire.Header(b)
-		if !ok || total < 0 || total > len(b) {
+		if !ok || total < 0 || total > len(b) || typ != wanted[i] && !(wanted[i] == pgwire.MsgRowDescription && typ == pgwire.MsgNoData) {
 			return
 		}
-		types[i] = typ
-		if i == 1 {
-			body = b // from the ParameterDescription on
-		}
 		b = b[total:]
+		if i == 0 {
+			body = b
+		}
 	}
-	if types[0] == pgwire.MsgParseComplete && types[1] == pgwire.MsgParameterDescription &&
-		(types[2] == pgwire.MsgRowDescription || types[2] == pgwire.MsgNoData) && len(b) == 0 && !s.unit.failed {
-		s.sh.Descriptions.put(s.capture.key, body, s.drv.Now())
+	if len(b) == 0 {
+		if len(body) == 0 {
+			body = nil
+		}
+		s.sh.Descriptions.put(key, body, s.drv.Now())
 	}
-	s.capture.key = descriptionKey{}
 }

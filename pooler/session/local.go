@@ -26,8 +26,9 @@ func own(st *parser.Statement) bool {
 	switch st.Kind {
 	case parser.Set, parser.Reset, parser.Show:
 		return st.Set != nil && (strings.HasPrefix(st.Set.Name, "pgdog.") || strings.HasPrefix(st.Set.Name, "pgkennel."))
+	default: // nothing else names a setting
+		return false
 	}
-	return false
 }
 
 // local reports whether st is answered here, now.
@@ -62,8 +63,9 @@ func (s *Session) localAt(st *parser.Statement, v view) bool {
 		return virtual
 	case parser.Commit:
 		return virtual && (!v.sets || v.tx == pgwire.TxFailed)
+	default: // all else is the server's
+		return false
 	}
-	return false
 }
 
 // after is the view once st, answered here or not, has run without an error.
@@ -80,12 +82,13 @@ func (v view) after(st *parser.Statement, local bool) view {
 		v.tx = pgwire.TxActive
 	case parser.Set:
 		v.sets = v.sets || st.Set != nil && !st.Set.Local
+	default: // leaves the transaction as it is
 	}
 	return v
 }
 
 // answerLocal does what st asks for and appends the answer up to its CommandComplete; rows too, and their description unless extended.
-func (s *Session) answerLocal(dst []byte, st *parser.Statement, m *parser.Message, sql string, extended bool) ([]byte, *pgwire.Error) {
+func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, extended bool) ([]byte, *pgwire.Error) {
 	if s.tx == pgwire.TxFailed && !endsFailure(st) {
 		return dst, errInFailedTransaction
 	}
@@ -152,6 +155,7 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, m *parser.Messag
 		} else {
 			s.tx = pgwire.TxIdle
 		}
+	default: // local lets nothing else through
 	}
 	return pgwire.AppendCommandComplete(dst, tag), nil
 }

@@ -95,6 +95,7 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 			s.sqlPrep = make(map[string]*parser.Statement)
 		}
 		s.sqlPrep[st.Name] = st
+	default: // leaves nothing to follow but what it set_configs
 	}
 	for _, c := range st.SetConfigs {
 		if !c.Local && len(c.Values) == 1 {

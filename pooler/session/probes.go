@@ -1,6 +1,7 @@
 package session
 
 import (
+	"strings"
 	"sync"
 
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
@@ -21,13 +22,13 @@ const maxProbes = 1024
 func NewProbes() *Probes { return &Probes{values: make(map[string][]pgwire.Param)} }
 
 func probeKey(a *Account, base *state.Set) string {
-	key := a.Database + "\x00" + a.User
+	parts := []string{a.Database, a.User}
 	for _, v := range base.Vars() {
 		if v.Name != "application_name" {
-			key += "\x00" + v.Name + "\x00" + v.Value
+			parts = append(parts, v.Name, v.Value)
 		}
 	}
-	return key
+	return strings.Join(parts, "\x00")
 }
 
 // get returns what servers report, not nil if it is known.

@@ -48,7 +48,7 @@ func (s *Session) query(body, frame []byte) bool {
 		}
 		if s.local(st) {
 			s.routed(RouteLocal)
-			answer, e := s.answerLocal(s.scratch(), st, m, sqlOf(sql, st), false)
+			answer, e := s.answerLocal(s.scratch(), st, sqlOf(sql, st), false)
 			if e != nil {
 				s.refuseUnit(e, true)
 				return true
@@ -144,8 +144,9 @@ func endsTransaction(m *parser.Message) bool {
 	switch m.Statements[0].Kind {
 	case parser.Commit, parser.Rollback, parser.RollbackTo, parser.PrepareTx:
 		return true
+	default: // PostgreSQL ignores all others
+		return false
 	}
-	return false
 }
 
 // endsFailure reports whether PostgreSQL runs st in a failed transaction.
@@ -153,8 +154,9 @@ func endsFailure(st *parser.Statement) bool {
 	switch st.Kind {
 	case parser.Commit, parser.Rollback, parser.RollbackTo, parser.PrepareTx:
 		return true
+	default: // PostgreSQL ignores all others
+		return false
 	}
-	return false
 }
 
 var errInFailedTransaction = pgwire.Errorf(pgwire.CodeInFailedTransaction,

@@ -71,7 +71,7 @@ func (s *Session) answerItem(dst []byte, it *item) (out []byte, ref int32, e *pg
 		if len(it.msg.Statements) == 1 {
 			sql = s.sqlOfPortal(it)
 		}
-		dst, e = s.answerLocal(dst, st, it.msg, sql, true)
+		dst, e = s.answerLocal(dst, st, sql, true)
 		return dst, 0, e
 	}
 	return dst, 0, nil
@@ -265,7 +265,10 @@ func (s *Session) emit(out []byte, it *item, plan sharding.Plan) []byte {
 			s.noteSetup(s.sqlOfPortal(it))
 		}
 		s.unit.executed = append(s.unit.executed, it.msg)
-		c.Ask(backend.Step{Kind: backend.StepExecute, Ref: int32(len(s.unit.executed) - 1)}) //nolint:gosec // bounded by a batch's messages
+		c.Ask(backend.Step{
+			Kind: backend.StepExecute, DataFollows: s.copy.mode == copyDecided,
+			Ref: int32(len(s.unit.executed) - 1), //nolint:gosec // bounded by a batch's messages
+		})
 		return append(out, it.frame...)
 	}
 	return out

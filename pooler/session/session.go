@@ -119,7 +119,6 @@ type Session struct {
 
 	phase  phase
 	wait   waiting
-	closed bool
 	reason CloseReason
 
 	acct *Account

@@ -160,8 +160,8 @@ func (s *Session) searchPath() ([]string, string) {
 func (s *Session) resolvePath(list []string) []string {
 	out := make([]string, 0, len(list))
 	for _, e := range list {
-		switch {
-		case e == "$user" || e == `"$user"` || e == `'$user'`:
+		switch e {
+		case "$user", `"$user"`, `'$user'`:
 			out = append(out, s.acct.ServerUser)
 		default:
 			out = append(out, e)

@@ -51,7 +51,6 @@ func (u *unit) reset() {
 type undo struct {
 	name string
 	prev *state.Prepared
-	ref  int32
 }
 
 // step handles the next unit at the front of b and returns its length, 0 if it is not complete or has to wait.

@@ -192,8 +192,9 @@ func setup(st *parser.Statement) bool {
 	switch st.Kind {
 	case parser.Set, parser.SetTransaction, parser.Reset, parser.ResetAll, parser.Savepoint, parser.Release, parser.RollbackTo, parser.Prepare:
 		return true
+	default: // may read or write
+		return false
 	}
-	return false
 }
 
 // sequences refuses the first question for lastval or currval when it comes in the middle of a transaction: what the answer
@@ -220,8 +221,9 @@ func movable(st *parser.Statement, alone bool) bool {
 		return st.ReadOnly
 	case parser.Begin:
 		return alone // a second one is a warning
+	default: // only what reads nothing
+		return alone && setup(st)
 	}
-	return alone && setup(st)
 }
 
 var taints = [...]struct {
