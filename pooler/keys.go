@@ -28,12 +28,12 @@ func newKeys() *keys { return &keys{clients: make(map[uint32]keyed)} }
 // register gives c a pid that nobody has, and a secret of n bytes.
 func (k *keys) register(c *loop.Client, n int) (pid uint32, secret []byte) {
 	secret = make([]byte, n)
-	rand.Read(secret) //nolint:errcheck // never fails
+	rand.Read(secret)
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for {
 		var b [4]byte
-		rand.Read(b[:])                                   //nolint:errcheck // never fails
+		rand.Read(b[:])
 		pid = binary.BigEndian.Uint32(b[:]) & (1<<31 - 1) // drivers keep it in a signed integer
 		if _, taken := k.clients[pid]; pid != 0 && !taken {
 			k.clients[pid] = keyed{secret, c}

@@ -114,7 +114,7 @@ func (h *health) of(e cluster.EndpointInfo) checks {
 // traffic counts what goes over a backend's connection; the machine of b may be read.
 func (l *link) traffic(b *loop.Backend, received, sent int) {
 	if received > 0 {
-		l.received.Add(uint64(received)) //nolint:gosec // positive
+		l.received.Add(uint64(received))
 		l.pool.ReceivedBytes.Add(received)
 	}
 	if sent == 0 {

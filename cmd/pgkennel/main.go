@@ -66,8 +66,7 @@ func (f *files) options(cmd *cobra.Command) config.Options {
 // load reads the configuration; what is wrong with it goes to stderr, a line each.
 func (f *files) load(cmd *cobra.Command) (*config.Config, config.Warnings, error) {
 	cfg, warnings, err := config.Load(f.options(cmd))
-	var problems config.Problems
-	if errors.As(err, &problems) {
+	if problems, ok := errors.AsType[config.Problems](err); ok {
 		for _, p := range problems {
 			fmt.Fprintln(cmd.ErrOrStderr(), p)
 		}

@@ -10,7 +10,7 @@ import (
 // checkTCP asks the kernel for what Apply set.
 func checkTCP(t *testing.T, conn net.Conn, o TCPOptions) {
 	t.Helper()
-	raw, err := conn.(*net.TCPConn).SyscallConn() //nolint:errcheck,forcetypeassert // a test's own connection
+	raw, err := conn.(*net.TCPConn).SyscallConn() // a test's own connection
 	if err != nil {
 		t.Fatal(err)
 	}

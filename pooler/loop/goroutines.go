@@ -56,11 +56,7 @@ func (g *Goroutines) start(f func()) bool {
 	if g.closed {
 		return false
 	}
-	g.running.Add(1)
-	go func() {
-		defer g.running.Done()
-		f()
-	}()
+	g.running.Go(f)
 	return true
 }
 
@@ -118,13 +114,13 @@ func (g *Goroutines) Drain(ctx context.Context) {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		left := 0
+		left, force := 0, ctx.Err() != nil // asked once: who was spared is looked at again
 		for _, c := range g.Clients() {
-			if !c.drain(ctx.Err() != nil) {
+			if !c.drain(force) {
 				left++
 			}
 		}
-		if left == 0 || ctx.Err() != nil {
+		if left == 0 || force {
 			return
 		}
 		select {
@@ -149,10 +145,14 @@ func (c *Client) drain(force bool) bool {
 	return done
 }
 
-// Wait waits until every goroutine of the driver has ended; the sockets must be closed. Nothing can be started afterwards.
+// Wait waits until every goroutine of the driver has ended; the backends must be closed. Nothing can be started afterwards. Clients that
+// came while the others were drained are closed.
 func (g *Goroutines) Wait() {
 	g.mu.Lock()
 	g.closed = true
 	g.mu.Unlock()
+	for _, c := range g.Clients() {
+		c.drain(true)
+	}
 	g.running.Wait()
 }

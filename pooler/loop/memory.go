@@ -54,7 +54,7 @@ type MemoryActor interface {
 func NewMemory(seed uint64, sh *session.Shared, settings pool.Settings, servers []func() MemoryServer) *Memory {
 	m := &Memory{rnd: rand.New(rand.NewPCG(seed, 1)), sh: sh, servers: servers, now: 1} //nolint:gosec // replayable on purpose
 	for i := range servers {
-		shard := topology.ShardID(i) //nolint:gosec // few shards
+		shard := topology.ShardID(i)
 		m.pools = append(m.pools, pool.New(pool.Options{
 			Settings: settings, Name: fmt.Sprintf("shard %d", i),
 			Now:  func() time.Time { return time.Unix(0, m.now) },

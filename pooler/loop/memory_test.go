@@ -2,9 +2,9 @@ package loop
 
 import (
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -54,7 +54,7 @@ func newModel(t *testing.T, seed uint64, n, size int) *Memory {
 		Cluster: modelCluster{r, n}, Statements: true,
 	}
 	sh := &session.Shared{
-		Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Observer: nobody{}, Cache: parser.NewCache(1 << 20),
+		Log: slog.New(slog.DiscardHandler), Observer: nobody{}, Cache: parser.NewCache(1 << 20),
 		Registry: state.NewRegistry(), Probes: session.NewProbes(), Descriptions: session.NewDescriptions(), Method: auth.MethodTrust, Auth: &auth.ServerOptions{},
 		MaxMessage: 1 << 20, MaxBatch: 1 << 20,
 		Accounts: func(user, database string) *session.Account {
@@ -97,14 +97,13 @@ type actor struct {
 	poisoned bool
 	names    map[string]bool
 	seq      int
-	leaked   bool
 }
 
 type save struct{ name, v string }
 
 func newActor(t *testing.T, seed uint64, name string, shards, units int, strict bool) *actor {
 	return &actor{
-		t: t, rnd: rand.New(rand.NewPCG(seed, 7)), name: name, shards: shards, left: units, strict: strict, //nolint:gosec // replayable
+		t: t, rnd: rand.New(rand.NewPCG(seed, 7)), name: name, shards: shards, left: units, strict: strict,
 		tx: 'I', fixed: -1, names: map[string]bool{},
 	}
 }
@@ -294,7 +293,7 @@ func (a *actor) effect(sql string, extended bool) []string {
 		return []string{"C:BEGIN"}
 	case "COMMIT", "ROLLBACK":
 		if len(w) > 1 { // ROLLBACK TO x
-			for i := len(a.saves) - 1; i >= 0; i-- {
+			for i := range slices.Backward(a.saves) {
 				if a.saves[i].name == w[2] {
 					a.v, a.saves, a.tx = a.saves[i].v, a.saves[:i+1], 'T'
 				}
@@ -328,7 +327,7 @@ func (a *actor) effect(sql string, extended bool) []string {
 	marker := strings.Split(sql, "'")[1]
 	if _, key, ok := strings.Cut(sql, "tenant_id = "); ok {
 		k := 0
-		fmt.Sscan(strings.Trim(key, "'"), &k)
+		fmt.Sscan(strings.Trim(key, "'"), &k) //nolint:errcheck // the model wrote it
 		shard := k % a.shards
 		if a.tx == 'T' {
 			if a.fixed >= 0 && a.fixed != shard {

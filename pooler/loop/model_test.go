@@ -3,6 +3,7 @@ package loop
 import (
 	"encoding/binary"
 	"fmt"
+	"maps"
 	"strings"
 
 	"github.com/pgkennel/pgkennel/pooler/backend"
@@ -178,9 +179,7 @@ func (s *modelServer) begin() {
 
 func clone(m map[string]string) map[string]string {
 	c := make(map[string]string, len(m))
-	for k, v := range m {
-		c[k] = v
-	}
+	maps.Copy(c, m)
 	return c
 }
 
@@ -212,7 +211,7 @@ func (s *modelServer) ready() {
 func (s *modelServer) query(sql string) {
 	s.begin()
 	empty := true
-	for _, st := range strings.Split(sql, ";") {
+	for st := range strings.SplitSeq(sql, ";") {
 		st = strings.TrimSpace(st)
 		if st == "" {
 			continue
