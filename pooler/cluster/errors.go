@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"syscall"
@@ -65,7 +66,11 @@ func (c *Cluster[C]) refusal(s topology.ShardID, err error) *pgwire.Error {
 	open, failing := errors.AsType[*pool.OpenError](err)
 	switch {
 	case errors.Is(err, pool.ErrCheckoutTimeout) && (!failing || sqlstate(open.Err) != pgwire.CodeCannotConnectNow):
-		return pgwire.Errorf(pgwire.CodeTooManyConnections, "no connection to shard %d of database %q became free in time", s, c.name).
+		of := fmt.Sprintf("shard %d", s)
+		if s == AnyShard {
+			of = "any shard"
+		}
+		return pgwire.Errorf(pgwire.CodeTooManyConnections, "no connection to %s of database %q became free in time", of, c.name).
 			WithHint("Too many clients want one at the same time, or transactions take too long.").WithRoutine(RoutineExhausted)
 	case errors.Is(err, pool.ErrClosed) && c.isClosed():
 		return pgwire.Errorf(pgwire.CodeAdminShutdown, "database %q is being shut down", c.name).WithRoutine(RoutineUnavailable)
