@@ -70,6 +70,9 @@ func (s source) Parameters(a *session.Account, proof *auth.ClientCredential, don
 	l := a.Login.(*login)
 	go func() { // bounded by the cluster's connect and checkout time-outs
 		_, err := l.u.cl.WaitParameters(context.Background(), l.of(proof))
+		if err == nil {
+			l.u.awaitSchema(s.p.ctx)
+		}
 		done(refusal(err))
 	}()
 }

@@ -32,6 +32,9 @@ type unit struct {
 	pools   poolGroups
 	health  health
 	router  atomic.Pointer[router.Router]
+	// schemaDue is closed when the first snapshot of the schema is in the router, or was waited for long enough.
+	schemaDue  chan struct{}
+	schemaOnce sync.Once
 
 	mu sync.Mutex // guards below, and the making of routers
 	// cfg, conf: the configuration in force.
@@ -73,7 +76,7 @@ type link struct {
 
 // newUnit makes a cluster of the configuration. It connects to nothing yet.
 func (p *Pooler) newUnit(conf *config.Config, cfg *config.Cluster) (*unit, error) {
-	u := &unit{p: p, name: cfg.Name, conf: conf, metrics: p.metrics.Cluster(cfg.Name)}
+	u := &unit{p: p, name: cfg.Name, conf: conf, metrics: p.metrics.Cluster(cfg.Name), schemaDue: make(chan struct{})}
 	u.countShards(len(cfg.Shards))
 	options, err := u.options(conf, cfg)
 	if err != nil {
@@ -81,6 +84,9 @@ func (p *Pooler) newUnit(conf *config.Config, cfg *config.Cluster) (*unit, error
 	}
 	if err := u.route(cfg, nil); err != nil {
 		return nil, err
+	}
+	if !options.LoadSchema {
+		u.schemaSettled()
 	}
 	u.cl = cluster.New(options, cluster.Hooks[*loop.Backend]{
 		Dial: u.dial, Adopt: u.adopt,
@@ -308,7 +314,27 @@ func (u *unit) schemaChanged(s *topology.Schema) {
 		return
 	}
 	u.p.shared.Descriptions.Forget()
+	u.schemaSettled()
 	u.p.log.Debug("schema loaded", "cluster", u.name, "relations", len(s.Relations), "epoch", s.Epoch)
+}
+
+// schemaSettled lets logins go on that wait for the schema.
+func (u *unit) schemaSettled() { u.schemaOnce.Do(func() { close(u.schemaDue) }) }
+
+// awaitSchema waits for the first snapshot of the schema, for a time: without it statements are refused that need to know a table's columns,
+// which the first clients after a start should not be. Should it not come, that is better than not to serve at all.
+func (u *unit) awaitSchema(ctx context.Context) {
+	u.mu.Lock()
+	limit := u.conf.Timeouts.Checkout
+	u.mu.Unlock()
+	timer := time.NewTimer(limit)
+	defer timer.Stop()
+	select {
+	case <-u.schemaDue:
+	case <-ctx.Done():
+	case <-timer.C:
+		u.schemaSettled()
+	}
 }
 
 // Router implements session.Cluster.
@@ -317,8 +343,15 @@ func (u *unit) Router() *router.Router { return u.router.Load() }
 // Shards implements session.Cluster.
 func (u *unit) Shards() int { return u.cl.Shards() }
 
-// Parameters implements session.Cluster.
-func (u *unit) Parameters() []pgwire.Param { return u.cl.Parameters() }
+// Parameters implements session.Cluster: nil while logins have to wait, be it for the parameters or for the schema.
+func (u *unit) Parameters() []pgwire.Param {
+	select {
+	case <-u.schemaDue:
+		return u.cl.Parameters()
+	default:
+		return nil
+	}
+}
 
 // SchemaChanged implements session.Cluster.
 func (u *unit) SchemaChanged() { u.cl.RefreshSchema("ddl") }
