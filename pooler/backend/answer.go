@@ -97,8 +97,8 @@ func (c *Conn) copyIn(s *Step, msg []byte) error {
 	if s.Internal || !s.carries(msg[0]) {
 		return c.outOfTurn(msg[0])
 	}
-	// PostgreSQL ignores Syncs that are behind the command while it copies in (manual, 55.2.6).
-	kept, behind := c.head+1, true
+	// PostgreSQL ignores Syncs that are between the command and its data (manual, 55.2.6).
+	kept, behind := c.head+1, !s.DataFollows
 	for i := kept; i < len(c.steps); i++ {
 		switch k := c.steps[i].Kind; {
 		case k == StepSync && behind:
@@ -172,6 +172,7 @@ func (c *Conn) forget(first int) {
 		c.Statements.Remove(s.Prepared)
 	case StepClose:
 		c.Statements.Add(s.Prepared)
+	default: // the others prepare nothing
 	}
 }
 

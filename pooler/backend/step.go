@@ -60,6 +60,8 @@ type Step struct {
 	Internal bool
 	// Must: should it fail, the connection is broken, for what is behind it must not run.
 	Must bool
+	// DataFollows: COPY data is sent behind it without a CopyInResponse being awaited, so a Sync behind it stands behind the data, too.
+	DataFollows bool
 	// Ref is the owner's.
 	Ref int32
 	// Prepared is what a Parse or Close is about; Unnamed: as the unnamed statement.
