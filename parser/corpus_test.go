@@ -26,7 +26,7 @@ func corpus(t *testing.T) []string {
 	if err != nil || len(files) < 30 {
 		t.Fatalf("got %d files, %v", len(files), err)
 	}
-	if len(all) > 0 && !testing.Short() {
+	if len(all) > 0 && !testing.Short() && !underRace {
 		return all
 	}
 	return files
@@ -79,7 +79,7 @@ func TestCorpus(t *testing.T) {
 	t.Parallel()
 	var total, refused atomic.Int64
 	t.Cleanup(func() {
-		if total.Load() < 5000 || refused.Load() > total.Load()/10 {
+		if total.Load() < 500 || refused.Load() > total.Load()/10 {
 			t.Errorf("%d statements, %d refused", total.Load(), refused.Load())
 		}
 	})
@@ -90,7 +90,10 @@ func TestCorpus(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			for _, sql := range psqlStatements(string(script)) {
+			for i, sql := range psqlStatements(string(script)) {
+				if underRace && i%10 != 0 {
+					continue
+				}
 				total.Add(1)
 				if !checkParse(t, sql) {
 					refused.Add(1)

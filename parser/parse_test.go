@@ -68,6 +68,14 @@ func TestIdentifiersAreFolded(t *testing.T) {
 	}
 }
 
+// part is n, less under the race detector.
+func part(n int) int {
+	if underRace {
+		return n / 10
+	}
+	return n
+}
+
 // goldenInputs gives the statements of the golden files.
 func goldenInputs(t testing.TB) []string {
 	t.Helper()

@@ -389,7 +389,7 @@ func (s *Scanner) number(i int) (TokenKind, int) {
 	}
 	kind := TokenInteger
 	end := decimals(text, i)
-	if end < len(text) && text[end] == '.' && (end+1 >= len(text) || text[end+1] != '.' || end == i) {
+	if end < len(text) && text[end] == '.' && !isRange(text, i, end) {
 		kind = TokenFloat
 		end = decimals(text, end+1)
 	}
@@ -406,6 +406,12 @@ func (s *Scanner) number(i int) (TokenKind, int) {
 		return s.fail(junk)
 	}
 	return kind, end
+}
+
+// isRange reports that the point at end belongs to two of them behind a plain integer: 1..10. Behind 1_000 PostgreSQL 16 takes the first
+// point for a decimal one.
+func isRange(text string, i, end int) bool {
+	return end > i && end+1 < len(text) && text[end+1] == '.' && strings.IndexByte(text[i:end], '_') < 0
 }
 
 // radix tells what the letter behind a leading 0 announces, and which digits that takes.

@@ -98,7 +98,7 @@ func TestSettingsSurviveTheirCommand(t *testing.T) {
 		}
 		return b.String()
 	}
-	for range 3000 {
+	for range part(3000) {
 		name := word()
 		if name == "" {
 			continue
