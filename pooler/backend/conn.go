@@ -250,11 +250,13 @@ func (c *Conn) consume(b []byte) (int, error) {
 			}
 			plain = true
 		}
-		if pos+total > len(b) && !streams(typ) {
+		if !streams(typ) {
 			if total > c.maxSize {
 				return 0, fmt.Errorf("%w: message %q of %d bytes is too long", ErrProtocol, typ, total)
 			}
-			break
+			if pos+total > len(b) {
+				break
+			}
 		}
 		if plain {
 			forward := c.forwards(cur)

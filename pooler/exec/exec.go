@@ -6,6 +6,8 @@
 package exec
 
 import (
+	"encoding/binary"
+
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
@@ -72,11 +74,8 @@ func appendParse(dst []byte, name string, p *state.Prepared) []byte {
 	dst = append(dst, pgwire.MsgParse, 0, 0, 0, 0)
 	dst = append(append(dst, name...), 0)
 	dst = append(append(dst, p.SQL...), 0)
-	dst = append(dst, byte(len(p.Types)>>10), byte(len(p.Types)>>2))
-	dst = append(dst, p.Types...)
-	n := len(dst) - start - 1
-	dst[start+1], dst[start+2], dst[start+3], dst[start+4] = byte(n>>24), byte(n>>16), byte(n>>8), byte(n)
-	return dst
+	dst = binary.BigEndian.AppendUint16(dst, uint16(len(p.Types)/4)) //nolint:gosec // as the client's message had it
+	return finish(append(dst, p.Types...), start)
 }
 
 // Bind appends a client's Bind for p; tail is what follows the names in it.

@@ -1,6 +1,7 @@
 package exec
 
 import (
+	"encoding/binary"
 	"unicode/utf8"
 
 	"github.com/pgkennel/pgkennel/pooler/backend"
@@ -44,7 +45,7 @@ func settings(dst []byte, have, want *state.Set, end string) []byte {
 	dst = append(dst, pgwire.MsgQuery, 0, 0, 0, 0)
 	dst = have.AppendDiff(dst, want)
 	dst = append(dst, end...)
-	return finish(dst, start)
+	return finish(append(dst, 0), start)
 }
 
 // withEncoding returns have with the client_encoding that want has.
@@ -110,7 +111,7 @@ func Internal(dst []byte, c *backend.Conn, ref int32, sql ...string) []byte {
 		}
 		dst = append(dst, s...)
 	}
-	dst = finish(dst, start)
+	dst = finish(append(dst, 0), start)
 	askInternal(c, ref)
 	return dst
 }
@@ -120,11 +121,9 @@ func askInternal(c *backend.Conn, ref int32) {
 	c.Ask(backend.Step{Kind: backend.StepQuery, Internal: true, Ref: ref})
 }
 
-// finish terminates the Query message that began at start and fills in its length.
+// finish fills in the length of the message that began at start.
 func finish(dst []byte, start int) []byte {
-	dst = append(dst, 0)
-	n := len(dst) - start - 1
-	dst[start+1], dst[start+2], dst[start+3], dst[start+4] = byte(n>>24), byte(n>>16), byte(n>>8), byte(n)
+	binary.BigEndian.PutUint32(dst[start+1:], uint32(len(dst)-start-1)) //nolint:gosec // it is made of messages within their limits
 	return dst
 }
 
