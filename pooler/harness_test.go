@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"runtime"
 	"strings"
 	"sync"
 	"testing"
@@ -71,6 +72,8 @@ func (h *house) write(e extra) {
 host = "127.0.0.1"
 default_pool_size = 2
 load_schema = "off"
+connect_timeout = 30000
+checkout_timeout = 30000
 %s
 [admin]
 user = %q
@@ -139,7 +142,9 @@ func (h *house) ended() {
 			h.t.Errorf("run: %v", err)
 		}
 	case <-time.After(patience):
-		h.t.Fatalf("the pooler does not end; log:\n%s", h.log)
+		stacks := make([]byte, 1<<20)
+		stacks = stacks[:runtime.Stack(stacks, true)]
+		h.t.Fatalf("the pooler does not end; goroutines:\n%s", stacks)
 	}
 }
 

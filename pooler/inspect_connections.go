@@ -42,6 +42,9 @@ func (i inspector) Clients() []admin.ClientInfo {
 		info.LocalAddr, info.LocalPort = place(conn.LocalAddr())
 		info.TLS = cipher(conn)
 		info.PID = peerPID(conn)
+		if u, ok := conn.LocalAddr().(*net.UnixAddr); ok {
+			_, info.LocalPort = hostPort(u.Name)
+		}
 		list = append(list, info)
 	}
 	slices.SortFunc(list, func(a, b admin.ClientInfo) int { return cmp.Compare(a.ID, b.ID) })

@@ -2,7 +2,7 @@
 // looks after cancel keys, reloads and the end. It is the only package that knows all others.
 //
 // Goroutines: Run owns all of them and returns when they have ended. Lock order: Pooler.orders,
-// Pooler.mu, a unit's, then what the packages below say.
+// Pooler.mu, a cluster's, a unit's, a pool's.
 package pooler
 
 import (

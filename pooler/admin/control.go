@@ -54,7 +54,7 @@ type Closer interface {
 type Killer interface {
 	// Kill pauses the database and closes its clients and backends at once. Clients of the admin database are left alone.
 	Kill(database string) error
-	// KillClient closes one client, and the backend that it has. ErrNoClient if there is none of that ID.
+	// KillClient closes one client. What it runs is cancelled, its transaction rolled back. ErrNoClient if there is none of that ID.
 	KillClient(id uint64) error
 }
 

@@ -15,7 +15,7 @@ const (
 	PlanAny    Plan = iota + 1 // any one shard would do
 	PlanShard                  // the shard that a key or a hint names
 	PlanCopy                   // COPY FROM: the first row decides
-	PlanDirect                 // forwarded unparsed: there is one shard only, or it was certain already
+	PlanDirect                 // nothing to decide: one shard without tenants, or text that can't be parsed for a shard that is certain
 	PlanLocal                  // answered without a server
 	numPlans
 )
