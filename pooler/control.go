@@ -45,7 +45,7 @@ func (c controller) Reload(context.Context) error {
 	if c.p.ended() {
 		return admin.ErrShuttingDown
 	}
-	return c.p.Reload()
+	return c.p.Reload() //nolint:contextcheck // what a reload closes outlives the command that ordered it
 }
 
 // ended reports whether a shutdown was ordered.

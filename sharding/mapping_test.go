@@ -186,7 +186,7 @@ func TestOverlapsAreNamed(t *testing.T) {
 		}
 		_, err := b.Build()
 		var got []OverlapError
-		if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // what Build itself joined
 			for _, e := range joined.Unwrap() {
 				got = append(got, *e.(*OverlapError))
 			}

@@ -172,4 +172,4 @@ func elementOID(oid uint32) (uint32, bool) {
 }
 
 // view is b as a string without a copy: good as long as nobody writes to b, which look-ups outlive not.
-func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) }
+func view(b []byte) string { return unsafe.String(unsafe.SliceData(b), len(b)) } //nolint:gosec // the comment says when

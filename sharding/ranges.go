@@ -238,7 +238,7 @@ func (x *headIndex) upper(head uint64) int {
 		return 0
 	}
 	at := 0
-	for n := len(x.levels) - 1; n >= 0; n-- {
+	for n := len(x.levels) - 1; n >= 0; n-- { //nolint:modernize // on every statement's way: no iterator
 		level := x.levels[n]
 		if at += notAbove(level[at:min(at+width, len(level))], head) - 1; at < 0 {
 			return 0

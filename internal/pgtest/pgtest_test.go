@@ -177,7 +177,7 @@ func TestKilledTestLeavesNothing(t *testing.T) {
 		select {}
 	}
 	t.Parallel()
-	base, err := os.MkdirTemp("/tmp", "pgo") //nolint:usetesting // t.TempDir is too long for a socket path
+	base, err := os.MkdirTemp("/tmp", "pgo") // t.TempDir is too long for a socket path
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -202,9 +202,9 @@ func (out *conj) or(or fact) {
 }
 
 // strict returns the leaves of which some column can't be NULL where the facts hold.
-func (k *conj) strict() map[*leaf]bool {
+func (out *conj) strict() map[*leaf]bool {
 	leaves := make(map[*leaf]bool)
-	strictOf(k.facts, leaves)
+	strictOf(out.facts, leaves)
 	return leaves
 }
 

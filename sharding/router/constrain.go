@@ -1,6 +1,8 @@
 package router
 
 import (
+	"slices"
+
 	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/sharding"
 )
@@ -71,7 +73,7 @@ func (c *compiler) constrain(b *block, ctx *context, up []colID) {
 
 // rows returns the context of the block's own rows.
 func (b *block) rows(ctx *context, up []colID) *context {
-	f := &context{parent: ctx, facts: b.facts[:len(b.facts):len(b.facts)], never: b.where.never}
+	f := &context{parent: ctx, facts: slices.Clip(b.facts), never: b.where.never}
 	for i, col := range up {
 		if col.leaf != nil && i < b.width() && b.transparent(i) {
 			f.facts = append(f.facts, fact{kind: factEqual, a: col, b: b.out(i).col})
@@ -151,7 +153,7 @@ func (c *compiler) walk(n *node, ctx *context) {
 
 // optional returns the context of the side of an outer join that need not be there.
 func (n *node) optional(ctx *context, side *node) *context {
-	facts := n.on.facts[:len(n.on.facts):len(n.on.facts)]
+	facts := slices.Clip(n.on.facts)
 	return &context{parent: ctx, strict: true, facts: side.hoist(facts), never: n.on.never}
 }
 

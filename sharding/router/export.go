@@ -163,7 +163,7 @@ func (c *compiler) setExport(b *block, i int, t sharding.KeyType) *export {
 		case right == nil:
 			return left
 		}
-		return &export{sets: append(left.sets[:len(left.sets):len(left.sets)], right.sets...), equal: append(left.equal[:len(left.equal):len(left.equal)], right.equal...)}
+		return &export{sets: append(slices.Clip(left.sets), right.sets...), equal: append(slices.Clip(left.equal), right.equal...)}
 	}
 	return either(left, right)
 }

@@ -1,6 +1,8 @@
 package router
 
 import (
+	"slices"
+
 	"github.com/pgkennel/pgkennel/parser"
 )
 
@@ -100,7 +102,7 @@ func (c *compiler) relationLeaf(l *leaf, rel *relation, f *parser.From) {
 		for i := range rel.table.Columns {
 			names = append(names, rel.table.Columns[i].Name)
 		}
-		l.derive(append(f.Columns[:len(f.Columns):len(f.Columns)], names[min(len(f.Columns), len(names)):]...))
+		l.derive(append(slices.Clip(f.Columns), names[min(len(f.Columns), len(names)):]...))
 		return
 	}
 	l.rel = rel
@@ -127,7 +129,7 @@ func (c *compiler) viewBlock(rel *relation) *block {
 // cteLeaf makes l a reference to a CTE.
 func (c *compiler) cteLeaf(l *leaf, env *cteEnv, aliases []string) {
 	env.refs++
-	names := append(aliases[:len(aliases):len(aliases)], tail(env.cte.Columns, len(aliases))...)
+	names := append(slices.Clip(aliases), tail(env.cte.Columns, len(aliases))...)
 	switch {
 	case env.rec != nil:
 		env.rec.used = true
@@ -218,7 +220,7 @@ func (c *compiler) join(b *block, f *parser.From) *node {
 	b.scope.items = append(b.scope.items, n.left)
 	n.right = c.item(b, f.Right)
 	b.scope.items = b.scope.items[:len(b.scope.items)-1]
-	n.leaves = append(n.left.leaves[:len(n.left.leaves):len(n.left.leaves)], n.right.leaves...)
+	n.leaves = append(slices.Clip(n.left.leaves), n.right.leaves...)
 	using := f.Using
 	if f.Natural {
 		using = c.common(n)

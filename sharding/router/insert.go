@@ -21,9 +21,7 @@ func (c *compiler) insertBlock(b *block, outer *scope) {
 	b.excluded.cols, b.excluded.complete, b.excluded.rel = b.target.cols, b.target.complete, b.target.rel
 	b.excluded.inserted = b
 	b.scope.hidden = []*leaf{b.excluded}
-	for i := range q.Columns {
-		b.columns = append(b.columns, q.Columns[i])
-	}
+	b.columns = append(b.columns, q.Columns...)
 	if q.Columns == nil && b.target.complete {
 		for i := range b.target.cols {
 			b.columns = append(b.columns, b.target.cols[i].name)

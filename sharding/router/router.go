@@ -252,6 +252,7 @@ func (c *compiler) follow(s *parser.Statement) {
 		if !slices.Equal(c.path, c.env.SearchPath) {
 			lost()
 		}
+	default: // the others leave settings alone, or name them in SetConfigs
 	}
 }
 

@@ -1,6 +1,8 @@
 package router
 
 import (
+	"slices"
+
 	"github.com/pgkennel/pgkennel/sharding"
 )
 
@@ -209,7 +211,7 @@ func (c *compiler) conclude(facts []fact, x *context, t sharding.KeyType) *solut
 func (c *compiler) choose(s *solution, or *fact, plain []fact, x *context, t sharding.KeyType) {
 	var branches []*solution
 	for i := range or.branches {
-		facts := append(plain[:len(plain):len(plain)], or.branches[i].facts...)
+		facts := append(slices.Clip(plain), or.branches[i].facts...)
 		branches = append(branches, c.conclude(facts, x, t))
 		if c.tooComplex() {
 			return

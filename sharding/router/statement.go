@@ -22,21 +22,21 @@ type statement struct {
 	reason string
 }
 
-func (s *statement) refuse(e *pgwire.Error) {
-	if s.refusal == nil {
-		s.refusal = e
+func (st *statement) refuse(e *pgwire.Error) {
+	if st.refusal == nil {
+		st.refusal = e
 	}
 }
 
-func (s *statement) needsHint(e *pgwire.Error) {
-	if s.hintless == nil && !s.single {
-		s.hintless = e
+func (st *statement) needsHint(e *pgwire.Error) {
+	if st.hintless == nil && !st.single {
+		st.hintless = e
 	}
 }
 
-func (s *statement) needsKey(e *pgwire.Error) {
-	if s.keyless == nil && !s.single {
-		s.keyless = e
+func (st *statement) needsKey(e *pgwire.Error) {
+	if st.keyless == nil && !st.single {
+		st.keyless = e
 	}
 }
 
@@ -135,8 +135,9 @@ func writesData(s *parser.Statement) bool {
 	case parser.Begin, parser.Commit, parser.Rollback, parser.Savepoint, parser.RollbackTo, parser.Release, parser.Set, parser.SetTransaction,
 		parser.SetConstraints, parser.Reset, parser.ResetAll, parser.Show, parser.Discard, parser.Deallocate, parser.Fetch, parser.ClosePortal:
 		return false
+	default: // whatever is not known to write nothing
+		return true
 	}
-	return true
 }
 
 // changesData reports that a query or a CTE in it is an INSERT, UPDATE, DELETE or MERGE.

@@ -70,6 +70,7 @@ func (d datum) cast(name string) datum {
 			return datum{dom: domNumeric, text: strconv.FormatInt(d.integer, 10)}
 		case domNumeric:
 			return d
+		default: // no such cast, or of no use for keys
 		}
 	case "float8":
 		return d.toFloat(64)
@@ -83,6 +84,7 @@ func (d datum) cast(name string) datum {
 			return datum{dom: domText, text: strconv.FormatInt(d.integer, 10)}
 		case domUUID:
 			return datum{dom: domText, text: d.uuid.String()}
+		default: // numbers are written as the server likes
 		}
 	case "uuid":
 		switch d.dom {
@@ -92,6 +94,7 @@ func (d datum) cast(name string) datum {
 			}
 		case domUUID:
 			return d
+		default: // no such cast
 		}
 	}
 	return datum{}
@@ -111,6 +114,7 @@ func (d datum) toInteger(name string) datum {
 		k, reading = sharding.ParseNumeric(d.text, sharding.Assign)
 	case domFloat:
 		k, reading = sharding.FloatKey(d.float, sharding.Assign)
+	default: // no such cast
 	}
 	v := k.Bigint()
 	if reading != sharding.Exact || name == "int4" && v != int64(int32(v)) || name == "int2" && v != int64(int16(v)) {
@@ -163,6 +167,7 @@ func (d datum) key(t sharding.KeyType, use sharding.Use) (sharding.Key, sharding
 			return sharding.ParseNumeric(d.text, use)
 		case domFloat:
 			return sharding.FloatKey(d.float, use)
+		default: // an error of the server's
 		}
 	case sharding.UUID:
 		switch d.dom {
@@ -172,6 +177,7 @@ func (d datum) key(t sharding.KeyType, use sharding.Use) (sharding.Key, sharding
 			}
 		case domUUID:
 			return d.uuid, sharding.Exact
+		default: // an error of the server's
 		}
 	case sharding.Text:
 		switch {
