@@ -354,7 +354,21 @@ func (u *unit) Parameters() []pgwire.Param {
 }
 
 // SchemaChanged implements session.Cluster.
-func (u *unit) SchemaChanged() { u.cl.RefreshSchema("ddl") }
+func (u *unit) SchemaChanged() (wait func()) {
+	done := u.cl.RefreshSchema("ddl")
+	u.mu.Lock()
+	limit := u.conf.Timeouts.Checkout
+	u.mu.Unlock()
+	return func() {
+		timer := time.NewTimer(limit)
+		defer timer.Stop()
+		select {
+		case <-done:
+		case <-u.p.ctx.Done():
+		case <-timer.C:
+		}
+	}
+}
 
 // down lists the shards that no endpoint answers for.
 func (u *unit) down() []metrics.DownShard {

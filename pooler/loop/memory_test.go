@@ -43,7 +43,7 @@ type modelCluster struct {
 func (c modelCluster) Router() *router.Router     { return c.r }
 func (c modelCluster) Shards() int                { return c.n }
 func (c modelCluster) Parameters() []pgwire.Param { return modelParams }
-func (c modelCluster) SchemaChanged()             {}
+func (c modelCluster) SchemaChanged() func()      { return func() {} }
 
 // newModel returns a driver over n shards of model servers, with up to size backends each.
 func newModel(t *testing.T, seed uint64, n, size int) *Memory {

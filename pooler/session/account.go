@@ -37,8 +37,9 @@ type Cluster interface {
 	Shards() int
 	// Parameters are what servers report, nil if none was reached yet.
 	Parameters() []pgwire.Param
-	// SchemaChanged tells that a statement went by that may have changed tables.
-	SchemaChanged()
+	// SchemaChanged tells that a statement went by that may have changed tables. It returns at once what waits, for a time, until the Router
+	// knows of it.
+	SchemaChanged() (wait func())
 }
 
 // Console is the admin database.

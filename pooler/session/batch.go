@@ -60,9 +60,13 @@ func (s *Session) collect(b []byte) int {
 		default:
 			how, total = endOpen, 0
 		}
+		s.split = 0
 		if !s.batch(b[:pos], how) {
 			s.scanned = 0
 			return 0
+		}
+		if s.split > 0 {
+			return s.split
 		}
 		return pos + total
 	}
@@ -84,10 +88,14 @@ func (s *Session) batch(b []byte, how end) bool {
 		s.dropItems()
 		return false
 	}
-	var plan sharding.Plan
-	needs := false
+	plan, needs, e := s.planBatch()
 	if refusal == nil {
-		plan, needs, refusal = s.planBatch()
+		refusal = e
+	}
+	if n, bytes := s.localHead(); n > 0 && (refusal != nil || needs) {
+		s.split = bytes
+		s.dropItemsFrom(n)
+		return s.answerBatch(endOpen)
 	}
 	if refusal != nil {
 		s.dropItems()
@@ -121,15 +129,36 @@ func (s *Session) endOnly(how end) bool {
 	return true
 }
 
+// localHead returns how many items at the front of the batch are answered here, and their length, if something is executed among them and no
+// backend is held: what they do (BEGIN, for one) has to be done before it is known what to put in front of the rest.
+func (s *Session) localHead() (n, bytes int) {
+	if s.conn != nil {
+		return 0, 0
+	}
+	executes := false
+	for n < len(s.unit.items) && s.unit.items[n].local {
+		executes = executes || s.unit.items[n].typ == pgwire.MsgExecute
+		bytes += len(s.unit.items[n].frame)
+		n++
+	}
+	if !executes {
+		return 0, 0
+	}
+	return n, bytes
+}
+
 // dropItems gives up the statements that a batch's Parse messages took, when it is not run (now).
-func (s *Session) dropItems() {
-	for i := range s.unit.items {
+func (s *Session) dropItems() { s.dropItemsFrom(0) }
+
+// dropItemsFrom is dropItems for the items behind the first n.
+func (s *Session) dropItemsFrom(n int) {
+	for i := n; i < len(s.unit.items); i++ {
 		if it := &s.unit.items[i]; it.typ == pgwire.MsgParse && it.prep != nil {
 			s.sh.Registry.Drop(it.prep)
 		}
 	}
-	clear(s.unit.items)
-	s.unit.items = s.unit.items[:0]
+	clear(s.unit.items[n:])
+	s.unit.items = s.unit.items[:n]
 }
 
 // decodeBatch decodes the messages of b into items and resolves the names in them.
@@ -162,6 +191,9 @@ func (s *Session) decodeItem(it *item, body []byte) (refusal *pgwire.Error, wait
 			return noStatement(it.name), false
 		}
 		it.msg = it.prep.Message
+		if s.awaitsSchema(it.msg) {
+			return nil, true
+		}
 	case pgwire.MsgDescribe, pgwire.MsgClose:
 		t, err := pgwire.DecodeDescribe(body)
 		if err != nil {
@@ -207,7 +239,7 @@ func (s *Session) decodeParse(it *item, body []byte) (refusal *pgwire.Error, wai
 			WithHint("Close or DEALLOCATE statements that are no longer used.").WithRoutine("prepared_statements"), false
 	}
 	m := s.parse(p.SQL)
-	if m == nil {
+	if m == nil || s.awaitsSchema(m) {
 		return nil, true
 	}
 	if len(m.Statements) > 1 {
@@ -297,6 +329,7 @@ func (s *Session) planBatch() (plan sharding.Plan, needs bool, refusal *pgwire.E
 			continue
 		}
 		needs = true
+		v.held = true // whatever comes behind it, comes there
 		if v.tx == pgwire.TxFailed {
 			if st := single(it.msg); st == nil || !endsFailure(st) {
 				return plan, true, errInFailedTransaction
@@ -304,7 +337,7 @@ func (s *Session) planBatch() (plan sharding.Plan, needs bool, refusal *pgwire.E
 		}
 		switch it.typ {
 		case pgwire.MsgParse, pgwire.MsgDescribe:
-			if _, refusal := rtr.Route(it.msg, s.env()).Describe(s.input(nil)); refusal != nil {
+			if _, refusal := rtr.Route(it.msg, s.env()).Describe(s.input(nil)); refusal != nil && !ofExecution(refusal) {
 				return plan, true, refusal
 			}
 		case pgwire.MsgExecute:
@@ -321,6 +354,16 @@ func (s *Session) planBatch() (plan sharding.Plan, needs bool, refusal *pgwire.E
 		}
 	}
 	return plan, needs, nil
+}
+
+// ofExecution reports whether a refusal is about where a statement would run. It can be described nevertheless, and its Bind is refused: some
+// drivers describe what they never run, to learn the types of a table's columns.
+func ofExecution(refusal *pgwire.Error) bool {
+	switch refusal.Routine {
+	case router.RefusalTenantMissing, router.RefusalTenantUnknown, router.RefusalTenantNull, router.RefusalCrossShard, router.RefusalShardMissing:
+		return true
+	}
+	return false
 }
 
 // joinBind routes a Bind and joins its plan to the batch's.

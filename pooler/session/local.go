@@ -18,7 +18,8 @@ type view struct {
 }
 
 func (s *Session) view() view {
-	return view{tx: s.tx, held: s.conn != nil && !s.describing, sets: s.prologueSets}
+	// What is being described outside of a transaction may become one's beginning there.
+	return view{tx: s.tx, held: s.conn != nil && (!s.describing || s.tx == pgwire.TxIdle), sets: s.prologueSets}
 }
 
 // own reports whether st is about the pooler's own settings.

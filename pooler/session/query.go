@@ -24,7 +24,7 @@ func (s *Session) query(body, frame []byte) bool {
 		return true
 	}
 	m := s.parse(sql)
-	if m == nil {
+	if m == nil || s.awaitsSchema(m) {
 		return false
 	}
 	s.unit.message = m
@@ -183,6 +183,28 @@ func (s *Session) parse(sql []byte) *parser.Message {
 	m := s.job.message
 	s.job = job{}
 	return m
+}
+
+// awaitsSchema reports that the session has to wait before it routes m: it changed tables itself, and the router does not know yet. Further
+// changes don't wait.
+func (s *Session) awaitsSchema(m *parser.Message) bool {
+	if s.schemaWait == nil || m == nil {
+		return false
+	}
+	reads := m.Unparsable != nil
+	for _, st := range m.Statements {
+		reads = reads || st.Effects&parser.EffSchemaChange == 0
+	}
+	if !reads {
+		return false
+	}
+	wait := s.schemaWait
+	s.schemaWait = nil
+	if s.drv.Offload(wait, true) {
+		return false
+	}
+	s.wait = waitJob
+	return true
 }
 
 // job is the outcome of a parse off the loop; the cache may not have kept it.

@@ -126,6 +126,7 @@ type Session struct {
 
 	in      []byte // input that could not be handled yet
 	scanned int    // bytes at its front that were looked at already
+	split   int    // bytes of the batch at hand that were handled as one of their own
 	// consuming: its front is being handled, further up the stack.
 	consuming bool
 	out       []byte // scratch for what goes to the backend
@@ -154,6 +155,8 @@ type Session struct {
 	prologueSets bool
 	// ddl: the transaction may change tables.
 	ddl bool
+	// schemaWait waits until the router knows of what the session did to tables; nil = it does, or there is nothing to know.
+	schemaWait func()
 	// readsSequences: the client asks for lastval or currval, which are state of the server's session: nothing of others may be left there.
 	// cleanSequences: nothing is, on the backend at hand.
 	readsSequences, cleanSequences bool

@@ -11,6 +11,9 @@ import (
 // applySetting follows a SET or RESET that ran (or is queued): what the session expects of a connection from now on, and what the one it holds has.
 func (s *Session) applySetting(st *parser.Statement) {
 	t := &s.track
+	if st.Set != nil && st.Set.Name == "transaction_isolation" && len(st.Set.Values) == 1 && strict(st.Set.Values[0]) {
+		s.strictIsolation = true
+	}
 	switch {
 	case st.Kind == parser.ResetAll:
 		t.Have = t.Have.ResetAll()

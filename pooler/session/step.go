@@ -186,7 +186,7 @@ func (s *Session) endTransaction() {
 		if s.sh.Descriptions != nil {
 			s.sh.Descriptions.Forget()
 		}
-		s.acct.Cluster.SchemaChanged()
+		s.schemaWait = s.acct.Cluster.SchemaChanged()
 	}
 }
 

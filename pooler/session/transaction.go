@@ -169,8 +169,8 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 		if st.Effects&parser.EffSequenceRead != 0 {
 			s.readsSequences = true
 		}
-		if !s.fixed && !movable(st, len(m.Statements) == 1) {
-			s.fixed = true
+		if !s.fixed && (!movable(st, len(m.Statements) == 1) || st.Kind == parser.Begin && s.tx == pgwire.TxIdle) {
+			s.fixed = true // a transaction that began there can't be said again
 		}
 	}
 	return !s.fixed && s.begun && again
