@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -63,9 +64,19 @@ func bigConfig(form string, n int) string {
 
 var bigForms = []string{"values", "uuids", "texts", "ranges", "mixed ranges", "range headers", "older form"}
 
+// cpuTime is what this process has used, its garbage collector too: unlike the time of day it says little of the neighbours.
+func cpuTime(t *testing.T) time.Duration {
+	t.Helper()
+	var r syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
+		t.Fatal(err)
+	}
+	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
+}
+
 // TestMillionEntries bounds time and memory of a million values and of a million ranges. The bounds are those that users
-// are promised; on an idle machine it takes a third of the time. Not parallel: it measures, and as others may work on
-// the same machine, the best of a few attempts counts.
+// are promised; they are for processor time, on an idle machine it takes a third of that. Not parallel: it measures, and as
+// others may work on the same machine, the best of a few attempts counts.
 func TestMillionEntries(t *testing.T) {
 	if testing.Short() {
 		t.Skip("takes seconds")
@@ -80,9 +91,9 @@ func TestMillionEntries(t *testing.T) {
 			runtime.GC()
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			start := time.Now()
+			start := cpuTime(t)
 			c, _, err := Parse(File{Name: "pgdog.toml", Text: text}, File{Name: "users.toml"}, nil)
-			took := time.Since(start)
+			took := cpuTime(t) - start
 			if err != nil {
 				t.Fatal(err)
 			}
