@@ -53,7 +53,6 @@ type Pooler struct {
 	driver   *loop.Goroutines
 	keys     *keys
 	console  *admin.Console
-	tls      atomic.Pointer[backend.ServerTLS]
 	state    atomic.Pointer[snapshot]
 	clients  atomic.Int64
 	// operators are the clients of the admin database; backends numbers server connections.
@@ -122,10 +121,6 @@ func New(ctx context.Context, o Options) (*Pooler, error) {
 	p.metrics = metrics.New(p.registry, cfg.Metrics.Namespace)
 	p.metrics.SetBuild(metrics.Build{Version: o.Version})
 
-	method, err := auth.ParseMethod(string(cfg.Auth))
-	if err != nil {
-		return nil, err
-	}
 	cache := parser.NewCache(parseCacheBytes)
 	p.metrics.SetParseCache(func() metrics.ParseCache { return parseCache(cache) })
 	registry := state.NewRegistry()
@@ -135,23 +130,12 @@ func New(ctx context.Context, o Options) (*Pooler, error) {
 	})
 	p.shared = &session.Shared{
 		Log: o.Log, Observer: observer{p}, Cache: cache, Registry: registry, Probes: session.NewProbes(), Descriptions: session.NewDescriptions(),
-		Accounts: p.account, Method: method, Auth: &auth.ServerOptions{},
-		MaxMessage: cfg.MaxMessageBytes, MaxBatch: maxBatch, Statements: sessionStatements,
-		LoginTimeout:   int64(cfg.Clients.LoginTimeout),
-		LogConnections: cfg.Log.Connections, LogDisconnections: cfg.Log.Disconnections,
-	}
-	if cfg.Parser.RefuseLongerQueries {
-		p.shared.QuerySize = cfg.Parser.MaxQueryBytes
-	}
-	if err := p.setTLS(cfg); err != nil {
-		return nil, err
+		Accounts: p.account, Auth: &auth.ServerOptions{}, MaxBatch: maxBatch, Statements: sessionStatements,
+		MaxMessage: cfg.MaxMessageBytes,
 	}
 	p.driver = loop.NewGoroutines(loop.Options{
 		Source: source{p}, Shared: p.shared, Log: o.Log, RollbackTimeout: int64(cfg.Timeouts.Rollback),
 	})
-	if s := p.tls.Load(); s != nil {
-		p.driver.SetTLS(s.Config())
-	}
 	p.console = admin.New(admin.Options{Inspector: inspector{p: p}, Controller: controller{p: p}, Now: time.Now, Log: o.Log})
 	if err := p.apply(cfg); err != nil {
 		return nil, err
@@ -162,20 +146,43 @@ func New(ctx context.Context, o Options) (*Pooler, error) {
 	return p, nil
 }
 
-// setTLS reads the certificates that clients are shown.
-func (p *Pooler) setTLS(cfg *config.Config) error {
-	if cfg.TLS.Certificate == "" {
-		return nil
-	}
-	s, err := backend.NewServerTLS(backend.ServerTLSFiles{
-		Certificate: cfg.TLS.Certificate, Key: cfg.TLS.PrivateKey, ClientCA: cfg.TLS.ClientCA, RequireClientCertificate: cfg.TLS.ClientCA != "",
-	})
+// doorOf is what new clients find, by a configuration: how they prove who they are, over TLS or not, within which limits.
+type doorOf struct {
+	shared *session.Shared
+	tls    *backend.ServerTLS // nil = none
+}
+
+// door makes what new clients find. Nothing changes by it.
+func (p *Pooler) door(cfg *config.Config) (*doorOf, error) {
+	method, err := auth.ParseMethod(string(cfg.Auth))
 	if err != nil {
-		return err
+		return nil, err
 	}
-	p.tls.Store(s)
-	p.shared.TLS, p.shared.TLSRequired = true, cfg.TLS.ClientRequired
-	return nil
+	sh := *p.shared
+	sh.Method, sh.MaxMessage, sh.LoginTimeout = method, cfg.MaxMessageBytes, int64(cfg.Clients.LoginTimeout)
+	sh.LogConnections, sh.LogDisconnections = cfg.Log.Connections, cfg.Log.Disconnections
+	sh.QuerySize = 0
+	if cfg.Parser.RefuseLongerQueries {
+		sh.QuerySize = cfg.Parser.MaxQueryBytes
+	}
+	sh.TLS, sh.TLSRequired = cfg.TLS.Certificate != "", cfg.TLS.ClientRequired
+	d := &doorOf{shared: &sh}
+	if sh.TLS {
+		if d.tls, err = backend.NewServerTLS(backend.ServerTLSFiles{
+			Certificate: cfg.TLS.Certificate, Key: cfg.TLS.PrivateKey, ClientCA: cfg.TLS.ClientCA, RequireClientCertificate: cfg.TLS.ClientCA != "",
+		}); err != nil {
+			return nil, err
+		}
+	}
+	return d, nil
+}
+
+// open puts a door in force for clients that connect from now on.
+func (p *Pooler) open(d *doorOf) {
+	if d.tls != nil {
+		p.driver.SetTLS(d.tls.Config())
+	}
+	p.driver.SetShared(d.shared)
 }
 
 // listen opens the sockets.

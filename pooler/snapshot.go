@@ -41,11 +41,6 @@ func (p *Pooler) Reload() error {
 		p.metrics.ReloadsFailed.Inc()
 		return err
 	}
-	if s := p.tls.Load(); s != nil {
-		if err := s.Reload(); err != nil {
-			p.log.Error("certificates not reloaded", "error", err)
-		}
-	}
 	if p.opts.Level != nil {
 		p.opts.Level.Set(cfg.Log.Level)
 	}
@@ -68,9 +63,14 @@ func (p *Pooler) apply(cfg *config.Config) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	type change struct {
-		u       *unit
-		cfg     *config.Cluster
-		options cluster.Options
+		u         *unit
+		cfg       *config.Cluster
+		options   cluster.Options
+		overrides map[overrideKey]override
+	}
+	door, err := p.door(cfg)
+	if err != nil {
+		return err
 	}
 	var changes []change
 	units := make(map[string]*unit, len(cfg.Clusters))
@@ -82,11 +82,11 @@ func (p *Pooler) apply(cfg *config.Config) error {
 			} else if _, err := router.New(o); err != nil {
 				return err
 			}
-			options, err := u.options(cfg, c)
+			options, overrides, err := u.options(cfg, c)
 			if err != nil {
 				return err
 			}
-			changes = append(changes, change{u, c, options})
+			changes = append(changes, change{u, c, options, overrides})
 			units[c.Name] = u
 			continue
 		}
@@ -107,7 +107,7 @@ func (p *Pooler) apply(cfg *config.Config) error {
 		if err := c.u.route(c.cfg, c.u.currentSchema()); err != nil {
 			return err
 		}
-		c.u.setConfig(cfg)
+		c.u.setConfig(cfg, c.overrides)
 		c.u.countShards(len(c.cfg.Shards))
 	}
 	for name, u := range units {
@@ -126,6 +126,7 @@ func (p *Pooler) apply(cfg *config.Config) error {
 	p.mu.loaded = time.Now()
 	p.metrics.SetConfig(p.mu.epoch, p.mu.loaded)
 	p.publishLocked(cfg)
+	p.open(door)
 	p.shared.Probes.Forget()
 	p.shared.Descriptions.Forget()
 	for _, u := range gone {
@@ -201,10 +202,10 @@ func (u *unit) currentSchema() *topology.Schema {
 	return u.schema
 }
 
-func (u *unit) setConfig(conf *config.Config) {
+func (u *unit) setConfig(conf *config.Config, overrides map[overrideKey]override) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
-	u.conf = conf
+	u.conf, u.overrides = conf, overrides
 }
 
 func (u *unit) firstEndpoint(conf *config.Config, database string) *config.Endpoint {

@@ -78,10 +78,11 @@ type link struct {
 func (p *Pooler) newUnit(conf *config.Config, cfg *config.Cluster) (*unit, error) {
 	u := &unit{p: p, name: cfg.Name, conf: conf, metrics: p.metrics.Cluster(cfg.Name), schemaDue: make(chan struct{})}
 	u.countShards(len(cfg.Shards))
-	options, err := u.options(conf, cfg)
+	options, overrides, err := u.options(conf, cfg)
 	if err != nil {
 		return nil, err
 	}
+	u.overrides = overrides
 	if err := u.route(cfg, nil); err != nil {
 		return nil, err
 	}
@@ -116,15 +117,15 @@ func (u *unit) run(ctx context.Context) {
 	}
 }
 
-// options are the cluster's.
-func (u *unit) options(conf *config.Config, cfg *config.Cluster) (cluster.Options, error) {
+// options are the cluster's, and the logins that some of its endpoints have of their own.
+func (u *unit) options(conf *config.Config, cfg *config.Cluster) (cluster.Options, map[overrideKey]override, error) {
 	mode, err := backend.ParseTLSMode(string(conf.TLS.Verify))
 	if err != nil {
-		return cluster.Options{}, err
+		return cluster.Options{}, nil, err
 	}
 	tls, err := backend.ClientTLS(mode, conf.TLS.ServerCA, conf.TLS.ServerCertificate, conf.TLS.ServerPrivateKey)
 	if err != nil {
-		return cluster.Options{}, err
+		return cluster.Options{}, nil, err
 	}
 	o := cluster.Options{
 		Name: cfg.Name, HealthInterval: conf.Health.IdleInterval, HealthTimeout: conf.Health.Timeout,
@@ -161,10 +162,7 @@ func (u *unit) options(conf *config.Config, cfg *config.Cluster) (cluster.Option
 			o.Logins = append(o.Logins, login)
 		}
 	}
-	u.mu.Lock()
-	u.overrides = overrides
-	u.mu.Unlock()
-	return o, nil
+	return o, overrides, nil
 }
 
 // schemaInterval is how often tables and columns are read again without a reason; what passes through pgkennel is noticed at once.

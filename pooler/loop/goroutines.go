@@ -16,7 +16,7 @@ import (
 type Goroutines struct {
 	source          Source
 	log             *slog.Logger
-	shared          *session.Shared
+	shared          atomic.Pointer[session.Shared]
 	readBuffer      int
 	rollbackTimeout time.Duration
 	tls             atomic.Pointer[tls.Config]
@@ -31,9 +31,10 @@ type Goroutines struct {
 // NewGoroutines returns a driver. Nothing runs until clients come.
 func NewGoroutines(o Options) *Goroutines {
 	g := &Goroutines{
-		source: o.Source, log: o.Log, shared: o.Shared, readBuffer: o.ReadBuffer, rollbackTimeout: time.Duration(o.RollbackTimeout),
+		source: o.Source, log: o.Log, readBuffer: o.ReadBuffer, rollbackTimeout: time.Duration(o.RollbackTimeout),
 		clients: make(map[*Client]struct{}),
 	}
+	g.shared.Store(o.Shared)
 	if g.readBuffer == 0 {
 		g.readBuffer = 16 << 10
 	}
@@ -45,6 +46,9 @@ func NewGoroutines(o Options) *Goroutines {
 
 // SetTLS changes the configuration of handshakes with clients from now on.
 func (g *Goroutines) SetTLS(c *tls.Config) { g.tls.Store(c) }
+
+// SetShared changes what new clients find.
+func (g *Goroutines) SetShared(sh *session.Shared) { g.shared.Store(sh) }
 
 // TLS is today's configuration of handshakes with clients.
 func (g *Goroutines) TLS() *tls.Config { return g.tls.Load() }
@@ -73,7 +77,7 @@ func (g *Goroutines) Serve(nc net.Conn, name string) {
 	c.w.init(nc)
 	c.room.L = &c.mu
 	c.now = nanos()
-	c.sess = session.New(g.shared, c, g.next.Add(1), name)
+	c.sess = session.New(g.shared.Load(), c, g.next.Add(1), name)
 	g.mu.Lock()
 	if g.closed {
 		g.mu.Unlock()
