@@ -7,7 +7,8 @@ SHELL := /bin/bash
 GO        ?= go
 PKG       ?= ./...
 TIMEOUT   ?= 8m
-FUZZTOTAL ?= 75# seconds that `make fuzz` shares out among all targets
+PURE      ?= ./parser ./config ./sharding/...
+FUZZTOTAL ?= 60# seconds that `make fuzz` shares out among all targets
 BENCHTIME ?= 1x
 
 GOLANGCI := bin/tools/golangci-lint
@@ -45,7 +46,7 @@ deps: ## install what is missing on this machine (as root), or say what is
 ##@ Check
 
 .PHONY: test
-test: deps fmt-check tidy-check vet arch lint race fuzz bench ## everything, cheapest first; under ten minutes on two cores
+test: deps fmt-check tidy-check vet arch lint pure race fuzz bench ## everything, cheapest first; under ten minutes on two cores
 
 .PHONY: check
 check: fmt-check vet arch lint short ## what to run before each commit
@@ -90,6 +91,11 @@ lint: $(GOLANGCI) ## golangci-lint and dead code
 	$(call step,lint)
 	@$(GOLANGCI) run
 	@$(TOOL) deadcode -test ./... | (! grep -v '^internal/pgtest/') # a kit may hold more than is used today
+
+.PHONY: pure
+pure: ## the packages without goroutines, in full: what is measured or too slow under the race detector too
+	$(call step,tests of pure packages)
+	@$(GO) test -count=1 -timeout=$(TIMEOUT) $(PURE)
 
 .PHONY: race
 race: ## unit and integration tests under the race detector
