@@ -102,7 +102,7 @@ func (b *Backend) fed(data []byte, err error) bool {
 		}
 		c.now = nanos()
 		err = b.feed(c, data, err)
-		c.unlock(true)
+		c.unlock(b, false)
 		return err != nil
 	}
 }
@@ -128,11 +128,25 @@ func (b *Backend) lost(c *Client, err error) {
 	b.dead = err
 	b.mu.Unlock()
 	if b.client.Load() != c { // it was let go in the very step that broke it
+		if b.unsettle() {
+			c.todo = append(c.todo, action{kind: doDiscard, b: b, reason: string(pool.ReasonGone), err: err})
+		}
 		return
 	}
 	b.leave()
 	c.todo = append(c.todo, action{kind: doDiscard, b: b, reason: string(pool.ReasonGone), err: err})
 	c.sess.Lost(err)
+}
+
+// unsettle gives up what was to be finished, which nobody will hear the end of. It reports whether there was something.
+func (b *Backend) unsettle() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.settler == nil {
+		return false
+	}
+	b.settler = nil
+	return true
 }
 
 // fedAlone steps a machine that nobody holds; b.mu is held, and released.
@@ -189,6 +203,9 @@ func (b *Backend) settle(limit time.Duration) {
 	defer b.mu.Unlock()
 	if b.settler == nil {
 		return // done already
+	}
+	if b.timer != nil { // of the one that let go of it before
+		b.timer.Stop()
 	}
 	b.timer = time.AfterFunc(limit, b.Interrupt)
 }

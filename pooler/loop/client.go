@@ -79,7 +79,7 @@ func (c *Client) step(f func()) {
 	c.mu.Lock()
 	c.now = nanos()
 	c.guard(f)
-	c.unlock(false)
+	c.unlock(nil, false)
 }
 
 // guard runs f; a panic in it ends this client and its backend, and nothing else.
@@ -109,20 +109,26 @@ func (c *Client) caught() {
 	c.Close()
 }
 
-// unlock ends a step. reader is true on the goroutine that reads from the backend: it must not block on writing to it, or
-// a server that waits for its answers to be read would wait forever.
-func (c *Client) unlock(reader bool) {
+// unlock ends a step. own: on the goroutine that reads from the client, which may wait for its peers, in their turn. Everybody else has
+// others to serve: the goroutine that reads from a backend must not wait for that server to read, nor, once the client has let go of the
+// backend, for the client; while the client holds it, that the client does not read is to hold up its server.
+func (c *Client) unlock(reader *Backend, own bool) {
 	todo := c.todo
 	c.todo = nil
 	c.arm()
 	if c.sess.WantsInput() {
 		c.room.Broadcast()
 	}
+	waits := own || reader != nil && reader.client.Load() == c
 	c.mu.Unlock()
 	for i := range todo {
-		c.do(&todo[i], reader)
+		c.do(&todo[i], own)
 	}
-	c.w.flush()
+	if waits {
+		c.w.flush()
+	} else {
+		c.w.flushAside(c.g.spawn)
+	}
 	if todo != nil {
 		clear(todo)
 		c.mu.Lock()
@@ -134,21 +140,25 @@ func (c *Client) unlock(reader bool) {
 }
 
 // do does what a step asked for.
-func (c *Client) do(a *action, reader bool) {
+func (c *Client) do(a *action, own bool) {
 	g := c.g
 	switch a.kind {
 	case doFlush:
-		if reader && a.b.w.pending() > 32<<10 {
-			g.spawn(a.b.w.flush)
-		} else {
+		if own {
 			a.b.w.flush()
+		} else {
+			a.b.w.flushAside(g.spawn)
 		}
 	case doRelease:
 		a.b.lease.Release()
 	case doDiscard:
 		g.source.Discard(a.b, pool.Reason(a.reason), a.err)
 	case doPart:
-		a.b.w.flush()
+		if own {
+			a.b.w.flush()
+		} else {
+			a.b.w.flushAside(g.spawn)
+		}
 		a.b.settle(g.rollbackTimeout)
 	case doCancel:
 		b := a.b
@@ -157,7 +167,7 @@ func (c *Client) do(a *action, reader bool) {
 		pid, secret := a.pid, a.secret
 		g.spawn(func() { g.source.CancelRequest(pid, secret) })
 	case doCheckout:
-		a.w.enqueue()
+		c.w.whenRead(a.w.enqueue) // who does not read gets nothing to do
 	case doParameters:
 		g.source.Parameters(a.acct, c.sess.ServerLogin(), func(e *pgwire.Error) {
 			c.step(func() {
@@ -214,7 +224,7 @@ func (c *Client) serve() {
 		}
 		handshake := c.tls
 		c.tls = false
-		c.unlock(false)
+		c.unlock(nil, true)
 		if handshake && err == nil {
 			err = c.startTLS()
 		}
@@ -255,12 +265,10 @@ func (c *Client) startTLS() error {
 	}
 	c.mu.Lock()
 	c.nc = conn
-	c.w.mu.Lock()
-	c.w.nc = conn
-	c.w.mu.Unlock()
+	c.w.swap(conn)
 	c.now = nanos()
 	c.guard(c.sess.TLSDone)
-	c.unlock(false)
+	c.unlock(nil, true)
 	return nil
 }
 
@@ -327,7 +335,7 @@ func (w *waiter) Granted(l *pool.Lease[*Backend]) {
 	}
 	c.wait = nil
 	c.guard(func() { c.sess.Granted(b.Conn) })
-	c.unlock(false)
+	c.unlock(nil, false)
 }
 
 // CheckoutFailed implements cluster.Granter.
@@ -363,7 +371,7 @@ func (c *Client) ToBackend(conn *backend.Conn, data []byte) {
 
 // Checkout implements session.Driver.
 func (c *Client) Checkout(a *session.Account, shard topology.ShardID) *backend.Conn {
-	for {
+	for !c.w.busy() {
 		l := c.g.source.TryCheckout(a, c.sess.ServerLogin(), shard)
 		if l == nil {
 			break
@@ -404,8 +412,11 @@ func (c *Client) Discard(conn *backend.Conn, reason string) {
 // Part implements session.Driver.
 func (c *Client) Part(conn *backend.Conn, clean bool) {
 	b := conn.Link.(*Backend)
-	b.settler = backend.NewSettler(conn, clean)
-	b.leave()
+	settler := backend.NewSettler(conn, clean)
+	b.mu.Lock()
+	b.settler = settler
+	b.client.Store(nil)
+	b.mu.Unlock()
 	c.todo = append(c.todo, action{kind: doPart, b: b})
 }
 

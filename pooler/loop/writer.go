@@ -8,23 +8,36 @@ import (
 // writer sends to one socket. Whoever steps a machine appends to it and then flushes: one goroutine at a time
 // writes, in order, and what is appended meanwhile goes out with its next write.
 type writer struct {
-	nc net.Conn
+	nc  net.Conn
+	try func(b []byte) int // writes as much as the socket takes at once; nil if that can't be had
 
 	mu      sync.Mutex
 	drained sync.Cond
 	buf     []byte
 	spare   []byte
 	writing bool
-	closing bool // the socket is closed once everything is written
+	stuck   bool   // the socket takes no more for now: a goroutine writes what is left
+	closing bool   // the socket is closed once everything is written
+	then    func() // called once everything is written
 	err     error
 }
 
 // writeLimit is how much may wait to be written before whoever produces more is made to wait, in bytes.
 const writeLimit = 256 << 10
 
+// congested is how much may wait to be written before a client gets no more to do, in bytes.
+const congested = 32 << 10
+
 func (w *writer) init(nc net.Conn) {
-	w.nc = nc
+	w.nc, w.try = nc, tryWriter(nc)
 	w.drained.L = &w.mu
+}
+
+// swap puts TLS in the place of the bare socket.
+func (w *writer) swap(nc net.Conn) {
+	w.mu.Lock()
+	w.nc, w.try = nc, nil
+	w.mu.Unlock()
 }
 
 func (w *writer) append(b []byte) {
@@ -62,27 +75,87 @@ func (w *writer) flush() {
 		w.mu.Unlock()
 		_, err := w.nc.Write(b)
 		w.mu.Lock()
-		if cap(b) <= 64<<10 {
-			w.spare = b[:0]
-		}
-		if err != nil {
-			w.err = err
-			w.buf = nil
-		}
-		w.drained.Broadcast()
+		w.wrote(b, err)
 	}
-	w.writing = false
-	closing := w.closing
+	w.end()
+}
+
+// flushAside is flush for those who must not wait for the peer: what the socket doesn't take at once is left to a goroutine started by spawn.
+func (w *writer) flushAside(spawn func(func())) {
+	w.mu.Lock()
+	if w.writing {
+		w.mu.Unlock()
+		return
+	}
+	for len(w.buf) > 0 && w.err == nil {
+		n := 0
+		b := w.buf
+		if w.try != nil {
+			w.buf, w.writing = nil, true
+			w.mu.Unlock()
+			n = w.try(b)
+			w.mu.Lock()
+		}
+		if n < len(b) {
+			if n > 0 || w.buf != nil {
+				b = append(b[n:], w.buf...)
+			}
+			w.buf, w.writing, w.stuck = b, false, true
+			w.mu.Unlock()
+			spawn(w.flush)
+			return
+		}
+		w.wrote(b, nil)
+	}
+	w.end()
+}
+
+// wrote notes that b was written; w.mu is held.
+func (w *writer) wrote(b []byte, err error) {
+	if cap(b) <= 64<<10 {
+		w.spare = b[:0]
+	}
+	if err != nil {
+		w.err = err
+		w.buf = nil
+	}
+	w.drained.Broadcast()
+}
+
+// end ends a flush; w.mu is held, and released.
+func (w *writer) end() {
+	w.writing, w.stuck = false, false
+	closing, then := w.closing, w.then
+	w.then = nil
 	w.drained.Broadcast()
 	w.mu.Unlock()
 	if closing {
 		w.nc.Close()
 	}
+	if then != nil {
+		then()
+	}
 }
 
-// pending is how many bytes wait.
-func (w *writer) pending() int {
+// busy reports whether the peer is slow to read what it was sent.
+func (w *writer) busy() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	return len(w.buf)
+	return w.busyLocked()
+}
+
+func (w *writer) busyLocked() bool {
+	return w.err == nil && (w.stuck || w.writing && len(w.buf) > congested)
+}
+
+// whenRead calls f once the peer is not slow any more; f of an earlier call is forgotten.
+func (w *writer) whenRead(f func()) {
+	w.mu.Lock()
+	if w.busyLocked() {
+		w.then = f
+		w.mu.Unlock()
+		return
+	}
+	w.mu.Unlock()
+	f()
 }
