@@ -1,10 +1,12 @@
 package integration
 
 import (
+	"bufio"
 	"context"
 	"database/sql"
 	"errors"
 	"fmt"
+	"io"
 	"strconv"
 	"strings"
 	"testing"
@@ -32,7 +34,7 @@ var drivers = []struct {
 	name string
 	open func(t *testing.T, s *stand) conn
 }{
-	{"psql", func(_ *testing.T, s *stand) conn { return psql{s.dsn()} }},
+	{"psql", func(t *testing.T, s *stand) conn { return openPSQL(t, s.dsn()) }},
 	{"pgx cache statement", func(t *testing.T, s *stand) conn { return pgxConn{s.pgx(t, pgx.QueryExecModeCacheStatement)} }},
 	{"pgx cache describe", func(t *testing.T, s *stand) conn { return pgxConn{s.pgx(t, pgx.QueryExecModeCacheDescribe)} }},
 	{"pgx describe exec", func(t *testing.T, s *stand) conn { return pgxConn{s.pgx(t, pgx.QueryExecModeDescribeExec)} }},
@@ -69,42 +71,72 @@ func interpolate(text string, args []any) string {
 	return text
 }
 
-// psql runs a program for each statement.
-type psql struct{ dsn string }
+// psql is the program, fed through its standard input. What it has to say comes on standard error, which it does not buffer.
+type psql struct {
+	in  io.Writer
+	err *bufio.Scanner
+}
 
-func (p psql) run(t *testing.T, script string) (string, error) {
+func openPSQL(t *testing.T, dsn string) conn {
 	t.Helper()
-	cmd := pgtest.Command(t, "psql", "-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=sqlstate", "-d", p.dsn)
-	cmd.Stdin = strings.NewReader(script)
-	out, err := cmd.CombinedOutput()
-	return strings.TrimSpace(string(out)), err
+	cmd := pgtest.Command(t, "psql", "-X", "-q", "-d", dsn)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, err := cmd.StderrPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		in.Close()
+		cmd.Wait() //nolint:errcheck // it is killed when the test ends
+	})
+	return psql{in, bufio.NewScanner(said)}
+}
+
+// ask runs a script and returns what \warn says after it: the SQLSTATE, and the value of the variable n.
+func (p psql) ask(t *testing.T, script string) (code, n string) {
+	t.Helper()
+	fmt.Fprintf(p.in, "\\set n nothing\n%s\n\\warn done :SQLSTATE :n\n", script)
+	var said []string
+	for p.err.Scan() {
+		if f := strings.Fields(p.err.Text()); len(f) == 3 && f[0] == "done" {
+			if f[1] != "00000" {
+				t.Logf("psql: %s", strings.Join(said, "\n"))
+			}
+			return f[1], f[2]
+		}
+		said = append(said, p.err.Text())
+	}
+	t.Fatalf("psql ended: %s", strings.Join(said, "\n"))
+	return "", ""
 }
 
 func (p psql) exec(t *testing.T, text string, args ...any) {
 	t.Helper()
-	if out, err := p.run(t, interpolate(text, args)+";\n"); err != nil {
-		t.Errorf("psql: %s: %v\n%s", text, err, out)
+	if code, _ := p.ask(t, interpolate(text, args)+";"); code != "00000" {
+		t.Errorf("psql: %s: SQLSTATE %s", text, code)
 	}
 }
 
 func (p psql) fails(t *testing.T, text string, args ...any) string {
 	t.Helper()
-	out, err := p.run(t, interpolate(text, args)+";\n")
-	if err == nil {
-		return ""
-	}
-	_, code, _ := strings.Cut(out, "ERROR:")
-	return strings.TrimSpace(code)
+	code, _ := p.ask(t, interpolate(text, args)+";")
+	return code
 }
 
 func (p psql) count(t *testing.T, text string, args ...any) int64 {
 	t.Helper()
-	out, err := p.run(t, interpolate(text, args)+";\n")
-	n, _ := strconv.ParseInt(out, 10, 64)
-	if err != nil {
-		t.Errorf("psql: %s: %v\n%s", text, err, out)
+	code, n := p.ask(t, strings.Replace(interpolate(text, args), "count(*)", "count(*) AS n", 1)+" \\gset")
+	count, err := strconv.ParseInt(n, 10, 64)
+	if code != "00000" || err != nil {
+		t.Errorf("psql: %s: SQLSTATE %s, %s", text, code, n)
 	}
-	return n
+	return count
 }
 
 func (p psql) copyIn(t *testing.T, rows [][]any) {
@@ -124,9 +156,9 @@ func (p psql) copyIn(t *testing.T, rows [][]any) {
 		}
 		b.WriteByte('\n')
 	}
-	b.WriteString("\\.\n")
-	if out, err := p.run(t, b.String()); err != nil {
-		t.Errorf("psql: copy: %v\n%s", err, out)
+	b.WriteString("\\.")
+	if code, _ := p.ask(t, b.String()); code != "00000" {
+		t.Errorf("psql: copy: SQLSTATE %s", code)
 	}
 }
 

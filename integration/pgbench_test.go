@@ -83,9 +83,11 @@ func TestPgbenchOnOneShard(t *testing.T) {
 	t.Parallel()
 	s := start(t, spec{general: "default_pool_size = 3", program: true})
 	pgbench(t, s, "-i", "-q", "-s", "1")
+	pgbench(t, s, "-c", "2", "-t", "2") // it cleans up beforehand, unless told otherwise
+	s.shards[0].Exec(t, s.shards[0].db, "UPDATE pgbench_accounts SET abalance = 0 WHERE abalance <> 0; UPDATE pgbench_tellers SET tbalance = 0; UPDATE pgbench_branches SET bbalance = 0; TRUNCATE pgbench_history")
 	total := 0
 	for _, mode := range pgbenchModes {
-		total += pgbench(t, s, "-M", mode, "-c", "8", "-j", "2", "-t", "25")
+		total += pgbench(t, s, "-n", "-M", mode, "-c", "8", "-j", "2", "-t", "25")
 	}
 	if total != 600 {
 		t.Errorf("%d transactions, not 600", total)
