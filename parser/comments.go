@@ -24,7 +24,7 @@ func blankComments(text string) string {
 	s := Scan(text)
 	for last := TokenEnd; ; {
 		tok := s.Next()
-		switch tok.Kind { //nolint:exhaustive // the few kinds that matter here
+		switch tok.Kind {
 		case TokenEnd, TokenError:
 			if blank == nil {
 				return text
@@ -78,7 +78,7 @@ func blankGaps(text string, tok Token, wipe func(start, end int)) {
 // joins reports that a comment keeps two strings apart, which its blanks would make one: a block comment does, a line comment does not, but then the
 // strings are one token already.
 func joins(s Scanner, last TokenKind) bool {
-	switch last { //nolint:exhaustive // the few kinds that matter here
+	switch last {
 	case TokenString, TokenEscapeString, TokenUnicodeString, TokenBitString, TokenHexString:
 		return nextCode(&s).Kind == TokenString
 	default:

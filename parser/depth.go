@@ -50,7 +50,7 @@ type level struct {
 
 // token takes one more token into account.
 func (d *depth) token(text string, tok Token) {
-	switch tok.Kind { //nolint:exhaustive // the few kinds that matter here
+	switch tok.Kind {
 	case TokenPunct:
 		d.punct(text[tok.Start])
 	case TokenOperator:

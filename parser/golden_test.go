@@ -8,8 +8,8 @@ import (
 
 // TestGolden holds what Parse makes of the statements in testdata/golden; -rewrite writes it anew.
 func TestGolden(t *testing.T) {
-	datadriven.Walk(t, "testdata/golden", func(t *testing.T, path string) { //nolint:thelper // a test of its own
-		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string { //nolint:thelper // likewise
+	datadriven.Walk(t, "testdata/golden", func(t *testing.T, path string) {
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
 			if d.Cmd != "parse" {
 				d.Fatalf(t, "unknown command %q", d.Cmd)
 			}

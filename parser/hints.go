@@ -13,7 +13,7 @@ func findHints(sql string) Hints {
 	}
 	s := Scan(sql)
 	for {
-		switch tok := s.Next(); tok.Kind { //nolint:exhaustive // the few kinds that matter here
+		switch tok := s.Next(); tok.Kind {
 		case TokenEnd:
 			return h
 		case TokenLineComment:

@@ -214,7 +214,7 @@ func (s *Scanner) plainString(kind TokenKind, i int) (TokenKind, int) {
 }
 
 func unterminated(kind TokenKind) string {
-	switch kind { //nolint:exhaustive // the few kinds that matter here
+	switch kind {
 	case TokenBitString:
 		return "unterminated bit string literal"
 	case TokenHexString:

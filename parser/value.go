@@ -103,7 +103,7 @@ func (u *unit) span(v *Value, location int32) {
 	for number && tok.Kind == TokenPunct && (u.text[tok.Start] == '-' || u.text[tok.Start] == '+') {
 		tok = s.Next()
 	}
-	switch tok.Kind { //nolint:exhaustive // the few kinds that matter here
+	switch tok.Kind {
 	case TokenInteger, TokenFloat:
 		if !number {
 			return
