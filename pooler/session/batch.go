@@ -268,14 +268,25 @@ func (s *Session) statement(name string) *state.Prepared {
 // bound finds what a portal runs: by the batch being decoded, else by what was bound before.
 func (s *Session) bound(portal string) *parser.Message {
 	for i := len(s.unit.items) - 1; i >= 0; i-- {
-		if it := &s.unit.items[i]; it.typ == pgwire.MsgBind && it.portal == portal {
+		it := &s.unit.items[i]
+		if it.typ == pgwire.MsgBind && it.portal == portal {
 			return it.msg
+		}
+		if st := single(it.msg); it.typ == pgwire.MsgExecute && st != nil && st.Kind == parser.Declare {
+			return nil // see note
 		}
 	}
 	if portal == "" {
 		return s.portal
 	}
 	return s.portals[portal]
+}
+
+// forgetPortals gives up what is known of portals: after an error it is not certain which of the client's Bind and Close messages ran, and
+// those portals that are older than a savepoint outlive it.
+func (s *Session) forgetPortals() {
+	clear(s.portals)
+	s.portal = nil
 }
 
 // bindParams gives the router a Bind's parameters.

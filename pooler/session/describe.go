@@ -146,6 +146,18 @@ type capture struct {
 	buf          []byte
 }
 
+// maxCapture bounds what is held of an answer, in bytes: the description of 1600 columns of long names has a few hundred KiB.
+const maxCapture = 512 << 10
+
+// keep holds more of the answer.
+func (c *capture) keep(b []byte) {
+	if len(c.buf)+len(b) > maxCapture {
+		c.on, c.buf = false, nil
+		return
+	}
+	c.buf = append(c.buf, b...)
+}
+
 // captured remembers the answer if it is whole and no error.
 func (s *Session) captured() {
 	if !s.capture.on {

@@ -195,6 +195,7 @@ func (s *Session) Lost(err error) {
 		}
 		return
 	}
+	s.capture.on = false
 	e = e.WithHint("The transaction was not committed unless its COMMIT was under way; then it may have been.")
 	s.copy = copyIn{}
 	open := s.open

@@ -15,14 +15,20 @@ var _ backend.Owner = (*Session)(nil)
 // Relay implements backend.Owner.
 func (s *Session) Relay(b []byte) {
 	if s.capture.on {
-		s.capture.buf = append(s.capture.buf, b...)
+		s.capture.keep(b)
 	}
 	s.toClient(b)
 }
 
 // Complete implements backend.Owner: it follows what a statement did to the session.
 func (s *Session) Complete(step *backend.Step, tag []byte) {
-	if step.Internal || tag == nil {
+	if step.Internal {
+		return
+	}
+	if step.Kind == backend.StepExecute && int(step.Ref) < len(s.unit.executed) && s.unit.executed[step.Ref] == nil {
+		s.conn.Taint(backend.TaintUnjudged) // the server knows the portal, and nobody here what it ran
+	}
+	if tag == nil {
 		return
 	}
 	var m *parser.Message
@@ -130,6 +136,7 @@ func (s *Session) Failed(step *backend.Step, msg []byte) {
 	s.unit.failed = true
 	s.unit.answered = true
 	s.stats.Errors++
+	s.forgetPortals()
 	switch {
 	case step.Refusal != nil:
 		msg = pgwire.AppendErrorResponse(nil, step.Refusal)
@@ -172,6 +179,7 @@ func (s *Session) failedInternal(step *backend.Step, e *pgwire.Error) {
 		// A statement that another server accepted is refused by this one: the client hears it at its use, which is skipped.
 		s.unit.failed, s.unit.answered = true, true
 		s.stats.Errors++
+		s.forgetPortals()
 		if s.unit.internal != nil {
 			e, s.unit.internal = s.unit.internal, nil
 		}

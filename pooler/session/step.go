@@ -262,6 +262,7 @@ func (s *Session) settleDescribing() bool {
 		s.send(out)
 		return false
 	}
+	s.captured()
 	s.describing, s.unit.outside = false, false
 	s.part(out)
 	return true

@@ -163,6 +163,9 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 			s.conn.Taint(t)
 			s.fixed = s.fixed || t != backend.TaintSQLPrepare
 		}
+		if st.Kind == parser.Declare {
+			s.forgetPortals() // its cursor is a portal, and may have the name of one that is gone without our knowledge
+		}
 		if st.Effects&parser.EffSchemaChange != 0 {
 			s.ddl = true
 		}
