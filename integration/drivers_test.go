@@ -306,7 +306,7 @@ func (v viaSQL) copyIn(t *testing.T, rows [][]any) {
 		return
 	}
 	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
-	stmt, err := tx.PrepareContext(t.Context(), pq.CopyIn("orders", "tenant_id", "id", "note"))
+	stmt, err := tx.PrepareContext(t.Context(), pq.CopyIn("orders", "tenant_id", "id", "note")) //nolint:staticcheck // deprecated and in use
 	if err != nil {
 		t.Errorf("copy in: %v", err)
 		return

@@ -137,7 +137,7 @@ func New(ctx context.Context, o Options) (*Pooler, error) {
 		Source: source{p}, Shared: p.shared, Log: o.Log, RollbackTimeout: int64(cfg.Timeouts.Rollback),
 	})
 	p.console = admin.New(admin.Options{Inspector: inspector{p: p}, Controller: controller{p: p}, Now: time.Now, Log: o.Log})
-	if err := p.apply(cfg); err != nil {
+	if err := p.apply(cfg); err != nil { //nolint:contextcheck // what it closes outlives the start
 		return nil, err
 	}
 	if err := p.listen(ctx, cfg); err != nil {
@@ -279,7 +279,7 @@ func (p *Pooler) Run(ctx context.Context) error {
 		p.shutdown(admin.ShutdownDrain)
 	case <-p.ending:
 	}
-	p.drain()
+	p.drain() //nolint:contextcheck // it begins when ctx is done
 	cancel()
 	p.mu.Lock()
 	p.mu.run = nil

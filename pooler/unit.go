@@ -372,7 +372,7 @@ func (u *unit) SchemaChanged() (wait func()) {
 func (u *unit) down() []metrics.DownShard {
 	var list []metrics.DownShard
 	for i := range u.cl.Shards() {
-		id := topology.ShardID(i) //nolint:gosec // few shards
+		id := topology.ShardID(i)
 		if !u.cl.Healthy(id) {
 			list = append(list, metrics.DownShard{Cluster: u.name, Shard: id, Reason: "no endpoint answers"})
 		}

@@ -187,9 +187,9 @@ func TestOverlapsAreNamed(t *testing.T) {
 		}
 		_, err := b.Build()
 		var got []OverlapError
-		if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // what Build itself joined
+		if joined, ok := err.(interface{ Unwrap() []error }); ok {
 			for _, e := range joined.Unwrap() {
-				got = append(got, *e.(*OverlapError))
+				got = append(got, *e.(*OverlapError)) //nolint:errorlint // what Build itself joined
 			}
 		}
 		if !slices.Equal(got, c.want) {

@@ -58,6 +58,7 @@ type fixture struct {
 }
 
 func (f *fixture) rebuild(t testing.TB) string {
+	t.Helper()
 	r, err := router.New(f.options)
 	if err != nil {
 		return err.Error() + "\n"
@@ -81,7 +82,7 @@ func (f *fixture) config(t testing.TB, d *datadriven.TestData) string {
 //	omni countries
 func (f *fixture) readConfig(t testing.TB, text string) {
 	last := map[string]*sharding.Mapping{}
-	for _, line := range strings.Split(text, "\n") {
+	for line := range strings.SplitSeq(text, "\n") {
 		w := strings.Fields(line)
 		if len(w) == 0 {
 			continue
@@ -142,7 +143,7 @@ func mapping(t testing.TB, typ sharding.KeyType, words []string) *sharding.Mappi
 			start, end, _ := strings.Cut(left[1:len(left)-1], ",")
 			check(b.Range(parse(start), parse(end), shard))
 		default:
-			for _, v := range strings.Split(left, ",") {
+			for v := range strings.SplitSeq(left, ",") {
 				check(b.Value(*parse(v), shard))
 			}
 		}
@@ -178,7 +179,7 @@ func schema(t testing.TB, text string) *topology.Schema {
 		s.Relations[q] = &topology.Relation{Schema: q.Schema, Name: q.Name, Kind: topology.Table}
 	}
 	kinds := map[string]topology.RelationKind{"table": topology.Table, "view": topology.View, "matview": topology.Materialized, "sequence": topology.Sequence}
-	for _, line := range strings.Split(text, "\n") {
+	for line := range strings.SplitSeq(text, "\n") {
 		head, definition, _ := strings.Cut(line, " AS ")
 		w := strings.Fields(head)
 		if len(w) == 0 {
@@ -222,7 +223,7 @@ func (f *fixture) route(t testing.TB, d *datadriven.TestData) string {
 	prepared := map[string]*parser.Statement{}
 	env.Prepared = func(name string) *parser.Statement { return prepared[name] }
 	var out strings.Builder
-	for _, line := range strings.Split(d.Input, "\n") {
+	for line := range strings.SplitSeq(d.Input, "\n") {
 		if strings.TrimSpace(line) == "" {
 			continue
 		}
@@ -292,7 +293,7 @@ func params(t testing.TB, line string) router.Params {
 		return nil
 	}
 	var list testParams
-	for _, part := range strings.Split(text, "; $") {
+	for part := range strings.SplitSeq(text, "; $") {
 		_, v, _ := strings.Cut(part, "= ")
 		p := testParam{}
 		kind, rest, typed := strings.Cut(v, ":")
