@@ -103,7 +103,7 @@ func hintContradicts() *pgwire.Error {
 }
 
 func hintInvalid(message, detail string, args ...any) *pgwire.Error {
-	return pgwire.Errorf(pgwire.CodeInvalidParameterValue, "%s", message).WithRoutine(RefusalHint).WithDetail(detail, args...)
+	return pgwire.Errorf(pgwire.CodeInvalidParameterValue, "%s", message).WithRoutine(RefusalHint).WithDetail(detail, args...).WithHint(hintShard)
 }
 
 func unreadableKey(table, column, why string) *pgwire.Error {

@@ -223,7 +223,7 @@ func (c *compiler) valuesExport(b *block, i int, t sharding.KeyType, use shardin
 		s = &set{op: setOr, args: sets}
 	}
 	if mixed && use == sharding.Compare { // one of them may make float8 of all
-		s = &set{op: setExact, args: []*set{s}}
+		s = s.exactly()
 	}
 	return &export{sets: []*set{s}}
 }

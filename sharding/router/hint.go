@@ -50,7 +50,7 @@ func (r *Router) keyShard(text string, utf8 bool) (shard topology.ShardID, err *
 	t := r.entries[0].typ
 	for _, e := range r.entries {
 		if e.typ != t {
-			return 0, hintInvalid("sharding key without a table is ambiguous", "The sharded tables of database %q have keys of several types.", r.cluster).WithHint(hintShard)
+			return 0, hintInvalid("sharding key without a table is ambiguous", "The sharded tables of database %q have keys of several types.", r.cluster)
 		}
 	}
 	key, ok := sharding.ParseKey(t, text)
@@ -66,7 +66,7 @@ func (r *Router) keyShard(text string, utf8 bool) (shard topology.ShardID, err *
 		case !ok:
 			return 0, tenantUnknown(e.table(), e.column, key.String())
 		case i > 0 && s != shard:
-			return 0, hintInvalid("sharding key without a table is ambiguous", "The sharded tables of database %q place it on different shards.", r.cluster).WithHint(hintShard)
+			return 0, hintInvalid("sharding key without a table is ambiguous", "The sharded tables of database %q place it on different shards.", r.cluster)
 		}
 		shard = s
 	}

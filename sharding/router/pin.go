@@ -31,17 +31,36 @@ type param struct {
 // presence is the type of key of the tenant column on one shard: that there is a value matters, not which.
 const presence sharding.KeyType = 0
 
-// compilePin compiles a set for keys of type t, nil where the set says nothing: a member can't be read. readable tells
-// whether parameters other than the route's own (of EXECUTE) were replaced already.
-func compilePin(s *set, t sharding.KeyType) *pin {
-	if s == nil {
+// pinID names a set compiled for a type of key.
+type pinID struct {
+	set *set
+	typ sharding.KeyType
+}
+
+// pin compiles a set for keys of type t, nil where the set says nothing: a member can't be read.
+func (c *compiler) pin(s *set, t sharding.KeyType) *pin {
+	if s == nil || c.tooComplex() {
 		return nil
 	}
+	id := pinID{s, t}
+	if p, ok := c.pins[id]; ok {
+		return p
+	}
+	if c.pins == nil {
+		c.pins = make(map[pinID]*pin)
+	}
+	p := c.compilePin(s, t)
+	c.pins[id] = p
+	return p
+}
+
+func (c *compiler) compilePin(s *set, t sharding.KeyType) *pin {
+	c.work += 10 + 10*len(s.vals) + len(s.args)*len(s.args)
 	switch s.op {
 	case setValues:
 		return compileValues(s.vals, t)
 	case setExact:
-		p := compilePin(s.args[0], t)
+		p := c.pin(s.args[0], t)
 		if p == nil || t != sharding.Bigint {
 			return p
 		}
@@ -49,7 +68,7 @@ func compilePin(s *set, t sharding.KeyType) *pin {
 	case setAnd:
 		var args []*pin
 		for _, a := range s.args {
-			if p := compilePin(a, t); p != nil {
+			if p := c.pin(a, t); p != nil {
 				args = append(args, p)
 			}
 		}
@@ -57,7 +76,7 @@ func compilePin(s *set, t sharding.KeyType) *pin {
 	case setOr:
 		var args []*pin
 		for _, a := range s.args {
-			p := compilePin(a, t)
+			p := c.pin(a, t)
 			if p == nil {
 				return nil
 			}
@@ -96,7 +115,7 @@ func combine(op setOp, args []*pin) *pin {
 }
 
 func (p *pin) same(o *pin) bool {
-	return p.op == o.op && p.null == o.null && p.isNull == o.isNull && slices.Equal(p.keys, o.keys) &&
+	return p == o || p.op == o.op && p.null == o.null && p.isNull == o.isNull && slices.Equal(p.keys, o.keys) &&
 		slices.EqualFunc(p.params, o.params, param.same) && slices.EqualFunc(p.args, o.args, (*pin).same)
 }
 

@@ -91,7 +91,7 @@ func (c *compiler) pinned(l *leaf, column string, t sharding.KeyType, m *shardin
 
 // constrainTo adds a constraint for the values of a set; it reports false where the set says nothing.
 func (c *compiler) constrainTo(table, column string, t sharding.KeyType, m *sharding.Mapping, s *set) bool {
-	p := compilePin(s, t)
+	p := c.pin(s, t)
 	if p == nil {
 		return false
 	}

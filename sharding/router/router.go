@@ -212,6 +212,8 @@ type compiler struct {
 	// pending and changes are what is to be proven when all facts are known.
 	pending []pendingLeaf
 	changes []pendingChange
+	// pins are the sets compiled so far.
+	pins map[pinID]*pin
 	// notes are kept for Explain.
 	notes *[]RelationNote
 }

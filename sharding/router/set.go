@@ -22,6 +22,16 @@ type set struct {
 	op   setOp
 	vals []value
 	args []*set
+	// exact is the setExact of this set, once it was asked for; a message is compiled by one goroutine.
+	exact *set
+}
+
+// exactly returns the set as what stands behind a column of unknown type.
+func (s *set) exactly() *set {
+	if s.exact == nil {
+		s.exact = &set{op: setExact, args: []*set{s}}
+	}
+	return s.exact
 }
 
 // value is one member of a set, or for an array parameter any number of them.

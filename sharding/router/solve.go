@@ -125,7 +125,7 @@ func (s *solution) in(col colID, set *set) {
 	s.sets[r] = append(s.sets[r], from{set, col})
 }
 
-// of returns the sets that the column's value is in.
+// of returns the sets that the column's value is in, each once.
 func (s *solution) of(col colID) (sets []*set) {
 	n, ok := s.index[col]
 	if !ok || s.typ != presence && !carries(col.family(), s.typ) {
@@ -133,11 +133,13 @@ func (s *solution) of(col colID) (sets []*set) {
 	}
 	r := s.root(n)
 	for _, f := range s.sets[r] {
+		out := f.set
 		if f.col != col && s.untyped[r] && s.typ == sharding.Bigint {
-			sets = append(sets, &set{op: setExact, args: []*set{f.set}})
-			continue
+			out = out.exactly()
 		}
-		sets = append(sets, f.set)
+		if !slices.Contains(sets, out) {
+			sets = append(sets, out)
+		}
 	}
 	return sets
 }
@@ -221,6 +223,7 @@ func (c *compiler) choose(s *solution, or *fact, plain []fact, x *context, t sha
 	for _, col := range branches[0].cols {
 		c.work += 10 * len(branches)
 		var args []*set
+		known := s.of(col)
 		key := make([]byte, 0, 4*len(branches))
 		everywhere := true
 		for _, br := range branches {
@@ -231,8 +234,11 @@ func (c *compiler) choose(s *solution, or *fact, plain []fact, x *context, t sha
 			}
 			r := br.root(n)
 			key = append(key, byte(r>>24), byte(r>>16), byte(r>>8), byte(r))
-			if a := and(br.of(col)); a != nil {
-				args = append(args, a)
+			// What holds without the choice is not said again.
+			more := slices.DeleteFunc(br.of(col), func(x *set) bool { return slices.Contains(known, x) })
+			c.work += len(more) * (len(known) + 1)
+			if len(more) > 0 {
+				args = append(args, and(more))
 			}
 		}
 		if !everywhere {
