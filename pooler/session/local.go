@@ -113,6 +113,7 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 	case parser.Discard:
 		s.forgetStatements()
 		s.track.Expected, s.path = s.base, searchPath{}
+		s.tellStart()
 		tag = "DISCARD ALL"
 	case parser.Begin:
 		s.tx = pgwire.TxActive

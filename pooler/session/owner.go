@@ -207,11 +207,10 @@ func (s *Session) Parameter(name, value string) {
 	if s.phase != phaseReady {
 		return
 	}
-	if s.told[name] == value {
-		return
+	if s.told[name] != value {
+		s.untold = 2 // what is changed back in front of the next unit, another server may not report
+		s.tell(name, value)
 	}
-	s.told[name] = value
-	s.toClient(pgwire.AppendParameterStatus(nil, name, value))
 }
 
 // Ready implements backend.Owner.
@@ -274,9 +273,11 @@ func (s *Session) afterServer() {
 		return
 	}
 	if s.tx != pgwire.TxIdle {
+		s.tellChanges()
 		return
 	}
 	s.endImplicit()
+	s.tellChanges()
 	s.conn.Have = s.track.Have
 	if !s.acct.Session {
 		s.release()

@@ -183,6 +183,7 @@ type Session struct {
 	rin     router.Input
 	bind    bindParams
 	told    map[string]string // parameters as the client knows them
+	untold  int               // the units at whose end they may differ from what the server has
 
 	stats Stats
 	clock clock

@@ -1,0 +1,88 @@
+package session
+
+import (
+	"strings"
+
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+)
+
+// settable are the reported parameters that a client can change.
+var settable = [...]string{
+	"application_name", "client_encoding", "DateStyle", "default_transaction_read_only", "IntervalStyle", "search_path",
+	"standard_conforming_strings", "TimeZone",
+}
+
+// tellChanges tells the client what its parameters are at the end of a unit in which, or before which, one was changed: a server reports
+// changes only, and the next one may have had other values all along. What is to be set back to the client's choice at its start in front of
+// its next statement is told at once, for by the encoding, say, the client writes that statement.
+func (s *Session) tellChanges() {
+	if s.untold == 0 {
+		return
+	}
+	s.untold--
+	for _, name := range settable {
+		v, ok := s.conn.Params().Get(name)
+		if s.track.Have != s.track.Expected && s.pending(name) {
+			v, ok = s.startValue(name)
+		}
+		if ok {
+			s.tell(name, v)
+		}
+	}
+}
+
+// pending reports whether name is to be set to the client's choice at its start on the connection at hand.
+func (s *Session) pending(name string) bool {
+	name = strings.ToLower(name)
+	first, ok := s.base.Get(name)
+	if !ok {
+		return false
+	}
+	want, _ := s.track.Expected.Get(name)
+	have, _ := s.track.Have.Get(name)
+	return want == first && have != first
+}
+
+// tellStart tells the client the values of its start.
+func (s *Session) tellStart() {
+	for _, name := range settable {
+		if v, ok := s.startValue(name); ok {
+			s.tell(name, v)
+		}
+	}
+}
+
+// startValue is the value of a parameter at the start of the session, if it is still known.
+func (s *Session) startValue(name string) (string, bool) {
+	if name == "application_name" {
+		if v, ok := s.base.Get(name); ok {
+			return v.Value, true
+		}
+	}
+	if s.base.Without("application_name") != nil {
+		probed := s.sh.Probes.get(s.acct, s.base)
+		if probed == nil {
+			return "", false
+		}
+		for _, p := range probed {
+			if p.Name == name {
+				return p.Value, true
+			}
+		}
+	}
+	for _, p := range s.acct.Cluster.Parameters() {
+		if p.Name == name {
+			return p.Value, true
+		}
+	}
+	return "", false
+}
+
+// tell sends a parameter whose value is news to the client.
+func (s *Session) tell(name, value string) {
+	if s.told[name] == value {
+		return
+	}
+	s.told[name] = value
+	s.toClient(pgwire.AppendParameterStatus(nil, name, value))
+}
