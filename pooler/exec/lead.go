@@ -81,7 +81,7 @@ func Begin(dst []byte, c *backend.Conn, prologue []string) []byte {
 
 // lead appends the beginning of a transaction in the extended protocol and without a Sync. If the server refuses a BEGIN that came as a
 // Query, it goes on with what is behind it, outside of any transaction. After an error here it skips everything up to the
-// next Sync, and the connection is broken before one that is not the client's own can be sent.
+// next Sync, and the machine breaks the connection. So nothing may be sent behind the first Sync that follows until its ReadyForQuery has come.
 func lead(dst []byte, c *backend.Conn, sql string, ref int32) []byte {
 	dst = pgwire.AppendParse(dst, "", sql, nil)
 	dst = pgwire.AppendBind(dst, "", "", pgwire.FormatText, nil, pgwire.FormatText)

@@ -260,13 +260,15 @@ func plainName(name string) bool {
 
 // AppendName appends the name of a setting, each part of a dotted one quoted where it has to be.
 func AppendName(dst []byte, name string) []byte {
-	for i, part := range strings.Split(name, ".") {
-		if i > 0 {
-			dst = append(dst, '.')
-		}
+	for {
+		part, rest, more := strings.Cut(name, ".")
 		dst = AppendIdent(dst, part)
+		if !more {
+			return dst
+		}
+		dst = append(dst, '.')
+		name = rest
 	}
-	return dst
 }
 
 // AppendIdent appends name as a quoted identifier.
