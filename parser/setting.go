@@ -49,6 +49,7 @@ func listQuoted(name string) bool {
 func (u *unit) variableSet(v *pg_query.VariableSetStmt) {
 	s := u.s
 	set := &Setting{Name: settingName(v.Name), Local: v.IsLocal}
+	u.block(SelectBlock, nil).collect(v.Args...) // pg_query takes $1 here, PostgreSQL does not
 	switch v.Kind {
 	case pg_query.VariableSetKind_VAR_SET_VALUE:
 		s.Kind, s.Set = Set, set
