@@ -356,6 +356,11 @@ func (s *Session) planBatch() (plan sharding.Plan, needs bool, refusal *pgwire.E
 				v = v.after(st, false)
 			}
 		case pgwire.MsgBind:
+			if st := single(it.msg); st != nil {
+				if e := s.lexing(it.msg, endsFailure(st)); e != nil {
+					return plan, true, e
+				}
+			}
 			if e := s.sequences(it.msg); e != nil {
 				return plan, true, e
 			}

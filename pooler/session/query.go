@@ -62,6 +62,10 @@ func (s *Session) query(body, frame []byte) bool {
 		s.refuseUnit(e, true)
 		return true
 	}
+	if e := s.lexing(m, len(m.Statements) == 1 && endsFailure(m.Statements[0])); e != nil {
+		s.refuseUnit(e, true)
+		return true
+	}
 	if e := s.sequences(m); e != nil {
 		s.refuseUnit(e, true)
 		return true

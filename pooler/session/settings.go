@@ -85,6 +85,40 @@ func (s *Session) checkSet(set *parser.Setting) *pgwire.Error {
 	return checkLexing(set.Name, strings.Join(set.Values, ","))
 }
 
+// lexing refuses a message that changes how PostgreSQL reads statements, and any in a transaction that changed it unseen; ends says that the
+// message does no more than to end one.
+func (s *Session) lexing(m *parser.Message, ends bool) *pgwire.Error {
+	if s.plain() {
+		return nil
+	}
+	for _, st := range m.Statements {
+		if st.Kind == parser.Set && st.Set != nil {
+			if e := s.checkSet(st.Set); e != nil {
+				return e
+			}
+		}
+		for _, c := range st.SetConfigs {
+			if e := checkLexing(c.Name, strings.Join(c.Values, ",")); e != nil {
+				return e
+			}
+		}
+	}
+	if s.conn == nil || !s.begun || ends {
+		return nil
+	}
+	for _, name := range lexingSettings {
+		if value, ok := s.told[name]; ok {
+			if e := checkLexing(name, value); e != nil {
+				return e
+			}
+		}
+	}
+	return nil
+}
+
+// lexingSettings are those that checkLexing knows.
+var lexingSettings = [...]string{"standard_conforming_strings", "client_encoding"}
+
 // plain: one shard and no tenants to tell apart; nothing is refused.
 func (s *Session) plain() bool { return s.acct.Cluster.Router().Plain() }
 
