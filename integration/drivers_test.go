@@ -305,7 +305,7 @@ func (v viaSQL) copyIn(t *testing.T, rows [][]any) {
 		t.Errorf("begin: %v", err)
 		return
 	}
-	defer tx.Rollback() //nolint:errcheck // after a commit it does nothing
+	defer tx.Rollback()                                                                         //nolint:errcheck // after a commit it does nothing
 	stmt, err := tx.PrepareContext(t.Context(), pq.CopyIn("orders", "tenant_id", "id", "note")) //nolint:staticcheck // deprecated and in use
 	if err != nil {
 		t.Errorf("copy in: %v", err)

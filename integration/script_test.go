@@ -63,10 +63,12 @@ func (p protocol) play(t *testing.T, c *pgtest.Client, steps ...string) {
 // each runs f once for each protocol, side by side.
 func each(t *testing.T, f func(t *testing.T, p protocol)) {
 	t.Helper()
-	for _, p := range protocols {
-		t.Run(p.name, func(t *testing.T) {
-			t.Parallel()
-			f(t, p)
-		})
-	}
+	t.Run("by", func(t *testing.T) {
+		for _, p := range protocols {
+			t.Run(p.name, func(t *testing.T) {
+				t.Parallel()
+				f(t, p)
+			})
+		}
+	})
 }
