@@ -143,12 +143,14 @@ func (c *Conn) serverError(s *Step, msg []byte) error {
 
 // skip drops the steps that PostgreSQL skips after an error: all up to Sync. The first of those that the error did away with is at index first.
 func (c *Conn) skip(first int) {
+	c.flushing = true
 	for c.head < len(c.steps) && c.steps[c.head].Kind != StepSync {
 		c.owner.Skipped(&c.steps[c.head])
 		c.forget(first)
 		c.head++
 	}
 	clear(c.steps[first:c.head])
+	c.flushing = false
 }
 
 // forget takes back what was assumed of a Parse or Close at the head of the queue that did not happen; the run of such steps began at index

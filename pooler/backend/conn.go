@@ -35,8 +35,9 @@ type Conn struct {
 	// failed: an error was answered; what follows up to Sync is skipped (PostgreSQL manual, 55.2.3).
 	failed bool
 	// open: messages were answered that no Sync has ended: an implicit transaction may be under way.
-	open bool
-	err  error // what broke it
+	open     bool
+	flushing bool  // an owner is being called for a step that is not popped yet
+	err      error // what broke it
 
 	in      []byte // a message that is not complete yet
 	stream  int    // bytes to come of a message whose head was relayed or dropped already
@@ -145,15 +146,22 @@ func (c *Conn) Ask(s Step) {
 
 // Flush answers local steps that have come to the head of the queue. Whoever asks only for local steps must call it; Feed does so itself.
 func (c *Conn) Flush() {
+	if c.flushing { // further up the stack, which goes on with what was asked for meanwhile
+		return
+	}
 	if c.failed {
 		c.skip(c.head)
 	}
+	c.flushing = true
 	for c.head < len(c.steps) && c.steps[c.head].Kind == StepLocal {
 		s := &c.steps[c.head]
-		c.owner.Relay(s.Answer)
+		if !s.Internal {
+			c.owner.Relay(s.Answer)
+		}
 		c.owner.Complete(s, nil)
 		c.pop()
 	}
+	c.flushing = false
 }
 
 func (c *Conn) pop() {

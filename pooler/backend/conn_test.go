@@ -378,6 +378,43 @@ func TestOwnerAsksInside(t *testing.T) {
 	}
 }
 
+// TestOwnerFlushesInside: an owner that is told of a local or skipped step may ask for more of them, and have them answered.
+func TestOwnerFlushesInside(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		steps, stream string
+		want          []string
+	}{
+		"complete": {"P Li", "1", []string{
+			"relay 1", "complete Parse #1", "complete local internal #2", "relay 1", "complete local #11", "relay 1", "complete local #12",
+		}},
+		"skipped": {"P Li B", "E Z", []string{
+			"failed Parse #1 42601", "skipped local internal #2", "skipped Bind #3", "skipped local #11", "skipped local #12", "ready Sync #13 I",
+		}},
+	} {
+		conn, r := newConn(steps(c.steps))
+		more := func(s *Step) {
+			if s.Ref != 2 {
+				return
+			}
+			for i, s := range steps("L L S") {
+				if s.Kind != StepSync || name == "skipped" {
+					s.Ref = int32(i) + 11
+					conn.Ask(s)
+				}
+				conn.Flush()
+			}
+		}
+		r.onComplete, r.onSkipped = more, more
+		if err := conn.Feed(stream(c.stream)); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if d := cmp.Diff(c.want, r.take()); d != "" || conn.Pending() != 0 {
+			t.Errorf("%s: %d owed (-want +got):\n%s", name, conn.Pending(), d)
+		}
+	}
+}
+
 // TestQueueIsGivenBack: of a pipeline that never runs dry, only what is owed is kept.
 func TestQueueIsGivenBack(t *testing.T) {
 	t.Parallel()

@@ -18,7 +18,7 @@ type recorder struct {
 	all    []byte // relayed ever
 	calls  int    // of Relay
 	// Hooks, called after the event is written down.
-	onReady, onCopyIn, onComplete, onFailed func(s *Step)
+	onReady, onCopyIn, onComplete, onFailed, onSkipped func(s *Step)
 }
 
 func (r *recorder) Relay(b []byte) {
@@ -58,7 +58,7 @@ func (r *recorder) Failed(s *Step, msg []byte) {
 	call(r.onFailed, s)
 }
 
-func (r *recorder) Skipped(s *Step) { r.event("skipped %s", label(s)) }
+func (r *recorder) Skipped(s *Step) { r.event("skipped %s", label(s)); call(r.onSkipped, s) }
 func (r *recorder) CopyIn(s *Step, msg []byte) {
 	r.event("copy in %s %c", label(s), msg[0])
 	call(r.onCopyIn, s)

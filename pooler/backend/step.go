@@ -38,7 +38,7 @@ const (
 	StepExecute
 	StepSync
 	StepQuery // a simple Query; ends with its ReadyForQuery
-	StepLocal // answered here: Answer is relayed in its turn
+	StepLocal // answered here: Answer is relayed in its turn; if internal, the owner is only told that its turn has come
 )
 
 var stepNames = [...]string{
