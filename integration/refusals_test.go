@@ -172,8 +172,11 @@ mapping = [{ values = ["müller", "plain"], shard = 0 }, { values = ["é"], shar
 		t.Errorf("parameter: %s", got)
 	}
 	for _, params := range []map[string]string{
-		{"client_encoding": "SJIS"}, {"client_encoding": "GBK"}, {"standard_conforming_strings": "off"},
-		{"options": "-c standard_conforming_strings=off"}, {"options": "--client-encoding=BIG5"},
+		{"client_encoding": "SJIS"},
+		{"client_encoding": "GBK"},
+		{"standard_conforming_strings": "off"},
+		{"options": "-c standard_conforming_strings=off"},
+		{"options": "--client-encoding=BIG5"},
 	} {
 		l := s.login()
 		l.Params = params

@@ -3,6 +3,7 @@ package router_test
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -312,14 +313,14 @@ func (g *generator) item(outer []genRef, mayLateral bool) (string, []genRef) {
 		on = g.cond(both, both, 1)
 	case g.chance(25):
 		on += " AND " + g.pick(g.pin(more[0].alias+""), g.equal(scope, more))
-		if !has(more[0].cols, "tenant_id") || !has(more[0].cols, "id") {
+		if !slices.Contains(more[0].cols, "tenant_id") || !slices.Contains(more[0].cols, "id") {
 			on = g.equal(scope, more)
 		}
 	}
 	if kind == "FULL JOIN" {
 		on = g.equal(scope, more) // others can't be run
 	}
-	if g.chance(12) && has(more[0].cols, "tenant_id") && len(scope) == 1 && has(scope[0].cols, "tenant_id") {
+	if g.chance(12) && slices.Contains(more[0].cols, "tenant_id") && len(scope) == 1 && slices.Contains(scope[0].cols, "tenant_id") {
 		return fmt.Sprintf("%s %s %s USING (tenant_id)", left, kind, right), both
 	}
 	return fmt.Sprintf("%s %s %s ON %s", left, kind, right, on), both
@@ -340,15 +341,6 @@ func (g *generator) equal(a, b []genRef) string {
 		return key(x) + " = " + key(y)
 	}
 	return g.column(a) + " = " + g.column(b)
-}
-
-func has(list []string, s string) bool {
-	for _, x := range list {
-		if x == s {
-			return true
-		}
-	}
-	return false
 }
 
 // table writes one item: a table, CTE, sub-select or VALUES.
@@ -394,13 +386,13 @@ func (g *generator) table(outer []genRef, mayLateral bool) (string, []genRef) {
 func (g *generator) where(scope, all []genRef) string {
 	var parts []string
 	for i, r := range scope {
-		if !has(r.cols, "tenant_id") {
+		if !slices.Contains(r.cols, "tenant_id") {
 			continue
 		}
 		switch {
 		case i > 0 && g.chance(40):
 			parts = append(parts, g.equal([]genRef{r}, scope[:i]))
-		case g.chance(70) && has(r.cols, "id"):
+		case g.chance(70) && slices.Contains(r.cols, "id"):
 			parts = append(parts, g.pin(r.alias))
 		case g.chance(50):
 			parts = append(parts, r.alias+".tenant_id = "+g.tenant())
@@ -540,7 +532,7 @@ func (g *generator) merge() string {
 	if g.chance(50) {
 		on += " AND " + g.pin(ref.alias)
 	}
-	if g.chance(30) && has(refs[0].cols, "tenant_id") {
+	if g.chance(30) && slices.Contains(refs[0].cols, "tenant_id") {
 		on += " AND " + refs[0].alias + ".tenant_id = " + g.tenant()
 	}
 	q := "MERGE INTO " + t.name + " " + ref.alias + " USING " + source + " ON " + on

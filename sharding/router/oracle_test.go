@@ -2,6 +2,7 @@ package router_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -280,7 +281,7 @@ func code(err error) string {
 	if err == nil {
 		return "no error"
 	}
-	if e, ok := err.(*pgconn.PgError); ok {
+	if e, ok := errors.AsType[*pgconn.PgError](err); ok {
 		return e.Code
 	}
 	return err.Error()
