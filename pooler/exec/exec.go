@@ -23,6 +23,7 @@ const (
 	RefPrepare                    // a statement prepared or closed on the side
 	RefSettle                     // a Sync of ours, after which the connection is let go
 	RefSync                       // a Sync of ours, after which it is kept
+	RefSoFar                      // the end of the answers to what was sent so far
 )
 
 // Query notes a client's simple Query, which travels as it is.
@@ -103,6 +104,12 @@ func DescribeStatement(dst []byte, c *backend.Conn, p *state.Prepared, unnamed, 
 // Local notes an answer that is given here, in its turn.
 func Local(c *backend.Conn, answer []byte, ref int32) {
 	c.Ask(backend.Step{Kind: backend.StepLocal, Answer: answer, Ref: ref})
+}
+
+// SoFar asks for what was sent to be answered, and for a word when it is.
+func SoFar(dst []byte, c *backend.Conn) []byte {
+	c.Ask(backend.Step{Kind: backend.StepLocal, Internal: true, Ref: RefSoFar})
+	return pgwire.AppendFlush(dst)
 }
 
 // CloseStatement answers a client's Close of a statement: the server keeps its copy for others.

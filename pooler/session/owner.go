@@ -7,7 +7,6 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/exec"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
-	"github.com/pgkennel/pgkennel/pooler/state"
 )
 
 var _ backend.Owner = (*Session)(nil)
@@ -23,6 +22,7 @@ func (s *Session) Relay(b []byte) {
 // Complete implements backend.Owner: it follows what a statement did to the session.
 func (s *Session) Complete(step *backend.Step, tag []byte) {
 	if step.Internal {
+		s.soFar(step)
 		return
 	}
 	if step.Kind == backend.StepExecute && int(step.Ref) < len(s.unit.executed) && s.unit.executed[step.Ref] == nil {
@@ -103,12 +103,8 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 		s.sqlPrep[st.Name] = st
 	default: // leaves nothing to follow but what it set_configs
 	}
-	for _, c := range st.SetConfigs {
-		if !c.Local && len(c.Values) == 1 {
-			s.setVar(state.Var{Name: c.Name, Value: c.Values[0], Raw: true})
-		} else if c.Local && c.Name == "search_path" && len(c.Values) == 1 {
-			s.path.local = splitList(c.Values[0])
-		}
+	for i := range st.SetConfigs {
+		s.applySet(&st.SetConfigs[i])
 	}
 }
 
@@ -153,7 +149,7 @@ func (s *Session) Failed(step *backend.Step, msg []byte) {
 	if step.Kind == backend.StepParse && step.Ref > 0 {
 		s.revert(step.Ref)
 	}
-	if step.Kind != backend.StepQuery && step.Kind != backend.StepSync && s.open {
+	if step.Kind != backend.StepQuery && step.Kind != backend.StepSync && (s.open || s.wait == waitInternal) {
 		s.skip = true
 	}
 	if !s.fixed && s.tx != pgwire.TxIdle {
@@ -195,8 +191,18 @@ func (s *Session) failedInternal(step *backend.Step, e *pgwire.Error) {
 	}
 }
 
+// soFar goes on once what was sent of a pipeline is answered, or skipped.
+func (s *Session) soFar(step *backend.Step) {
+	if step.Kind == backend.StepLocal && step.Ref == exec.RefSoFar && s.wait == waitInternal {
+		s.wait = waitNothing
+		s.unit.answeredSoFar = true
+		s.drain()
+	}
+}
+
 // Skipped implements backend.Owner.
 func (s *Session) Skipped(step *backend.Step) {
+	s.soFar(step)
 	if step.Ref > 0 && (step.Kind == backend.StepParse || step.Kind == backend.StepLocal) {
 		s.revert(step.Ref)
 	}

@@ -19,6 +19,12 @@ func (s *Session) query(body, frame []byte) bool {
 	if s.describing && !s.settleDescribing() {
 		return false
 	}
+	if s.open && s.conn != nil && s.conn.Pending() > 0 && !s.unit.answeredSoFar {
+		// PostgreSQL skips a Query behind an error in its pipeline. Then no answer to it comes, and the client's Sync is to be waited for.
+		s.wait = waitInternal
+		s.send(exec.SoFar(s.scratch(), s.conn))
+		return false
+	}
 	if e := s.tooLong(sql); e != nil {
 		s.refuseUnit(e, true)
 		return true

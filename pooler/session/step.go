@@ -21,6 +21,8 @@ type unit struct {
 	failed bool
 	// answered: an error was sent for this unit.
 	answered bool
+	// answeredSoFar: a Query in the middle of a pipeline need not wait for its turn any more.
+	answeredSoFar bool
 	// internal is the error of something of ours in front of the unit; the client gets it in place of its own.
 	internal *pgwire.Error
 	// internalDone: what had to be answered before the unit is sent was answered.
