@@ -10,12 +10,8 @@ import (
 
 // applySetting follows a SET or RESET that ran (or is queued): what the session expects of a connection from now on, and what the one it holds has.
 func (s *Session) applySetting(st *parser.Statement) {
-	t := &s.track
-	if st.Set != nil && st.Set.Name == "transaction_isolation" && len(st.Set.Values) == 1 && strict(st.Set.Values[0]) {
-		s.strictIsolation = true
-	}
-	switch {
-	case st.Kind == parser.ResetAll:
+	if st.Kind == parser.ResetAll {
+		t := &s.track
 		t.Have = t.Have.ResetAll()
 		expected := s.base
 		for _, v := range t.Expected.ResetAll().Vars() {
@@ -23,20 +19,31 @@ func (s *Session) applySetting(st *parser.Statement) {
 		}
 		t.Expected = expected
 		s.path = searchPath{}
-	case st.Set == nil:
-	case st.Set.Local:
-		if st.Set.Name == "search_path" && !st.Set.Default {
-			s.path.local = st.Set.Values
+	} else if st.Set != nil {
+		s.applySet(st.Set)
+	}
+}
+
+// applySet follows one setting that was set.
+func (s *Session) applySet(set *parser.Setting) {
+	t := &s.track
+	if set.Name == "transaction_isolation" && len(set.Values) == 1 && strict(set.Values[0]) {
+		s.strictIsolation = true
+	}
+	switch {
+	case set.Local:
+		if set.Name == "search_path" && !set.Default {
+			s.path.local = set.Values
 		}
-	case st.Set.Default:
-		t.Have = t.Have.Without(st.Set.Name)
-		if v, ok := s.base.Get(st.Set.Name); ok {
+	case set.Default:
+		t.Have = t.Have.Without(set.Name)
+		if v, ok := s.base.Get(set.Name); ok {
 			t.Expected = t.Expected.With(v)
 		} else {
-			t.Expected = t.Expected.Without(st.Set.Name)
+			t.Expected = t.Expected.Without(set.Name)
 		}
 	default:
-		s.setVar(state.Var{Name: st.Set.Name, Value: st.Set.SQL, Special: st.Set.Special})
+		s.setVar(state.Var{Name: set.Name, Value: set.SQL, Special: set.Special})
 	}
 }
 
