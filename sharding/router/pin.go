@@ -55,7 +55,7 @@ func (c *compiler) pin(s *set, t sharding.KeyType) *pin {
 }
 
 func (c *compiler) compilePin(s *set, t sharding.KeyType) *pin {
-	c.work += 10 + 10*len(s.vals) + len(s.args)*len(s.args)
+	c.work += 10 + 10*len(s.vals) + 10*len(s.args)
 	switch s.op {
 	case setValues:
 		return compileValues(s.vals, t)
@@ -87,23 +87,11 @@ func (c *compiler) compilePin(s *set, t sharding.KeyType) *pin {
 	return nil
 }
 
-// combine joins pins, leaving out those that are there already.
+// combine joins pins. Choices of plain values become one; of others those are left out that are there already.
 func combine(op setOp, args []*pin) *pin {
-	var distinct []*pin
-	for _, p := range args {
-		if !slices.ContainsFunc(distinct, p.same) {
-			distinct = append(distinct, p)
-		}
-	}
-	switch len(distinct) {
-	case 0:
-		return nil
-	case 1:
-		return distinct[0]
-	}
-	if op == setOr && !slices.ContainsFunc(distinct, func(p *pin) bool { return p.op != setValues }) {
+	if op == setOr && !slices.ContainsFunc(args, func(p *pin) bool { return p.op != setValues }) {
 		all := &pin{}
-		for _, p := range distinct {
+		for _, p := range args {
 			all.keys = append(all.keys, p.keys...)
 			all.params = append(all.params, p.params...)
 			all.null = all.null || p.null
@@ -111,7 +99,23 @@ func combine(op setOp, args []*pin) *pin {
 		}
 		return all
 	}
-	return &pin{op: op, args: distinct}
+	const few = 50
+	if len(args) <= few {
+		var distinct []*pin
+		for _, p := range args {
+			if !slices.ContainsFunc(distinct, p.same) {
+				distinct = append(distinct, p)
+			}
+		}
+		args = distinct
+	}
+	switch len(args) {
+	case 0:
+		return nil
+	case 1:
+		return args[0]
+	}
+	return &pin{op: op, args: args}
 }
 
 func (p *pin) same(o *pin) bool {

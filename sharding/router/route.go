@@ -229,7 +229,8 @@ func (k *constraint) evaluate(in *Input, params Params) (out outcome, read bool)
 	if params == nil {
 		return outcome{err: ErrNeedsParams}, true
 	}
-	var set keySet
+	var room [8]sharding.Key // for what is usual
+	set := keySet{keys: room[:0]}
 	if u := k.pin.eval(&set, k.typ, params); u != nil {
 		if u.absent {
 			return outcome{err: pgwire.Errorf(pgwire.CodeUndefinedParameter, "there is no parameter $%d", u.param+1)}, true
