@@ -21,6 +21,7 @@ type descriptionKey struct {
 	account    *Account
 	sql, types string
 	path, role string
+	encoding   string // names of columns travel in it
 }
 
 type description struct {
@@ -97,7 +98,8 @@ func (s *Session) parsesOnly() (describe, ok bool) {
 func (s *Session) descriptionKey(p *state.Prepared) descriptionKey {
 	_, path := s.searchPath()
 	role, _ := s.track.Expected.Get("role")
-	return descriptionKey{account: s.acct, sql: p.SQL, types: p.Types, path: path, role: role.Value}
+	encoding, _ := s.track.Expected.Get("client_encoding")
+	return descriptionKey{account: s.acct, sql: p.SQL, types: p.Types, path: path, role: role.Value, encoding: encoding.Value}
 }
 
 // answerDescribed answers such a batch from memory. It returns false if it is not remembered.
