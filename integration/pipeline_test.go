@@ -15,8 +15,8 @@ func TestQueryInThePipeline(t *testing.T) {
 	}
 	query := &pgproto3.Query{String: "SELECT 2"}
 	for sql, want := range map[string][]string{
-		"SELECT 1":             {"1; SELECT 1; 2; SELECT 1; I", "I"},
-		"SELECT 1/0":           {"22012; I"},
+		"SELECT 1":           {"1; SELECT 1; 2; SELECT 1; I", "I"},
+		"SELECT 1/0":         {"22012; I"},
 		"SELECT '1'::nosuch": {"42704; I"},
 	} {
 		c := s.connect(t)

@@ -200,8 +200,14 @@ func TestSettingsRefusedAtTheStart(t *testing.T) {
 	t.Parallel()
 	bothWays(t, func(t *testing.T, s *stand) {
 		for _, params := range []map[string]string{
-			{"work_mem": "much"}, {"no_such_setting": "1"}, {"TimeZone": "Nowhere/Land"}, {"options": "-c"}, {"options": "-c fsync=off"},
-			{"options": "-x 3"}, {"client_encoding": "KLINGON"}, {"DateStyle": "Stardate"},
+			{"work_mem": "much"},
+			{"no_such_setting": "1"},
+			{"TimeZone": "Nowhere/Land"},
+			{"options": "-c"},
+			{"options": "-c fsync=off"},
+			{"options": "-x 3"},
+			{"client_encoding": "KLINGON"},
+			{"DateStyle": "Stardate"},
 		} {
 			l := s.login()
 			l.Params = params
