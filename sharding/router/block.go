@@ -185,6 +185,7 @@ func (c *compiler) clauses(b *block) {
 	}
 	for _, n := range b.items {
 		n.reduce(strict)
+		n.optional()
 	}
 	b.facts = b.where.facts
 	for _, n := range b.items {

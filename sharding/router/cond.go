@@ -303,6 +303,26 @@ func (n *node) reduce(strict map[*leaf]bool) {
 	}
 }
 
+// optional marks the leaves below n whose rows an outer join may make up.
+func (n *node) optional() {
+	if n.leaf != nil {
+		return
+	}
+	mark := func(side *node) {
+		for _, l := range side.leaves {
+			l.optional = true
+		}
+	}
+	if n.join == parser.LeftJoin || n.join == parser.FullJoin {
+		mark(n.right)
+	}
+	if n.join == parser.RightJoin || n.join == parser.FullJoin {
+		mark(n.left)
+	}
+	n.left.optional()
+	n.right.optional()
+}
+
 // hoist adds the facts of n that hold for all rows of the block: of joins that make up no rows, and of the sides of
 // others that they keep whole.
 func (n *node) hoist(facts []fact) []fact {

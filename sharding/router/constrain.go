@@ -133,10 +133,10 @@ func (c *compiler) walk(n *node, ctx *context) {
 		c.walk(n.right, ctx)
 	case parser.LeftJoin:
 		c.walk(n.left, ctx)
-		c.walk(n.right, n.optional(ctx, n.right))
+		c.walk(n.right, n.madeUp(ctx, n.right))
 	case parser.RightJoin:
 		c.walk(n.right, ctx)
-		c.walk(n.left, n.optional(ctx, n.left))
+		c.walk(n.left, n.madeUp(ctx, n.left))
 	case parser.FullJoin:
 		left, right := &context{parent: ctx, strict: true}, &context{parent: ctx, strict: true}
 		for _, m := range n.using {
@@ -151,8 +151,8 @@ func (c *compiler) walk(n *node, ctx *context) {
 	}
 }
 
-// optional returns the context of the side of an outer join that need not be there.
-func (n *node) optional(ctx *context, side *node) *context {
+// madeUp returns the context of the side of an outer join of which rows may be made up.
+func (n *node) madeUp(ctx *context, side *node) *context {
 	facts := slices.Clip(n.on.facts)
 	return &context{parent: ctx, strict: true, facts: side.hoist(facts), never: n.on.never}
 }

@@ -17,6 +17,8 @@ type generator struct {
 	ctes   []genTable
 	params testParams
 	depth  int
+	// open: the query at hand names no tenants, so that they have to come from around it.
+	open bool
 }
 
 // genTable is something that stands in FROM.
@@ -91,8 +93,8 @@ func (g *generator) with() string {
 			t := genTables[g.IntN(3)]
 			step := g.pick("r.c1", "x.tenant_id", "x.tenant_id", "r.c0")
 			on := g.pick("x.tenant_id = r.c1", "x.tenant_id = r.c1 AND x.id = r.c0", "x.id = r.c0 + 1", "x.tenant_id = "+g.tenant())
-			list = append(list, fmt.Sprintf("%s (c0, c1) AS (SELECT id, tenant_id::bigint FROM %s a WHERE %s UNION SELECT r.c0 + 1, %s::bigint FROM %s r JOIN %s x ON %s WHERE r.c0 < 3)",
-				name, t.name, g.pin("a"), step, name, t.name, on))
+			list = append(list, fmt.Sprintf("%s (c0, c1) AS (SELECT id, tenant_id::bigint FROM %s a WHERE %s UNION %s SELECT r.c0 + 1, %s::bigint FROM %s r JOIN %s x ON %s WHERE r.c0 < 3)",
+				name, t.name, g.pick(g.pin("a"), g.pin("a"), "a.id < 2"), g.pick("", "ALL"), step, name, t.name, on))
 			g.ctes = append(g.ctes, genTable{name, []string{"c0", "c1"}})
 		default:
 			t := genTables[g.IntN(3)]
@@ -205,17 +207,17 @@ func (g *generator) query(outer []genRef, cols int) string {
 			outs[i] = g.pick("count(*)", "max("+g.column(scope)+")", "min("+g.column(scope)+")", "sum("+g.column(scope)+")", "count(DISTINCT "+g.column(scope)+")")
 		}
 		return "SELECT " + named(outs) + from + where
-	case n < 86: // a window
+	case n < 87: // a window
 		for i := range outs {
 			outs[i] = g.column(scope)
 		}
-		outs[cols-1] = g.pick("count(*) OVER ()", "max("+g.column(scope)+") OVER (PARTITION BY "+g.column(scope)+")")
+		outs[0] = g.pick("count(*) OVER ()", "max("+g.column(scope)+") OVER (PARTITION BY "+g.column(scope)+")")
 		return "SELECT " + named(outs) + from + where
-	case n < 90: // DISTINCT ON
+	case n < 93: // DISTINCT ON
 		for i := range outs {
 			outs[i] = g.column(scope)
 		}
-		on := g.column(scope)
+		on := g.pick(scope[0].alias+"."+scope[0].cols[0], g.column(scope))
 		return "SELECT DISTINCT ON (" + on + ") " + named(outs) + from + where + " ORDER BY " + on + ", " + strings.Join(outs, ", ")
 	default: // everything, as far as it has that many columns
 		if len(scope) == 1 && len(scope[0].cols) >= cols {
@@ -354,7 +356,10 @@ func (g *generator) table(outer []genRef, mayLateral bool) (string, []genRef) {
 			lateral, sees = "LATERAL ", outer
 		}
 		names := outputNames(cols)
+		open := g.open
+		g.open = g.chance(45)
 		sub := g.query(sees, cols)
+		g.open = open
 		list := ""
 		if g.chance(30) {
 			for i := range names {
@@ -474,9 +479,15 @@ func (g *generator) update() string {
 	}
 	set := g.pick(t.cols[2]+" = "+strconv.Itoa(g.IntN(13)), t.cols[2]+" = "+t.cols[2]+" + 1", t.cols[2]+" = (SELECT max(c0) FROM ("+g.query([]genRef{ref}, 1)+") s)",
 		"tenant_id = "+g.tenant()+", id = "+ref.alias+".id + 100 * "+ref.alias+".tenant_id")
-	q := "UPDATE " + t.name + " " + ref.alias + " SET " + set + from + g.where(scope, scope)
+	where := g.where(scope, scope)
+	q := "UPDATE " + t.name + " " + ref.alias + " SET " + set + from + where
+	if g.chance(30) && where != "" {
+		q += " AND " + ref.alias + "." + t.cols[2] + " = " + g.tenant()
+	}
 	if g.chance(40) {
-		q += " RETURNING " + g.column(scope[:1]) + ", (SELECT count(*) FROM (" + g.query(scope[:1], 1) + ") s)"
+		q += " RETURNING " + g.column(scope[:1]) + ", " + g.pick(
+			"(SELECT count(*) FROM ("+g.query(scope[:1], 1)+") s)",
+			"(SELECT count(*) FROM items x WHERE x.tenant_id = "+ref.alias+"."+t.cols[2]+")")
 	}
 	return q
 }

@@ -31,6 +31,7 @@ func (c *compiler) constrainMerge(b *block, ctx *context) {
 	for _, n := range items {
 		n.strict(strict)
 		n.reduce(strict)
+		n.optional()
 	}
 	var hoisted []fact
 	for _, n := range items {

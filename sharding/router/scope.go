@@ -30,6 +30,8 @@ type leaf struct {
 	inserted, changed *block
 	function          *parser.From
 
+	// optional: an outer join may make up its rows, in which all columns are NULL.
+	optional bool
 	// ctx is what is known of the rows of the leaf that matter, once it has been carried down to it.
 	ctx *context
 }

@@ -267,8 +267,10 @@ func (c *compiler) expand(s *solution, x *context, t sharding.KeyType, n int) in
 			for _, set := range e.sets {
 				s.in(col, set)
 			}
-			for _, other := range e.equal {
-				s.equal(col, other)
+			if !l.optional || l.ctx != nil && x != nil && x.within(l.ctx) { // else of a row that was made up they are not equal
+				for _, other := range e.equal {
+					s.equal(col, other)
+				}
 			}
 		}
 		if l.ctx == nil || x == nil || x.within(l.ctx) || l.changed != nil && l.changed.assigns(col) {
