@@ -66,7 +66,7 @@ var conversations = map[string][]pgproto3.FrontendMessage{
 	"Parse of two":                  {parse("", "SELECT 1; SELECT 2"), syncs},
 	"wrong number of parameters":    {parse("", "SELECT $1::int"), bind("", ""), syncs, parse("", "SELECT 1"), bind("", "", "1"), syncs},
 	"implicit transaction":          {parse("", "INSERT INTO notes VALUES (1, 'a')"), bind("", ""), run("", 0), parse("", "SELECT 1/0"), bind("", ""), run("", 0), syncs, simple("SELECT * FROM notes")},
-	"pipeline":                      {parse("i", "INSERT INTO notes VALUES ($1::bigint, $2) RETURNING id"), bind("", "i", "1", "a"), run("", 0), bind("", "i", "2", "b"), run("", 0), bind("", "i", "3", "c"), run("", 0), syncs, simple("DELETE FROM notes; DEALLOCATE i")},
+	"pipeline":                      {parse("i", "INSERT INTO notes VALUES ($1::bigint, $2) RETURNING id"), bind("", "i", "1", "a"), run("", 0), bind("", "i", "2", "b"), run("", 0), bind("", "i", "3", "c"), run("", 0), syncs, simple("DELETE FROM notes"), simple("DEALLOCATE i")},
 	"pipeline of blocks":            {parse("", "BEGIN"), bind("", ""), run("", 0), parse("", "INSERT INTO notes VALUES (1, 'a')"), bind("", ""), run("", 0), parse("", "COMMIT"), bind("", ""), run("", 0), syncs, simple("DELETE FROM notes")},
 	"pipeline of many Syncs":        {parse("", "SELECT 1"), bind("", ""), run("", 0), syncs, parse("", "SELECT 2"), bind("", ""), run("", 0), syncs, parse("", "SELECT 1/0"), bind("", ""), run("", 0), syncs, parse("", "SELECT 3"), bind("", ""), run("", 0), syncs},
 	"simple behind extended":        {parse("", "SELECT 1"), bind("", ""), run("", 0), syncs, simple("SELECT 2"), parse("", "SELECT 3"), bind("", ""), run("", 0), syncs},
@@ -82,7 +82,7 @@ var conversations = map[string][]pgproto3.FrontendMessage{
 	"SQL PREPARE":                   {simple("BEGIN; PREPARE p AS SELECT $1::int"), simple("EXECUTE p(1)"), parse("", "EXECUTE p(2)"), bind("", ""), describe('P', ""), run("", 0), syncs, simple("DEALLOCATE p; COMMIT")},
 	"FunctionCall apart":            {simple("SELECT abs(-1)")},
 	"notices":                       {simple("SET client_min_messages = debug1; DROP TABLE IF EXISTS nothing"), simple("RESET client_min_messages")},
-	"NOTIFY to oneself":             {simple("BEGIN; LISTEN news; NOTIFY news, 'x'; COMMIT")},
+	"NOTIFY to oneself":             {simple("BEGIN; LISTEN news; NOTIFY news, 'x'; COMMIT"), simple("UNLISTEN *")},
 	"chains":                        {simple("BEGIN ISOLATION LEVEL SERIALIZABLE"), simple("COMMIT AND CHAIN"), simple("SHOW transaction_isolation"), simple("ROLLBACK AND CHAIN"), simple("SHOW transaction_isolation"), simple("ROLLBACK"), simple("SHOW transaction_isolation")},
 	"savepoints":                    {simple("BEGIN"), simple("SAVEPOINT a"), simple("SELECT 1/0"), simple("ROLLBACK TO a"), simple("SELECT 1"), simple("RELEASE a"), simple("ROLLBACK TO a"), simple("ROLLBACK")},
 }
