@@ -52,7 +52,7 @@ func TestMemoIsOfRouterAndSearchPath(t *testing.T) {
 			t.Errorf("public: got %v, %v, want any", plan, e)
 		}
 	}
-	if f.r.Route(m, public) != f.r.Route(m, public) {
+	if first := f.r.Route(m, public); first != f.r.Route(m, public) {
 		t.Error("the route was not remembered")
 	}
 	before := f.r.Route(m, public)
@@ -98,9 +98,7 @@ func TestRoutesAreSafeTogether(t *testing.T) {
 	m := parser.Parse("SELECT * FROM v_orders WHERE tenant_id = $1")
 	var wg sync.WaitGroup
 	for i := range 8 {
-		wg.Add(1)
-		go func() {
-			defer wg.Done()
+		wg.Go(func() {
 			r := one
 			if i%2 == 0 {
 				r = other
@@ -113,7 +111,7 @@ func TestRoutesAreSafeTogether(t *testing.T) {
 					t.Errorf("got %v, %v", plan, e)
 				}
 			}
-		}()
+		})
 	}
 	wg.Wait()
 }
@@ -265,7 +263,7 @@ func FuzzRoute(f *testing.F) {
 			rt := r.Route(m, env)
 			plan, e := rt.Plan(in)
 			if e == nil {
-				rt.Explain(in)
+				_, _ = rt.Explain(in)
 			} else if e.Code == "" || e.Message == "" {
 				t.Fatalf("%q: refusal %+v", sql, e)
 			}
