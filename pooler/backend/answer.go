@@ -165,7 +165,7 @@ func (c *Conn) forget(first int) {
 		return
 	}
 	for i := first; i < c.head; i++ {
-		if f := &c.steps[i]; f.Prepared == s.Prepared && !f.Unnamed {
+		if f := &c.steps[i]; f.Prepared != nil && f.Prepared.Same(s.Prepared) && !f.Unnamed {
 			return
 		}
 	}
@@ -188,6 +188,9 @@ func (c *Conn) ready(s *Step, body []byte) error {
 	}
 	c.failed, c.open = false, false
 	c.tx = tx
+	if tx == pgwire.TxIdle {
+		c.doubt.key, c.doubt.local = 0, false
+	}
 	c.done = *s
 	c.pop()
 	c.owner.Ready(&c.done, tx)

@@ -21,6 +21,8 @@ type Conn struct {
 	Statements state.Statements
 	// Unnamed is what the unnamed statement is on the server; nil = none of ours.
 	Unnamed *state.Prepared
+	// UnnamedKey is ParseKey of when it was.
+	UnnamedKey uint64
 	// Parses counts the statements that were prepared on the connection, Evictions those closed again to make room.
 	Parses, Evictions uint64
 	// Shard that the server holds.
@@ -32,6 +34,7 @@ type Conn struct {
 	steps []Step
 	head  int
 	done  Step // the step that Ready is called with
+	doubt doubt
 	// failed: an error was answered; what follows up to Sync is skipped (PostgreSQL manual, 55.2.3).
 	failed bool
 	// open: messages were answered that no Sync has ended: an implicit transaction may be under way.

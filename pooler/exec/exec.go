@@ -35,21 +35,28 @@ func Query(c *backend.Conn, ref int32) {
 // Prepare appends a Parse of p under its own name on the connection (or as the unnamed statement), unless the connection has it already:
 // then a client's Parse (internal false) is answered here. Statements that must go to keep within the connection's limits are closed first.
 func Prepare(dst []byte, c *backend.Conn, p *state.Prepared, unnamed, internal bool, ref int32) []byte {
-	step := backend.Step{Kind: backend.StepParse, Internal: internal, Ref: ref, Prepared: p, Unnamed: unnamed}
+	dst, _ = prepare(dst, c, p, unnamed, internal, ref)
+	return dst
+}
+
+// prepare is Prepare; it returns what the statement is called on the connection, under the settings that this has.
+func prepare(dst []byte, c *backend.Conn, p *state.Prepared, unnamed, internal bool, ref int32) (out []byte, name string) {
+	key := c.ParseKey()
 	if unnamed {
-		if internal && c.Unnamed == p {
-			return dst
+		if internal && c.Unnamed != nil && c.Unnamed.Same(p) && c.UnnamedKey == key {
+			return dst, ""
 		}
-		c.Unnamed = p
-		c.Ask(step)
-		return appendParse(dst, "", p)
+		c.Unnamed, c.UnnamedKey = p, key
+		c.Ask(backend.Step{Kind: backend.StepParse, Internal: internal, Ref: ref, Prepared: p, Unnamed: true})
+		return appendParse(dst, "", p), ""
 	}
-	if c.Statements.Has(p) {
+	if has := c.Statements.Find(p, key); has != nil {
 		if !internal {
 			c.Ask(backend.Step{Kind: backend.StepLocal, Ref: ref, Answer: parseComplete})
 		}
-		return dst
+		return dst, has.Name
 	}
+	p = p.Under(key)
 	for {
 		old := c.Statements.Evict(p.Bytes(), p)
 		if old == nil {
@@ -60,8 +67,8 @@ func Prepare(dst []byte, c *backend.Conn, p *state.Prepared, unnamed, internal b
 		c.Ask(backend.Step{Kind: backend.StepClose, Internal: true, Ref: RefPrepare, Prepared: old})
 	}
 	c.Statements.Add(p)
-	c.Ask(step)
-	return appendParse(dst, p.Name, p)
+	c.Ask(backend.Step{Kind: backend.StepParse, Internal: internal, Ref: ref, Prepared: p})
+	return appendParse(dst, p.Name, p), p.Name
 }
 
 var (
@@ -81,22 +88,14 @@ func appendParse(dst []byte, name string, p *state.Prepared) []byte {
 
 // Bind appends a client's Bind for p; tail is what follows the names in it.
 func Bind(dst []byte, c *backend.Conn, portal []byte, p *state.Prepared, unnamed bool, tail []byte, internal bool, ref int32) []byte {
-	dst = Prepare(dst, c, p, unnamed, true, RefPrepare)
-	name := p.Name
-	if unnamed {
-		name = ""
-	}
+	dst, name := prepare(dst, c, p, unnamed, true, RefPrepare)
 	c.Ask(backend.Step{Kind: backend.StepBind, Internal: internal, Ref: ref})
 	return pgwire.AppendBindTail(dst, portal, name, tail)
 }
 
 // DescribeStatement appends a Describe of p.
 func DescribeStatement(dst []byte, c *backend.Conn, p *state.Prepared, unnamed, internal bool, ref int32) []byte {
-	dst = Prepare(dst, c, p, unnamed, true, RefPrepare)
-	name := p.Name
-	if unnamed {
-		name = ""
-	}
+	dst, name := prepare(dst, c, p, unnamed, true, RefPrepare)
 	c.Ask(backend.Step{Kind: backend.StepDescribeStatement, Internal: internal, Ref: ref})
 	return pgwire.AppendDescribe(dst, pgwire.TargetStatement, name)
 }

@@ -123,6 +123,15 @@ func TestPrepareUnnamed(t *testing.T) {
 			t.Errorf("%d: the client got %q", i, g.client)
 		}
 	}
+	g.conn.Have = raw("timezone", "UTC") // under which it means something else
+	for _, wanted := range []string{"P", ""} {
+		g.out = Prepare(g.out, g.conn, q, true, true, 0)
+		if outline(g.out) != wanted {
+			t.Errorf("sends %s under another setting, want %s", outline(g.out), wanted)
+		}
+		g.sync()
+		g.run()
+	}
 	g.query("SELECT 1") // drops it
 	g.run()
 	g.out = Bind(g.out, g.conn, nil, q, true, bindTail(), false, 0)

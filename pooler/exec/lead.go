@@ -18,6 +18,7 @@ const beginContext = "BEGIN ISOLATION LEVEL READ COMMITTED"
 // behind it can't run. Inside a transaction the settings are part of it. It reports whether anything was appended.
 func Context(dst []byte, c *backend.Conn, want *state.Set, inTransaction bool) ([]byte, bool) {
 	have := c.Have
+	c.Sure()
 	if have.Equal(want) {
 		return dst, false
 	}

@@ -142,6 +142,7 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 		}
 		s.tx = pgwire.TxActive
 		s.prologue = append(s.prologue, sql)
+		s.queueParsing(st)
 	case parser.Commit, parser.Rollback:
 		chain := st.Tx != nil && st.Tx.Chain
 		if st.Kind == parser.Commit && s.tx == pgwire.TxActive {
@@ -154,6 +155,7 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 			s.tx = pgwire.TxActive
 			s.track.Begin()
 			s.prologue = s.prologue[:1] // the characteristics stay as BEGIN gave them
+			s.prologueLocal = s.prologueLocal[:0]
 		} else {
 			s.tx = pgwire.TxIdle
 		}
@@ -182,6 +184,7 @@ func (s *Session) queueSetting(st *parser.Statement, sql string) {
 	if st.Set == nil || !st.Set.Local {
 		s.prologueSets = true
 	}
+	s.queueParsing(st)
 	s.applySetting(st)
 }
 

@@ -153,6 +153,8 @@ type Session struct {
 	prologue []string
 	// prologueSets: a SET that outlives the transaction is among the queued.
 	prologueSets bool
+	// prologueLocal are those SET LOCALs among the queued under which statements are prepared; the zero Var stands for what can't be told.
+	prologueLocal []state.Var
 	// ddl: the transaction may change tables.
 	ddl bool
 	// schemaWait waits until the router knows of what the session did to tables; nil = it does, or there is nothing to know.

@@ -177,6 +177,7 @@ func (s *Session) endTransaction() {
 	s.begun, s.fixed, s.strictIsolation, s.prologueSets, s.ran = false, false, false, false, false
 	clear(s.prologue)
 	s.prologue = s.prologue[:0]
+	s.prologueLocal = s.prologueLocal[:0]
 	if len(s.portals) > 0 {
 		clear(s.portals)
 	}

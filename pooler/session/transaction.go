@@ -139,6 +139,14 @@ func (s *Session) lead(out []byte) ([]byte, bool) {
 	s.track.Synced()
 	if virtual {
 		out = exec.Begin(out, c, s.prologue)
+		c.Have = s.track.Have
+		for _, v := range s.prologueLocal {
+			if v.Name == "" {
+				c.Doubt(true)
+			} else {
+				c.DoubtLocal(v.Name, v.Value)
+			}
+		}
 		s.begun = true
 		return out, true
 	}
@@ -159,6 +167,7 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 		return false
 	}
 	for _, st := range m.Statements {
+		s.noteParsing(st)
 		if t := taintOf(st); t != 0 {
 			s.conn.Taint(t)
 			s.fixed = s.fixed || t != backend.TaintSQLPrepare
@@ -176,7 +185,11 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 			s.fixed = true // a transaction that began there can't be said again
 		}
 	}
-	return !s.fixed && s.begun && again
+	again = !s.fixed && s.begun && again
+	if again {
+		s.queueParsing(st)
+	}
+	return again
 }
 
 // judge marks the backend when something of a text ran that the parser does not understand. PostgreSQL parses the whole text before it runs

@@ -11,7 +11,7 @@ import (
 // Prepared is a protocol-level prepared statement, shared by all sessions that prepare the same text with the same parameter
 // types. It is immutable but for the registry's count of references.
 type Prepared struct {
-	// ID is unique in this process and never used again.
+	// ID is unique in this process and never used again; the same for all settings a statement is prepared under.
 	ID uint64
 	// Name is what it is called on every server connection.
 	Name string
@@ -21,7 +21,8 @@ type Prepared struct {
 	// Message is the parsed SQL.
 	Message *parser.Message
 
-	refs int // guarded by its shard of the registry
+	key  uint64 // of the settings it is prepared under
+	refs int    // guarded by its shard of the registry
 }
 
 // Bytes is what the statement weighs in limits.

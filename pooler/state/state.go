@@ -22,8 +22,9 @@ type Var struct {
 
 // Set is an immutable set of session-level settings, ordered by name. The nil Set is empty.
 type Set struct {
-	vars []Var
-	hash uint64
+	vars    []Var
+	hash    uint64
+	parsing uint64
 }
 
 var seed = maphash.MakeSeed()
@@ -32,22 +33,36 @@ func newSet(vars []Var) *Set {
 	if len(vars) == 0 {
 		return nil
 	}
-	var h maphash.Hash
-	h.SetSeed(seed)
+	var all, parsing maphash.Hash
+	all.SetSeed(seed)
+	parsing.SetSeed(seed)
+	parses := false
 	for _, v := range vars {
-		h.WriteString(v.Name)
-		h.WriteByte(0)
-		h.WriteString(v.Value)
-		b := byte(1)
-		if v.Raw {
-			b |= 2
+		v.hash(&all)
+		if Parses(v.Name) {
+			v.hash(&parsing)
+			parses = true
 		}
-		if v.Special {
-			b |= 4
-		}
-		h.WriteByte(b)
 	}
-	return &Set{vars: vars, hash: h.Sum64()}
+	s := &Set{vars: vars, hash: all.Sum64()}
+	if parses {
+		s.parsing = keyOfSet | parsing.Sum64()&keyMask
+	}
+	return s
+}
+
+func (v Var) hash(h *maphash.Hash) {
+	h.WriteString(v.Name)
+	h.WriteByte(0)
+	h.WriteString(v.Value)
+	b := byte(1)
+	if v.Raw {
+		b |= 2
+	}
+	if v.Special {
+		b |= 4
+	}
+	h.WriteByte(b)
 }
 
 // NewSet returns the set of vars; the last of several with one name wins.

@@ -5,48 +5,55 @@ package state
 type Statements struct {
 	MaxCount, MaxBytes int
 
-	byID map[uint64]*entry
+	byKey map[statementKey]*entry
 	// head is the most recently used.
 	head, tail *entry
 	bytes      int
 }
+
+type statementKey struct{ id, settings uint64 }
+
+func (p *Prepared) statementKey() statementKey { return statementKey{p.ID, p.key} }
 
 type entry struct {
 	p          *Prepared
 	prev, next *entry
 }
 
-// Has reports whether the connection has p, and marks it used.
-func (s *Statements) Has(p *Prepared) bool {
-	e := s.byID[p.ID]
+// Find returns p as the connection has it under settings of the given key, and marks it used; nil if it does not have it.
+func (s *Statements) Find(p *Prepared, key uint64) *Prepared {
+	e := s.byKey[statementKey{p.ID, key}]
 	if e == nil {
-		return false
+		return nil
 	}
 	if s.head != e {
 		s.unlink(e)
 		s.push(e)
 	}
-	return true
+	return e.p
 }
+
+// Has reports whether the connection has p, and marks it used.
+func (s *Statements) Has(p *Prepared) bool { return s.Find(p, p.key) != nil }
 
 // Add notes that p is prepared on the connection, by a message about to be sent.
 func (s *Statements) Add(p *Prepared) {
-	if s.byID == nil {
-		s.byID = make(map[uint64]*entry)
+	if s.byKey == nil {
+		s.byKey = make(map[statementKey]*entry)
 	}
-	if s.byID[p.ID] != nil {
+	if s.byKey[p.statementKey()] != nil {
 		return
 	}
 	e := &entry{p: p}
-	s.byID[p.ID] = e
+	s.byKey[p.statementKey()] = e
 	s.push(e)
 	s.bytes += p.Bytes()
 }
 
 // Remove forgets p: it was closed, or its Parse failed.
 func (s *Statements) Remove(p *Prepared) {
-	if e := s.byID[p.ID]; e != nil {
-		delete(s.byID, p.ID)
+	if e := s.byKey[p.statementKey()]; e != nil {
+		delete(s.byKey, p.statementKey())
 		s.unlink(e)
 		s.bytes -= p.Bytes()
 	}
@@ -55,11 +62,11 @@ func (s *Statements) Remove(p *Prepared) {
 // Evict returns the least recently used statement if one has to go before another of size bytes is added, else nil.
 // The caller closes it on the connection and calls Remove. keep is never returned.
 func (s *Statements) Evict(bytes int, keep *Prepared) *Prepared {
-	if (s.MaxCount <= 0 || len(s.byID) < s.MaxCount) && (s.MaxBytes <= 0 || s.bytes+bytes <= s.MaxBytes) {
+	if (s.MaxCount <= 0 || len(s.byKey) < s.MaxCount) && (s.MaxBytes <= 0 || s.bytes+bytes <= s.MaxBytes) {
 		return nil
 	}
 	for e := s.tail; e != nil; e = e.prev {
-		if e.p != keep {
+		if keep == nil || !e.p.Same(keep) {
 			return e.p
 		}
 	}
@@ -68,12 +75,12 @@ func (s *Statements) Evict(bytes int, keep *Prepared) *Prepared {
 
 // Clear forgets all: DISCARD ALL, DEALLOCATE ALL.
 func (s *Statements) Clear() {
-	clear(s.byID)
+	clear(s.byKey)
 	s.head, s.tail, s.bytes = nil, nil, 0
 }
 
 // Len is the number of statements.
-func (s *Statements) Len() int { return len(s.byID) }
+func (s *Statements) Len() int { return len(s.byKey) }
 
 // Bytes is their weight.
 func (s *Statements) Bytes() int { return s.bytes }

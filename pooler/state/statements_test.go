@@ -141,3 +141,56 @@ func TestStatementsModel(t *testing.T) {
 		}
 	}
 }
+
+// TestStatementsUnderSettings: one statement under different settings is several on a connection.
+func TestStatementsUnderSettings(t *testing.T) {
+	t.Parallel()
+	p := &Prepared{ID: 7, Name: "pgkennel_7", SQL: "x", Types: "\x00\x00\x00\x17"}
+	utc := set(Var{Name: "timezone", Value: "'UTC'"}).ParseKey()
+	q := p.Under(utc)
+	if p.Under(0) != p || q.Under(utc) != q || q.Same(p) || !q.Same(p.Under(utc)) || q.Name == p.Name || q.SQL != p.SQL || q.Types != p.Types || q.ID != p.ID {
+		t.Errorf("got %+v of %+v", q, p)
+	}
+	if again := q.Under(MomentKey(1)).Under(utc); again.Name != q.Name {
+		t.Errorf("got the name %s, want %s", again.Name, q.Name)
+	}
+	var s Statements
+	s.Add(p)
+	s.Add(q)
+	if s.Len() != 2 || s.Find(p, 0) != p || s.Find(p, utc) != q || s.Find(q, 0) != p || s.Find(p, MomentKey(1)) != nil {
+		t.Errorf("got %v, %v", s.Find(p, 0), s.Find(p, utc))
+	}
+	s.Remove(p.Under(utc))
+	if s.Len() != 1 || s.Has(q) || !s.Has(p) || s.Bytes() != p.Bytes() {
+		t.Error("removed the wrong one")
+	}
+}
+
+func TestParseKey(t *testing.T) {
+	t.Parallel()
+	keys := map[uint64]string{}
+	for name, key := range map[string]uint64{
+		"none":         (*Set)(nil).ParseKey(),
+		"zone":         set(Var{Name: "timezone", Value: "'UTC'"}).ParseKey(),
+		"another zone": set(Var{Name: "timezone", Value: "'CET'"}).ParseKey(),
+		"both":         set(Var{Name: "timezone", Value: "'UTC'"}, Var{Name: "datestyle", Value: "iso"}).ParseKey(),
+		"role":         set(Var{Name: "role", Value: "'a'"}).ParseKey(),
+		"local":        LocalKey(0, "timezone", "'UTC'"),
+		"more local":   LocalKey(LocalKey(0, "timezone", "'UTC'"), "timezone", "'UTC'"),
+		"other local":  LocalKey(0, "timezone'", "UTC'"),
+		"moment":       MomentKey(1),
+		"next moment":  MomentKey(2),
+	} {
+		if other, dup := keys[key]; dup {
+			t.Errorf("%s and %s have one key", name, other)
+		}
+		keys[key] = name
+	}
+	zone := set(Var{Name: "timezone", Value: "'UTC'"})
+	if zone.ParseKey() != zone.With(Var{Name: "app.v", Value: "1"}).ParseKey() || set(Var{Name: "app.v", Value: "1"}).ParseKey() != 0 {
+		t.Error("a setting that has no say changes the key")
+	}
+	if a, b := LocalKey(0, "a", "b"), LocalKey(0, "a", "b"); a != b {
+		t.Error("equal settings have different keys")
+	}
+}
