@@ -190,7 +190,14 @@ func (c *Cluster[C]) readFrom(ctx context.Context, e *endpoint[C], o *Options) (
 		return nil, err
 	}
 	defer conn.close(ctx)
-	return conn.schema(ctx)
+	schema, err := conn.schema(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := conn.definitions(ctx, schema, o.KeyColumns); err != nil {
+		c.log.Warn("views not all read", "shard", e.shard, "error", err)
+	}
+	return schema, nil
 }
 
 // compareShards logs where the sharding keys of other shards differ from the snapshot's. Shards that can't be reached
