@@ -3,7 +3,9 @@ package sharding
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
+	"slices"
 	"sort"
 
 	"github.com/pgkennel/pgkennel/sharding/topology"
@@ -13,6 +15,7 @@ import (
 // the caller can say which line made them; Build finds the overlaps.
 type Builder struct {
 	m       *Mapping
+	shards  map[topology.ShardID]bool
 	calls   int     // of Range
 	numbers []int32 // which call made each range
 }
@@ -39,7 +42,7 @@ func (e *OverlapError) Error() string {
 
 // NewBuilder starts a mapping of keys of type t.
 func NewBuilder(t KeyType) *Builder {
-	return &Builder{m: &Mapping{typ: t}}
+	return &Builder{m: &Mapping{typ: t}, shards: make(map[topology.ShardID]bool)}
 }
 
 // Value lists a value. The builder keeps the text of a Text key.
@@ -65,6 +68,7 @@ func (b *Builder) Value(k Key, shard topology.ShardID) error {
 	if !fresh {
 		return ErrDuplicate
 	}
+	b.shards[shard] = true
 	return nil
 }
 
@@ -133,6 +137,7 @@ func (b *Builder) Range(start, end *Key, shard topology.ShardID) error {
 		r.texts = append(r.texts, s)
 	}
 	b.numbers = append(b.numbers, int32(b.calls-1))
+	b.shards[shard] = true
 	return nil
 }
 
@@ -142,6 +147,7 @@ func (b *Builder) Default(shard topology.ShardID) error {
 		return ErrDuplicate
 	}
 	b.m.fallback, b.m.hasFallback = shard, true
+	b.shards[shard] = true
 	return nil
 }
 
@@ -163,6 +169,7 @@ func (b *Builder) Build() (*Mapping, error) {
 		return nil, err
 	}
 	m.ranges.finish(m.typ)
+	m.shards = slices.Sorted(maps.Keys(b.shards))
 	b.m, b.numbers = nil, nil
 	return m, nil
 }

@@ -1,8 +1,6 @@
 package sharding
 
 import (
-	"slices"
-
 	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
@@ -19,11 +17,16 @@ type Mapping struct {
 
 	fallback    topology.ShardID
 	hasFallback bool
+	shards      []topology.ShardID // that are named, in order
 }
 
 // NewHash makes the mapping of a table without one: PostgreSQL's partition hash over that many shards.
 func NewHash(t KeyType, shards int) *Mapping {
-	return &Mapping{typ: t, hash: uint64(shards)}
+	m := &Mapping{typ: t, hash: uint64(shards)}
+	for s := range shards {
+		m.shards = append(m.shards, topology.ShardID(s))
+	}
+	return m
 }
 
 // Type returns the type of the mapping's keys.
@@ -132,22 +135,5 @@ func (m *Mapping) Entries(yield func(Entry) bool) {
 	}
 }
 
-// Shards returns the shards that the mapping names, in order.
-func (m *Mapping) Shards() []topology.ShardID {
-	seen := map[topology.ShardID]bool{}
-	for e := range m.Entries {
-		if e.Kind == Hash {
-			for s := range e.Shards {
-				seen[topology.ShardID(s)] = true
-			}
-			continue
-		}
-		seen[e.Shard] = true
-	}
-	list := make([]topology.ShardID, 0, len(seen))
-	for s := range seen {
-		list = append(list, s)
-	}
-	slices.Sort(list)
-	return list
-}
+// Shards returns the shards that the mapping names, in order. It must not be changed.
+func (m *Mapping) Shards() []topology.ShardID { return m.shards }
