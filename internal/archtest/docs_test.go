@@ -1,0 +1,57 @@
+package archtest
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// root is the folder of the module.
+const root = "../.."
+
+// TestLinksResolve checks the links between documents.
+func TestLinksResolve(t *testing.T) {
+	t.Parallel()
+	pages, err := filepath.Glob(root + "/docs/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	link := regexp.MustCompile(`\]\(([^)#\s]+)(?:#([^)\s]*))?\)`)
+	for _, page := range append(pages, root+"/README.md") {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, m := range link.FindAllStringSubmatch(string(text), -1) {
+			if strings.Contains(m[1], "://") {
+				continue
+			}
+			if _, err := os.Stat(filepath.Join(filepath.Dir(page), m[1])); err != nil {
+				t.Errorf("%s: link to %s: %v", filepath.Base(page), m[1], err)
+			}
+		}
+	}
+}
+
+// TestDependenciesAreExplained checks that each module which go.mod requires directly has a line in docs/dependencies.md.
+func TestDependenciesAreExplained(t *testing.T) {
+	t.Parallel()
+	list := exec.CommandContext(t.Context(), "go", "list", "-m", "-f", "{{if not (or .Main .Indirect)}}{{.Path}}{{end}}", "all")
+	list.Dir = root
+	out, err := list.Output()
+	if err != nil {
+		t.Fatal(explained(err))
+	}
+	text, err := os.ReadFile(root + "/docs/dependencies.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for path := range strings.FieldsSeq(string(out)) {
+		if !strings.Contains(string(text), "`"+path+"`") {
+			t.Errorf("docs/dependencies.md: no line for %s", path)
+		}
+	}
+}
