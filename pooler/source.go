@@ -39,7 +39,9 @@ func (l *login) of(proof *auth.ClientCredential) *cluster.Login {
 	o := l.login.LoginOptions
 	o.Credential = proof
 	o.Identity += "/keyed"
-	l.learn.CompareAndSwap(nil, cluster.NewLogin(o))
+	if l.learn.CompareAndSwap(nil, cluster.NewLogin(o)) {
+		l.u.cl.Introduce(l.learn.Load())
+	}
 	return l.learn.Load()
 }
 

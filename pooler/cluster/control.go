@@ -72,6 +72,25 @@ func (c *Cluster[C]) Reconnect() { c.each((*pool.Pool[C]).Reconnect) }
 // Kill closes every connection now, interrupting those who hold one.
 func (c *Cluster[C]) Kill() { c.each((*pool.Pool[C]).Kill) }
 
+// Introduce gives the cluster a login for its own purposes, where its options have none: one that a client proved to know. Probes and the
+// schema have waited for it.
+func (c *Cluster[C]) Introduce(l *Login) {
+	c.mu.Lock()
+	o := *c.opts.Load()
+	if o.Service != nil || c.mu.closed {
+		c.mu.Unlock()
+		return
+	}
+	o.Service = l
+	c.opts.Store(&o)
+	top := c.top.Load()
+	c.mu.Unlock()
+	for e := range top.all() {
+		e.wake()
+	}
+	c.RefreshSchema("login")
+}
+
 // Reload replaces the options, except the name. An endpoint that stays keeps its connections. One whose address,
 // database or dial options change keeps its pools and those who wait in them, and its connections are replaced as they
 // are released; so do the pools of a configured login that has a successor of the same name. Endpoints that are gone
