@@ -90,8 +90,9 @@ func (w *writer) flushAside(spawn func(func())) {
 	for len(w.buf) > 0 && w.err == nil {
 		n := 0
 		b := w.buf
+		w.buf = nil
 		if w.try != nil {
-			w.buf, w.writing = nil, true
+			w.writing = true
 			w.mu.Unlock()
 			n = w.try(b)
 			w.mu.Lock()
