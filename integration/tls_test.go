@@ -74,7 +74,7 @@ func TestTLSOfClients(t *testing.T) {
 	works("allowed, TLS", login(allowed, trusting))
 	works("allowed, a certificate that nobody asked for", login(allowed, with(stranger)))
 	fails("allowed, another authority", login(allowed, &tls.Config{RootCAs: stranger.Pool, ServerName: "localhost"}), "unknown authority")
-	old := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11} //nolint:gosec // refused
+	old := &tls.Config{InsecureSkipVerify: true, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11}
 	fails("allowed, TLS 1.1", login(allowed, old), "protocol version")
 	for _, mode := range []string{"require", "verify-ca", "verify-full"} {
 		if got := pgtest.PSQL(t, allowed.dsn("sslmode="+mode, "sslrootcert="+ca.File, "host=localhost"), "-c", "SELECT 1"); got != "1" {
