@@ -300,17 +300,19 @@ func (p *Pooler) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) 
 
 // serve runs one client connection.
 func (p *Pooler) serve(nc net.Conn) {
-	if most := p.state.Load().cfg.Clients.Max; most > 0 && p.clients.Add(1) > int64(most) {
-		p.clients.Add(-1)
-		p.metrics.LoginsFailed.Inc("too_many_clients")
-		nc.SetDeadline(time.Now().Add(time.Second))                                                                                //nolint:errcheck // best effort
-		nc.Write(pgwire.AppendErrorResponse(nil, pgwire.Fatalf(pgwire.CodeTooManyConnections, "sorry, too many clients already"))) //nolint:errcheck // best effort
-		nc.Close()
-		return
-	} else if most == 0 {
-		p.clients.Add(1)
-	}
+	n := p.clients.Add(1)
 	defer p.clients.Add(-1)
+	var refusal *pgwire.Error
+	if most := int64(p.state.Load().cfg.Clients.Max); most > 0 && n > most {
+		refusal = errTooManyClients
+		if n > most+visitors {
+			p.metrics.LoginsFailed.Inc("too_many_clients")
+			nc.SetDeadline(time.Now().Add(time.Second))        //nolint:errcheck // best effort
+			nc.Write(pgwire.AppendErrorResponse(nil, refusal)) //nolint:errcheck // best effort
+			nc.Close()
+			return
+		}
+	}
 	name := "unix"
 	if tcp, ok := nc.RemoteAddr().(*net.TCPAddr); ok {
 		name = tcp.String()
@@ -318,8 +320,13 @@ func (p *Pooler) serve(nc net.Conn) {
 			p.log.Debug("tcp options", "client", name, "error", err)
 		}
 	}
-	p.driver.Serve(nc, name)
+	p.driver.Serve(nc, name, refusal)
 }
+
+var errTooManyClients = pgwire.Fatalf(pgwire.CodeTooManyConnections, "sorry, too many clients already")
+
+// visitors are how many connections beyond max_client_connections are let in as far as to say what they want: it may be to cancel.
+const visitors = 100
 
 // ready says whether every shard can be served.
 func (p *Pooler) ready() metrics.Readiness {

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/session"
 )
 
@@ -71,13 +72,16 @@ func (g *Goroutines) spawn(f func()) {
 	}
 }
 
-// Serve runs a client connection until its end. It takes ownership of nc.
-func (g *Goroutines) Serve(nc net.Conn, name string) {
+// Serve runs a client connection until its end. It takes ownership of nc. With a refusal, which is FATAL, nobody logs in.
+func (g *Goroutines) Serve(nc net.Conn, name string, refusal *pgwire.Error) {
 	c := &Client{g: g, nc: nc}
 	c.w.init(nc)
 	c.room.L = &c.mu
 	c.now = nanos()
 	c.sess = session.New(g.shared.Load(), c, g.next.Add(1), name)
+	if refusal != nil {
+		c.sess.Refuse(refusal)
+	}
 	g.mu.Lock()
 	if g.closed {
 		g.mu.Unlock()

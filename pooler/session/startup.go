@@ -14,6 +14,7 @@ type handshake struct {
 	asked    bool // an SSLRequest was answered
 	gss      bool // a GSSENCRequest was answered
 	minor    uint16
+	refusal  *pgwire.Error // for whoever wants to log in
 	user     string
 	database string
 	params   []pgwire.Param
@@ -81,6 +82,9 @@ func (s *Session) startup(b []byte) int {
 	return total
 }
 
+// Refuse lets nobody log in by the connection: it is good for cancel requests only.
+func (s *Session) Refuse(e *pgwire.Error) { s.hs.refusal = e }
+
 // TLSDone tells that the TLS handshake succeeded.
 func (s *Session) TLSDone() {
 	if s.phase == phaseTLS {
@@ -106,6 +110,11 @@ func (s *Session) startupMessage(p *pgwire.Startup) {
 	s.hs.user, s.hs.database = p.User(), p.Database()
 	if s.hs.user == "" {
 		s.fatal(pgwire.Fatalf(pgwire.CodeInvalidAuthorizationSpecification, "no PostgreSQL user name specified in startup packet"), CloseProtocol)
+		return
+	}
+	if s.hs.refusal != nil {
+		s.sh.Observer.Login("too_many_clients")
+		s.fatal(s.hs.refusal, CloseAuth)
 		return
 	}
 	if s.sh.TLSRequired && !s.TLS {
