@@ -119,6 +119,9 @@ func (s *Session) Failed(step *backend.Step, msg []byte) {
 		s.unit.fatal = e
 		return // the connection ends; Lost tells the client
 	}
+	if e.Code == pgwire.CodeFeatureNotSupported && e.Routine == "RevalidateCachedQuery" && s.conn != nil {
+		s.conn.Taint(backend.TaintSQLPrepare) // a table changed under its prepared statements: nobody else is to have them
+	}
 	if step.Internal {
 		s.failedInternal(step, e)
 		return
