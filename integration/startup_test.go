@@ -70,7 +70,7 @@ func startupPacket(version uint32, params ...string) []byte {
 		b = append(append(b, p...), 0)
 	}
 	b = append(b, 0)
-	binary.BigEndian.PutUint32(b, uint32(len(b))) //nolint:gosec // short
+	binary.BigEndian.PutUint32(b, uint32(len(b)))
 	return b
 }
 

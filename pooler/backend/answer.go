@@ -188,11 +188,11 @@ func (c *Conn) ready(s *Step, body []byte) error {
 	}
 	c.failed, c.open = false, false
 	c.tx = tx
-	if tx == pgwire.TxIdle {
-		c.doubt.key, c.doubt.local = 0, false
-	}
 	c.done = *s
 	c.pop()
+	if tx == pgwire.TxIdle && c.Pending() == 0 { // else a transaction may have begun behind it, and what is in doubt be its
+		c.doubt.key, c.doubt.local = 0, false
+	}
 	c.owner.Ready(&c.done, tx)
 	c.done = Step{}
 	c.Flush()
