@@ -34,10 +34,11 @@ type Client struct {
 	pid  uint32
 	key  bool // pid is registered
 
-	timer   *time.Timer
-	armed   int64
-	tls     bool // the handshake is due
-	closing bool
+	timer      *time.Timer
+	armed      int64
+	tls        bool // the handshake is due
+	closing    bool
+	cancelling *sync.WaitGroup // of a cancel request that is being handled
 }
 
 // action is something that a step asked for that is done after it, without the lock.
@@ -51,6 +52,7 @@ type action struct {
 	pid    uint32
 	secret []byte
 	job    func()
+	done   *sync.WaitGroup
 }
 
 // closeTimeout bounds how long a client that is closed may take to read what it was sent before.
@@ -161,11 +163,19 @@ func (c *Client) do(a *action, own bool) {
 		}
 		a.b.settle(g.rollbackTimeout)
 	case doCancel:
-		b := a.b
-		g.spawn(func() { g.source.Cancel(b) })
+		b, done := a.b, a.done
+		g.spawn(func() {
+			g.source.Cancel(b)
+			if done != nil {
+				done.Done()
+			}
+		})
 	case doCancelRequest:
 		pid, secret := a.pid, a.secret
-		g.spawn(func() { g.source.CancelRequest(pid, secret) })
+		g.spawn(func() {
+			g.source.CancelRequest(pid, secret)
+			c.step(c.sess.CancelDone)
+		})
 	case doCheckout:
 		c.w.whenRead(a.w.enqueue) // who does not read gets nothing to do
 	case doParameters:
@@ -422,7 +432,10 @@ func (c *Client) Part(conn *backend.Conn, clean bool) {
 
 // CancelBackend implements session.Driver.
 func (c *Client) CancelBackend(conn *backend.Conn) {
-	c.todo = append(c.todo, action{kind: doCancel, b: conn.Link.(*Backend)})
+	if c.cancelling != nil {
+		c.cancelling.Add(1)
+	}
+	c.todo = append(c.todo, action{kind: doCancel, b: conn.Link.(*Backend), done: c.cancelling})
 }
 
 // CancelRequest implements session.Driver.
@@ -463,8 +476,16 @@ func (c *Client) Close() {
 	c.room.Broadcast()
 }
 
-// Cancel cancels what the client's session runs: a cancel request with its key came.
-func (c *Client) Cancel() { c.step(c.sess.Cancel) }
+// Cancel cancels what the client's session runs: a cancel request with its key came. It returns when the server has handled it.
+func (c *Client) Cancel() {
+	var done sync.WaitGroup
+	c.step(func() {
+		c.cancelling = &done
+		defer func() { c.cancelling = nil }()
+		c.sess.Cancel()
+	})
+	done.Wait()
+}
 
 // Kill closes the client with an error.
 func (c *Client) Kill(e *pgwire.Error, reason session.CloseReason) {

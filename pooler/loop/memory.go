@@ -383,7 +383,9 @@ func (c *MemoryClient) CancelBackend(conn *backend.Conn) {
 }
 
 // CancelRequest implements session.Driver: keys are the business of the assembly.
-func (c *MemoryClient) CancelRequest(uint32, []byte) {}
+func (c *MemoryClient) CancelRequest(uint32, []byte) {
+	c.m.tasks = append(c.m.tasks, c.sess.CancelDone)
+}
 
 // Register implements session.Driver.
 func (c *MemoryClient) Register(n int) (pid uint32, secret []byte) {

@@ -88,9 +88,18 @@ func (s *Session) batch(b []byte, how end) bool {
 		s.dropItems()
 		return false
 	}
-	plan, needs, e := s.planBatch()
-	if refusal == nil {
+	plan, needs, planned, e := s.planBatch()
+	if e != nil {
 		refusal = e
+	}
+	if refusal != nil && s.asks(planned) && plan.Kind != sharding.PlanCopy {
+		// What stands in front of the refused message runs and is answered first, as PostgreSQL does.
+		how = endOpen
+		for i := range planned {
+			s.split += len(s.unit.items[i].frame)
+		}
+		s.dropItemsFrom(planned)
+		plan, needs, _, refusal = s.planBatch()
 	}
 	if n, bytes := s.localHead(); n > 0 && (refusal != nil || needs) {
 		s.split = bytes
@@ -113,6 +122,16 @@ func (s *Session) batch(b []byte, how end) bool {
 		return s.answerBatch(how)
 	}
 	return s.runBatch(plan, how)
+}
+
+// asks reports whether the first n items ask for more than that something be parsed and bound.
+func (s *Session) asks(n int) bool {
+	for i := range n {
+		if typ := s.unit.items[i].typ; typ == pgwire.MsgExecute || typ == pgwire.MsgDescribe {
+			return true
+		}
+	}
+	return false
 }
 
 // endOnly handles a Sync or Flush with nothing in front of it.
@@ -309,8 +328,9 @@ func (p *bindParams) Param(i int) (value []byte, binary bool, oid uint32, ok boo
 	return v, p.bind.Format(i) == pgwire.FormatBinary, p.prep.ParamType(i), true
 }
 
-// planBatch routes every message of the batch and joins the plans: all on one shard. needs is false if every one of them is answered here.
-func (s *Session) planBatch() (plan sharding.Plan, needs bool, refusal *pgwire.Error) {
+// planBatch routes every message of the batch and joins the plans: all on one shard. needs is false if every one of them is answered here;
+// planned is how many messages stand in front of the refused one.
+func (s *Session) planBatch() (plan sharding.Plan, needs bool, planned int, refusal *pgwire.Error) {
 	plan.Kind = sharding.PlanAny
 	v := s.view()
 	rtr := s.acct.Cluster.Router()
@@ -343,13 +363,13 @@ func (s *Session) planBatch() (plan sharding.Plan, needs bool, refusal *pgwire.E
 		v.held = true // whatever comes behind it, comes there
 		if v.tx == pgwire.TxFailed {
 			if st := single(it.msg); st == nil || !endsFailure(st) {
-				return plan, true, errInFailedTransaction
+				return plan, true, i, errInFailedTransaction
 			}
 		}
 		switch it.typ {
 		case pgwire.MsgParse, pgwire.MsgDescribe:
 			if _, refusal := rtr.Route(it.msg, s.env()).Describe(s.input(nil)); refusal != nil && !ofExecution(refusal) {
-				return plan, true, refusal
+				return plan, true, i, refusal
 			}
 		case pgwire.MsgExecute:
 			if st := single(it.msg); st != nil {
@@ -358,18 +378,18 @@ func (s *Session) planBatch() (plan sharding.Plan, needs bool, refusal *pgwire.E
 		case pgwire.MsgBind:
 			if st := single(it.msg); st != nil {
 				if e := s.lexing(it.msg, endsFailure(st)); e != nil {
-					return plan, true, e
+					return plan, true, i, e
 				}
 			}
 			if e := s.sequences(it.msg); e != nil {
-				return plan, true, e
+				return plan, true, i, e
 			}
 			if refusal := s.joinBind(&plan, it, rtr); refusal != nil {
-				return plan, true, refusal
+				return plan, true, i, refusal
 			}
 		}
 	}
-	return plan, needs, nil
+	return plan, needs, len(s.unit.items), nil
 }
 
 // ofExecution reports whether a refusal is about where a statement would run. It can be described nevertheless, and its Bind is refused: some

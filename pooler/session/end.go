@@ -136,6 +136,13 @@ func (s *Session) cancel(e *pgwire.Error) {
 	}
 }
 
+// CancelDone ends the session of a cancel request, which was handled: a client that waits for this knows that it will not hit what it sends next.
+func (s *Session) CancelDone() {
+	if s.wait == waitCancel {
+		s.close(CloseCancel)
+	}
+}
+
 // Deadline is when Tick is due next, in the driver's nanoseconds; 0 = never.
 func (s *Session) Deadline() int64 {
 	if s.phase == phaseClosed {

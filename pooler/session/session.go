@@ -40,7 +40,7 @@ type Driver interface {
 	Part(c *backend.Conn, clean bool)
 	// CancelBackend sends a cancel request to a backend's server.
 	CancelBackend(c *backend.Conn)
-	// CancelRequest handles a client's cancel request, which is all that this connection is for.
+	// CancelRequest handles a client's cancel request, which is all that this connection is for. CancelDone says when that is done.
 	CancelRequest(pid uint32, secret []byte)
 	// Register gives the session its cancel key; secret has n bytes.
 	Register(n int) (pid uint32, secret []byte)
@@ -105,6 +105,7 @@ const (
 	waitAnswer           // ReadyForQuery to what was sent
 	waitInternal         // ReadyForQuery to something of ours, before the unit itself is sent
 	waitParams           // the server's parameters
+	waitCancel           // what the cancel request cancels
 )
 
 // Session is one client connection.

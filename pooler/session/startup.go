@@ -74,8 +74,8 @@ func (s *Session) startup(b []byte) int {
 		s.hs.gss = true
 		s.toClient([]byte{'N'})
 	case pgwire.StartupCancelRequest:
+		s.wait = waitCancel
 		s.drv.CancelRequest(p.PID, p.Secret)
-		s.close(CloseCancel)
 	case pgwire.StartupMessage:
 		s.startupMessage(&p)
 	}
