@@ -387,12 +387,12 @@ func (a *actor) extended() []byte {
 			// Described on its own first.
 			out = pgwire.AppendDescribe(out, pgwire.TargetStatement, name)
 			out = pgwire.AppendSync(out)
-			a.expect = append(a.expect, "1", "t", "n", "Z:"+string(a.tx))
+			a.expect = append(a.expect, "1", "t", "T", "Z:"+string(a.tx))
 			a.names[name] = true
 		case split == 1:
 			out = pgwire.AppendDescribe(out, pgwire.TargetStatement, name)
 			out = pgwire.AppendFlush(out)
-			a.expect = append(a.expect, "1", "t", "n")
+			a.expect = append(a.expect, "1", "t", "T")
 			a.names[name] = true
 			if refused {
 				a.tx, a.expect = 'E', append(a.expect, "E:0A000", "Z:E")

@@ -4,6 +4,8 @@ import (
 	"encoding/binary"
 	"fmt"
 	"maps"
+	"math/rand/v2"
+	"strconv"
 	"strings"
 
 	"github.com/pgkennel/pgkennel/pooler/backend"
@@ -17,36 +19,65 @@ type modelServer struct {
 	pid   uint32
 	in    []byte
 	out   []byte
+	// noise, if set, has the server say things that nobody asked for.
+	noise *rand.Rand
 
 	tx       pgwire.TxStatus
 	implicit bool // an implicit transaction is open
 	failed   bool // skipping to Sync
-	vars     map[string]string
-	saved    map[string]string // vars at the start of the transaction
+	settings
+	saved    settings // at the start of the transaction
 	saves    []savepoint
 	stmts    map[string]string
-	portals  map[string]string
+	portals  map[string]*portal
+	reported map[string]string
+	temp     bool
 	copying  bool
 	copyExt  bool
+	copied   int
+	hit      bool // a cancel request came while something was to be done
 	ran      int
 }
 
+// settings are the session's, and what those have outside of the transaction that are set for it only.
+type settings struct {
+	vars  map[string]string
+	local map[string]*string // nil = none
+}
+
+func (s settings) clone() settings { return settings{maps.Clone(s.vars), maps.Clone(s.local)} }
+
 type savepoint struct {
 	name string
-	vars map[string]string
+	settings
+}
+
+type portal struct {
+	sql  string
+	rows int // given so far
 }
 
 func newModelServer(shard int, pid uint32) *modelServer {
-	return &modelServer{shard: shard, pid: pid, tx: pgwire.TxIdle, vars: map[string]string{}, stmts: map[string]string{}, portals: map[string]string{}}
+	return &modelServer{
+		shard: shard, pid: pid, tx: pgwire.TxIdle, settings: settings{map[string]string{}, map[string]*string{}}, stmts: map[string]string{}, portals: map[string]*portal{},
+		reported: map[string]string{"application_name": "", "timezone": ""},
+	}
 }
 
 func (s *modelServer) Login() *backend.Login {
 	return &backend.Login{PID: s.pid, Secret: []byte{1, 2, 3, 4}, Params: modelParams}
 }
 
-var modelParams = []pgwire.Param{{Name: "server_version", Value: "15.18"}, {Name: "client_encoding", Value: "UTF8"}, {Name: "standard_conforming_strings", Value: "on"}}
+var modelParams = []pgwire.Param{
+	{Name: "server_version", Value: "15.18"},
+	{Name: "client_encoding", Value: "UTF8"},
+	{Name: "standard_conforming_strings", Value: "on"},
+	{Name: "application_name", Value: ""},
+	{Name: "TimeZone", Value: ""},
+}
 
-func (s *modelServer) Cancel() {}
+// Cancel reaches what is under way, nothing if nothing is.
+func (s *modelServer) Cancel() { s.hit = len(s.in) > 0 || s.copying }
 
 func (s *modelServer) Receive(b []byte) (out []byte, closed bool) {
 	s.in = append(s.in, b...)
@@ -61,26 +92,16 @@ func (s *modelServer) Receive(b []byte) (out []byte, closed bool) {
 		if typ == pgwire.MsgTerminate {
 			return s.out, true
 		}
+		if s.noise != nil && s.noise.IntN(20) == 0 {
+			s.out = pgwire.AppendNoticeResponse(s.out, pgwire.Errorf("01000", "noise"))
+		}
 		s.message(typ, body)
 	}
 }
 
 func (s *modelServer) message(typ byte, body []byte) {
 	if s.copying {
-		switch typ {
-		case pgwire.MsgCopyDone:
-			s.copying = false
-			s.out = pgwire.AppendCommandComplete(s.out, "COPY 1")
-			if !s.copyExt {
-				s.ready()
-			}
-		case pgwire.MsgCopyFail:
-			s.copying = false
-			s.err("57014", "COPY from stdin failed")
-			if !s.copyExt {
-				s.ready()
-			}
-		}
+		s.copyMessage(typ, body)
 		return
 	}
 	if s.failed && typ != pgwire.MsgSync {
@@ -90,61 +111,21 @@ func (s *modelServer) message(typ byte, body []byte) {
 	case pgwire.MsgQuery:
 		sql, _ := pgwire.DecodeQuery(body)
 		delete(s.stmts, "")
+		delete(s.portals, "")
 		s.query(string(sql))
 	case pgwire.MsgSync:
 		s.failed = false
 		s.ready()
-	case pgwire.MsgFlush:
+	case pgwire.MsgFlush, pgwire.MsgCopyData, pgwire.MsgCopyDone, pgwire.MsgCopyFail:
+	case pgwire.MsgFunctionCall:
+		s.err("0A000", "no functions")
+		s.ready()
 	case pgwire.MsgParse:
-		p, err := pgwire.DecodeParse(body)
-		if err != nil {
-			panic(err)
-		}
-		name := string(p.Name)
-		if _, dup := s.stmts[name]; dup && name != "" {
-			s.extErr("42P05", "prepared statement already exists: "+name)
-			return
-		}
-		if strings.Contains(string(p.SQL), "parse_error") {
-			s.extErr("42P01", "relation does not exist")
-			return
-		}
-		if s.tx == pgwire.TxFailed && !ends(string(p.SQL)) {
-			s.extErr("25P02", "aborted")
-			return
-		}
-		s.stmts[name] = string(p.SQL)
-		s.out = pgwire.AppendParseComplete(s.out)
+		s.parse(body)
 	case pgwire.MsgBind:
-		b, err := pgwire.DecodeBind(body)
-		if err != nil {
-			panic(err)
-		}
-		sql, ok := s.stmts[string(b.Statement)]
-		if !ok {
-			s.extErr("26000", "no statement "+string(b.Statement))
-			return
-		}
-		if s.tx == pgwire.TxFailed && !ends(sql) {
-			s.extErr("25P02", "aborted")
-			return
-		}
-		for i := range b.NumParams() {
-			v, _ := b.Param(i)
-			sql = strings.ReplaceAll(sql, fmt.Sprintf("$%d", i+1), "'"+string(v)+"'")
-		}
-		s.portals[string(b.Portal)] = sql
-		s.out = pgwire.AppendBindComplete(s.out)
+		s.bindMessage(body)
 	case pgwire.MsgDescribe:
-		t, _ := pgwire.DecodeDescribe(body)
-		if t.Kind == pgwire.TargetStatement {
-			if _, ok := s.stmts[string(t.Name)]; !ok {
-				s.extErr("26000", "no statement "+string(t.Name))
-				return
-			}
-			s.out = pgwire.AppendParameterDescription(s.out, nil)
-		}
-		s.out = pgwire.AppendNoData(s.out)
+		s.describe(body)
 	case pgwire.MsgClose:
 		t, _ := pgwire.DecodeClose(body)
 		if t.Kind == pgwire.TargetStatement {
@@ -155,17 +136,152 @@ func (s *modelServer) message(typ byte, body []byte) {
 		s.out = pgwire.AppendCloseComplete(s.out)
 	case pgwire.MsgExecute:
 		e, _ := pgwire.DecodeExecute(body)
-		sql, ok := s.portals[string(e.Portal)]
-		if !ok {
-			s.extErr("34000", "no portal")
-			return
-		}
-		s.begin()
-		if !s.run(sql, true) && !s.copying {
-			s.failed = true
-		}
+		s.execute(string(e.Portal), int(e.MaxRows))
 	default:
 		panic(fmt.Sprintf("model server: message %q", typ))
+	}
+}
+
+func (s *modelServer) copyMessage(typ byte, body []byte) {
+	code, end := "", true
+	switch typ {
+	case pgwire.MsgCopyData:
+		s.copied += strings.Count(string(body), "\n")
+		if end = strings.Contains(string(body), "bad"); end {
+			code = "22P02"
+		}
+	case pgwire.MsgCopyDone:
+		s.out = pgwire.AppendCommandComplete(s.out, fmt.Sprintf("COPY %d", s.copied))
+	case pgwire.MsgCopyFail:
+		code = "57014"
+	default:
+		return
+	}
+	if s.hit {
+		s.hit, code, end = false, "57014", true
+	}
+	if !end {
+		return
+	}
+	s.copying, s.copied = false, 0
+	if code != "" {
+		s.err(code, "COPY failed")
+		s.failed = s.copyExt
+	}
+	if !s.copyExt {
+		s.ready()
+	}
+}
+
+func (s *modelServer) parse(body []byte) {
+	p, err := pgwire.DecodeParse(body)
+	if err != nil {
+		panic(err)
+	}
+	name := string(p.Name)
+	sql := string(p.SQL)
+	s.begin()
+	switch {
+	case strings.Contains(sql, "parse_error"):
+		s.extErr("42P01", "relation does not exist")
+	case s.tx == pgwire.TxFailed && !ends(sql):
+		s.extErr("25P02", "aborted")
+	case name != "" && s.has(name):
+		s.extErr("42P05", "prepared statement already exists: "+name)
+	default:
+		s.stmts[name] = sql
+		s.out = pgwire.AppendParseComplete(s.out)
+	}
+}
+
+func (s *modelServer) has(name string) bool {
+	_, ok := s.stmts[name]
+	return ok
+}
+
+func (s *modelServer) bindMessage(body []byte) {
+	b, err := pgwire.DecodeBind(body)
+	if err != nil {
+		panic(err)
+	}
+	sql, ok := s.stmts[string(b.Statement)]
+	name := string(b.Portal)
+	s.begin()
+	switch {
+	case !ok:
+		s.extErr("26000", "no statement "+string(b.Statement))
+	case s.tx == pgwire.TxFailed && !ends(sql):
+		s.extErr("25P02", "aborted")
+	case name != "" && s.portals[name] != nil:
+		s.extErr("42P03", "portal exists: "+name)
+	default:
+		for i := range b.NumParams() {
+			v, _ := b.Param(i)
+			sql = strings.ReplaceAll(sql, fmt.Sprintf("$%d", i+1), "'"+string(v)+"'")
+		}
+		s.portals[name] = &portal{sql: sql}
+		s.out = pgwire.AppendBindComplete(s.out)
+	}
+}
+
+func (s *modelServer) describe(body []byte) {
+	t, _ := pgwire.DecodeDescribe(body)
+	s.begin()
+	sql, ok := s.stmts[string(t.Name)]
+	if t.Kind == pgwire.TargetPortal {
+		p := s.portals[string(t.Name)]
+		if ok = p != nil; ok {
+			sql = p.sql
+		}
+	}
+	switch {
+	case !ok && t.Kind == pgwire.TargetPortal:
+		s.extErr("34000", "no portal "+string(t.Name))
+		return
+	case !ok:
+		s.extErr("26000", "no statement "+string(t.Name))
+		return
+	case s.tx == pgwire.TxFailed && !ends(sql):
+		s.extErr("25P02", "aborted")
+		return
+	}
+	if t.Kind == pgwire.TargetStatement {
+		s.out = pgwire.AppendParameterDescription(s.out, nil)
+	}
+	if up := strings.ToUpper(sql); strings.HasPrefix(up, "SELECT") || strings.HasPrefix(up, "SHOW") || strings.HasPrefix(up, "FETCH") {
+		s.columns()
+		return
+	}
+	s.out = pgwire.AppendNoData(s.out)
+}
+
+func (s *modelServer) execute(name string, limit int) {
+	p := s.portals[name]
+	s.begin()
+	if p == nil {
+		s.extErr("34000", "no portal")
+		return
+	}
+	rows := 1
+	if _, n, ok := strings.Cut(p.sql, " LIMIT "); ok {
+		rows, _ = strconv.Atoi(n) //nolint:errcheck // the model wrote it
+	}
+	if rows > 1 && s.tx != pgwire.TxFailed && !s.hit {
+		v := strings.Split(p.sql, "'")[1]
+		given := 0
+		for ; p.rows < rows; p.rows++ {
+			if limit > 0 && given == limit {
+				s.out = pgwire.AppendPortalSuspended(s.out)
+				return
+			}
+			given++
+			s.row(fmt.Sprintf("%s@%d", v, s.shard), true)
+		}
+		s.out = pgwire.AppendCommandComplete(s.out, fmt.Sprintf("SELECT %d", given))
+		return
+	}
+	if !s.run(p.sql, true) && !s.copying {
+		s.failed = true
 	}
 }
 
@@ -173,14 +289,8 @@ func (s *modelServer) message(typ byte, body []byte) {
 func (s *modelServer) begin() {
 	if s.tx == pgwire.TxIdle && !s.implicit {
 		s.implicit = true
-		s.saved = clone(s.vars)
+		s.saved = s.settings.clone()
 	}
-}
-
-func clone(m map[string]string) map[string]string {
-	c := make(map[string]string, len(m))
-	maps.Copy(c, m)
-	return c
 }
 
 func (s *modelServer) err(code, text string) {
@@ -189,21 +299,47 @@ func (s *modelServer) err(code, text string) {
 		s.tx = pgwire.TxFailed
 	}
 	if s.implicit {
-		s.vars = s.saved
-		s.implicit = false
+		s.end(false)
 	}
 }
 
 func (s *modelServer) extErr(code, text string) {
-	s.begin()
 	s.err(code, text)
 	s.failed = true
 }
 
+// end ends the transaction.
+func (s *modelServer) end(commit bool) {
+	if !commit {
+		s.settings = s.saved.clone()
+	}
+	for name, v := range s.local {
+		if v == nil {
+			delete(s.vars, name)
+		} else {
+			s.vars[name] = *v
+		}
+	}
+	clear(s.local)
+	s.tx, s.implicit, s.saves = pgwire.TxIdle, false, nil
+	clear(s.portals)
+}
+
 func (s *modelServer) ready() {
-	s.implicit = false
+	if s.tx == pgwire.TxIdle && s.implicit {
+		s.end(true)
+	}
 	if s.tx == pgwire.TxIdle {
-		s.portals = map[string]string{}
+		clear(s.portals)
+	}
+	for _, name := range []string{"application_name", "timezone"} {
+		if s.vars[name] != s.reported[name] {
+			s.reported[name] = s.vars[name]
+			s.out = pgwire.AppendParameterStatus(s.out, map[string]string{"timezone": "TimeZone"}[name]+strings.TrimPrefix(name, "timezone"), s.vars[name])
+		}
+	}
+	if len(s.in) == 0 {
+		s.hit = false
 	}
 	s.out = pgwire.AppendReadyForQuery(s.out, s.tx)
 }
@@ -226,6 +362,9 @@ func (s *modelServer) query(sql string) {
 		s.out = pgwire.AppendEmptyQuery(s.out)
 	}
 	if !s.copying {
+		if s.tx == pgwire.TxIdle && s.implicit {
+			s.end(true)
+		}
 		s.ready()
 	}
 }
@@ -239,37 +378,51 @@ func ends(sql string) bool {
 func (s *modelServer) run(sql string, extended bool) bool {
 	s.ran++
 	up := strings.ToUpper(sql)
-	if s.tx == pgwire.TxFailed && !ends(sql) {
-		s.err("25P02", "current transaction is aborted")
+	fail := func(code string) bool {
+		s.err(code, "failed: "+sql)
 		return false
 	}
+	if s.tx == pgwire.TxFailed && !ends(sql) {
+		return fail("25P02")
+	}
 	words := strings.Fields(up)
+	if len(words) == 0 {
+		s.out = pgwire.AppendEmptyQuery(s.out)
+		return true
+	}
+	if s.hit && !ends(sql) {
+		s.hit = false
+		return fail("57014")
+	}
 	tag := words[0]
 	switch {
+	case strings.HasPrefix(up, "SET TRANSACTION"):
+		tag = "SET"
 	case words[0] == "BEGIN":
 		if s.tx == pgwire.TxIdle {
 			s.tx = pgwire.TxActive
 			if !s.implicit {
-				s.saved = clone(s.vars)
+				s.saved = s.settings.clone()
 			}
 			s.implicit = false
 			s.saves = nil
 		}
 	case words[0] == "COMMIT":
-		if s.tx == pgwire.TxFailed {
+		ok := s.tx != pgwire.TxFailed
+		if !ok {
 			tag = "ROLLBACK"
-			s.vars = s.saved
 		}
-		s.tx, s.implicit = pgwire.TxIdle, false
+		if s.tx != pgwire.TxIdle || s.implicit {
+			s.end(ok)
+		}
+		s.chain(words)
 	case strings.HasPrefix(up, "ROLLBACK TO "):
-		name := words[len(words)-1]
 		for i := len(s.saves) - 1; ; i-- {
 			if i < 0 {
-				s.err("3B001", "no savepoint")
-				return false
+				return fail("3B001")
 			}
-			if s.saves[i].name == name {
-				s.vars = clone(s.saves[i].vars)
+			if s.saves[i].name == words[2] {
+				s.settings = s.saves[i].clone()
 				s.saves = s.saves[:i+1]
 				s.tx = pgwire.TxActive
 				break
@@ -277,60 +430,176 @@ func (s *modelServer) run(sql string, extended bool) bool {
 		}
 		tag = "ROLLBACK"
 	case words[0] == "ROLLBACK":
-		if s.tx != pgwire.TxIdle {
-			s.vars = s.saved
+		if s.tx != pgwire.TxIdle || s.implicit {
+			s.end(false)
 		}
-		s.tx, s.implicit = pgwire.TxIdle, false
+		s.chain(words)
 	case words[0] == "SAVEPOINT":
-		s.saves = append(s.saves, savepoint{words[1], clone(s.vars)})
-	case words[0] == "SET":
-		rest := strings.TrimSpace(sql[4:])
-		name, value, _ := strings.Cut(rest, " TO ")
-		if strings.Contains(value, "bad") {
-			s.err("22023", "invalid value")
-			return false
+		s.saves = append(s.saves, savepoint{words[1], s.settings.clone()})
+	case words[0] == "RELEASE":
+		for i := len(s.saves) - 1; ; i-- {
+			if i < 0 {
+				return fail("3B001")
+			}
+			if s.saves[i].name == words[1] {
+				s.saves = s.saves[:i]
+				break
+			}
 		}
-		s.vars[unquote(name)] = strings.Trim(value, "' ")
+	case words[0] == "SET":
+		if !s.set(sql[4:]) {
+			return fail("22023")
+		}
 	case up == "RESET ALL":
-		s.vars = map[string]string{}
+		clear(s.vars)
+		clear(s.local)
 		tag = "RESET"
 	case words[0] == "RESET":
-		delete(s.vars, unquote(strings.TrimSpace(sql[6:])))
+		name := unquote(sql[6:])
+		delete(s.vars, name)
+		delete(s.local, name)
 	case words[0] == "SHOW":
-		s.row(s.vars[unquote(strings.TrimSpace(sql[5:]))], extended)
+		s.row(s.vars[unquote(sql[5:])], extended)
 	case up == "DISCARD ALL":
-		s.vars, s.stmts = map[string]string{}, map[string]string{}
+		if s.tx != pgwire.TxIdle {
+			return fail("25001")
+		}
+		clear(s.vars)
+		clear(s.stmts)
+		clear(s.local)
+		s.temp = false
 		tag = "DISCARD ALL"
+	case words[0] == "DISCARD":
+		tag = up
 	case strings.HasPrefix(up, "SELECT PG_CATALOG.SET_CONFIG("):
 		p := strings.Split(sql, "'")
-		s.vars[p[1]] = p[3]
-		s.row(p[3], extended)
+		name, value := unquote(p[1]), p[3]
+		if strings.Contains(value, "bad") {
+			return fail("22023")
+		}
+		s.vars[name] = value
+		s.row(value, extended)
 		tag = "SELECT 1"
+	case strings.Contains(sql, "parse_error"):
+		return fail("42P01")
 	case strings.HasPrefix(up, "SELECT 1/0"):
-		s.err("22012", "division by zero")
-		return false
+		return fail("22012")
 	case words[0] == "SELECT" || words[0] == "UPDATE":
 		p := strings.Split(sql, "'")
-		s.row(fmt.Sprintf("%s@%d", p[1], s.shard), extended)
-		tag = "SELECT 1"
+		n := 1
+		if _, limit, ok := strings.Cut(sql, " LIMIT "); ok {
+			n, _ = strconv.Atoi(limit) //nolint:errcheck // the model wrote it
+		}
+		for i := range n {
+			s.row(fmt.Sprintf("%s@%d", p[1], s.shard), extended || i > 0)
+		}
+		tag = fmt.Sprintf("SELECT %d", n)
+	case words[0] == "COPY" && strings.HasSuffix(up, "STDOUT"):
+		p := strings.Split(sql, "'")
+		s.out = pgwire.AppendCopyOutResponse(s.out, pgwire.FormatText, 1)
+		s.out = pgwire.AppendCopyData(s.out, fmt.Sprintf("%s@%d\n", p[1], s.shard))
+		s.out = pgwire.AppendCopyDone(s.out)
+		tag = "COPY 1"
 	case words[0] == "COPY":
 		s.copying, s.copyExt = true, extended
-		s.out = pgwire.AppendCopyInResponse(s.out, pgwire.FormatText, 1)
+		s.out = pgwire.AppendCopyInResponse(s.out, pgwire.FormatText, 2)
 		return false
+	case words[0] == "DECLARE":
+		if s.portals[words[1]] != nil {
+			return fail("42P03")
+		}
+		s.portals[words[1]] = &portal{sql: sql[strings.Index(up, "SELECT"):]}
+		tag = "DECLARE CURSOR"
+	case words[0] == "FETCH":
+		p := s.portals[words[1]]
+		if p == nil {
+			return fail("34000")
+		}
+		s.row(fmt.Sprintf("%s@%d", strings.Split(p.sql, "'")[1], s.shard), extended)
+		tag = "FETCH 1"
+	case words[0] == "CLOSE":
+		if s.portals[words[1]] == nil {
+			return fail("34000")
+		}
+		delete(s.portals, words[1])
+		tag = "CLOSE CURSOR"
+	case words[0] == "PREPARE":
+		if s.has(strings.ToLower(words[1])) {
+			return fail("42P05")
+		}
+		s.stmts[strings.ToLower(words[1])] = sql[strings.Index(up, "SELECT"):]
+	case words[0] == "EXECUTE":
+		text, ok := s.stmts[strings.ToLower(words[1])]
+		if !ok {
+			return fail("26000")
+		}
+		return s.run(text, extended)
+	case up == "DEALLOCATE ALL":
+		clear(s.stmts)
+		tag = up
+	case words[0] == "DEALLOCATE":
+		if !s.has(strings.ToLower(words[1])) {
+			return fail("26000")
+		}
+		delete(s.stmts, strings.ToLower(words[1]))
+	case strings.HasPrefix(up, "CREATE TEMP"):
+		s.temp = true
+		tag = "CREATE TABLE"
+	case words[0] == "CREATE":
+		tag = "CREATE TABLE"
 	case words[0] == "LISTEN":
+		s.temp = true
 	default:
-		s.err("42601", "syntax error: "+sql)
-		return false
+		return fail("42601")
 	}
 	s.out = pgwire.AppendCommandComplete(s.out, tag)
 	return true
 }
 
-func unquote(name string) string { return strings.ReplaceAll(strings.TrimSpace(name), `"`, "") }
+func (s *modelServer) chain(words []string) {
+	if len(words) > 2 && words[1] == "AND" && words[2] == "CHAIN" {
+		s.tx, s.saved = pgwire.TxActive, s.settings.clone()
+	}
+}
+
+// set does SET, of which rest is what follows it.
+func (s *modelServer) set(rest string) bool {
+	local := false
+	if r, ok := strings.CutPrefix(rest, "LOCAL "); ok {
+		local, rest = true, r
+	}
+	name, value, _ := strings.Cut(strings.TrimSpace(rest), " TO ")
+	name = unquote(name)
+	if strings.Contains(value, "bad") {
+		return false
+	}
+	if local && s.tx == pgwire.TxIdle && !s.implicit {
+		return true
+	}
+	if !local {
+		delete(s.local, name)
+	} else if _, ok := s.local[name]; !ok {
+		s.local[name] = nil
+		if v, ok := s.vars[name]; ok {
+			s.local[name] = &v
+		}
+	}
+	s.vars[name] = strings.Trim(value, "' ")
+	return true
+}
+
+// unquote is a setting's name without quotes, in lower case.
+func unquote(name string) string {
+	return strings.ToLower(strings.ReplaceAll(strings.TrimSpace(name), `"`, ""))
+}
+
+func (s *modelServer) columns() {
+	s.out = pgwire.AppendRowDescription(s.out, []pgwire.Column{pgwire.TextColumn("v", pgwire.OIDText)})
+}
 
 func (s *modelServer) row(v string, extended bool) {
 	if !extended {
-		s.out = pgwire.AppendRowDescription(s.out, []pgwire.Column{pgwire.TextColumn("v", pgwire.OIDText)})
+		s.columns()
 	}
 	s.out = pgwire.AppendTextRow(s.out, v)
 }

@@ -66,6 +66,9 @@ func (s *Session) leave() *pgwire.Error {
 			WithHint("Name the sharding key in the transaction's first statement, or use READ COMMITTED.")
 	default:
 		// Only reads that any shard answers ran so far: the transaction begins anew on the right one.
+		before := s.track // ROLLBACK takes what was SET in the transaction from the server, and the client keeps it
+		before.Rollback()
+		s.conn.Have = before.Have
 		s.part(exec.Internal(s.scratch(), s.conn, exec.RefRollback, "ROLLBACK"))
 		s.begun = false
 	}
@@ -278,10 +281,9 @@ func taintOf(st *parser.Statement) backend.Taint {
 	return t
 }
 
-// part hands the backend over to finish by itself what out asks of it.
+// part hands the backend over to finish by itself what out asks of it; its Have is what it has then.
 func (s *Session) part(out []byte) {
 	c := s.conn
-	c.Have = s.track.Have
 	s.conn = nil
 	s.out = out[:0]
 	if len(out) > 0 {
@@ -328,6 +330,7 @@ func (s *Session) letGo() {
 		s.reset(c)
 	case c.Tx() != pgwire.TxIdle:
 		s.track.Rollback()
+		c.Have = s.track.Have
 		s.part(exec.Internal(s.scratch(), c, exec.RefRollback, "ROLLBACK"))
 	default:
 		c.Have = s.track.Have
