@@ -36,7 +36,7 @@ func TestPreparedStatementsMeanWhatTheirClientSays(t *testing.T) {
 			t.Helper()
 			p.direct.Send(msgs...)
 			p.pooled.Send(msgs...)
-			want, got := heard(p.direct.UntilReady()), heard(p.pooled.UntilReady())
+			want, got := answered(p.direct.UntilReady()), answered(p.pooled.UntilReady())
 			if got != want {
 				t.Fatalf("seed %d: got\n%s\nwant\n%s\nafter\n%s", seed, got, want, strings.Join(history, "\n"))
 			}
@@ -92,8 +92,8 @@ func TestPreparedStatementsMeanWhatTheirClientSays(t *testing.T) {
 	}
 }
 
-// heard renders what a client got but for reports of parameters, whose place among the answers is free.
-func heard(msgs []pgproto3.BackendMessage) string {
+// answered renders what a client got but for reports of parameters, whose place among the answers is free.
+func answered(msgs []pgproto3.BackendMessage) string {
 	return pgtest.Format(slices.DeleteFunc(msgs, func(m pgproto3.BackendMessage) bool {
 		_, ok := m.(*pgproto3.ParameterStatus)
 		return ok

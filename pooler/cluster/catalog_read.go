@@ -54,6 +54,17 @@ WHERE n.nspname !~ '^pg_temp' AND (n.nspname NOT IN ('pg_catalog', 'information_
 
 	sqlParents = `SELECT i.inhrelid, i.inhparent FROM pg_inherits i JOIN pg_class c ON c.oid = i.inhrelid
 WHERE c.relkind IN ('r', 'p', 'f')`
+
+	// What search_path sessions begin with, the most general first: the server's configuration (which our own session can't tell if it
+	// has one of its own), the database's, the roles', and the roles' in this database.
+	sqlSearchPaths = `SELECT '', reset_val FROM pg_settings WHERE name = 'search_path' AND NOT EXISTS (SELECT FROM pg_db_role_setting, unnest(setconfig) c
+WHERE setrole IN (0, (SELECT oid FROM pg_roles WHERE rolname = session_user)) AND setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+AND c LIKE 'search\_path=%')
+UNION ALL (SELECT coalesce(r.rolname, ''), substr(c, length('search_path=') + 1)
+FROM pg_db_role_setting s CROSS JOIN unnest(s.setconfig) c LEFT JOIN pg_roles r ON r.oid = s.setrole
+WHERE c LIKE 'search\_path=%' AND (s.setrole = 0 OR r.oid IS NOT NULL)
+AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
+ORDER BY s.setrole <> 0, s.setdatabase <> 0)`
 )
 
 var relationKinds = map[string]topology.RelationKind{
@@ -69,6 +80,7 @@ type reading struct {
 	calls     map[uint32]bool
 	parents   map[uint32][]uint32
 	functions map[topology.QualifiedName]bool
+	paths     map[string]string
 	names     map[string]string // so that names of schemas, columns and types are stored once
 }
 
@@ -85,6 +97,7 @@ func newReading() *reading {
 		calls:     make(map[uint32]bool),
 		parents:   make(map[uint32][]uint32),
 		functions: make(map[topology.QualifiedName]bool),
+		paths:     make(map[string]string),
 		names:     make(map[string]string),
 	}
 }
@@ -100,6 +113,7 @@ func (c *catalog) schema(ctx context.Context) (*topology.Schema, error) {
 		{sqlCalls, 1, r.call},
 		{sqlFunctions, 2, r.function},
 		{sqlParents, 2, r.edge(r.parents)},
+		{sqlSearchPaths, 2, r.path},
 	})
 	if err != nil {
 		return nil, err
@@ -191,6 +205,11 @@ func (r *reading) function(f [][]byte) error {
 	return nil
 }
 
+func (r *reading) path(f [][]byte) error {
+	r.paths[string(f[0])] = string(f[1])
+	return nil
+}
+
 func (r *reading) name(b []byte) string {
 	if s, ok := r.names[string(b)]; ok {
 		return s
@@ -214,6 +233,7 @@ func (r *reading) schema() *topology.Schema {
 		Relations:     make(map[topology.QualifiedName]*topology.Relation, len(r.relations)),
 		Functions:     r.functions,
 		FunctionNames: make(map[string]bool, len(r.functions)),
+		SearchPaths:   r.paths,
 	}
 	for f := range r.functions {
 		s.FunctionNames[f.Name] = true

@@ -65,7 +65,7 @@ func ServerGone(err error) bool {
 func (c *Cluster[C]) refusal(s topology.ShardID, err error) *pgwire.Error {
 	open, failing := errors.AsType[*pool.OpenError](err)
 	switch {
-	case errors.Is(err, pool.ErrCheckoutTimeout) && (!failing || sqlstate(open.Err) != pgwire.CodeCannotConnectNow):
+	case errors.Is(err, pool.ErrCheckoutTimeout) && (!failing || open.Failure == pool.Transient && sqlstate(open.Err) != pgwire.CodeCannotConnectNow):
 		of := fmt.Sprintf("shard %d", s)
 		if s == AnyShard {
 			of = "any shard"

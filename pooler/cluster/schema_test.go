@@ -120,6 +120,29 @@ func TestSchemaOfARealDatabase(t *testing.T) {
 	}
 }
 
+// TestSearchPathsOfARealDatabase: what a user's session begins with is known without a session of that user.
+func TestSearchPathsOfARealDatabase(t *testing.T) {
+	t.Parallel()
+	shared := pgtest.Shared(t)
+	name := fmt.Sprintf("paths_%d", time.Now().UnixNano())
+	shared.Exec(t, "postgres", fmt.Sprintf("CREATE ROLE %s_one LOGIN; CREATE ROLE %[1]s_two LOGIN; CREATE ROLE %[1]s_three LOGIN; ALTER ROLE %[1]s_one SET search_path TO everywhere", name))
+	t.Cleanup(func() { shared.Exec(t, "postgres", fmt.Sprintf("DROP ROLE %s_one, %[1]s_two, %[1]s_three", name)) })
+	s := readExample(t, fmt.Sprintf(`DO $$ BEGIN
+		EXECUTE format('ALTER DATABASE %%I SET search_path TO "Of the", database', current_database());
+		EXECUTE format('ALTER ROLE %[1]s_one IN DATABASE %%I SET search_path TO here', current_database());
+		EXECUTE format('ALTER ROLE %[1]s_two IN DATABASE %%I SET work_mem TO 100', current_database());
+		EXECUTE format('ALTER ROLE %[1]s_three IN DATABASE %%I SET search_path TO %%L', current_database(), '$user');
+	END $$`, name))
+	for user, want := range map[string]string{"one": "here", "two": `"Of the", database`, "three": `"$user"`} {
+		if got := s.SearchPath(name + "_" + user); got != want {
+			t.Errorf("%s: got %s, want %s", user, got, want)
+		}
+	}
+	if got := readExample(t, "").SearchPath("nobody"); got != `"$user", public` {
+		t.Errorf("by default: got %s", got)
+	}
+}
+
 func describe(rel *topology.Relation) string {
 	kinds := map[topology.RelationKind]string{
 		topology.Table: "table", topology.View: "view", topology.Materialized: "materialized",
@@ -303,7 +326,7 @@ func TestSchemaOfAHostileServer(t *testing.T) {
 	}
 	good := func() []pgproto3.BackendMessage {
 		return slices.Concat(row("16400", "public", "t", "r"), row("16400", "a", "20", "f"), row("20", "int8", "0"), row("16400", "16400"),
-			row("16400"), row("public", "f"), row("16400", "16400"))
+			row("16400"), row("public", "f"), row("16400", "16400"), row("app", "public"))
 	}
 	ready := &pgproto3.ReadyForQuery{TxStatus: 'I'}
 	for name, c := range map[string]struct {

@@ -260,7 +260,8 @@ func (c *Client) serve() {
 	if key {
 		c.g.source.Unregister(c, pid)
 	}
-	c.nc.Close()
+	c.w.closeAfter()
+	c.w.flush() // who ended the session may not have come to that yet
 }
 
 // startTLS does the handshake.

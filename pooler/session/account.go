@@ -23,6 +23,8 @@ type Account struct {
 	Statements bool
 	// Time-outs in nanoseconds; 0 = none.
 	QueryTimeout, IdleTimeout, IdleTransactionTimeout int64
+	// CancelTimeout is how long the server of a statement that ran into QueryTimeout may take to end it; its connection is closed then.
+	CancelTimeout int64
 	// Login is the driver's: how pgkennel logs in to the servers for this account.
 	Login any
 	// Observer's handle for this account.

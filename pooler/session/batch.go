@@ -332,7 +332,8 @@ func (p *bindParams) Param(i int) (value []byte, binary bool, oid uint32, ok boo
 // planned is how many messages stand in front of the refused one.
 func (s *Session) planBatch() (plan sharding.Plan, needs bool, planned int, refusal *pgwire.Error) {
 	plan.Kind = sharding.PlanAny
-	v := s.view()
+	v, moves := s.view(), s.unit.pathMoves
+	defer func() { s.unit.pathMoves = moves }()
 	rtr := s.acct.Cluster.Router()
 	for i := range s.unit.items {
 		it := &s.unit.items[i]
@@ -352,6 +353,7 @@ func (s *Session) planBatch() (plan sharding.Plan, needs bool, planned int, refu
 			it.local = true
 			if it.typ == pgwire.MsgExecute {
 				v = v.after(st, true)
+				s.unit.pathMoves = s.unit.pathMoves || s.movesPath(st)
 			}
 			continue
 		}
@@ -374,6 +376,7 @@ func (s *Session) planBatch() (plan sharding.Plan, needs bool, planned int, refu
 		case pgwire.MsgExecute:
 			if st := single(it.msg); st != nil {
 				v = v.after(st, false)
+				s.unit.pathMoves = s.unit.pathMoves || s.movesPath(st)
 			}
 		case pgwire.MsgBind:
 			if st := single(it.msg); st != nil {

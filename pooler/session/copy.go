@@ -344,10 +344,16 @@ func (s *Session) copyRefuse(e *pgwire.Error) {
 // copyFailed follows the server's error during a copy.
 func (s *Session) copyFailed() {
 	extended := s.copy.extended
-	s.copy = copyIn{}
+	s.copyDrop()
 	if extended {
 		s.open = true
 		return
 	}
 	s.wait = waitAnswer
+}
+
+// copyDrop forgets the copy. What the client has yet to send of the message at hand is data still, and never taken for messages.
+func (s *Session) copyDrop() {
+	s.dropping = s.copy.left
+	s.copy = copyIn{}
 }

@@ -96,10 +96,9 @@ func (s *Session) parsesOnly() (describe, ok bool) {
 }
 
 func (s *Session) descriptionKey(p *state.Prepared) descriptionKey {
-	_, path := s.searchPath()
-	role, _ := s.track.Expected.Get("role")
+	role, _ := s.setting("role")
 	encoding, _ := s.track.Expected.Get("client_encoding")
-	return descriptionKey{account: s.acct, sql: p.SQL, types: p.Types, path: path, role: role.Value, encoding: encoding.Value}
+	return descriptionKey{account: s.acct, sql: p.SQL, types: p.Types, path: s.searchPath().key, role: role.Value, encoding: encoding.Value}
 }
 
 // answerDescribed answers such a batch from memory. It returns false if it is not remembered.

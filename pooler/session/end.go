@@ -1,6 +1,8 @@
 package session
 
 import (
+	"errors"
+
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
@@ -165,8 +167,17 @@ func (s *Session) Tick() {
 	case s.phase == phaseClosed:
 	case due(s.clock.login):
 		s.fatal(pgwire.Fatalf(pgwire.CodeQueryCanceled, "canceling authentication due to timeout"), CloseLogin)
+	case due(s.clock.query) && s.clock.cancelled:
+		s.clock.query = 0
+		if c := s.conn; c != nil {
+			s.drv.Discard(c, reasonSilent)
+			s.Lost(errSilent)
+		}
 	case due(s.clock.query):
 		s.clock.query = 0
+		if s.acct.CancelTimeout > 0 {
+			s.clock.query, s.clock.cancelled = now+s.acct.CancelTimeout, true
+		}
 		s.cancel(pgwire.Errorf(pgwire.CodeQueryCanceled, "canceling statement due to statement timeout"))
 	case due(s.clock.idle) && s.tx != pgwire.TxIdle:
 		s.Kill(pgwire.Fatalf(pgwire.CodeIdleInTransactionTimeout, "terminating connection due to idle-in-transaction timeout"), CloseIdleTx)
@@ -174,6 +185,12 @@ func (s *Session) Tick() {
 		s.Kill(pgwire.Fatalf(pgwire.CodeIdleSessionTimeout, "terminating connection due to idle-session timeout"), CloseIdle)
 	}
 }
+
+// errSilent: a server did not even end what was cancelled.
+var errSilent = errors.New("no answer to a cancel request in time")
+
+// reasonSilent is why the connection is closed then.
+const reasonSilent = "silent"
 
 // Lost tells that the session's backend broke: err says how. The backend is closed already.
 func (s *Session) Lost(err error) {
@@ -185,7 +202,9 @@ func (s *Session) Lost(err error) {
 	c.Own(nil)
 	e := pgwire.Errorf(pgwire.CodeConnectionFailure, "the connection to the shard's server was lost").
 		WithRoutine("shard_unavailable")
-	if f := s.unit.fatal; f != nil {
+	if errors.Is(err, errSilent) {
+		e = e.WithDetail("The statement took longer than query_timeout, and the server did not answer when it was cancelled.")
+	} else if f := s.unit.fatal; f != nil {
 		e = e.WithDetail("The server said: %s: %s", f.Code, f.Message)
 	}
 	s.sh.Log.Warn("backend lost", "client", s.Client, "database", s.acct.Database, "shard", s.connShard, "backend_pid", c.PID, "error", err)
@@ -204,9 +223,10 @@ func (s *Session) Lost(err error) {
 	}
 	s.capture.on = false
 	e = e.WithHint("The transaction was not committed unless its COMMIT was under way; then it may have been.")
-	s.copy = copyIn{}
-	open := s.open
-	busy := s.wait == waitAnswer || s.wait == waitInternal
+	copying := s.copy.mode != copyNone // the client is in the middle of its unit, with nothing to wait for
+	open := s.open || copying && s.copy.extended
+	busy := s.wait == waitAnswer || s.wait == waitInternal || copying && !s.copy.extended
+	s.copyDrop()
 	s.open, s.describing, s.begun = false, false, false
 	s.unit.outside = false
 	if s.tx != pgwire.TxIdle {

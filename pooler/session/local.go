@@ -112,7 +112,7 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 		tag = "DEALLOCATE"
 	case parser.Discard:
 		s.forgetStatements()
-		s.track.Expected, s.path = s.base, searchPath{}
+		s.track.Expected = s.base
 		s.tellStart()
 		tag = "DISCARD ALL"
 	case parser.Begin:

@@ -7,6 +7,7 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/exec"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/state"
 )
 
 var _ backend.Owner = (*Session)(nil)
@@ -68,7 +69,6 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 			s.track.Commit()
 		}
 		s.unit.failed = false
-		s.path.local = nil
 		s.track.Begin()
 	case parser.Savepoint:
 		s.track.Savepoint(st.Name)
@@ -76,7 +76,6 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 		s.track.Release(st.Name)
 	case parser.RollbackTo:
 		s.track.RollbackTo(st.Name)
-		s.path.local = nil
 	case parser.Set, parser.Reset, parser.ResetAll:
 		if !own(st) {
 			s.applySetting(st)
@@ -105,6 +104,9 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 	}
 	for i := range st.SetConfigs {
 		s.applySet(&st.SetConfigs[i])
+	}
+	if runsUnjudged(st) && s.track.InTransaction() {
+		s.track.Local = s.track.Local.With(state.Var{Name: "search_path", Special: true})
 	}
 }
 

@@ -241,7 +241,8 @@ func (s *Session) told08006() *pgwire.Error {
 
 // env is what the router needs to know of the session.
 func (s *Session) env() *router.Env {
-	s.renv.SearchPath, s.renv.SearchPathKey = s.searchPath()
+	p := s.searchPath()
+	s.renv.SearchPath, s.renv.SearchPathKey, s.renv.PathUnknown = p.list, p.key, !p.known
 	s.renv.Prepared = nil
 	if len(s.sqlPrep) > 0 {
 		s.renv.Prepared = func(name string) *parser.Statement { return s.sqlPrep[name] }

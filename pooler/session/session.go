@@ -179,7 +179,9 @@ type Session struct {
 
 	unit unit
 	copy copyIn
-	job  job
+	// dropping bytes of input are the rest of a message of a COPY that is over.
+	dropping int
+	job      job
 	// capture of what is to be remembered of the answer under way.
 	capture capture
 	renv    router.Env
@@ -214,6 +216,8 @@ type clock struct {
 	wait      int64 // when the checkout began
 	unitStart int64
 	txStart   int64
+	// cancelled: query is not the statement's own deadline any more, but the one for the server's answer to its cancellation.
+	cancelled bool
 }
 
 // New returns the session of a client that has just connected.

@@ -18,7 +18,7 @@ func (s *Session) applySetting(st *parser.Statement) {
 			expected = expected.With(v)
 		}
 		t.Expected = expected
-		s.path = searchPath{}
+		t.Local = t.Local.ResetAll()
 	} else if st.Set != nil {
 		s.applySet(st.Set)
 	}
@@ -30,11 +30,12 @@ func (s *Session) applySet(set *parser.Setting) {
 	if set.Name == "transaction_isolation" && len(set.Values) == 1 && strict(set.Values[0]) {
 		s.strictIsolation = true
 	}
+	if set.Local {
+		s.applyLocal(set)
+		return
+	}
+	t.Local = t.Local.Without(set.Name)
 	switch {
-	case set.Local:
-		if set.Name == "search_path" && !set.Default {
-			s.path.local = set.Values
-		}
 	case set.Default:
 		t.Have = t.Have.Without(set.Name)
 		if v, ok := s.base.Get(set.Name); ok {
@@ -45,6 +46,24 @@ func (s *Session) applySet(set *parser.Setting) {
 	default:
 		s.setVar(state.Var{Name: set.Name, Value: set.SQL, Special: set.Special})
 	}
+}
+
+// applyLocal follows a SET LOCAL of what decides which table a name means.
+func (s *Session) applyLocal(set *parser.Setting) {
+	v := state.Var{Name: set.Name, Value: set.SQL, Special: set.Unknown || set.Special}
+	switch set.Name {
+	case "search_path":
+		if set.Default {
+			v.Value, v.Raw = s.acct.Cluster.Router().SearchPath(s.acct.ServerUser), true
+		}
+	case "role", "session_authorization":
+		if set.Default {
+			v.Value = "none"
+		}
+	default:
+		return
+	}
+	s.track.Local = s.track.Local.With(v)
 }
 
 func (s *Session) setVar(v state.Var) {
@@ -168,85 +187,4 @@ func safeEncoding(name string) bool {
 func (s *Session) utf8() bool {
 	e := s.told["client_encoding"]
 	return e == "" || e == "UTF8"
-}
-
-// searchPath is the effective search_path, taken apart once per change.
-type searchPath struct {
-	local []string // SET LOCAL, in this transaction
-
-	of    *state.Set
-	valid bool
-	list  []string
-	key   string
-}
-
-var defaultPath = []string{`"$user"`, "public"}
-
-// searchPath returns the schemas that unqualified names are looked up in, and a key for the list.
-func (s *Session) searchPath() ([]string, string) {
-	if s.path.local != nil {
-		list := s.resolvePath(s.path.local)
-		return list, strings.Join(list, "\x00")
-	}
-	if s.path.valid && s.path.of == s.track.Expected {
-		return s.path.list, s.path.key
-	}
-	list := defaultPath
-	if v, ok := s.track.Expected.Get("search_path"); ok {
-		list = splitList(v.Value)
-	}
-	list = s.resolvePath(list)
-	s.path = searchPath{of: s.track.Expected, valid: true, list: list, key: strings.Join(list, "\x00")}
-	return s.path.list, s.path.key
-}
-
-// resolvePath puts the user's name in the place of "$user".
-func (s *Session) resolvePath(list []string) []string {
-	out := make([]string, 0, len(list))
-	for _, e := range list {
-		switch e {
-		case "$user", `"$user"`, `'$user'`:
-			out = append(out, s.acct.ServerUser)
-		default:
-			out = append(out, e)
-		}
-	}
-	return out
-}
-
-// splitList takes apart a list as SET and startup parameters have it: words, "identifiers" and 'literals' between commas.
-func splitList(v string) []string {
-	var list []string
-	for i := 0; i < len(v); {
-		switch c := v[i]; c {
-		case ' ', '\t', '\n', ',':
-			i++
-		case '"', '\'':
-			var word []byte
-			for i++; i < len(v); i++ {
-				if v[i] == c {
-					if i+1 < len(v) && v[i+1] == c {
-						i++
-					} else {
-						break
-					}
-				}
-				word = append(word, v[i])
-			}
-			i++
-			if c == '\'' && strings.ContainsAny(string(word), `,"`) {
-				list = append(list, splitList(string(word))...)
-			} else {
-				list = append(list, string(word))
-			}
-		default:
-			j := i
-			for j < len(v) && v[j] != ',' {
-				j++
-			}
-			list = append(list, strings.ToLower(strings.TrimSpace(v[i:j])))
-			i = j
-		}
-	}
-	return list
 }

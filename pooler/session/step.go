@@ -37,6 +37,8 @@ type unit struct {
 	copyTold bool
 	// copyRefusal is why a COPY was failed.
 	copyRefusal *pgwire.Error
+	// pathMoves: something was sent in this unit, or planned in front of what is planned now, that may change search_path.
+	pathMoves bool
 	// ran: something of the unit's was sent to a backend.
 	ran  bool
 	plan sharding.Plan
@@ -57,6 +59,11 @@ type undo struct {
 
 // step handles the next unit at the front of b and returns its length, 0 if it is not complete or has to wait.
 func (s *Session) step(b []byte) int {
+	if s.dropping > 0 {
+		n := min(s.dropping, len(b))
+		s.dropping -= n
+		return n
+	}
 	if s.copy.mode != copyNone {
 		return s.copyInput(b)
 	}
@@ -151,7 +158,7 @@ func (s *Session) finish() {
 		s.clock.txStart = 0
 		s.endTransaction()
 	}
-	s.clock.unitStart, s.clock.query = 0, 0
+	s.clock.unitStart, s.clock.query, s.clock.cancelled = 0, 0, false
 	s.settleNames()
 	s.unit.reset()
 	s.wait = waitNothing
@@ -183,7 +190,6 @@ func (s *Session) endTransaction() {
 	}
 	s.portal = nil
 	s.lost = nil
-	s.path.local = nil
 	if s.ddl {
 		s.ddl = false
 		if s.sh.Descriptions != nil {
@@ -196,7 +202,6 @@ func (s *Session) endTransaction() {
 // refuseUnit answers the unit with an error. end: the unit's last message was seen (Query, Sync), so ReadyForQuery follows;
 // else everything up to the client's Sync is dropped. A transaction in progress is aborted, as PostgreSQL does.
 func (s *Session) refuseUnit(e *pgwire.Error, end bool) {
-	s.unit.answered = true
 	s.stats.Errors++
 	if e.Routine != "" {
 		s.sh.Observer.Refused(s.acct, e.Routine)
@@ -217,7 +222,7 @@ func (s *Session) refuseUnit(e *pgwire.Error, end bool) {
 		return
 	}
 	s.toClient(pgwire.AppendErrorResponse(s.scratch(), e))
-	s.unit.failed = true
+	s.unit.failed, s.unit.answered = true, true
 	if s.tx == pgwire.TxActive {
 		s.tx = pgwire.TxFailed
 	}

@@ -6,18 +6,20 @@ package state
 // client chose at its start.
 type Track struct {
 	Expected, Have *Set
-	stack          []frame
+	// Local are settings that the transaction made for itself, as far as somebody wants to know; they are not part of Expected and Have.
+	Local *Set
+	stack []frame
 }
 
 type frame struct {
-	name           string // of the savepoint; empty for the transaction itself
-	expected, have *Set
+	name                  string // of the savepoint; empty for the transaction itself
+	expected, have, local *Set
 }
 
 // Begin marks the start of a transaction block.
 func (t *Track) Begin() {
 	if len(t.stack) == 0 {
-		t.stack = append(t.stack, frame{expected: t.Expected, have: t.Have})
+		t.stack = append(t.stack, frame{expected: t.Expected, have: t.Have, local: t.Local})
 	}
 }
 
@@ -27,7 +29,7 @@ func (t *Track) InTransaction() bool { return len(t.stack) > 0 }
 // Savepoint marks a savepoint.
 func (t *Track) Savepoint(name string) {
 	if len(t.stack) > 0 {
-		t.stack = append(t.stack, frame{name, t.Expected, t.Have})
+		t.stack = append(t.stack, frame{name, t.Expected, t.Have, t.Local})
 	}
 }
 
@@ -44,7 +46,7 @@ func (t *Track) RollbackTo(name string) bool {
 	if i <= 0 {
 		return false
 	}
-	t.Expected, t.Have = t.stack[i].expected, t.stack[i].have
+	t.Expected, t.Have, t.Local = t.stack[i].expected, t.stack[i].have, t.stack[i].local
 	t.stack = t.stack[:i+1]
 	return true
 }
@@ -64,8 +66,8 @@ func (t *Track) Savepoints() int { return max(0, len(t.stack)-1) }
 // HasSavepoint reports whether a savepoint called name is set.
 func (t *Track) HasSavepoint(name string) bool { return t.savepoint(name) > 0 }
 
-// Commit ends the transaction and keeps its settings.
-func (t *Track) Commit() { t.stack = t.stack[:0] }
+// Commit ends the transaction and keeps its settings but for the local ones.
+func (t *Track) Commit() { t.stack, t.Local = t.stack[:0], nil }
 
 // Rollback ends the transaction and restores what was before it.
 func (t *Track) Rollback() {
@@ -73,6 +75,7 @@ func (t *Track) Rollback() {
 		t.Expected, t.Have = t.stack[0].expected, t.stack[0].have
 		t.stack = t.stack[:0]
 	}
+	t.Local = nil
 }
 
 // Base is what was expected before the transaction, or is expected now outside of one.

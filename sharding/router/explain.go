@@ -47,8 +47,8 @@ func (rt *Route) Explain(in *Input) (*Explanation, *pgwire.Error) {
 	if rt.router.plain {
 		return e, e.Refusal
 	}
-	env := &Env{SearchPath: rt.path, SearchPathKey: rt.pathKey, Prepared: rt.prepared}
-	c := compiler{r: rt.router, env: env, path: env.SearchPath}
+	env := &Env{SearchPath: rt.path, SearchPathKey: rt.pathKey, PathUnknown: rt.pathUnknown, Prepared: rt.prepared}
+	c := compiler{r: rt.router, env: env, path: env.SearchPath, pathLost: env.PathUnknown}
 	for _, s := range rt.message.Statements {
 		note := StatementNote{Tag: s.Tag}
 		c.notes = &note.Relations

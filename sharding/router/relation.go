@@ -88,14 +88,14 @@ func (c *compiler) findRelation(t *parser.Table) *relation {
 	}
 	if t.Schema == "" {
 		c.usesPath = true
-		if c.pathLost {
+		if c.pathLost && !c.alike(t.Name) {
 			refuse := c.st.needsHint
 			if c.r.tenant != "" {
 				refuse = c.st.refuse
 			}
-			refuse(pgwire.Errorf(pgwire.CodeFeatureNotSupported, "table %q can't be found while search_path changes", t.Name).
-				WithRoutine(RefusalShardMissing).WithDetail("A statement in front of this one, in the same message, changes search_path to what is not known here.").
-				WithHint("Send the statements one by one, or name the table's schema."))
+			refuse(pgwire.Errorf(pgwire.CodeFeatureNotSupported, "table %q can't be found while search_path is not known", t.Name).
+				WithRoutine(RefusalShardMissing).WithDetail("Several schemas may have a table of that name, and a statement in front of this one changes search_path to what is not known here.").
+				WithHint("Name the table's schema."))
 		}
 	}
 	if c.r.schema == nil {
@@ -103,6 +103,9 @@ func (c *compiler) findRelation(t *parser.Table) *relation {
 		return rel
 	}
 	table := c.r.schema.Lookup(t.Schema, t.Name, c.path)
+	if all := c.r.homonyms[t.Name]; table == nil && t.Schema == "" && c.pathLost && len(all) > 0 {
+		table = all[0] // they are alike
+	}
 	switch {
 	case table != nil:
 		c.known(rel, table)
@@ -114,6 +117,26 @@ func (c *compiler) findRelation(t *parser.Table) *relation {
 		}
 	}
 	return rel
+}
+
+// alike reports whether it makes no difference which of the relations called name is meant.
+func (c *compiler) alike(name string) bool {
+	if c.r.schema == nil {
+		return false
+	}
+	all := c.r.homonyms[name]
+	if len(all) > 0 && c.r.schema.Relations[topology.QualifiedName{Schema: "pg_catalog", Name: name}] != nil {
+		return false
+	}
+	for i := 1; i < len(all); i++ {
+		one, other := all[0], all[i]
+		if one.Kind != topology.Table || other.Kind != topology.Table || !slices.Equal(one.Columns, other.Columns) ||
+			!slices.Equal(c.r.keysOf(one), c.r.keysOf(other)) || c.r.isOmni(one.Schema, one.Name) != c.r.isOmni(other.Schema, other.Name) ||
+			len(one.Reads)+len(other.Reads) > 0 || one.Calls || other.Calls {
+			return false
+		}
+	}
+	return true
 }
 
 // known classifies a relation of the schema.

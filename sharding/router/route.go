@@ -35,9 +35,10 @@ type Route struct {
 	router  *Router
 	message *parser.Message
 	// The environment, and whether the route would be another in another.
-	path     []string
-	pathKey  string
-	usesPath bool
+	path        []string
+	pathKey     string
+	usesPath    bool
+	pathUnknown bool
 	// once: the route depends on the session's prepared statements and is not remembered.
 	once     bool
 	prepared func(string) *parser.Statement
@@ -55,7 +56,7 @@ type Route struct {
 
 // message compiles a message.
 func (c *compiler) message(m *parser.Message) *Route {
-	rt := &Route{router: c.r, message: m, path: c.env.SearchPath, pathKey: c.env.SearchPathKey}
+	rt := &Route{router: c.r, message: m, path: c.env.SearchPath, pathKey: c.env.SearchPathKey, pathUnknown: c.env.PathUnknown}
 	if c.r.plain {
 		rt.write = true
 		return rt

@@ -62,6 +62,7 @@ type Router struct {
 	omni     map[topology.QualifiedName]bool
 	tenant   string // the tenant column
 	schema   *topology.Schema
+	homonyms map[string][]*topology.Relation // by name, those of the schema that are not PostgreSQL's own
 	views    map[topology.QualifiedName]func() *parser.Statement
 }
 
@@ -106,7 +107,11 @@ func New(o Options) (*Router, error) {
 		return nil, errors.Join(errs...)
 	}
 	if o.Schema != nil && !r.plain {
+		r.homonyms = make(map[string][]*topology.Relation, len(o.Schema.Relations))
 		for name, rel := range o.Schema.Relations {
+			if !isCatalog(name.Schema) {
+				r.homonyms[name.Name] = append(r.homonyms[name.Name], rel)
+			}
 			if rel.Definition != "" {
 				r.views[name] = sync.OnceValue(func() *parser.Statement { return parseView(rel.Definition) })
 			}
@@ -150,6 +155,9 @@ func (r *Router) Cluster() string { return r.cluster }
 // Shards is the number of shards.
 func (r *Router) Shards() int { return r.shards }
 
+// SearchPath is the search_path that a session of a server's user begins with, as a list of identifiers.
+func (r *Router) SearchPath(user string) string { return r.schema.SearchPath(user) }
+
 // Plain reports that every message goes to the one shard there is: it need not even be parsed.
 func (r *Router) Plain() bool { return r.plain }
 
@@ -159,6 +167,8 @@ type Env struct {
 	SearchPath []string
 	// SearchPathKey identifies SearchPath: equal keys, equal paths.
 	SearchPathKey string
+	// PathUnknown: the search_path is not known. Names are refused then that mean different things in different schemas.
+	PathUnknown bool
 	// Prepared finds SQL-level prepared statements (PREPARE q AS ...) of the session's transaction, by name: the PREPARE
 	// itself, or the statement it wraps. Nil = none. A message with EXECUTE is compiled anew every time.
 	Prepared func(name string) *parser.Statement
@@ -178,7 +188,7 @@ func (r *Router) Route(m *parser.Message, env *Env) *Route {
 			return rt
 		}
 	}
-	c := compiler{r: r, env: env, path: env.SearchPath}
+	c := compiler{r: r, env: env, path: env.SearchPath, pathLost: env.PathUnknown}
 	rt := c.message(m)
 	if !rt.once {
 		memo := any(rt)
@@ -228,9 +238,13 @@ func (c *compiler) tooComplex() bool { return c.work > maxWork }
 func (c *compiler) follow(s *parser.Statement) {
 	lost := func() { c.path, c.pathLost = nil, true }
 	for i := range s.SetConfigs {
-		if s.SetConfigs[i].Name == "search_path" {
+		switch s.SetConfigs[i].Name {
+		case "search_path", "role", "session_authorization":
 			lost()
 		}
+	}
+	if s.Effects&parser.EffUnjudged != 0 || slices.ContainsFunc(s.Calls, func(f parser.Function) bool { return !parser.IsBuiltin(f) }) {
+		lost()
 	}
 	switch s.Kind {
 	case parser.Set:
@@ -248,10 +262,10 @@ func (c *compiler) follow(s *parser.Statement) {
 		if s.Set.Name == "search_path" || s.Effects&parser.EffSetRole != 0 {
 			lost()
 		}
-	case parser.ResetAll, parser.Discard, parser.Do, parser.Call:
+	case parser.ResetAll, parser.Discard, parser.Do, parser.Call, parser.Execute:
 		lost()
 	case parser.Rollback, parser.RollbackTo, parser.Commit:
-		if !slices.Equal(c.path, c.env.SearchPath) {
+		if c.pathLost || !slices.Equal(c.path, c.env.SearchPath) {
 			lost()
 		}
 	default: // the others leave settings alone, or name them in SetConfigs

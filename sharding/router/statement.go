@@ -247,7 +247,7 @@ func (c *compiler) builtin(f parser.Function) bool {
 	}
 	c.usesPath = true
 	at := slices.Index(c.path, "pg_catalog")
-	return at <= 0 && f.Args == 0 // without arguments there is nothing to fit better
+	return at <= 0 && f.Args == 0 && !c.pathLost // without arguments there is nothing to fit better
 }
 
 // explain gives the statement's reason.

@@ -63,6 +63,22 @@ type Schema struct {
 	Functions map[QualifiedName]bool
 	// FunctionNames are the names of Functions without schema.
 	FunctionNames map[string]bool
+	// SearchPaths are the values of search_path that the server gives its users by ALTER ROLE, as lists of identifiers; "" is for who has none of
+	// its own, by ALTER DATABASE or the server's configuration.
+	SearchPaths map[string]string
+}
+
+// SearchPath is the search_path that a session of user's begins with, as a list of identifiers in which "$user" may stand.
+func (s *Schema) SearchPath(user string) string {
+	if s != nil {
+		if path, ok := s.SearchPaths[user]; ok {
+			return path
+		}
+		if path, ok := s.SearchPaths[""]; ok {
+			return path
+		}
+	}
+	return `"$user", public`
 }
 
 // Lookup finds a relation as PostgreSQL would: in schema when given, else along searchPath; pg_catalog is searched

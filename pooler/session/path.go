@@ -1,0 +1,179 @@
+package session
+
+import (
+	"slices"
+	"strings"
+
+	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/state"
+	"github.com/pgkennel/pgkennel/sharding/router"
+)
+
+// searchPath is the effective search_path, taken apart once per change of what it was made of.
+type searchPath struct {
+	expected, local *state.Set
+	router          *router.Router
+
+	list  []string
+	key   string
+	known bool
+}
+
+// searchPath returns the schemas that unqualified names are looked up in.
+func (s *Session) searchPath() *searchPath {
+	r := s.acct.Cluster.Router()
+	p := &s.path
+	if s.unit.pathMoves || s.acct.Session && s.conn != nil && s.conn.Tainted()&backend.TaintUnjudged != 0 {
+		return &unknownPath
+	}
+	if p.router == r && p.expected == s.track.Expected && p.local == s.track.Local {
+		return p
+	}
+	*p = searchPath{expected: s.track.Expected, local: s.track.Local, router: r, known: true}
+	v, ok := s.setting("search_path")
+	switch {
+	case !ok:
+		p.list = splitIdents(r.SearchPath(s.acct.ServerUser))
+	case v.Special: // FROM CURRENT, or by a parameter
+		p.known = false
+	case v.Raw:
+		p.list = splitIdents(v.Value)
+	default:
+		p.list = splitLiterals(v.Value)
+	}
+	if i := slices.Index(p.list, "$user"); i >= 0 {
+		if user, ok := s.currentUser(); ok {
+			p.list[i] = user
+		} else {
+			p.known = false
+		}
+	}
+	p.key = strings.Join(p.list, "\x00")
+	if !p.known {
+		p.list, p.key = nil, unknownPath.key
+	}
+	return p
+}
+
+var unknownPath = searchPath{key: "\x00"}
+
+// setting is what the session set last, for its transaction or for all.
+func (s *Session) setting(name string) (state.Var, bool) {
+	if v, ok := s.track.Local.Get(name); ok {
+		return v, true
+	}
+	return s.track.Expected.Get(name)
+}
+
+// movesPath reports whether st may change what unqualified names mean to the statements behind it, be it by code that nobody here can judge.
+func (s *Session) movesPath(st *parser.Statement) bool {
+	switch st.Kind {
+	case parser.ResetAll, parser.Discard, parser.Do, parser.Call, parser.Execute:
+		return true
+	case parser.Commit, parser.Rollback, parser.RollbackTo, parser.PrepareTx:
+		return s.unit.pathMoves || s.track.Local != nil || s.track.Expected != s.track.Base()
+	case parser.Set, parser.Reset:
+		if st.Set == nil || decidesPath(st.Set.Name) {
+			return true
+		}
+	default: // by what it calls
+	}
+	for i := range st.SetConfigs {
+		if decidesPath(st.SetConfigs[i].Name) {
+			return true
+		}
+	}
+	return runsUnjudged(st)
+}
+
+func decidesPath(setting string) bool {
+	return setting == "search_path" || setting == "role" || setting == "session_authorization"
+}
+
+// runsUnjudged reports whether st runs code that may do anything to the session.
+func runsUnjudged(st *parser.Statement) bool { return taintOf(st)&backend.TaintUnjudged != 0 }
+
+// currentUser is PostgreSQL's current_user, whose schema "$user" stands for.
+func (s *Session) currentUser() (name string, ok bool) {
+	for _, setting := range [...]string{"role", "session_authorization"} {
+		v, ok := s.setting(setting)
+		if !ok {
+			continue
+		}
+		user := splitLiterals(v.Value)
+		if v.Special || len(user) != 1 {
+			return "", false
+		}
+		if user[0] != "none" && user[0] != "default" {
+			return user[0], true
+		}
+	}
+	return s.acct.ServerUser, true
+}
+
+// splitLiterals takes apart the argument of a SET as the parser writes it: literals between commas, each one name.
+func splitLiterals(sql string) (list []string) {
+	for i := 0; i < len(sql); {
+		switch {
+		case sql[i] == ' ' || sql[i] == ',':
+			i++
+		case sql[i] == '\'' || sql[i] == 'E' && i+1 < len(sql) && sql[i+1] == '\'':
+			escapes := sql[i] == 'E'
+			if escapes {
+				i++
+			}
+			var word []byte
+			for i++; i < len(sql); i++ {
+				if sql[i] == '\'' || escapes && sql[i] == '\\' { // doubled, or the end
+					if i+1 >= len(sql) || sql[i+1] != sql[i] {
+						break
+					}
+					i++
+				}
+				word = append(word, sql[i])
+			}
+			i++
+			list = append(list, string(word))
+		default: // a number, or DEFAULT
+			j := i
+			for j < len(sql) && sql[j] != ',' {
+				j++
+			}
+			list = append(list, strings.ToLower(strings.TrimSpace(sql[i:j])))
+			i = j
+		}
+	}
+	return list
+}
+
+// splitIdents takes apart a list of identifiers as it stands in a startup parameter (SplitIdentifierString in varlena.c).
+func splitIdents(v string) (list []string) {
+	for i := 0; i < len(v); {
+		switch c := v[i]; c {
+		case ' ', '\t', '\n', '\r', '\f', '\v', ',':
+			i++
+		case '"':
+			var word []byte
+			for i++; i < len(v); i++ {
+				if v[i] == '"' {
+					if i+1 >= len(v) || v[i+1] != '"' {
+						break
+					}
+					i++
+				}
+				word = append(word, v[i])
+			}
+			i++
+			list = append(list, string(word))
+		default:
+			j := i
+			for j < len(v) && v[j] != ',' {
+				j++
+			}
+			list = append(list, strings.ToLower(strings.TrimSpace(v[i:j])))
+			i = j
+		}
+	}
+	return list
+}
