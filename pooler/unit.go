@@ -134,6 +134,9 @@ func (u *unit) options(conf *config.Config, cfg *config.Cluster) (cluster.Option
 	for _, t := range cfg.ShardedTables {
 		o.KeyColumns = append(o.KeyColumns, cluster.KeyColumn{Schema: t.Schema, Table: t.Name, Column: t.Column})
 	}
+	if cfg.TenantColumn != "" {
+		o.KeyColumns = append(o.KeyColumns, cluster.KeyColumn{Column: cfg.TenantColumn})
+	}
 	var params []pgwire.Param
 	if !isPlain(cfg) {
 		// Statements are routed by their text, which has to mean the same to both.

@@ -49,7 +49,7 @@ func newRoute(f *files) *cobra.Command {
 			rt := r.Route(parser.Parse(args[0]), &router.Env{SearchPath: []string{user, "public"}, SearchPathKey: user})
 			explanation, refusal := rt.Explain(&router.Input{Hint: hint, UTF8: true})
 			fmt.Fprint(cmd.OutOrStdout(), explanation)
-			if refusal != nil {
+			if refusal != nil && refusal != router.ErrNeedsParams {
 				printRefusal(cmd, refusal)
 				return errSilent
 			}

@@ -139,6 +139,10 @@ func (e *Explanation) String() string {
 			fmt.Fprintf(&b, ": %s\n", k.Shard)
 		}
 	}
+	if e.Refusal == ErrNeedsParams {
+		b.WriteString("runs where its parameters say\n")
+		return b.String()
+	}
 	if e.Refusal != nil {
 		name := e.Refusal.Routine
 		if name == "" {

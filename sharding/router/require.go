@@ -161,6 +161,10 @@ func (c *compiler) requireRows(ch *pendingChange, rel *relation, column func(str
 		switch {
 		case c.rightType(ch.target, name, e) && c.constrainTo(rel.name, e.column, e.typ, e.mapping, c.stored(rel, e, and(sets))):
 			proven = true
+		case given && rel.class != relUnknown && rel.table == nil && ch.in != nil && ch.in.columns == nil:
+			c.st.needsHint(tenantMissing(rel.name, e.column, "The order of the table's columns is not known before they were read from a server.").
+				WithHint("Name the columns in the statement, or address a shard by a comment, /* pgdog_shard: 0 */."))
+			return
 		case given && rel.class != relUnknown:
 			c.st.needsHint(tenantMissing(rel.name, e.column, "The value for "+quote(e.column)+" is not known before the statement runs.").
 				WithHint("Give the column a constant or a parameter, or address a shard by a comment, /* pgdog_shard: 0 */."))
