@@ -55,3 +55,31 @@ func TestDependenciesAreExplained(t *testing.T) {
 		}
 	}
 }
+
+// TestDifferencesAreTested checks that the tests which docs/differences.md names exist.
+func TestDifferencesAreTested(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(root + "/docs/differences.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var tests strings.Builder
+	for _, pattern := range []string{"/integration/*_test.go", "/pooler/*_test.go"} {
+		files, err := filepath.Glob(root + pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, f := range files {
+			code, err := os.ReadFile(f)
+			if err != nil {
+				t.Fatal(err)
+			}
+			tests.Write(code)
+		}
+	}
+	for _, name := range regexp.MustCompile(`\bTest[A-Z]\w+`).FindAllString(string(text), -1) {
+		if !strings.Contains(tests.String(), "func "+name+"(") {
+			t.Errorf("docs/differences.md: there is no %s", name)
+		}
+	}
+}

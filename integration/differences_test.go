@@ -1,0 +1,85 @@
+package integration
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/pgkennel/pgkennel/internal/pgtest"
+)
+
+// Lines of docs/differences.md that no other test holds.
+
+// Statements that are too long or too intricate to be looked at are refused, unless their shard is certain.
+func TestLimitsOfStatements(t *testing.T) {
+	t.Parallel()
+	s := tableStand(t, "query_size_limit = 20_000\nquery_size_limit_action = \"block\"")
+	each(t, func(t *testing.T, p protocol) {
+		long := "SELECT '" + strings.Repeat("x", 19_950) + "' <> ''"
+		deep := "SELECT " + strings.Repeat("- ", 5000) + "1"
+		p.play(t, s.connect(t),
+			long, "t; SELECT 1; I", long+strings.Repeat(" ", 100), "54000 query_size; I",
+			deep, "54001 unparsable; I", "/* pgdog_shard: 1 */ SELECT 7", "7; SELECT 1; I",
+			"BEGIN", "BEGIN; T", deep, "54001 unparsable; E", "ROLLBACK", "ROLLBACK; I",
+		)
+	})
+}
+
+// EXECUTE knows what PREPARE made, and not what a Parse message did: that is PostgreSQL's one namespace taken apart.
+func TestExecuteOfAParsedStatement(t *testing.T) {
+	t.Parallel()
+	s := tableStand(t, "")
+	c := s.connect(t)
+	c.Send(&pgproto3.Parse{Name: "q", Query: "SELECT 1"}, &pgproto3.Sync{})
+	c.UntilReady()
+	protocols[0].play(t, c,
+		"EXECUTE q", "26000; I", "BEGIN", "BEGIN; T", "PREPARE r AS SELECT 2", "PREPARE; T", "EXECUTE r", "2; SELECT 1; T", "COMMIT", "COMMIT; I", "EXECUTE r", "26000; I")
+}
+
+// Who a session is can't be said at its start, only after the login.
+func TestRolesAtTheStart(t *testing.T) {
+	t.Parallel()
+	s := tableStand(t, "")
+	for _, name := range []string{"role", "session_authorization"} {
+		for _, params := range []map[string]string{{name: user}, {"options": "-c " + name + "=" + user}} {
+			l := s.login()
+			l.Params = params
+			err := pgtest.Dial(t, s.addr).Login(l)
+			if err == nil || !strings.Contains(err.Error(), "42501") {
+				t.Errorf("%v: got %v, want 42501", params, err)
+			}
+		}
+	}
+}
+
+// A client learns which backend answered, and what its statements are called there.
+func TestBackendsAreSeen(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{general: "default_pool_size = 1"})
+	one, other := s.connect(t), s.connect(t)
+	first, second := outcome(one.Query("SELECT pg_backend_pid()")), outcome(other.Query("SELECT pg_backend_pid()"))
+	if first != second {
+		t.Errorf("a pool of one has two backends: %s, %s", first, second)
+	}
+	one.Send(&pgproto3.Parse{Name: "mine", Query: "SELECT 'prepared'"}, &pgproto3.Bind{PreparedStatement: "mine"}, &pgproto3.Execute{}, &pgproto3.Sync{})
+	one.UntilReady()
+	got := outcome(other.Query("SELECT name LIKE 'pgkennel\\_%' FROM pg_prepared_statements WHERE statement LIKE '%prepared%'"))
+	if got != "t; SELECT 1; I" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// Channel binding is not offered, so that a client which insists on it is told at once by its own library.
+func TestTLSChannelBinding(t *testing.T) {
+	t.Parallel()
+	cert, key := pgtest.NewCA(t).Issue("127.0.0.1")
+	s := start(t, spec{general: fmt.Sprintf("tls_certificate = %q\ntls_private_key = %q", cert, key)})
+	for mode, want := range map[string]string{"disable": "", "prefer": "", "require": "channel binding"} {
+		out, err := pgtest.Command(t, "psql", "-X", "-w", "-d", s.dsn("sslmode=require", "channel_binding="+mode), "-c", "SELECT 1").CombinedOutput()
+		if (err == nil) != (want == "") || !strings.Contains(string(out), want) {
+			t.Errorf("channel_binding=%s: %v\n%s", mode, err, out)
+		}
+	}
+}
