@@ -35,20 +35,21 @@ type item struct {
 
 // collect looks for the end of the batch at the front of b and handles it. It returns the batch's length, 0 if it is not complete.
 func (s *Session) collect(b []byte) int {
-	pos := s.scanned
-	for {
+	pos, n := s.scanned, s.scannedItems
+	for ; ; n++ {
 		typ, total, ok := pgwire.Header(b[pos:])
-		if ok && (total < 0 || total > s.sh.MaxMessage) {
-			s.fatal(pgwire.Fatalf(pgwire.CodeProtocolViolation, "invalid message length"), CloseProtocol)
+		if ok && !s.admits(typ, total) {
 			return 0
 		}
 		var how end
 		switch {
 		case !ok || pos+total > len(b):
-			s.scanned = pos
+			s.scanned, s.scannedItems = pos, n
 			if pos < s.sh.MaxBatch || pos == 0 {
 				return 0
 			}
+			how, total = endOpen, 0
+		case n == maxItems:
 			how, total = endOpen, 0
 		case typ == pgwire.MsgSync:
 			how = endSync
@@ -62,7 +63,7 @@ func (s *Session) collect(b []byte) int {
 		}
 		s.split = 0
 		if !s.batch(b[:pos], how) {
-			s.scanned = 0
+			s.scanned, s.scannedItems = 0, 0
 			return 0
 		}
 		if s.split > 0 {
@@ -178,11 +179,13 @@ func (s *Session) dropItemsFrom(n int) {
 	}
 	clear(s.unit.items[n:])
 	s.unit.items = s.unit.items[:n]
+	s.unit.unindex(n)
 }
 
 // decodeBatch decodes the messages of b into items and resolves the names in them.
 func (s *Session) decodeBatch(b []byte) (refusal *pgwire.Error, wait bool) {
 	s.unit.items = s.unit.items[:0]
+	s.unit.unindex(0)
 	for pos := 0; pos < len(b); {
 		typ, total, _ := pgwire.Header(b[pos:])
 		frame := b[pos : pos+total]
@@ -268,37 +271,6 @@ func (s *Session) decodeParse(it *item, body []byte) (refusal *pgwire.Error, wai
 	it.prep = s.sh.Registry.Intern(p.SQL, types, func() *parser.Message { return m })
 	it.msg = it.prep.Message
 	return nil, false
-}
-
-// statement finds a prepared statement by name: in the batch being decoded, latest first, else the session's.
-func (s *Session) statement(name string) *state.Prepared {
-	for i := len(s.unit.items) - 1; i >= 0; i-- {
-		it := &s.unit.items[i]
-		switch {
-		case it.typ == pgwire.MsgParse && it.name == name:
-			return it.prep
-		case it.typ == pgwire.MsgClose && it.target == pgwire.TargetStatement && it.name == name:
-			return nil
-		}
-	}
-	return s.names[name]
-}
-
-// bound finds what a portal runs: by the batch being decoded, else by what was bound before.
-func (s *Session) bound(portal string) *parser.Message {
-	for i := len(s.unit.items) - 1; i >= 0; i-- {
-		it := &s.unit.items[i]
-		if it.typ == pgwire.MsgBind && it.portal == portal {
-			return it.msg
-		}
-		if st := single(it.msg); it.typ == pgwire.MsgExecute && st != nil && st.Kind == parser.Declare {
-			return nil // see note
-		}
-	}
-	if portal == "" {
-		return s.portal
-	}
-	return s.portals[portal]
 }
 
 // forgetPortals gives up what is known of portals: after an error it is not certain which of the client's Bind and Close messages ran, and

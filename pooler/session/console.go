@@ -16,8 +16,7 @@ func (s *Session) consoleStep(b []byte) int {
 	if !ok {
 		return 0
 	}
-	if total < 0 || total > s.sh.MaxMessage {
-		s.fatal(pgwire.Fatalf(pgwire.CodeProtocolViolation, "invalid message length"), CloseProtocol)
+	if !s.admits(typ, total) {
 		return 0
 	}
 	if len(b) < total {

@@ -144,8 +144,7 @@ func (s *Session) copyInput(b []byte) int {
 	if !ok {
 		return 0
 	}
-	if total < 0 || total > s.sh.MaxMessage {
-		s.fatal(pgwire.Fatalf(pgwire.CodeProtocolViolation, "invalid message length"), CloseProtocol)
+	if !s.admits(typ, total) {
 		return 0
 	}
 	if typ == pgwire.MsgCopyData {

@@ -127,7 +127,9 @@ type Session struct {
 
 	in      []byte // input that could not be handled yet
 	scanned int    // bytes at its front that were looked at already
-	split   int    // bytes of the batch at hand that were handled as one of their own
+	// scannedItems is the number of messages in them.
+	scannedItems int
+	split        int // bytes of the batch at hand that were handled as one of their own
 	// consuming: its front is being handled, further up the stack.
 	consuming bool
 	out       []byte // scratch for what goes to the backend
@@ -302,7 +304,7 @@ func (s *Session) consume(b []byte) int {
 			break
 		}
 		pos += n
-		s.scanned = 0
+		s.scanned, s.scannedItems = 0, 0
 	}
 	return pos
 }

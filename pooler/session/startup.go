@@ -55,13 +55,13 @@ func (s *Session) startup(b []byte) int {
 		s.hs.asked = true
 		if !s.sh.TLS {
 			s.toClient([]byte{'N'})
-			return total
 		}
 		if len(b) > total {
-			// Whatever came before the handshake may be an attacker's (CVE-2021-23214 and its like).
-			s.fatal(pgwire.Fatalf(pgwire.CodeProtocolViolation, "received unencrypted data after SSL request").
-				WithDetail("This could be either a client-software bug or evidence of an attempted man-in-the-middle attack."), CloseProtocol)
+			s.stuffed("SSL")
 			return 0
+		}
+		if !s.sh.TLS {
+			return total
 		}
 		s.phase = phaseTLS
 		s.toClient([]byte{'S'})
@@ -73,6 +73,10 @@ func (s *Session) startup(b []byte) int {
 		}
 		s.hs.gss = true
 		s.toClient([]byte{'N'})
+		if len(b) > total {
+			s.stuffed("GSSAPI encryption")
+			return 0
+		}
 	case pgwire.StartupCancelRequest:
 		s.wait = waitCancel
 		s.drv.CancelRequest(p.PID, p.Secret)
@@ -80,6 +84,13 @@ func (s *Session) startup(b []byte) int {
 		s.startupMessage(&p)
 	}
 	return total
+}
+
+// stuffed ends a connection whose request for encryption came with more behind it: nobody sends that before the answer is there, but for an
+// attacker whose bytes are to be taken for the client's (CVE-2021-23214 and its like). PostgreSQL ends it whether it encrypts or not.
+func (s *Session) stuffed(what string) {
+	s.fatal(pgwire.Fatalf(pgwire.CodeProtocolViolation, "received unencrypted data after %s request", what).
+		WithDetail("This could be either a client-software bug or evidence of an attempted man-in-the-middle attack."), CloseProtocol)
 }
 
 // Refuse lets nobody log in by the connection: it is good for cancel requests only.

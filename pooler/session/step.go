@@ -42,6 +42,8 @@ type unit struct {
 	// ran: something of the unit's was sent to a backend.
 	ran  bool
 	plan sharding.Plan
+	// named finds items by name where there are many.
+	named index
 }
 
 func (u *unit) reset() {
@@ -71,8 +73,7 @@ func (s *Session) step(b []byte) int {
 	if !ok {
 		return 0
 	}
-	if total < 0 || total > s.sh.MaxMessage {
-		s.fatal(pgwire.Fatalf(pgwire.CodeProtocolViolation, "invalid message length"), CloseProtocol)
+	if !s.admits(typ, total) {
 		return 0
 	}
 	if s.skip {
@@ -99,9 +100,6 @@ func (s *Session) step(b []byte) int {
 		s.start()
 		s.refuseUnit(pgwire.Errorf(pgwire.CodeFeatureNotSupported, "function call messages are not supported").
 			WithHint("Call the function by SELECT.").WithRoutine("function_call"), true)
-	default:
-		s.fatal(pgwire.Fatalf(pgwire.CodeProtocolViolation, "invalid frontend message type %d", typ), CloseProtocol)
-		return 0
 	}
 	return total
 }

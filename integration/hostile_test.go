@@ -1,0 +1,883 @@
+package integration
+
+import (
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/pgkennel/pgkennel/internal/pgtest"
+)
+
+// hostilePatience bounds how long pgkennel may take to answer or close.
+const hostilePatience = 15 * time.Second
+
+// hostileStand is a program in a process of its own, whose clients need no password: logins are many here.
+func hostileStand(t *testing.T, general string) *stand {
+	t.Helper()
+	s := start(t, spec{
+		program: true, general: "auth_type = \"trust\"\ndefault_pool_size = 3\nlog_connections = false\nlog_disconnections = false\n" + general,
+		schema: "CREATE TABLE notes (id bigint, note text)",
+	})
+	t.Cleanup(func() {
+		if strings.Contains(s.log.String(), "bug: ") {
+			t.Errorf("a bug was met:\n%s", s.log.String())
+		}
+	})
+	return s
+}
+
+// witness is a client that behaves, and looks at every answer, until the test's hostilities are over.
+func (s *stand) witness(t *testing.T) {
+	t.Helper()
+	c := s.pgx(t, pgx.QueryExecModeCacheStatement)
+	end, over := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(over)
+		for n := 0; ; n++ {
+			select {
+			case <-end:
+				if n == 0 {
+					t.Error("the witness saw nothing")
+				}
+				return
+			default:
+			}
+			begun := time.Now()
+			var got int
+			if err := c.QueryRow(context.Background(), "SELECT $1::int + 1", n).Scan(&got); err != nil || got != n+1 {
+				t.Errorf("witness: %d, %v", got, err)
+				return
+			}
+			if took := time.Since(begun); took > 5*time.Second {
+				t.Errorf("the witness waited %v", took)
+			}
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	t.Cleanup(func() {
+		close(end)
+		<-over
+	})
+}
+
+// memory is the resident memory of the program, in bytes.
+func (s *stand) memory(t testing.TB) int {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.process.cmd.Process.Pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, ok := strings.Cut(string(status), "VmRSS:")
+	fields := strings.Fields(rest)
+	if !ok || len(fields) == 0 {
+		t.Fatalf("no VmRSS in %s", status)
+	}
+	kb, err := strconv.Atoi(fields[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return kb << 10
+}
+
+// grows runs f and fails if the program's memory grew by more than limit bytes meanwhile; f calls its argument where it wants it looked at.
+func (s *stand) grows(t testing.TB, limit int, f func(look func())) {
+	t.Helper()
+	if raceEnabled {
+		limit *= 4
+	}
+	before := s.memory(t)
+	most := 0
+	look := func() {
+		t.Helper()
+		grown := s.memory(t) - before
+		if grown > limit && grown > most {
+			t.Errorf("the program grew by %d MB, more than %d", grown>>20, limit>>20)
+		}
+		most = max(most, grown)
+	}
+	f(look)
+	look()
+	t.Logf("the program grew by %d kB", most>>10)
+}
+
+// raw is a socket without anything.
+func raw(t testing.TB, addr string) *net.TCPConn {
+	t.Helper()
+	nc, err := net.DialTimeout("tcp", addr, patience)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { nc.Close() })
+	nc.SetDeadline(time.Now().Add(hostilePatience)) //nolint:errcheck // reads and writes tell
+	return nc.(*net.TCPConn)                        //nolint:forcetypeassert // it is
+}
+
+// frame makes a message that may lie about its length.
+func frame(typ byte, length uint32, body string) []byte {
+	return append(binary.BigEndian.AppendUint32([]byte{typ}, length), body...)
+}
+
+// honest makes a message that does not.
+func honest(typ byte, body string) []byte { return frame(typ, uint32(len(body)+4), body) }
+
+// listen reads until the other side closes, and names what came: the codes of errors, the types of all other messages. A connection that is
+// still open at its deadline fails the test, and so does an answer that is no whole messages.
+func listen(t testing.TB, nc net.Conn) string {
+	t.Helper()
+	all, err := io.ReadAll(nc)
+	if errors.Is(err, os.ErrDeadlineExceeded) {
+		t.Errorf("still open after %q", all)
+	}
+	return messages(t, all)
+}
+
+func messages(t testing.TB, all []byte) string {
+	t.Helper()
+	var parts []string
+	for len(all) > 0 {
+		if all[0] == 'N' && (len(all) == 1 || all[1] != 0) { // no to encryption
+			parts = append(parts, "no")
+			all = all[1:]
+			continue
+		}
+		if len(all) < 5 || int(binary.BigEndian.Uint32(all[1:])) > len(all)-1 || binary.BigEndian.Uint32(all[1:]) < 4 {
+			t.Errorf("not a message: %.100q", all)
+			break
+		}
+		n := int(binary.BigEndian.Uint32(all[1:])) + 1
+		part := string(all[0])
+		if all[0] == 'E' {
+			var e pgproto3.ErrorResponse
+			if err := e.Decode(all[5:n]); err != nil {
+				t.Errorf("not an error: %q", all[:n])
+			}
+			part = e.Severity + " " + e.Code
+		}
+		if all[0] == 'Z' {
+			part += string(all[5])
+		}
+		parts = append(parts, part)
+		all = all[n:]
+	}
+	return strings.Join(parts, ", ")
+}
+
+// startupFrame makes a packet that opens a connection and may lie about its length.
+func startupFrame(length uint32, words ...any) []byte {
+	b := binary.BigEndian.AppendUint32(nil, length)
+	for _, w := range words {
+		switch w := w.(type) {
+		case int:
+			b = binary.BigEndian.AppendUint32(b, uint32(w))
+		case string:
+			b = append(b, w...)
+		case []byte:
+			b = append(b, w...)
+		}
+	}
+	return b
+}
+
+const (
+	cancelCode = 1234<<16 | 5678
+	sslCode    = 1234<<16 | 5679
+	gssCode    = 1234<<16 | 5680
+	version30  = 3 << 16
+)
+
+// Packets that open a connection and cannot be meant well are answered with an error, or nothing, and the connection is closed without waiting
+// for more.
+func TestHostileStartup(t *testing.T) {
+	t.Parallel()
+	s := hostileStand(t, "") // client_login_timeout is a minute: it closes none of these
+	s.witness(t)
+	const nothing, protocol = "", "FATAL 08P01"
+	type packet struct {
+		name  string
+		bytes []byte
+		want  string
+	}
+	var corpus []packet
+	add := func(name string, b []byte, want string) { corpus = append(corpus, packet{name, b, want}) }
+	for n := range uint32(8) {
+		add(fmt.Sprint("length ", n), startupFrame(n, version30, "user\x00app\x00\x00"), nothing)
+		add(fmt.Sprint("length word ", n, " alone"), startupFrame(n), nothing)
+	}
+	names := "user\x00app\x00database\x00saas\x00"
+	for _, n := range []uint32{1 << 31, 1<<31 - 1, 1<<32 - 1, 1 << 30, 10_005, 65_536} {
+		add(fmt.Sprint("length ", n), startupFrame(n, version30, names), nothing)
+	}
+	add("length 10,001 and its bytes", startupFrame(10_005, version30, strings.Repeat("x", 10_001)), nothing)
+	add("no terminator", startupFrame(uint32(8+len(names)), version30, names), protocol)
+	add("odd number of strings", startupFrame(uint32(8+len(names)+5), version30, names, "odd\x00\x00"), protocol)
+	add("a name without its terminator", startupFrame(12, version30, "user"), protocol)
+	add("no parameters at all", startupFrame(8, version30), protocol)
+	add("bytes behind the terminator", startupFrame(uint32(8+len(names)+3), version30, names, "\x00xy"), protocol)
+	add("ten thousand bytes of no user", startupFrame(10_004, version30, strings.Repeat("a\x00b\x00", 2498), "abc\x00"), protocol)
+	add("thousands of parameters", startupFrame(uint32(9+len(names)+2400*4), version30, names, strings.Repeat("a\x00b\x00", 2400), "\x00"), "R, FATAL 42704")
+	add("ten thousand zeros", startupFrame(10_004, version30, make([]byte, 9996)), protocol)
+	for _, n := range []int{0, 1, 4, 7, 261, 1000, 9996} {
+		add(fmt.Sprint("cancel request of ", n), startupFrame(uint32(8+n), cancelCode, make([]byte, n)), protocol)
+	}
+	for _, n := range []int{8, 12, 36, 260} {
+		add(fmt.Sprint("cancel request of nobody, ", n), startupFrame(uint32(8+n), cancelCode, make([]byte, n)), nothing)
+	}
+	add("SSLRequest of 9", startupFrame(9, sslCode, "x"), protocol)
+	add("GSSENCRequest of 9", startupFrame(9, gssCode, "x"), protocol)
+	add("HTTP", []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), nothing)
+	add("TLS without asking", append([]byte{22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3}, make([]byte, 500)...), nothing)
+	add("SSH", []byte("SSH-2.0-OpenSSH_9.2\r\n"), nothing)
+	add("a Query in place of a startup", honest('Q', "SELECT 1\x00"), nothing)
+	add("a console's line", []byte("\r\n\r\n"), nothing)
+	// Whatever comes in one piece with a request for encryption was not sent by who asked for it, or not for us.
+	for _, behind := range []string{"x", string(startupPacket(version30, "user", user, "database", cluster)), string(sslRequest), string(gssRequest)} {
+		add(fmt.Sprintf("SSLRequest and %.9q", behind), append(slices.Clone(sslRequest), behind...), "no, "+protocol)
+		add(fmt.Sprintf("GSSENCRequest and %.9q", behind), append(slices.Clone(gssRequest), behind...), "no, "+protocol)
+	}
+	random := rand.New(rand.NewPCG(7, 7))
+	for i := range 50 {
+		b := make([]byte, 4+random.IntN(2000))
+		for k := range b {
+			b[k] = byte(random.Uint32())
+		}
+		b[0] |= 1 // a length that can't be
+		add(fmt.Sprint("random ", i), b, nothing)
+	}
+	for i := range 100 {
+		n := random.IntN(300)
+		body := make([]byte, n)
+		for k := range body {
+			body[k] = byte(random.Uint32() & random.Uint32() & random.Uint32()) // many zeros, and what is close to them
+		}
+		add(fmt.Sprint("random parameters ", i), startupFrame(uint32(8+n), version30, body), "?")
+	}
+	for _, p := range corpus {
+		nc := raw(t, s.addr)
+		nc.Write(p.bytes) //nolint:errcheck // the other side may be faster
+		got := listen(t, nc)
+		nc.Close()
+		if p.want == "?" {
+			if got != protocol && got != "FATAL 28000" && got != "FATAL 0A000" && !strings.HasSuffix(got, "FATAL 28P01") {
+				t.Errorf("%s: %s", p.name, got)
+			}
+			continue
+		}
+		if got != p.want {
+			t.Errorf("%s: %q, not %q", p.name, got, p.want)
+		}
+	}
+	// Half a packet, and gone.
+	for n := range 33 {
+		nc := raw(t, s.addr)
+		whole := startupPacket(version30, "user", user, "database", cluster)
+		nc.Write(whole[:min(n, len(whole)-1)]) //nolint:errcheck // Close follows
+		if n%2 == 0 {
+			nc.SetLinger(0) //nolint:errcheck // a reset in the place of a goodbye
+		}
+		nc.Close()
+	}
+	eventually(t, "nobody is left but the witness", func() bool { return s.metric(t, "session_clients") == 1 && len(s.console(t, "SHOW CLIENTS")) == 2 })
+}
+
+// loggedIn is a socket whose login is through.
+func loggedIn(t testing.TB, s *stand) *net.TCPConn {
+	t.Helper()
+	nc := raw(t, s.addr)
+	if _, err := nc.Write(startupPacket(version30, "user", user, "database", cluster)); err != nil {
+		t.Fatal(err)
+	}
+	untilReady(t, nc)
+	return nc
+}
+
+// untilReady reads up to ReadyForQuery or the end, one message after the other, and returns what came.
+func untilReady(t testing.TB, nc net.Conn) string {
+	t.Helper()
+	var all []byte
+	for {
+		var head [5]byte
+		if _, err := io.ReadFull(nc, head[:]); err != nil {
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("no answer after %q", all)
+			}
+			return messages(t, all) + ", closed"
+		}
+		body := make([]byte, binary.BigEndian.Uint32(head[1:])-4)
+		if _, err := io.ReadFull(nc, body); err != nil {
+			t.Errorf("half a message: %q", head)
+			return "cut"
+		}
+		all = append(append(all, head[:]...), body...)
+		if head[0] == 'Z' {
+			return messages(t, all)
+		}
+	}
+}
+
+// Every type of message, with every length that can't be, before and after the login: answered, or closed, and what is not a message of the
+// protocol is never waited for.
+func TestHostileFrames(t *testing.T) {
+	t.Parallel()
+	s := hostileStand(t, "")
+	s.witness(t)
+	known := "BCDEFHPQSXcdf"
+	small := "CDEHSXcf" // a few names at most: PostgreSQL takes no more than 10,000 bytes of them
+	var wg sync.WaitGroup
+	lanes := make(chan struct{}, 2*runtime.GOMAXPROCS(0))
+	for typ := range 256 {
+		wg.Go(func() {
+			lanes <- struct{}{}
+			defer func() { <-lanes }()
+			name := string(rune(typ))
+			for _, length := range []uint32{0, 1, 2, 3, 1 << 31, 1<<31 - 1, 1<<32 - 1, 1<<30 + 1} {
+				nc := loggedIn(t, s)
+				nc.Write(frame(byte(typ), length, "xx")) //nolint:errcheck // the other side may be faster
+				if got := listen(t, nc); got != "FATAL 08P01" {
+					t.Errorf("type %d, length %d: %q", typ, length, got)
+				}
+				nc.Close()
+			}
+			if !strings.Contains(known, name) {
+				for _, length := range []uint32{4, 8, 1000, 1 << 29} {
+					nc := loggedIn(t, s)
+					nc.Write(frame(byte(typ), length, "")) //nolint:errcheck // the other side may be faster
+					if got := listen(t, nc); got != "FATAL 08P01" {
+						t.Errorf("type %d, length %d: %q", typ, length, got)
+					}
+					nc.Close()
+				}
+				return
+			}
+			if strings.Contains(small, name) {
+				nc := loggedIn(t, s)
+				nc.Write(frame(byte(typ), 10_001, "x")) //nolint:errcheck // the other side may be faster
+				if got := listen(t, nc); got != "FATAL 08P01" && typ != 'X' {
+					t.Errorf("type %c, length 10,001: %q", typ, got)
+				}
+				nc.Close()
+			}
+			for n := range 5 { // a length that can be
+				nc := loggedIn(t, s)
+				nc.Write(append(honest(byte(typ), "\x00\x00\x00\x00"[:n]), honest('S', "")...)) //nolint:errcheck // the other side may be faster
+				nc.CloseWrite()                                                                 //nolint:errcheck // as above
+				listen(t, nc)
+				nc.Close()
+			}
+		})
+	}
+	// Before the login there is nothing to say but a startup packet, and then a password.
+	passwords := start(t, spec{program: true, general: "log_connections = false"})
+	for typ := range 256 {
+		for _, length := range []uint32{0, 3, 4, 1 << 31, 1 << 30, 70_000} {
+			if typ == 'p' && length == 4 {
+				continue
+			}
+			nc := raw(t, passwords.addr)
+			nc.Write(append(startupPacket(version30, "user", user, "database", cluster), frame(byte(typ), length, "")...)) //nolint:errcheck // the other side may be faster
+			want := "R, FATAL 08P01"
+			if typ == 'X' {
+				want = "R"
+			}
+			if got := listen(t, nc); got != want {
+				t.Errorf("before the login, type %d, length %d: %q", typ, length, got)
+			}
+			nc.Close()
+		}
+	}
+	wg.Wait()
+}
+
+// Messages whose inside is wrong get PostgreSQL's answer, and the session goes on where it goes on there.
+func TestHostileMessages(t *testing.T) {
+	t.Parallel()
+	s := hostileStand(t, "")
+	s.witness(t)
+	parseOne := string(honest('P', "\x00SELECT $1::int\x00\x00\x00"))
+	sync := string(honest('S', ""))
+	bindOf := func(body string) string { return parseOne + string(honest('B', body)) }
+	corpus := map[string]string{
+		"Query without terminator":            string(honest('Q', "SELECT 1")),
+		"Query of nothing":                    string(honest('Q', "")),
+		"Query with a byte behind":            string(honest('Q', "SELECT 1\x00x")),
+		"Parse without terminator":            string(honest('P', "\x00SELECT 1")) + sync,
+		"Parse of nothing":                    string(honest('P', "")) + sync,
+		"Parse without types":                 string(honest('P', "\x00SELECT 1\x00")) + sync,
+		"Parse with too few types":            string(honest('P', "\x00SELECT 1\x00\x00\x02\x00\x00\x00\x17")) + sync,
+		"Parse with too many types":           string(honest('P', "\x00SELECT 1\x00\x00\x00\x00\x00\x00\x17")) + sync,
+		"Parse with 65,535 types":             string(honest('P', "\x00SELECT 1\x00\xff\xff")) + sync,
+		"Parse of an unknown type":            string(honest('P', "\x00SELECT $1\x00\x00\x01\xff\xff\xff\xff")) + sync,
+		"Bind of nothing":                     bindOf("") + sync,
+		"Bind without statement":              bindOf("\x00") + sync,
+		"Bind with more formats than values":  bindOf("\x00\x00\x00\x02\x00\x00\x00\x00\x00\x01\x00\x00\x00\x011\x00\x00") + sync,
+		"Bind of format 7":                    bindOf("\x00\x00\x00\x01\x00\x07\x00\x01\x00\x00\x00\x011\x00\x00") + sync,
+		"Bind of result format 7":             bindOf("\x00\x00\x00\x00\x00\x01\x00\x00\x00\x011\x00\x01\x00\x07") + string(honest('E', "\x00\x00\x00\x00\x00")) + sync,
+		"Bind of too many result formats":     bindOf("\x00\x00\x00\x00\x00\x01\x00\x00\x00\x011\x00\x03\x00\x00\x00\x00\x00\x00") + sync,
+		"Bind of a value beyond the message":  bindOf("\x00\x00\x00\x00\x00\x01\x7f\xff\xff\xff1\x00\x00") + sync,
+		"Bind of a value of -2":               bindOf("\x00\x00\x00\x00\x00\x01\xff\xff\xff\xfe\x00\x00") + sync,
+		"Bind with 65,535 values":             bindOf("\x00\x00\x00\x00\xff\xff") + sync,
+		"Bind with bytes behind":              bindOf("\x00\x00\x00\x00\x00\x01\x00\x00\x00\x011\x00\x00x") + sync,
+		"Bind with too few values":            bindOf("\x00\x00\x00\x00\x00\x00\x00\x00") + sync,
+		"Bind of binary that is too short":    bindOf("\x00\x00\x00\x01\x00\x01\x00\x01\x00\x00\x00\x011\x00\x00") + sync,
+		"Bind of what is not there":           string(honest('B', "\x00nobody\x00\x00\x00\x00\x00\x00\x00")) + sync,
+		"Describe of kind X":                  string(honest('D', "Xa\x00")) + sync,
+		"Describe without terminator":         string(honest('D', "Sa")) + sync,
+		"Describe of nothing":                 string(honest('D', "")) + sync,
+		"Close of kind X":                     string(honest('C', "Xa\x00")) + sync,
+		"Close without terminator":            string(honest('C', "Sa")) + sync,
+		"Execute without rows":                string(honest('E', "\x00")) + sync,
+		"Execute of nothing":                  string(honest('E', "")) + sync,
+		"Execute with bytes behind":           string(honest('E', "\x00\x00\x00\x00\x00x")) + sync,
+		"Execute of what is not there":        string(honest('E', "nobody\x00\x00\x00\x00\x00")) + sync,
+		"Sync with bytes":                     string(honest('S', "x")),
+		"Flush with bytes":                    string(honest('H', "x")) + sync,
+		"CopyData outside of COPY":            string(honest('d', "1\t2\n")) + sync,
+		"CopyDone outside of COPY":            string(honest('c', "")) + sync,
+		"CopyFail outside of COPY":            string(honest('f', "no\x00")) + sync,
+		"CopyFail without terminator":         string(honest('f', "no")) + sync,
+		"a password after the login":          string(honest('p', "secret\x00")),
+		"a startup packet after the login":    string(startupPacket(version30, "user", user)),
+		"an SSLRequest after the login":       string(sslRequest),
+		"a Query in COPY":                     string(honest('Q', "COPY notes FROM STDIN\x00")) + string(honest('Q', "SELECT 1\x00")),
+		"a wrong type in COPY":                string(honest('Q', "COPY notes FROM STDIN\x00")) + string(honest('Z', "I")),
+		"CopyFail without terminator in COPY": string(honest('Q', "COPY notes FROM STDIN\x00")) + string(honest('f', "no")),
+		"CopyDone with bytes":                 string(honest('Q', "COPY notes FROM STDIN\x00")) + string(honest('c', "x")),
+		"NUL in the middle of a Query":        string(honest('Q', "SELECT 1\x00; SELECT 2\x00")),
+		"bytes that are no UTF-8":             string(honest('Q', "SELECT '\xff\xfe'\x00")),
+		"bytes that are no UTF-8 in a value":  string(honest('P', "\x00SELECT $1::text\x00\x00\x00")) + string(honest('B', "\x00\x00\x00\x00\x00\x01\x00\x00\x00\x02\xff\xfe\x00\x00")) + string(honest('E', "\x00\x00\x00\x00\x00")) + sync,
+	}
+	differs := map[string]string{ // from PostgreSQL
+		// It answers to a Parse before it looks at what follows; here a Parse in front of a message that is refused is as if it was never sent.
+		"Bind with bytes behind": "ERROR 08P01, ZI", "Bind with more formats than values": "ERROR 08P01, ZI", "Bind of nothing": "ERROR 08P01, ZI",
+		"Bind with 65,535 values": "ERROR 08P01, ZI", "Bind of a value beyond the message": "ERROR 08P01, ZI", "Bind without statement": "ERROR 08P01, ZI",
+		"Bind of a value of -2": "ERROR 08P01, ZI", "Bind of format 7": "ERROR 22023, ZI",
+		// Bytes that mean nothing are not looked at.
+		"Sync with bytes": "ZI", "Flush with bytes": "ZI",
+		// It complains twice.
+		"a wrong type in COPY": "G, FATAL 08P01, closed", "a Query in COPY": "G, FATAL 08P01, closed",
+	}
+	server := s.shards[0]
+	for name, bytes := range corpus {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			ask := func(addr, database string) (got string) {
+				c := pgtest.Connect(t, addr, pgtest.Login{User: user, Database: database, Password: password})
+				c.Conn.SetDeadline(time.Now().Add(patience)) //nolint:errcheck // reads tell
+				c.Conn.Write([]byte(bytes))                  //nolint:errcheck // the other side may be faster
+				if got = untilReady(t, c.Conn); strings.Contains(got, "closed") {
+					return got
+				}
+				c.Conn.Write(honest('Q', "SELECT 2\x00")) //nolint:errcheck // the other side may be faster
+				return got + " | " + untilReady(t, c.Conn)
+			}
+			got, want := ask(s.addr, cluster), ask(server.Addr(), server.db)
+			if other, ok := differs[name]; ok {
+				if want = other; !strings.HasSuffix(want, "closed") {
+					want += " | T, D, C, ZI"
+				}
+			}
+			if got != want {
+				t.Errorf("\n got %s\nwant %s", got, want)
+			}
+		})
+	}
+}
+
+// Conversations with bytes changed, left out and put in: whatever it becomes, it ends with the client, and harms nobody else.
+func TestHostileMutations(t *testing.T) {
+	t.Parallel()
+	s := hostileStand(t, "")
+	s.witness(t)
+	seed := uint64(time.Now().UnixNano())
+	t.Logf("seed %d", seed)
+	random := rand.New(rand.NewPCG(seed, 1))
+	var streams [][]byte
+	for _, name := range slices.Sorted(func(yield func(string) bool) {
+		for name := range conversations {
+			if !yield(name) {
+				return
+			}
+		}
+	}) {
+		b := startupPacket(version30, "user", user, "database", cluster)
+		for _, m := range conversations[name] {
+			var err error
+			if b, err = m.Encode(b); err != nil {
+				t.Fatal(err)
+			}
+		}
+		streams = append(streams, b)
+	}
+	startup := len(startupPacket(version30, "user", user, "database", cluster))
+	end := time.Now().Add(*soak / 2)
+	var wg sync.WaitGroup
+	lanes := make(chan struct{}, 8)
+	n := 0
+	for ; time.Now().Before(end); n++ {
+		b := slices.Clone(streams[random.IntN(len(streams))])
+		for range 1 + random.IntN(3) {
+			at := random.IntN(len(b))
+			if random.IntN(8) > 0 {
+				at = startup + random.IntN(len(b)-startup)
+			}
+			switch random.IntN(5) {
+			case 0:
+				b[at] = byte(random.Uint32())
+			case 1:
+				b[at] ^= 1 << random.IntN(8)
+			case 2:
+				b = slices.Delete(b, at, min(len(b), at+1+random.IntN(4)))
+			case 3:
+				b = slices.Insert(b, at, b[max(0, at-random.IntN(30)):at]...)
+			case 4:
+				other := streams[random.IntN(len(streams))]
+				b = append(b[:at], other[startup+random.IntN(len(other)-startup):]...)
+			}
+			if len(b) <= startup {
+				break
+			}
+		}
+		lanes <- struct{}{}
+		wg.Go(func() {
+			defer func() { <-lanes }()
+			nc := raw(t, s.addr)
+			defer nc.Close()
+			nc.Write(b)     //nolint:errcheck // the other side may be faster
+			nc.CloseWrite() //nolint:errcheck // as above
+			all, err := io.ReadAll(nc)
+			if errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("%q is still served; heard %q", b, all)
+			}
+		})
+	}
+	wg.Wait()
+	t.Logf("%d conversations", n)
+	eventually(t, "nobody is left but the witness", func() bool { return s.metric(t, "session_clients") == 1 })
+}
+
+// The corpora of pgwire's fuzz targets, as they come, before and after the login.
+func TestHostileCorpora(t *testing.T) {
+	t.Parallel()
+	files, err := filepath.Glob("../pooler/pgwire/testdata/fuzz/*/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(files) == 0 {
+		t.Skip("no fuzz target has found anything yet")
+	}
+	s := hostileStand(t, "")
+	s.witness(t)
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(text)) {
+			_, quoted, ok := strings.Cut(strings.TrimSpace(line), "(")
+			value, err := strconv.Unquote(strings.TrimSuffix(quoted, ")"))
+			if !ok || err != nil {
+				continue
+			}
+			for _, login := range []bool{false, true} {
+				nc := raw(t, s.addr)
+				if login {
+					nc = loggedIn(t, s)
+				}
+				nc.Write([]byte(value)) //nolint:errcheck // the other side may be faster
+				nc.CloseWrite()         //nolint:errcheck // as above
+				if _, err := io.ReadAll(nc); errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Errorf("%s: still served", file)
+				}
+				nc.Close()
+			}
+		}
+	}
+}
+
+// Bytes may come one at a time.
+func TestHostileDrip(t *testing.T) {
+	t.Parallel()
+	s := hostileStand(t, "")
+	nc := raw(t, s.addr)
+	nc.SetNoDelay(true) //nolint:errcheck // it is the default
+	drip := func(b []byte) {
+		for i := range b {
+			if _, err := nc.Write(b[i : i+1]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	drip(startupPacket(version30, "user", user, "database", cluster))
+	if got := untilReady(t, nc); !strings.HasSuffix(got, "ZI") {
+		t.Fatalf("login: %s", got)
+	}
+	for range 3 {
+		drip(honest('Q', "SELECT 1\x00"))
+		if got := untilReady(t, nc); got != "T, D, C, ZI" {
+			t.Errorf("Query: %s", got)
+		}
+		drip(slices.Concat(honest('P', "\x00SELECT $1::int\x00\x00\x00"), honest('B', "\x00\x00\x00\x00\x00\x01\x00\x00\x00\x011\x00\x00"), honest('E', "\x00\x00\x00\x00\x00"), honest('S', "")))
+		if got := untilReady(t, nc); got != "1, 2, D, C, ZI" {
+			t.Errorf("extended: %s", got)
+		}
+		drip(slices.Concat(honest('Q', "COPY notes FROM STDIN\x00"), honest('d', "1\ta\n"), honest('c', "")))
+		if got := untilReady(t, nc); got != "G, C, ZI" {
+			t.Errorf("COPY: %s", got)
+		}
+	}
+	if rows := s.shards[0].rows(t, "SELECT count(*) FROM notes"); rows[0] != "3" {
+		t.Errorf("%s rows", rows[0])
+	}
+}
+
+// To announce a gigabyte costs pgkennel nothing, and each byte of it no more than itself.
+func TestHostileAnnouncements(t *testing.T) {
+	t.Parallel()
+	s := hostileStand(t, "")
+	s.witness(t)
+	var clients []*net.TCPConn
+	for range 200 {
+		clients = append(clients, loggedIn(t, s))
+	}
+	s.grows(t, 8<<20, func(look func()) {
+		for i, nc := range clients {
+			typ := "QPBF"[i%4]
+			nc.Write(frame(typ, 1<<30-1, "")) //nolint:errcheck // the look tells
+		}
+		look()
+		for i := range 50 {
+			for _, nc := range clients {
+				if _, err := nc.Write([]byte{byte(i)}); err != nil {
+					t.Fatal(err)
+				}
+			}
+		}
+		look()
+	})
+	for _, nc := range clients {
+		nc.Close()
+	}
+	// One that does send a lot of it takes what it sends, with the room that a growing buffer has, and gives it back.
+	nc := loggedIn(t, s)
+	nc.Write(frame('Q', 1<<30-1, "")) //nolint:errcheck // the writes below tell
+	s.grows(t, 160<<20, func(func()) {
+		for range 256 {
+			if _, err := nc.Write(bytes.Repeat([]byte{'x'}, 128<<10)); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+	nc.Close()
+	eventually(t, "nobody is left but the witness", func() bool { return s.metric(t, "session_clients") == 1 })
+}
+
+// max_message_size holds for every message, before its bytes are there.
+func TestHostileMessageSize(t *testing.T) {
+	t.Parallel()
+	s := hostileStand(t, "max_message_size = 100_000")
+	for _, typ := range "QPB" {
+		nc := loggedIn(t, s)
+		nc.Write(frame(byte(typ), 100_000, "")) //nolint:errcheck // the other side may be faster
+		if got := listen(t, nc); got != "FATAL 08P01" {
+			t.Errorf("%c: %s", typ, got)
+		}
+	}
+	nc := loggedIn(t, s)
+	nc.Write(honest('Q', "SELECT 1 --"+strings.Repeat("x", 90_000)+"\x00")) //nolint:errcheck // the answer tells
+	if got := untilReady(t, nc); got != "T, D, C, ZI" {
+		t.Errorf("a message within the limit: %s", got)
+	}
+}
+
+// flood writes b n times without reading, on a goroutine of its own; the channel is closed when all is written.
+func flood(t testing.TB, nc net.Conn, b []byte, n int) <-chan struct{} {
+	piece := bytes.Repeat(b, max(1, 64<<10/len(b)))
+	written := make(chan struct{})
+	go func() {
+		defer close(written)
+		for left := n * len(b); left > 0; {
+			k, err := nc.Write(piece[:min(left, len(piece))])
+			if left -= k; err != nil {
+				t.Logf("flood: %d bytes left: %v", left, err)
+				return
+			}
+		}
+	}()
+	return written
+}
+
+// stalls waits until pgkennel takes no more from the flood, or all was written.
+func stalls(t testing.TB, s *stand, written <-chan struct{}) {
+	t.Helper()
+	last, same := -1.0, 0
+	eventually(t, "the flood stalls", func() bool {
+		select {
+		case <-written:
+			return true
+		case <-time.After(50 * time.Millisecond):
+		}
+		now := s.metric(t, "process_cpu_seconds_total")
+		if now-last < 0.02 {
+			same++
+		} else {
+			same = 0
+		}
+		last = now
+		return same > 4
+	})
+}
+
+// A million Syncs at once are answered one by one, as fast as the client reads, and no faster.
+func TestHostileSyncs(t *testing.T) {
+	t.Parallel()
+	s := hostileStand(t, "")
+	const n = 1_000_000
+	nc := loggedIn(t, s)
+	s.grows(t, 16<<20, func(look func()) {
+		written := flood(t, nc, honest('S', ""), n)
+		stalls(t, s, written)
+		look()
+		got, err := io.CopyN(io.Discard, nc, 6*n)
+		if err != nil {
+			t.Errorf("%d bytes of answers: %v", got, err)
+		}
+		<-written
+	})
+	nc.Write(honest('Q', "SELECT 1\x00")) //nolint:errcheck // the answer tells
+	if got := untilReady(t, nc); got != "T, D, C, ZI" {
+		t.Errorf("after the flood: %s", got)
+	}
+}
+
+// Messages without a Sync: what is held of them is bounded, in memory and in the time that it takes to look at them.
+func TestHostileBatches(t *testing.T) {
+	t.Parallel()
+	s := hostileStand(t, "")
+	s.witness(t)
+	var numbered bytes.Buffer
+	for i := range 60_000 {
+		numbered.Write(honest('P', fmt.Sprintf("s%d\x00SELECT 1\x00\x00\x00", i)))
+	}
+	sync := honest('S', "")
+	for name, x := range map[string]struct {
+		bytes []byte
+		n     int
+		last  string // what the answer ends with
+	}{
+		"Parse":           {honest('P', "\x00SELECT 1\x00\x00\x00"), 300_000, "ZI"},
+		"Parse, names":    {numbered.Bytes(), 1, "ZI"},
+		"Parse, one name": {honest('P', "a\x00SELECT 1\x00\x00\x00"), 100_000, "ERROR 42P05, ZI"},
+		"Parse, wrong":    {honest('P', ""), 500_000, "ERROR 08P01, ZI"},
+		"Close":           {honest('C', "S\x00"), 600_000, "ZI"},
+		"Close, portals":  {honest('C', "Px\x00"), 600_000, "ZI"},
+		"Bind":            {honest('B', "\x00nobody\x00\x00\x00\x00\x00\x00\x00"), 300_000, "ERROR 26000, ZI"},
+		"Execute":         {honest('E', "nobody\x00\x00\x00\x00\x00"), 300_000, "ERROR 34000, ZI"},
+		"Describe":        {honest('D', "Snobody\x00"), 300_000, "ERROR 26000, ZI"},
+		"Flush":           {honest('H', ""), 800_000, "ZI"},
+		"CopyData":        {honest('d', "x"), 800_000, "ZI"},
+		"BEGIN":           {slices.Concat(honest('P', "\x00BEGIN\x00\x00\x00"), honest('B', "\x00\x00\x00\x00\x00\x00\x00\x00"), honest('E', "\x00\x00\x00\x00\x00")), 50_000, "ZT"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			nc := loggedIn(t, s)
+			defer nc.Close()
+			begun := time.Now()
+			s.grows(t, 64<<20, func(look func()) {
+				written := flood(t, nc, x.bytes, x.n)
+				stalls(t, s, written)
+				look()
+				read := make(chan string)
+				go func() { read <- untilReady(t, nc) }()
+				<-written
+				look()
+				nc.Write(sync) //nolint:errcheck // the answer tells
+				if got := <-read; !strings.HasSuffix(got, x.last) {
+					t.Errorf("heard %.300s … %s", got, got[max(0, len(got)-100):])
+				}
+			})
+			t.Logf("took %v", time.Since(begun))
+		})
+	}
+}
+
+// A client that does not read a result holds up nobody but itself, and no more of the result than a few buffers are in pgkennel's memory.
+func TestHostileSlowReader(t *testing.T) {
+	t.Parallel()
+	s := hostileStand(t, "")
+	s.witness(t)
+	slow := loggedIn(t, s)
+	s.grows(t, 24<<20, func(look func()) {
+		slow.Write(honest('Q', "SELECT repeat('x', 1000) FROM generate_series(1, 50000)\x00")) //nolint:errcheck // the answer tells
+		eventually(t, "the server waits for its client", func() bool {
+			look()
+			return s.shards[0].rows(t, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'ClientWrite' AND datname = '"+s.shards[0].db+"'")[0] == "1"
+		})
+		other := s.connect(t)
+		for range 100 {
+			protocols[0].play(t, other, "SELECT 1", "1; SELECT 1; I")
+		}
+		look()
+	})
+	if got := untilReady(t, slow); strings.Count(got, "D") != 50_000 || !strings.HasSuffix(got, "C, ZI") {
+		t.Errorf("%d rows, and %s", strings.Count(got, "D"), got[max(0, len(got)-20):])
+	}
+	// One that never reads is closed with its backend as soon as it hangs up.
+	gone := loggedIn(t, s)
+	gone.Write(honest('Q', "SELECT repeat('x', 1000) FROM generate_series(1, 50000)\x00")) //nolint:errcheck // the eventually tells
+	waits := func() bool {
+		return s.shards[0].rows(t, "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'ClientWrite' AND datname = '"+s.shards[0].db+"'")[0] == "1"
+	}
+	eventually(t, "the server waits for its client", waits)
+	gone.SetLinger(0) //nolint:errcheck // a reset
+	gone.Close()
+	eventually(t, "the server is free", func() bool { return !waits() })
+}
+
+// Thousands of connections that do nothing cost some memory each, and nobody's time; they are closed when their time is over.
+func TestHostileIdlers(t *testing.T) {
+	t.Parallel()
+	n := 5000
+	if raceEnabled {
+		n = 1000
+	}
+	s := hostileStand(t, "client_login_timeout = 4_000")
+	s.witness(t)
+	conns := make([]net.Conn, 0, n)
+	s.grows(t, n*(48<<10), func(look func()) {
+		for range n {
+			nc, err := net.DialTimeout("tcp", s.addr, patience)
+			if err != nil {
+				t.Fatal(err)
+			}
+			conns = append(conns, nc)
+		}
+		look()
+		protocols[0].play(t, s.connect(t), "SELECT 1", "1; SELECT 1; I")
+	})
+	for i, nc := range conns {
+		nc.SetReadDeadline(time.Now().Add(patience)) //nolint:errcheck // ReadAll tells
+		if got := listen(t, nc); got != "FATAL 57014" {
+			t.Errorf("connection %d: %q", i, got)
+			break
+		}
+	}
+	for _, nc := range conns {
+		nc.Close()
+	}
+	eventually(t, "their descriptors are free", func() bool { return len(descriptors(s.process.cmd.Process.Pid)) < 100 })
+}

@@ -1,0 +1,109 @@
+package session
+
+import (
+	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/state"
+)
+
+// maxItems bounds the messages of a batch that are looked at together: what is known of each takes more memory than a short one itself.
+const maxItems = 16 << 10
+
+// unindexed is how many items at the end of a batch are looked through one by one.
+const unindexed = 64
+
+// index finds the items of a long batch by name: a client may send as many as it likes, and no look at one of them may cost a look at all.
+type index struct {
+	n          int            // items at the front of the batch that it covers
+	statements map[string]int // the latest Parse, or Close, of a name
+	portals    map[string]int // the latest Bind
+	declared   int            // the latest Execute of DECLARE; -1 = none
+}
+
+// unindex makes the index forget the items behind the first n.
+func (u *unit) unindex(n int) {
+	if u.named.n > n {
+		u.named = index{}
+	}
+}
+
+// reindex extends the index over the items, if that is worth it.
+func (u *unit) reindex() {
+	x := &u.named
+	if len(u.items)-x.n <= unindexed {
+		return
+	}
+	if x.n == 0 {
+		*x = index{statements: make(map[string]int), portals: make(map[string]int), declared: -1}
+	}
+	for ; x.n < len(u.items); x.n++ {
+		switch it := &u.items[x.n]; {
+		case it.names():
+			x.statements[it.name] = x.n
+		case it.typ == pgwire.MsgBind:
+			x.portals[it.portal] = x.n
+		case it.declares():
+			x.declared = x.n
+		}
+	}
+}
+
+// names reports whether what a name of a statement stands for is different behind the item.
+func (it *item) names() bool {
+	return it.typ == pgwire.MsgParse || it.typ == pgwire.MsgClose && it.target == pgwire.TargetStatement
+}
+
+// parsed is what an item makes its name stand for; nil = nothing.
+func (it *item) parsed() *state.Prepared {
+	if it.typ == pgwire.MsgParse {
+		return it.prep
+	}
+	return nil
+}
+
+// declares reports whether the item may make a portal that is not known here.
+func (it *item) declares() bool {
+	st := single(it.msg)
+	return it.typ == pgwire.MsgExecute && st != nil && st.Kind == parser.Declare
+}
+
+// statement finds a prepared statement by name: in the batch being decoded, latest first, else the session's.
+func (s *Session) statement(name string) *state.Prepared {
+	s.unit.reindex()
+	for i := len(s.unit.items) - 1; i >= s.unit.named.n; i-- {
+		if it := &s.unit.items[i]; it.names() && it.name == name {
+			return it.parsed()
+		}
+	}
+	if i, ok := s.unit.named.statements[name]; ok {
+		return s.unit.items[i].parsed()
+	}
+	return s.names[name]
+}
+
+// bound finds what a portal runs: by the batch being decoded, else by what was bound before.
+func (s *Session) bound(portal string) *parser.Message {
+	s.unit.reindex()
+	for i := len(s.unit.items) - 1; i >= s.unit.named.n; i-- {
+		it := &s.unit.items[i]
+		if it.typ == pgwire.MsgBind && it.portal == portal {
+			return it.msg
+		}
+		if it.declares() {
+			return nil // it may be its cursor: the server knows
+		}
+	}
+	if x := &s.unit.named; x.n > 0 {
+		i, ok := x.portals[portal]
+		if x.declared >= 0 && (!ok || x.declared > i) {
+			return nil
+		}
+		if ok {
+			return s.unit.items[i].msg
+		}
+	}
+	if portal == "" {
+		return s.portal
+	}
+	return s.portals[portal]
+}
