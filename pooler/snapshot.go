@@ -156,9 +156,9 @@ func (p *Pooler) publishLocked(cfg *config.Config) {
 			Session:      user.PoolerMode == config.ModeSession,
 			Statements:   cfg.Prepared.Enabled && user.PoolerMode != config.ModeSession,
 			QueryTimeout: int64(cfg.Clients.QueryTimeout), IdleTimeout: int64(cfg.Clients.IdleTimeout),
-			IdleTransactionTimeout: int64(cfg.Clients.IdleInTransactionTimeout),
-			Login:                  &login{u: u, user: user.Name, login: u.login(cfg, user), keyed: settings.Password == "" && user.PasswordHash != ""},
-			Metrics:                u.meters.of(u, user.Name),
+			IdleTransactionTimeout: int64(cfg.Clients.IdleInTransactionTimeout), CancelTimeout: int64(cfg.Timeouts.Rollback),
+			Login:   &login{u: u, user: user.Name, login: u.login(cfg, user), keyed: settings.Password == "" && user.PasswordHash != ""},
+			Metrics: u.meters.of(u, user.Name),
 		}
 	}
 	if a := cfg.Admin; a.Password != "" {

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"bytes"
 	"fmt"
 
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
@@ -118,6 +119,9 @@ func (c *Conn) copyIn(s *Step, msg []byte) error {
 // serverError handles an ErrorResponse to s.
 func (c *Conn) serverError(s *Step, msg []byte) error {
 	kind, must, first := s.Kind, s.Must, c.head
+	if !readable(msg[pgwire.HeaderBytes:]) {
+		return fmt.Errorf("%w: an error that can't be read", ErrProtocol)
+	}
 	c.owner.Failed(s, msg)
 	switch {
 	case must:
@@ -139,6 +143,18 @@ func (c *Conn) serverError(s *Step, msg []byte) error {
 	c.head++
 	c.skip(first)
 	return nil
+}
+
+// readable reports whether b has the form of an error: fields up to a zero at its very end.
+func readable(b []byte) bool {
+	for len(b) > 1 && b[0] != 0 {
+		end := bytes.IndexByte(b[1:], 0)
+		if end < 0 {
+			return false
+		}
+		b = b[1+end+1:]
+	}
+	return len(b) == 1 && b[0] == 0
 }
 
 // skip drops the steps that PostgreSQL skips after an error: all up to Sync. The first of those that the error did away with is at index first.

@@ -16,6 +16,8 @@ var (
 
 var errNotAlive = errors.New("the server closed the connection or sent something unasked")
 
+var errSlow = errors.New("the server takes too long to answer")
+
 // Failure is what a failed Open means for those who wait.
 type Failure uint8
 
@@ -76,7 +78,11 @@ const (
 )
 
 func (p *Pool[C]) timeoutErrorLocked() error {
-	if why := p.mu.trouble.last; why != nil {
+	why := p.mu.trouble.last
+	if why == nil && p.mu.leased < p.mu.set.Max {
+		why = &OpenError{Pool: p.name, Failure: Unreachable, Err: errSlow} // no other holder had what was waited for
+	}
+	if why != nil {
 		return fmt.Errorf("checkout from pool %s: %w: %w", p.name, ErrCheckoutTimeout, why)
 	}
 	return fmt.Errorf("checkout from pool %s: %w", p.name, ErrCheckoutTimeout)

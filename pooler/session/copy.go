@@ -351,8 +351,27 @@ func (s *Session) copyFailed() {
 	s.wait = waitAnswer
 }
 
-// copyDrop forgets the copy. What the client has yet to send of the message at hand is data still, and never taken for messages.
+// copyDrop forgets the copy. What the client has yet to send of the message at hand is data still, and never taken for messages; the server,
+// which has its head, waits for it as well, and is not fit for anybody else.
 func (s *Session) copyDrop() {
-	s.dropping = s.copy.left
+	if s.copy.left > 0 {
+		s.dropping, s.dropTo = s.copy.left, s.conn
+		if s.conn != nil {
+			s.conn.Taint(backend.TaintProtocol)
+		}
+	}
 	s.copy = copyIn{}
+}
+
+// dropRest takes what comes of a message whose COPY is over.
+func (s *Session) dropRest(b []byte) int {
+	n := min(s.dropping, len(b))
+	s.dropping -= n
+	if s.dropTo != nil && s.dropTo == s.conn {
+		s.drv.ToBackend(s.conn, b[:n])
+	}
+	if s.dropping == 0 {
+		s.dropTo = nil
+	}
+	return n
 }

@@ -181,8 +181,9 @@ type Session struct {
 
 	unit unit
 	copy copyIn
-	// dropping bytes of input are the rest of a message of a COPY that is over.
+	// dropping bytes of input are the rest of a message of a COPY that is over; dropTo has its head.
 	dropping int
+	dropTo   *backend.Conn
 	job      job
 	// capture of what is to be remembered of the answer under way.
 	capture capture

@@ -62,9 +62,7 @@ type undo struct {
 // step handles the next unit at the front of b and returns its length, 0 if it is not complete or has to wait.
 func (s *Session) step(b []byte) int {
 	if s.dropping > 0 {
-		n := min(s.dropping, len(b))
-		s.dropping -= n
-		return n
+		return s.dropRest(b)
 	}
 	if s.copy.mode != copyNone {
 		return s.copyInput(b)

@@ -1,0 +1,208 @@
+package integration
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"testing"
+)
+
+// proxy stands between pgkennel and a server, and does to their connections what networks do.
+type proxy struct {
+	listener net.Listener
+	port     int
+	to       string
+	all      sync.WaitGroup
+
+	mu     sync.Mutex
+	closed bool
+	wires  map[*wire]struct{}
+	flow   chan struct{} // closed while bytes flow
+}
+
+// wire is one connection through the proxy.
+type wire struct {
+	p              *proxy
+	client, server net.Conn
+
+	mu    sync.Mutex // guards below, and writing to client
+	fault *fault
+}
+
+// fault is what happens to what a server says: after so many bytes more, something is inserted, or the connection is cut.
+type fault struct {
+	after  int
+	insert []byte // instead of the cut
+	reset  bool   // the cut is a reset
+}
+
+// throughProxy puts a proxy in front of a shard of a prepared stand.
+func (s *stand) throughProxy(shard int) *proxy {
+	s.t.Helper()
+	p := newProxy(s.t, s.shards[shard].Addr())
+	s.edit("pgdog.toml", fmt.Sprintf("port = %d\nshard = %d\n", s.shards[shard].Port, shard), fmt.Sprintf("port = %d\nshard = %d\n", p.port, shard))
+	return p
+}
+
+func newProxy(t testing.TB, to string) *proxy {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(freePort(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{listener: l, port: l.Addr().(*net.TCPAddr).Port, to: to, wires: make(map[*wire]struct{}), flow: make(chan struct{})}
+	close(p.flow)
+	p.all.Go(p.accept)
+	t.Cleanup(func() {
+		p.mu.Lock()
+		p.closed = true
+		p.mu.Unlock()
+		l.Close()
+		p.thaw()
+		p.cut(false)
+		p.all.Wait()
+	})
+	return p
+}
+
+func (p *proxy) accept() {
+	for {
+		client, err := p.listener.Accept()
+		if err != nil {
+			return
+		}
+		p.all.Go(func() {
+			<-p.flowing()
+			server, err := net.Dial("tcp", p.to)
+			if err != nil {
+				client.Close()
+				return
+			}
+			w := &wire{p: p, client: client, server: server}
+			p.mu.Lock()
+			closed := p.closed
+			p.wires[w] = struct{}{}
+			p.mu.Unlock()
+			if closed {
+				w.cut(false)
+			}
+			p.all.Go(func() { w.pump(client, func(b []byte) bool { _, err := server.Write(b); return err == nil }) })
+			w.pump(server, w.say)
+			p.mu.Lock()
+			delete(p.wires, w)
+			p.mu.Unlock()
+		})
+	}
+}
+
+func (p *proxy) flowing() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.flow
+}
+
+// freeze stops all bytes, of new connections too.
+func (p *proxy) freeze() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.flow = make(chan struct{})
+}
+
+// thaw lets the bytes go on that were stopped.
+func (p *proxy) thaw() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.flow:
+	default:
+		close(p.flow)
+	}
+}
+
+// each calls f for the connections of this moment.
+func (p *proxy) each(f func(w *wire)) int {
+	p.mu.Lock()
+	var wires []*wire
+	for w := range p.wires {
+		wires = append(wires, w)
+	}
+	p.mu.Unlock()
+	for _, w := range wires {
+		f(w)
+	}
+	return len(wires)
+}
+
+// cut ends every connection.
+func (p *proxy) cut(reset bool) { p.each(func(w *wire) { w.cut(reset) }) }
+
+// arm prepares a fault for each connection of this moment.
+func (p *proxy) arm(f fault) int {
+	return p.each(func(w *wire) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		own := f
+		w.fault = &own
+	})
+}
+
+// disarm takes back the faults that did not happen.
+func (p *proxy) disarm() {
+	p.each(func(w *wire) {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.fault = nil
+	})
+}
+
+// say inserts bytes now, as if the servers had sent them.
+func (p *proxy) say(b []byte) {
+	p.each(func(w *wire) { w.say(b) })
+}
+
+func (w *wire) pump(from net.Conn, to func([]byte) bool) {
+	defer w.cut(false)
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := from.Read(buf)
+		<-w.p.flowing()
+		if n > 0 && !to(buf[:n]) || err != nil {
+			return
+		}
+	}
+}
+
+// say passes on what the server said, with the fault.
+func (w *wire) say(b []byte) bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if f := w.fault; f != nil {
+		if len(b) < f.after {
+			f.after -= len(b)
+		} else {
+			if _, err := w.client.Write(b[:f.after]); err != nil {
+				return false
+			}
+			w.fault = nil
+			if f.insert == nil {
+				w.cut(f.reset)
+				return false
+			}
+			if _, err := w.client.Write(f.insert); err != nil {
+				return false
+			}
+			b = b[f.after:]
+		}
+	}
+	_, err := w.client.Write(b)
+	return err == nil
+}
+
+func (w *wire) cut(reset bool) {
+	if c, ok := w.client.(*net.TCPConn); ok && reset {
+		c.SetLinger(0) //nolint:errcheck // it is a means, not the matter
+	}
+	w.client.Close()
+	w.server.Close()
+}
