@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -23,6 +24,8 @@ type Memory struct {
 	Faults int
 	// Trace, if set, hears of every step.
 	Trace func(format string, args ...any)
+	// Lent, if set, hears of every backend that a session is given, before it uses it.
+	Lent func(c *MemoryClient, b *MemoryBackend)
 
 	rnd     *rand.Rand
 	now     int64
@@ -214,6 +217,8 @@ type MemoryClient struct {
 	toSession, toActor             []byte
 	jobs                           []func()
 	wait                           *memoryWaiter
+	pid                            uint32
+	secret                         []byte
 	leaving, closing, broken, told bool
 	ended                          bool
 }
@@ -268,7 +273,7 @@ func (c *MemoryClient) ToClient(b []byte) { c.toActor = append(c.toActor, b...) 
 
 // ToBackend implements session.Driver.
 func (c *MemoryClient) ToBackend(conn *backend.Conn, data []byte) {
-	b := conn.Link.(*MemoryBackend)
+	b := c.held(conn)
 	b.toServer = append(b.toServer, data...)
 }
 
@@ -283,7 +288,7 @@ func (c *MemoryClient) Checkout(_ *session.Account, shard topology.ShardID) *bac
 			break
 		}
 		if b := l.Conn(); !b.broken {
-			b.client, b.lease = c, l
+			c.hold(b, l)
 			return b.Conn
 		}
 		l.Discard(pool.ReasonGone)
@@ -297,6 +302,26 @@ func (c *MemoryClient) Checkout(_ *session.Account, shard topology.ShardID) *bac
 		}
 	})
 	return nil
+}
+
+// hold gives a backend to the client's session.
+func (c *MemoryClient) hold(b *MemoryBackend, l *pool.Lease[*MemoryBackend]) {
+	if b.client != nil || b.settler != nil || b.discarded {
+		panic("a backend is lent that is not free")
+	}
+	b.client, b.lease = c, l
+	if c.m.Lent != nil {
+		c.m.Lent(c, b)
+	}
+}
+
+// held is the backend of conn, which the client's session must hold.
+func (c *MemoryClient) held(conn *backend.Conn) *MemoryBackend {
+	b := conn.Link.(*MemoryBackend)
+	if b.client != c {
+		panic("a session uses a backend that it does not hold")
+	}
+	return b
 }
 
 type memoryWaiter struct {
@@ -320,7 +345,7 @@ func (w *memoryWaiter) Granted(l *pool.Lease[*MemoryBackend]) {
 			w.p.Checkout(&w.w)
 		default:
 			c.wait = nil
-			b.client, b.lease = c, l
+			c.hold(b, l)
 			c.sess.Granted(b.Conn)
 		}
 	})
@@ -353,28 +378,28 @@ func (c *MemoryClient) Withdraw() {
 
 // Release implements session.Driver.
 func (c *MemoryClient) Release(conn *backend.Conn) {
-	b := conn.Link.(*MemoryBackend)
+	b := c.held(conn)
 	b.client = nil
 	c.m.tasks = append(c.m.tasks, func() { b.lease.Release() })
 }
 
 // Discard implements session.Driver.
 func (c *MemoryClient) Discard(conn *backend.Conn, reason string) {
-	b := conn.Link.(*MemoryBackend)
+	b := c.held(conn)
 	b.client, b.discarded = nil, true
 	c.m.tasks = append(c.m.tasks, func() { b.lease.Discard(pool.Reason(reason)) })
 }
 
 // Part implements session.Driver.
 func (c *MemoryClient) Part(conn *backend.Conn, clean bool) {
-	b := conn.Link.(*MemoryBackend)
+	b := c.held(conn)
 	b.client = nil
 	b.settler = backend.NewSettler(conn, clean)
 }
 
 // CancelBackend implements session.Driver.
 func (c *MemoryClient) CancelBackend(conn *backend.Conn) {
-	b := conn.Link.(*MemoryBackend)
+	b := c.held(conn)
 	c.m.tasks = append(c.m.tasks, func() {
 		if !b.closed && !b.broken {
 			b.server.Cancel()
@@ -382,15 +407,27 @@ func (c *MemoryClient) CancelBackend(conn *backend.Conn) {
 	})
 }
 
-// CancelRequest implements session.Driver: keys are the business of the assembly.
-func (c *MemoryClient) CancelRequest(uint32, []byte) {
-	c.m.tasks = append(c.m.tasks, c.sess.CancelDone)
+// CancelRequest implements session.Driver.
+func (c *MemoryClient) CancelRequest(pid uint32, secret []byte) {
+	secret = slices.Clone(secret)
+	c.m.tasks = append(c.m.tasks, func() {
+		for _, o := range c.m.clients {
+			if o.pid == pid && bytes.Equal(o.secret, secret) && !o.ended {
+				o.sess.Cancel()
+			}
+		}
+		c.m.tasks = append(c.m.tasks, c.sess.CancelDone) // behind the server's being told
+	})
 }
 
 // Register implements session.Driver.
 func (c *MemoryClient) Register(n int) (pid uint32, secret []byte) {
 	c.m.pid++
-	return c.m.pid, make([]byte, n)
+	c.pid, c.secret = c.m.pid, make([]byte, n)
+	for i := range c.secret {
+		c.secret[i] = byte(c.m.rnd.IntN(256)) //nolint:gosec // fits
+	}
+	return c.pid, c.secret
 }
 
 // StartTLS implements session.Driver: there is nothing to hide from.

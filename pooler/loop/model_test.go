@@ -31,7 +31,8 @@ type modelServer struct {
 	stmts    map[string]string
 	portals  map[string]*portal
 	reported map[string]string
-	temp     bool
+	base     map[string]string // what RESET goes back to
+	temp     bool              // something of the session's is left that only its end takes away
 	copying  bool
 	copyExt  bool
 	copied   int
@@ -55,6 +56,7 @@ type savepoint struct {
 type portal struct {
 	sql  string
 	rows int // given so far
+	done bool
 }
 
 func newModelServer(shard int, pid uint32) *modelServer {
@@ -111,7 +113,9 @@ func (s *modelServer) message(typ byte, body []byte) {
 	case pgwire.MsgQuery:
 		sql, _ := pgwire.DecodeQuery(body)
 		delete(s.stmts, "")
-		delete(s.portals, "")
+		if s.tx != pgwire.TxFailed {
+			delete(s.portals, "")
+		}
 		s.query(string(sql))
 	case pgwire.MsgSync:
 		s.failed = false
@@ -182,12 +186,12 @@ func (s *modelServer) parse(body []byte) {
 	sql := string(p.SQL)
 	s.begin()
 	switch {
-	case strings.Contains(sql, "parse_error"):
-		s.extErr("42P01", "relation does not exist")
+	case name != "" && s.has(name): // PostgreSQL would look at the transaction, and at the text, first
+		s.extErr("42P05", "prepared statement already exists: "+name)
 	case s.tx == pgwire.TxFailed && !ends(sql):
 		s.extErr("25P02", "aborted")
-	case name != "" && s.has(name):
-		s.extErr("42P05", "prepared statement already exists: "+name)
+	case strings.Contains(sql, "parse_error"):
+		s.extErr("42P01", "relation does not exist")
 	default:
 		s.stmts[name] = sql
 		s.out = pgwire.AppendParseComplete(s.out)
@@ -264,7 +268,7 @@ func (s *modelServer) execute(name string, limit int) {
 	}
 	rows := 1
 	if _, n, ok := strings.Cut(p.sql, " LIMIT "); ok {
-		rows, _ = strconv.Atoi(n) //nolint:errcheck // the model wrote it
+		rows, _ = strconv.Atoi(n)
 	}
 	if rows > 1 && s.tx != pgwire.TxFailed && !s.hit {
 		v := strings.Split(p.sql, "'")[1]
@@ -280,6 +284,11 @@ func (s *modelServer) execute(name string, limit int) {
 		s.out = pgwire.AppendCommandComplete(s.out, fmt.Sprintf("SELECT %d", given))
 		return
 	}
+	if p.done && s.tx != pgwire.TxFailed {
+		s.extErr("55000", "portal can't be run")
+		return
+	}
+	p.done = true
 	if !s.run(p.sql, true) && !s.copying {
 		s.failed = true
 	}
@@ -349,7 +358,7 @@ func (s *modelServer) query(sql string) {
 	empty := true
 	for st := range strings.SplitSeq(sql, ";") {
 		st = strings.TrimSpace(st)
-		if st == "" {
+		if st == "" || st == "--" {
 			continue
 		}
 		empty = false
@@ -382,11 +391,11 @@ func (s *modelServer) run(sql string, extended bool) bool {
 		s.err(code, "failed: "+sql)
 		return false
 	}
+	words := strings.Fields(up)
 	if s.tx == pgwire.TxFailed && !ends(sql) {
 		return fail("25P02")
 	}
-	words := strings.Fields(up)
-	if len(words) == 0 {
+	if len(words) == 0 || words[0] == "--" {
 		s.out = pgwire.AppendEmptyQuery(s.out)
 		return true
 	}
@@ -451,12 +460,15 @@ func (s *modelServer) run(sql string, extended bool) bool {
 			return fail("22023")
 		}
 	case up == "RESET ALL":
-		clear(s.vars)
+		s.vars = clone(s.base)
 		clear(s.local)
 		tag = "RESET"
 	case words[0] == "RESET":
 		name := unquote(sql[6:])
 		delete(s.vars, name)
+		if v, ok := s.base[name]; ok {
+			s.vars[name] = v
+		}
 		delete(s.local, name)
 	case words[0] == "SHOW":
 		s.row(s.vars[unquote(sql[5:])], extended)
@@ -464,8 +476,8 @@ func (s *modelServer) run(sql string, extended bool) bool {
 		if s.tx != pgwire.TxIdle {
 			return fail("25001")
 		}
-		clear(s.vars)
-		clear(s.stmts)
+		s.vars = clone(s.base)
+		s.dropNamed()
 		clear(s.local)
 		s.temp = false
 		tag = "DISCARD ALL"
@@ -488,7 +500,7 @@ func (s *modelServer) run(sql string, extended bool) bool {
 		p := strings.Split(sql, "'")
 		n := 1
 		if _, limit, ok := strings.Cut(sql, " LIMIT "); ok {
-			n, _ = strconv.Atoi(limit) //nolint:errcheck // the model wrote it
+			n, _ = strconv.Atoi(limit)
 		}
 		for i := range n {
 			s.row(fmt.Sprintf("%s@%d", p[1], s.shard), extended || i > 0)
@@ -535,7 +547,7 @@ func (s *modelServer) run(sql string, extended bool) bool {
 		}
 		return s.run(text, extended)
 	case up == "DEALLOCATE ALL":
-		clear(s.stmts)
+		s.dropNamed()
 		tag = up
 	case words[0] == "DEALLOCATE":
 		if !s.has(strings.ToLower(words[1])) {
@@ -586,6 +598,17 @@ func (s *modelServer) set(rest string) bool {
 	}
 	s.vars[name] = strings.Trim(value, "' ")
 	return true
+}
+
+// dropNamed spares the unnamed statement.
+func (s *modelServer) dropNamed() {
+	maps.DeleteFunc(s.stmts, func(name, _ string) bool { return name != "" })
+}
+
+func clone(m map[string]string) map[string]string {
+	c := make(map[string]string, len(m))
+	maps.Copy(c, m)
+	return c
 }
 
 // unquote is a setting's name without quotes, in lower case.

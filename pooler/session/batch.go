@@ -20,6 +20,7 @@ const (
 // item is one message of a batch, decoded.
 type item struct {
 	typ    byte
+	pos    int // in the batch
 	target pgwire.TargetKind // Describe, Close
 	name   string            // of the statement: Parse, Bind, Describe S, Close S
 	portal string            // Bind, Describe P, Execute, Close P
@@ -128,7 +129,8 @@ func (s *Session) batch(b []byte, how end) bool {
 // asks reports whether the first n items ask for more than that something be parsed and bound.
 func (s *Session) asks(n int) bool {
 	for i := range n {
-		if typ := s.unit.items[i].typ; typ == pgwire.MsgExecute || typ == pgwire.MsgDescribe {
+		switch s.unit.items[i].typ {
+		case pgwire.MsgExecute, pgwire.MsgDescribe, pgwire.MsgClose:
 			return true
 		}
 	}
@@ -190,7 +192,7 @@ func (s *Session) decodeBatch(b []byte) (refusal *pgwire.Error, wait bool) {
 		typ, total, _ := pgwire.Header(b[pos:])
 		frame := b[pos : pos+total]
 		pos += total
-		it := item{typ: typ, frame: frame}
+		it := item{typ: typ, pos: len(s.unit.items), frame: frame}
 		if refusal, wait = s.decodeItem(&it, frame[pgwire.HeaderBytes:]); refusal != nil || wait {
 			return refusal, wait
 		}
@@ -229,8 +231,11 @@ func (s *Session) decodeItem(it *item, body []byte) (refusal *pgwire.Error, wait
 		}
 		it.name = string(t.Name)
 		it.prep = s.statement(it.name)
-		if it.prep == nil && it.typ == pgwire.MsgDescribe {
-			return noStatement(it.name), false
+		if it.typ == pgwire.MsgDescribe {
+			if it.prep == nil {
+				return noStatement(it.name), false
+			}
+			it.msg = it.prep.Message
 		}
 	case pgwire.MsgExecute:
 		e, err := pgwire.DecodeExecute(body)
@@ -310,7 +315,7 @@ func (s *Session) planBatch() (plan sharding.Plan, needs bool, planned int, refu
 	for i := range s.unit.items {
 		it := &s.unit.items[i]
 		if it.typ == pgwire.MsgClose {
-			if it.target == pgwire.TargetPortal && v.held {
+			if v.held && (it.target == pgwire.TargetPortal || it.name != "" && !s.acct.Statements) {
 				needs = true
 			} else {
 				it.local = true
@@ -321,7 +326,7 @@ func (s *Session) planBatch() (plan sharding.Plan, needs bool, planned int, refu
 			needs = true
 			continue
 		}
-		if st := single(it.msg); st != nil && s.localAt(st, v) {
+		if st := single(it.msg); st != nil && s.localAt(st, v) && (it.typ != pgwire.MsgParse || it.name == "" || s.acct.Statements || own(st)) {
 			it.local = true
 			if it.typ == pgwire.MsgExecute {
 				v = v.after(st, true)
@@ -364,6 +369,7 @@ func (s *Session) planBatch() (plan sharding.Plan, needs bool, planned int, refu
 			}
 		}
 	}
+	s.unit.planned = v.tx
 	return plan, needs, len(s.unit.items), nil
 }
 

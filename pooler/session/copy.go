@@ -133,6 +133,9 @@ func (s *Session) copyInput(b []byte) int {
 		if !s.copyStart() {
 			return 0
 		}
+		if s.blocked() {
+			return 0
+		}
 		if s.copy.mode == copyNone {
 			return s.step(b)
 		}
@@ -251,20 +254,29 @@ func (s *Session) copyDecide(plan sharding.Plan) {
 
 // copyStart sends the statement and what is held of its data. It returns false where it has to wait.
 func (s *Session) copyStart() bool {
-	if refusal, ok := s.acquire(s.copy.plan); refusal != nil {
-		s.copyRefuse(refusal)
-		return true
-	} else if !ok {
-		return false
+	if s.copy.extended {
+		refusal, wait := s.decodeBatch(s.copy.start)
+		if refusal != nil || wait {
+			s.dropItems()
+		}
+		if wait {
+			return false
+		}
+		if refusal != nil {
+			s.copyRefuse(refusal)
+			return true
+		}
+	}
+	if refusal, ok := s.acquire(s.copy.plan); refusal != nil || !ok {
+		s.dropItems()
+		if refusal != nil {
+			s.copyRefuse(refusal)
+		}
+		return refusal != nil
 	}
 	out, _ := s.lead(s.scratch())
 	s.note(s.copy.message, s.copy.plan)
 	if s.copy.extended {
-		if refusal, _ := s.decodeBatch(s.copy.start); refusal != nil {
-			s.send(out)
-			s.copyRefuse(refusal)
-			return true
-		}
 		s.observeItems(sharding.Plan{Kind: sharding.PlanCopy})
 		first := len(s.unit.items) - 1
 		for i := range s.unit.items {

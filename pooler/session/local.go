@@ -19,7 +19,11 @@ type view struct {
 
 func (s *Session) view() view {
 	// What is being described outside of a transaction may become one's beginning there.
-	return view{tx: s.tx, held: s.conn != nil && (!s.describing || s.tx == pgwire.TxIdle), sets: s.prologueSets}
+	tx := s.tx
+	if s.open && s.unit.ahead != 0 {
+		tx = s.unit.ahead // should anything before it fail, what is behind it is skipped
+	}
+	return view{tx: tx, held: s.conn != nil && (!s.describing || s.tx == pgwire.TxIdle), sets: s.prologueSets}
 }
 
 // own reports whether st is about the pooler's own settings.

@@ -94,6 +94,9 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 			clear(s.sqlPrep)
 		} else {
 			delete(s.sqlPrep, st.Name)
+			if !s.acct.Statements && s.names[st.Name] != nil {
+				s.setName(st.Name, nil) // the server has both kinds under one name
+			}
 		}
 	case parser.Prepare:
 		if s.sqlPrep == nil {
@@ -208,7 +211,7 @@ func (s *Session) soFar(step *backend.Step) {
 // Skipped implements backend.Owner.
 func (s *Session) Skipped(step *backend.Step) {
 	s.soFar(step)
-	if step.Ref > 0 && (step.Kind == backend.StepParse || step.Kind == backend.StepLocal) {
+	if step.Ref > 0 && (step.Kind == backend.StepParse || step.Kind == backend.StepClose || step.Kind == backend.StepLocal) {
 		s.revert(step.Ref)
 	}
 }

@@ -19,10 +19,8 @@ func (s *Session) query(body, frame []byte) bool {
 	if s.describing && !s.settleDescribing() {
 		return false
 	}
-	if s.open && s.conn != nil && s.conn.Pending() > 0 && !s.unit.answeredSoFar {
+	if s.awaitsSoFar() {
 		// PostgreSQL skips a Query behind an error in its pipeline. Then no answer to it comes, and the client's Sync is to be waited for.
-		s.wait = waitInternal
-		s.send(exec.SoFar(s.scratch(), s.conn))
 		return false
 	}
 	if e := s.tooLong(sql); e != nil {
@@ -46,12 +44,12 @@ func (s *Session) query(body, frame []byte) bool {
 		s.finish()
 		return true
 	}
+	if s.tx == pgwire.TxFailed && !s.open && (len(m.Statements) == 0 || !endsFailure(m.Statements[0])) {
+		s.refuseUnit(errInFailedTransaction, true)
+		return true
+	}
 	if len(m.Statements) == 1 && !s.open {
 		st := m.Statements[0]
-		if s.tx == pgwire.TxFailed && !endsFailure(st) {
-			s.refuseUnit(errInFailedTransaction, true)
-			return true
-		}
 		if s.local(st) {
 			s.routed(RouteLocal)
 			answer, e := s.answerLocal(s.scratch(), st, sqlOf(sql, st), false)
@@ -93,6 +91,16 @@ func (s *Session) query(body, frame []byte) bool {
 		return true
 	}
 	return s.sendQuery(m, plan, frame)
+}
+
+// awaitsSoFar waits until what was sent of a pipeline is answered, if it is not. It reports whether there is something to wait for.
+func (s *Session) awaitsSoFar() bool {
+	if !s.open || s.conn == nil || s.conn.Pending() == 0 || s.unit.answeredSoFar {
+		return false
+	}
+	s.wait = waitInternal
+	s.send(exec.SoFar(s.scratch(), s.conn))
+	return true
 }
 
 // sendQuery runs a simple Query on a backend as plan says.

@@ -79,7 +79,7 @@ func (s *Session) answerItem(dst []byte, it *item) (out []byte, ref int32, e *pg
 
 // sqlOfPortal is the text of the statement that a portal runs.
 func (s *Session) sqlOfPortal(it *item) string {
-	for i := len(s.unit.items) - 1; i >= 0; i-- {
+	for i := it.pos - 1; i >= 0; i-- { // it may be bound again behind
 		if b := &s.unit.items[i]; b.typ == pgwire.MsgBind && b.portal == it.portal && b.prep != nil {
 			return sqlOf([]byte(b.prep.SQL), b.msg.Statements[0])
 		}
@@ -168,7 +168,7 @@ func (s *Session) runBatch(plan sharding.Plan, how end) bool {
 		s.unit.internalDone = false
 		return s.runBatch(plan, how)
 	}
-	s.unit.plan = plan
+	s.unit.plan, s.unit.answeredSoFar, s.unit.ahead = plan, false, s.unit.planned
 	s.observeItems(plan)
 	s.describing = outside
 	out := s.scratch()
@@ -254,8 +254,13 @@ func (s *Session) emit(out []byte, it *item, plan sharding.Plan) []byte {
 		}
 		return exec.DescribeStatement(out, c, it.prep, unnamed, false, 0)
 	case pgwire.MsgClose:
-		s.bindPortal(it.portal, nil)
-		c.Ask(backend.Step{Kind: backend.StepClose})
+		var ref int32
+		if it.target == pgwire.TargetPortal {
+			s.bindPortal(it.portal, nil)
+		} else if s.names[it.name] != nil {
+			ref = s.setName(it.name, nil)
+		}
+		c.Ask(backend.Step{Kind: backend.StepClose, Ref: ref})
 		return append(out, it.frame...)
 	case pgwire.MsgExecute:
 		if it.limited {

@@ -270,6 +270,9 @@ func (s *Session) drain() {
 	if s.phase == phaseClosed || s.consuming {
 		return
 	}
+	if s.copy.mode == copyDecided && !s.blocked() {
+		s.copyStart() // it may have all of the client's data already
+	}
 	n := s.consume(s.in)
 	if n > 0 && s.phase != phaseClosed {
 		rest := copy(s.in, s.in[n:])

@@ -42,6 +42,8 @@ type unit struct {
 	// ran: something of the unit's was sent to a backend.
 	ran  bool
 	plan sharding.Plan
+	// planned is the transaction status behind the batch that was planned last; ahead behind what was sent, 0 = nothing was.
+	planned, ahead pgwire.TxStatus
 	// named finds items by name where there are many.
 	named index
 }
@@ -80,6 +82,10 @@ func (s *Session) step(b []byte) int {
 	switch typ {
 	case pgwire.MsgParse, pgwire.MsgBind, pgwire.MsgDescribe, pgwire.MsgExecute, pgwire.MsgClose, pgwire.MsgFlush, pgwire.MsgSync:
 		return s.collect(b)
+	case pgwire.MsgCopyData, pgwire.MsgCopyDone, pgwire.MsgCopyFail:
+		if s.awaitsSoFar() {
+			return 0 // it may be for a COPY whose CopyInResponse is to come
+		}
 	}
 	if len(b) < total {
 		return 0
@@ -95,6 +101,9 @@ func (s *Session) step(b []byte) int {
 	case pgwire.MsgCopyData, pgwire.MsgCopyDone, pgwire.MsgCopyFail:
 		// PostgreSQL drops these outside of COPY: the client may not have seen yet that it failed (manual, 55.2.6).
 	case pgwire.MsgFunctionCall:
+		if s.awaitsSoFar() {
+			return 0 // as a Query
+		}
 		s.start()
 		s.refuseUnit(pgwire.Errorf(pgwire.CodeFeatureNotSupported, "function call messages are not supported").
 			WithHint("Call the function by SELECT.").WithRoutine("function_call"), true)

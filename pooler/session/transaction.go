@@ -128,6 +128,9 @@ func (s *Session) lead(out []byte) ([]byte, bool) {
 		s.cleanSequences = true
 		out = exec.Internal(out, c, exec.RefDiscard, "DISCARD SEQUENCES")
 	}
+	if s.begun && s.tx == pgwire.TxFailed {
+		return out, false // nothing can be set; what ends it sets back what was set in it
+	}
 	if s.begun {
 		c.Have = s.track.Have
 		out, did := exec.Context(out, c, s.track.Expected, true)
