@@ -48,7 +48,9 @@ func newRoute(f *files) *cobra.Command {
 			}
 			rt := r.Route(parser.Parse(args[0]), &router.Env{SearchPath: []string{user, "public"}, SearchPathKey: user})
 			explanation, refusal := rt.Explain(&router.Input{Hint: hint, UTF8: true})
-			fmt.Fprint(cmd.OutOrStdout(), explanation)
+			if _, err := fmt.Fprint(cmd.OutOrStdout(), explanation); err != nil {
+				return err
+			}
 			if refusal != nil && refusal != router.ErrNeedsParams {
 				printRefusal(cmd, refusal)
 				return errSilent
