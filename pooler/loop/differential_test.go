@@ -9,6 +9,7 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/session"
 	"github.com/pgkennel/pgkennel/pooler/state"
+	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
 // twin is an application that has a server of its own beside the pooler's: whatever it sends goes to both, and both have to answer alike.
@@ -30,6 +31,7 @@ type twin struct {
 	started bool
 	done    bool
 	seq     int
+	routed  bool // there are several shards
 	open    bool // no Sync ended what was sent last
 }
 
@@ -171,6 +173,9 @@ func (a *twin) marker() string {
 	return fmt.Sprintf("%s-%d", a.name, a.seq)
 }
 
+// key is a tenant of shard 0, if there are two.
+func (a *twin) key() int { return 2 * a.rnd.IntN(15) }
+
 // prepared reports whether named statements work as they do without a pooler.
 func (a *twin) prepared() bool { return a.acct.Statements || a.acct.Session }
 
@@ -184,9 +189,9 @@ func (a *twin) statement(alone bool) string {
 	}
 	switch n := a.rnd.IntN(100); {
 	case n < 12:
-		return fmt.Sprintf("SELECT '%s' FROM orders WHERE tenant_id = %d", a.marker(), a.rnd.IntN(30))
+		return fmt.Sprintf("SELECT '%s' FROM orders WHERE tenant_id = %d", a.marker(), a.key())
 	case n < 17:
-		return fmt.Sprintf("SELECT '%s' FROM orders WHERE tenant_id = %d LIMIT %d", a.marker(), a.rnd.IntN(30), 1+a.rnd.IntN(4))
+		return fmt.Sprintf("SELECT '%s' FROM orders WHERE tenant_id = %d LIMIT %d", a.marker(), a.key(), 1+a.rnd.IntN(4))
 	case n < 20:
 		return fmt.Sprintf("SELECT '%s'", a.marker())
 	case n < 30:
@@ -210,14 +215,14 @@ func (a *twin) statement(alone bool) string {
 	case n < 70:
 		return "SELECT 1/0"
 	case n < 71:
-		return "SELECT 'x' FROM parse_error WHERE tenant_id = 3"
+		return "SELECT 'x' FROM parse_error WHERE tenant_id = 4"
 	case n < 73 && alone && a.ref.tx == pgwire.TxIdle:
 		return "SET app.v TO 'bad'"
 	case n < 75 && a.ref.tx != pgwire.TxFailed:
 		return pick("", " ", "--")
-	case n < 77:
+	case n < 77 && !a.routed:
 		return pick("LISTEN x", "CREATE TEMP TABLE t (a int)")
-	case n < 78:
+	case n < 78 && !a.routed:
 		return "CREATE TABLE t (a int)"
 	case n < 80 && a.prepared() && alone:
 		return pick("DEALLOCATE ALL", "DEALLOCATE q0", "DEALLOCATE q1")
@@ -226,9 +231,9 @@ func (a *twin) statement(alone bool) string {
 	case n < 85 && a.ref.tx != pgwire.TxIdle:
 		return pick(fmt.Sprintf("DECLARE c CURSOR FOR SELECT '%s' FROM orders WHERE tenant_id = 4", a.marker()), "FETCH c", "CLOSE c")
 	case n < 88:
-		return fmt.Sprintf("COPY (SELECT '%s' FROM orders WHERE tenant_id = %d) TO STDOUT", a.marker(), a.rnd.IntN(30))
+		return fmt.Sprintf("COPY (SELECT '%s' FROM orders WHERE tenant_id = %d) TO STDOUT", a.marker(), a.key())
 	default:
-		return fmt.Sprintf("SELECT '%s' FROM orders WHERE tenant_id = %d", a.marker(), a.rnd.IntN(30))
+		return fmt.Sprintf("SELECT '%s' FROM orders WHERE tenant_id = %d", a.marker(), a.key())
 	}
 }
 
@@ -288,6 +293,9 @@ func (a *twin) piece(out []byte) []byte {
 		if !strings.HasPrefix(sql, "SELECT '") {
 			portal = "" // one that is bound here would be unknown there
 		}
+		if strings.Trim(sql, " -") == "" {
+			name = "" // PostgreSQL would not bind it in a failed transaction
+		}
 		if name != "" && a.rnd.IntN(2) == 0 {
 			out = pgwire.AppendClose(out, pgwire.TargetStatement, name)
 			a.note("Close %s", name)
@@ -311,11 +319,11 @@ func (a *twin) piece(out []byte) []byte {
 	case n < 65: // with parameters
 		a.note("Parse %q Bind Execute with parameters", name)
 		out = pgwire.AppendParse(out, name, "SELECT $1 FROM orders WHERE tenant_id = $2", nil)
-		out = pgwire.AppendBind(out, portal, name, pgwire.FormatText, [][]byte{[]byte(a.marker()), []byte("7")}, pgwire.FormatText)
+		out = pgwire.AppendBind(out, portal, name, pgwire.FormatText, [][]byte{[]byte(a.marker()), []byte("8")}, pgwire.FormatText)
 		return pgwire.AppendExecute(out, portal, 0)
 	case n < 75 && name != "": // what was prepared before, or not
 		a.note("Bind %q Execute", name)
-		out = pgwire.AppendBind(out, portal, name, pgwire.FormatText, [][]byte{[]byte(a.marker()), []byte("7")}, pgwire.FormatText)
+		out = pgwire.AppendBind(out, portal, name, pgwire.FormatText, [][]byte{[]byte(a.marker()), []byte("8")}, pgwire.FormatText)
 		return pgwire.AppendExecute(out, portal, limit)
 	case n < 80 && portal != "":
 		a.note("Execute %q %d", portal, limit)
@@ -325,6 +333,9 @@ func (a *twin) piece(out []byte) []byte {
 		return pgwire.AppendDescribe(out, pgwire.TargetPortal, portal)
 	case n < 88:
 		sql := a.statement(false)
+		if strings.Trim(sql, " -") == "" {
+			name = ""
+		}
 		a.note("Parse, Describe %q: %s", name, sql)
 		out = pgwire.AppendParse(out, name, sql, nil)
 		return pgwire.AppendDescribe(out, pgwire.TargetStatement, name)
@@ -361,10 +372,10 @@ func (a *twin) copyIn() (out []byte) {
 		out = pgwire.AppendQuery(out, sql)
 	}
 	for range a.rnd.IntN(4) {
-		row := fmt.Sprintf("%d\t%s\n", a.rnd.IntN(30), a.marker())
+		row := fmt.Sprintf("%d\t%s\n", a.key(), a.marker())
 		if a.rnd.IntN(10) == 0 {
 			a.note("  a bad row")
-			row = "3\tbad\n"
+			row = "4\tbad\n"
 		}
 		n := a.rnd.IntN(len(row))
 		if n > 0 && a.rnd.IntN(3) == 0 && !strings.Contains(row, "bad") {
@@ -386,22 +397,25 @@ func (a *twin) copyIn() (out []byte) {
 }
 
 // runTwins runs clients of one account against a pool of the given size.
-func runTwins(t *testing.T, seed uint64, clients, size int, change func(*session.Account, *session.Shared)) {
+func runTwins(t *testing.T, seed uint64, clients, shards, size int, change func(*session.Account, *session.Shared)) {
 	t.Helper()
-	m := newModel(t, seed, 1, size)
+	m := newModel(t, seed, shards, size)
+	m.Ready = func() topology.ShardID { return 0 }
 	acct := m.sh.Accounts("app", "prod")
 	if change != nil {
 		change(acct, m.sh)
 	}
 	m.Lent = func(_ *MemoryClient, b *MemoryBackend) { wantFresh(t, b) }
 	for i := range clients {
-		m.Connect(newTwin(t, seed*100+uint64(i), fmt.Sprintf("c%d", i), acct, 40))
+		a := newTwin(t, seed*100+uint64(i), fmt.Sprintf("c%d", i), acct, 40)
+		a.routed = shards > 1
+		m.Connect(a)
 	}
 	for i := 0; m.Clients() > 0; i++ {
 		if !m.Step() && m.Clients() > 0 {
 			for _, c := range m.clients {
 				a := c.actor.(*twin)
-				t.Errorf("%s waits for ever in state %s for %v after\n%s", a.name, c.sess.State(), a.expect, a.recently())
+				a.t.Errorf("%s waits for ever in state %s for %v after\n%s", a.name, c.sess.State(), a.expect, a.recently())
 			}
 			t.FailNow()
 		}
@@ -457,6 +471,7 @@ func TestTwins(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*session.Account, *session.Shared){
 		"transaction": nil,
+		"routed":      nil,
 		"session":     func(a *session.Account, _ *session.Shared) { a.Session, a.Statements = true, false },
 		"disabled":    func(a *session.Account, _ *session.Shared) { a.Statements = false },
 		"forgetful":   func(_ *session.Account, sh *session.Shared) { sh.Descriptions = nil },
@@ -466,7 +481,11 @@ func TestTwins(t *testing.T) {
 			t.Run(fmt.Sprintf("%s %d", name, seed), func(t *testing.T) {
 				t.Parallel()
 				size := 1 + int(seed%3)
-				runTwins(t, seed, 4, size, change)
+				shards := 1
+				if name == "routed" {
+					shards = 2
+				}
+				runTwins(t, seed, 4, shards, size, change)
 			})
 		}
 	}

@@ -24,6 +24,8 @@ type Memory struct {
 	Faults int
 	// Trace, if set, hears of every step.
 	Trace func(format string, args ...any)
+	// Ready, if set, is the shard that any shard means; else it is drawn.
+	Ready func() topology.ShardID
 	// Lent, if set, hears of every backend that a session is given, before it uses it.
 	Lent func(c *MemoryClient, b *MemoryBackend)
 
@@ -279,7 +281,11 @@ func (c *MemoryClient) ToBackend(conn *backend.Conn, data []byte) {
 
 // Checkout implements session.Driver.
 func (c *MemoryClient) Checkout(_ *session.Account, shard topology.ShardID) *backend.Conn {
-	if shard == session.AnyShard {
+	switch {
+	case shard != session.AnyShard:
+	case c.m.Ready != nil:
+		shard = c.m.Ready()
+	default:
 		shard = topology.ShardID(c.m.rnd.IntN(len(c.m.pools))) //nolint:gosec // few shards
 	}
 	for {

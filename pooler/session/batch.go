@@ -20,7 +20,7 @@ const (
 // item is one message of a batch, decoded.
 type item struct {
 	typ    byte
-	pos    int // in the batch
+	pos    int               // in the batch
 	target pgwire.TargetKind // Describe, Close
 	name   string            // of the statement: Parse, Bind, Describe S, Close S
 	portal string            // Bind, Describe P, Execute, Close P
@@ -114,7 +114,7 @@ func (s *Session) batch(b []byte, how end) bool {
 		return true
 	}
 	if plan.Kind == sharding.PlanCopy {
-		if s.describing && !s.settleDescribing() {
+		if s.describing && !s.settleDescribing() || s.awaitsSoFar() { // it is answered here, behind what is in front of it
 			s.dropItems()
 			return false
 		}

@@ -72,7 +72,7 @@ func (s *Session) movesPath(st *parser.Statement) bool {
 	case parser.ResetAll, parser.Discard, parser.Do, parser.Call, parser.Execute:
 		return true
 	case parser.Commit, parser.Rollback, parser.RollbackTo, parser.PrepareTx:
-		return s.unit.pathMoves || s.track.Local != nil || s.track.Expected != s.track.Base()
+		return s.unit.pathMoves || s.track.Local != nil || !samePath(s.track.Expected, s.track.Base())
 	case parser.Set, parser.Reset:
 		if st.Set == nil || decidesPath(st.Set.Name) {
 			return true
@@ -87,8 +87,23 @@ func (s *Session) movesPath(st *parser.Statement) bool {
 	return runsUnjudged(st)
 }
 
-func decidesPath(setting string) bool {
-	return setting == "search_path" || setting == "role" || setting == "session_authorization"
+// pathSettings decide what unqualified names mean.
+var pathSettings = [...]string{"search_path", "role", "session_authorization"}
+
+func decidesPath(setting string) bool { return slices.Contains(pathSettings[:], setting) }
+
+// samePath reports whether unqualified names mean the same under both sets.
+func samePath(a, b *state.Set) bool {
+	if a == b {
+		return true
+	}
+	for _, name := range pathSettings {
+		have, _ := a.Get(name)
+		if other, _ := b.Get(name); have != other {
+			return false
+		}
+	}
+	return true
 }
 
 // runsUnjudged reports whether st runs code that may do anything to the session.
