@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -428,4 +429,59 @@ func serverFreezes(t *testing.T, s *stand, freeze, thaw func()) {
 	}
 	stop()
 	s.settled(t, 0, 3)
+}
+
+// Clients log in before any server could be asked for its parameters: they are told soon, and let in as soon as a server is there.
+func TestLoginWithoutServers(t *testing.T) {
+	t.Parallel()
+	for _, x := range []struct {
+		name   string
+		shards int
+	}{{"one shard", 1}, {"two shards", 2}} {
+		t.Run(x.name, func(t *testing.T) {
+			t.Parallel()
+			sp := spec{
+				shards: x.shards, schema: tableSchema,
+				general: faultyGeneral + "checkout_timeout = 1_000\nconnect_timeout = 600\nhealthcheck_timeout = 600\n",
+			}
+			if x.shards > 1 {
+				sp.rest = twoRanges
+			}
+			s := prepare(t, sp)
+			var proxies []*proxy
+			for n := range s.shards {
+				proxies = append(proxies, s.throughProxy(n))
+				proxies[n].freeze()
+			}
+			s.startInside()
+			var all sync.WaitGroup
+			for range 5 {
+				c := pgtest.Dial(t, s.addr)
+				all.Go(func() {
+					begun := time.Now()
+					err := c.Login(s.login())
+					e, ok := errors.AsType[*pgtest.ServerError](err)
+					if !ok || e.Code != "08006" || e.Severity != "FATAL" || e.Routine != "shard_unavailable" {
+						t.Errorf("login: %v", err)
+					}
+					if took := time.Since(begun); took > 5*time.Second {
+						t.Errorf("it was told after %v", took)
+					}
+				})
+			}
+			all.Wait()
+			for _, p := range proxies {
+				p.thaw()
+			}
+			begun := time.Now()
+			eventually(t, "clients may log in", func() bool {
+				c := pgtest.Dial(t, s.addr)
+				return c.Login(s.login()) == nil
+			})
+			if took := time.Since(begun); took > recovery+time.Second {
+				t.Errorf("the first login took %v", took)
+			}
+			recovered(t, "orders", 1, s.connect(t))
+		})
+	}
 }
