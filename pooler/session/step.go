@@ -270,7 +270,7 @@ func (s *Session) settleDescribing() bool {
 	}
 	out := exec.Sync(s.scratch(), s.conn, true, exec.RefSettle)
 	s.open = false
-	if s.conn.Pending() > 1 {
+	if s.conn.Pending() > 1 || s.acct.Session { // in session pooling it is kept
 		s.wait = waitInternal
 		s.send(out)
 		return false

@@ -50,7 +50,7 @@ func (s *Session) leave() *pgwire.Error {
 	cross := pgwire.Errorf(pgwire.CodeFeatureNotSupported, "the statement is for another shard than its transaction").
 		WithRoutine(router.RefusalCrossShard)
 	switch {
-	case s.acct.Session && (s.tx == pgwire.TxIdle || s.begun) && !s.open:
+	case s.acct.Session && (s.tx == pgwire.TxIdle || s.begun || s.named()) && !s.open:
 		return cross.WithDetail("In session pooling a client stays on the shard of its first statement.").
 			WithHint("Use transaction pooling, or one connection per shard.")
 	case !s.begun && !s.open:
@@ -73,6 +73,16 @@ func (s *Session) leave() *pgwire.Error {
 		s.begun = false
 	}
 	return nil
+}
+
+// named reports whether the client has named prepared statements, which in session pooling are its backend's.
+func (s *Session) named() bool {
+	for name := range s.names {
+		if name != "" {
+			return true
+		}
+	}
+	return false
 }
 
 // take makes c the session's.
