@@ -30,7 +30,7 @@ var generalSection = newSection(section{
 		{name: "idle_timeout", kind: kMillis, def: "60000", min: 1, doc: "Close connections to PostgreSQL above min_pool_size that nobody has used for so long."},
 		{name: "server_lifetime", kind: kMillis, def: "86400000", min: 1, doc: "Close connections to PostgreSQL that are older, when they are released."},
 		{name: "server_lifetime_jitter", kind: kMillis, def: "0", doc: "Random amount by which server_lifetime varies, so that connections don't all end together."},
-		{name: "rollback_timeout", kind: kMillis, def: "5000", min: 1, doc: "Longest a rollback of an abandoned transaction may take before the connection is closed."},
+		{name: "rollback_timeout", kind: kMillis, def: "5000", min: 1, doc: "Longest a rollback of an abandoned transaction, or the end of a statement over query_timeout, may take before the connection is closed."},
 		{name: "stats_period", kind: kMillis, def: "15000", min: 1, doc: "Period over which averages in SHOW STATS are taken."},
 		// Health.
 		{name: "healthcheck_interval", group: "Health", kind: kMillis, def: "30000", doc: "Check a connection before handing it out if its last check or use is older; 0 = always."},
