@@ -218,7 +218,7 @@ func (a *twin) statement(alone bool) string {
 		return "SELECT 'x' FROM parse_error WHERE tenant_id = 4"
 	case n < 73 && alone && a.ref.tx == pgwire.TxIdle:
 		return "SET app.v TO 'bad'"
-	case n < 75 && a.ref.tx != pgwire.TxFailed:
+	case n < 75 && alone && a.ref.tx != pgwire.TxFailed:
 		return pick("", " ", "--")
 	case n < 77 && !a.routed:
 		return pick("LISTEN x", "CREATE TEMP TABLE t (a int)")
