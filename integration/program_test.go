@@ -371,6 +371,31 @@ func TestProgramDrainsNoLongerThanItMay(t *testing.T) {
 	nothingLeft(t, s)
 }
 
+// With shutdown_termination_timeout statements are cancelled first, and who ends its transaction then has ended it.
+func TestProgramCancelsBeforeItEnds(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{program: true, general: "shutdown_timeout = 300\nshutdown_termination_timeout = 60_000", schema: unfinishedSchema})
+	transaction, statement := s.connect(t), s.connect(t)
+	protocols[0].play(t, transaction, "BEGIN", "BEGIN; T", "SAVEPOINT a", "SAVEPOINT; T", "INSERT INTO notes VALUES (1, 'a')", "INSERT 0 1; T", "SAVEPOINT b", "SAVEPOINT; T")
+	transaction.Send(simple("SELECT pg_sleep(600)"))
+	statement.Send(simple("SELECT pg_sleep(600)"))
+	s.shards[0].asleep(t, 2)
+	s.process.signal(t, syscall.SIGTERM)
+	if got := outcome(transaction.UntilReady()); got != "57014; E" {
+		t.Errorf("in a transaction: %s", got)
+	}
+	if got := outcome(statement.UntilReady()); got != "57014; I" {
+		t.Errorf("outside: %s", got)
+	}
+	protocols[0].play(t, transaction, "ROLLBACK TO b", "ROLLBACK; T", "COMMIT", "COMMIT; I")
+	if code := s.process.wait(t); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if rows := s.shards[0].rows(t, "SELECT id FROM notes"); len(rows) != 1 {
+		t.Errorf("rows: %v", rows)
+	}
+}
+
 // A second signal, of either kind, ends everything at once.
 func TestProgramHurries(t *testing.T) {
 	t.Parallel()

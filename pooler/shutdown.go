@@ -66,13 +66,15 @@ func (p *Pooler) drain() {
 		case <-ctx.Done():
 			return
 		}
-		limit := time.NewTimer(p.state.Load().cfg.Shutdown.Timeout)
-		defer limit.Stop()
-		select {
-		case <-limit.C:
-		case <-p.hurry:
-		case <-ctx.Done():
+		conf := p.state.Load().cfg.Shutdown
+		if p.hurried(ctx, conf.Timeout) || conf.TerminationTimeout <= 0 {
+			return
 		}
+		p.log.Info("cancelling what still runs", "clients", p.driver.Len())
+		for _, c := range p.driver.Clients() {
+			go c.Cancel()
+		}
+		p.hurried(ctx, conf.TerminationTimeout)
 	})
 	p.driver.Drain(ctx)
 	cancel()
@@ -91,6 +93,19 @@ func (p *Pooler) drain() {
 			p.log.Warn("cluster close", "cluster", u.name, "error", err)
 		}
 	}
+}
+
+// hurried waits for a time; it returns true, earlier, when all is over or the shutdown has become immediate.
+func (p *Pooler) hurried(ctx context.Context, d time.Duration) bool {
+	limit := time.NewTimer(d)
+	defer limit.Stop()
+	select {
+	case <-limit.C:
+		return false
+	case <-p.hurry:
+	case <-ctx.Done():
+	}
+	return true
 }
 
 // waitForClients returns when only operators are connected, or when clients are to be closed.
