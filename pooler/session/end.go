@@ -112,8 +112,11 @@ func (s *Session) Abandon() *backend.Conn {
 	}
 	if s.phase != phaseClosed {
 		s.reason = CloseInternal
+		for _, p := range s.names {
+			s.sh.Registry.Drop(p)
+		}
 	}
-	s.phase, s.conn, s.in = phaseClosed, nil, nil
+	s.phase, s.conn, s.in, s.names = phaseClosed, nil, nil, nil
 	return c
 }
 
