@@ -83,3 +83,16 @@ func TestTLSChannelBinding(t *testing.T) {
 		}
 	}
 }
+
+// A transaction that was refused before a server knew of it is ended by a message of its own.
+func TestRollbackBesideOthers(t *testing.T) {
+	t.Parallel()
+	s := tableStand(t, "")
+	c := s.connect(t)
+	const refused = "SELECT count(*) FROM orders"
+	protocols[0].play(t, c,
+		"BEGIN", "BEGIN; T", "SET application_name TO 'left'", "SET; T", refused, "42501 tenant_missing; E",
+		"COMMIT; SELECT 1", "0A000 mixed_message; E", "COMMIT", "ROLLBACK; I", "SELECT current_setting('application_name') <> 'left'", "t; SELECT 1; I",
+		"BEGIN; SELECT 1", "BEGIN; 1; SELECT 1; T", refused, "42501 tenant_missing; E", "ROLLBACK; SELECT 2", "ROLLBACK; 2; SELECT 1; I",
+	)
+}

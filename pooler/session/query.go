@@ -274,6 +274,11 @@ func sqlOf(sql []byte, st *parser.Statement) string {
 
 // mixed refuses messages of several statements that hold one that is answered here.
 func (s *Session) mixed(m *parser.Message) *pgwire.Error {
+	if s.tx == pgwire.TxFailed && s.conn == nil && len(m.Statements) > 1 {
+		// No server knows of the transaction, so that none would roll it back.
+		return pgwire.Errorf(pgwire.CodeFeatureNotSupported, "the end of a refused transaction can't stand beside other statements in one message").
+			WithHint("Send ROLLBACK as a message of its own.").WithRoutine("mixed_message")
+	}
 	for _, st := range m.Statements {
 		if own(st) && len(m.Statements) > 1 {
 			return pgwire.Errorf(pgwire.CodeFeatureNotSupported, "settings of the pooler can't stand beside other statements in one message").
