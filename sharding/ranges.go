@@ -47,6 +47,11 @@ func bigintHead(v int64) uint64 { return uint64(v) ^ 1<<63 }
 // textHead is the first bytes of s behind the prefix, as a number.
 func textHead(s, prefix string) (head uint64) {
 	rest := s[len(prefix):]
+	if len(rest) >= 8 {
+		_ = rest[7]
+		return uint64(rest[0])<<56 | uint64(rest[1])<<48 | uint64(rest[2])<<40 | uint64(rest[3])<<32 |
+			uint64(rest[4])<<24 | uint64(rest[5])<<16 | uint64(rest[6])<<8 | uint64(rest[7])
+	}
 	for i := range 8 {
 		head <<= 8
 		if i < len(rest) {
