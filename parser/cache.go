@@ -76,14 +76,22 @@ func NewCache(maxBytes int64) *Cache {
 
 // Get gives the Message of a text that is in the cache, else nil. It does not count as a miss. The text is not kept.
 func (c *Cache) Get(sql []byte) *Message {
-	if len(sql) > c.maxText {
+	if len(sql) > 0 && sql[0] == shapeKey {
 		return nil
 	}
-	hash := maphash.Bytes(c.seed, sql)
+	return c.get(sql)
+}
+
+// get finds what is kept under a key: a text, or shapeKey and what stands for a shape.
+func (c *Cache) get(key []byte) *Message {
+	if len(key) > c.maxText {
+		return nil
+	}
+	hash := maphash.Bytes(c.seed, key)
 	s := c.shard(hash)
 	s.mu.RLock()
 	e := s.mu.entries[hash]
-	for e != nil && e.text != string(sql) {
+	for e != nil && e.text != string(key) {
 		e = e.same
 	}
 	s.mu.RUnlock()
@@ -100,36 +108,44 @@ func (c *Cache) Get(sql []byte) *Message {
 // Parse gives the Message of a text, from the cache or parsed now; then it blocks for as long as that takes. Callers that ask for one text at a
 // time share one parse. Texts that are too long for the cache are parsed for each caller. The text is copied where it is kept.
 func (c *Cache) Parse(sql []byte) *Message {
-	if m := c.Get(sql); m != nil {
+	if len(sql) > 0 && sql[0] == shapeKey { // a NUL, which PostgreSQL refuses
+		return Parse(string(sql))
+	}
+	return c.load(sql, func() *Message { return Parse(string(sql)) })
+}
+
+// load gives what is kept under a key, or what parse makes.
+func (c *Cache) load(key []byte, parse func() *Message) *Message {
+	if m := c.get(key); m != nil {
 		return m
 	}
-	hash := maphash.Bytes(c.seed, sql)
+	hash := maphash.Bytes(c.seed, key)
 	s := c.shard(hash)
-	if len(sql) > c.maxText {
-		m, took := timedParse(string(sql))
+	if len(key) > c.maxText {
+		m, took := timed(parse)
 		s.missed(took)
 		return m
 	}
 	for {
-		f, mine, m := s.join(hash, sql)
+		f, mine, m := s.join(hash, key)
 		switch {
 		case m != nil:
 			return m
 		case mine:
-			s.fly(hash, f)
+			s.fly(hash, f, parse)
 			return f.message
 		default:
 			<-f.done
-			if f.text == string(sql) {
+			if f.text == string(key) {
 				return f.message
 			}
 		}
 	}
 }
 
-func timedParse(sql string) (*Message, time.Duration) {
+func timed(parse func() *Message) (*Message, time.Duration) {
 	start := time.Now()
-	m := Parse(sql)
+	m := parse()
 	return m, time.Since(start)
 }
 
@@ -165,9 +181,9 @@ func (s *cacheShard) join(hash uint64, sql []byte) (f *flight, mine bool, m *Mes
 }
 
 // fly parses the flight's text and keeps it.
-func (s *cacheShard) fly(hash uint64, f *flight) {
+func (s *cacheShard) fly(hash uint64, f *flight, parse func() *Message) {
 	var took time.Duration
-	f.message, took = timedParse(f.text)
+	f.message, took = timed(parse)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mu.misses++

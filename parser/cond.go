@@ -25,6 +25,7 @@ func (u *unit) cond(n *pg_query.Node, negated bool) *Cond {
 		if e.Kind != ExprValue {
 			break
 		}
+		u.literals.pin(e.Value)
 		if value, null, ok := boolean(e.Value); ok {
 			if value != negated && !null {
 				return &Cond{Op: CondTrue}
@@ -154,6 +155,7 @@ func (u *unit) equalScalar(op CondOp, left, right *pg_query.Node) *Cond {
 	if l.Kind != ExprColumn && r.Kind == ExprColumn {
 		l, r = r, l
 	}
+	u.pinBoth(l, r)
 	return &Cond{Op: op, Left: l, Right: []Expr{r}}
 }
 
@@ -168,6 +170,7 @@ func (u *unit) in(left *pg_query.Node, items []*pg_query.Node) *Cond {
 	c := &Cond{Op: CondIn, Left: u.classify(left), Right: make([]Expr, len(items))}
 	for i, item := range items {
 		c.Right[i] = u.classify(item)
+		u.pinBoth(c.Left, c.Right[i])
 	}
 	return c
 }
@@ -194,6 +197,7 @@ func (u *unit) anyOf(left, right *pg_query.Node) *Cond {
 			if !ok {
 				return opaque()
 			}
+			u.pinBoth(c.Left, e)
 			c.Right = append(c.Right, e)
 		}
 		if len(c.Right) == 0 {

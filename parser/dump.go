@@ -332,6 +332,9 @@ func (v Value) String() string {
 	case ValueParam:
 		text = "$" + strconv.Itoa(v.Param)
 	}
+	if v.Literal > 0 {
+		text = flag("-", v.Negative) + "literal " + strconv.Itoa(v.Literal)
+	}
 	if v.Kind == ValueNumeric {
 		text += "n"
 	}

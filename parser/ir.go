@@ -4,6 +4,9 @@ import "sync/atomic"
 
 // Message is the text of one Query or Parse message, parsed whole. It is immutable, but for Memo.
 type Message struct {
+	// Shaped: the Message stands for all texts of a Shape: see Value.Literal.
+	Shaped   bool
+	redirect *redirect
 	// Statements in order; none for an empty text (only blanks, comments and semicolons).
 	Statements []*Statement
 	// Hints are the routing comments of the text.
@@ -452,4 +455,8 @@ type Value struct {
 	Casts []string
 	// Start and End are the byte span of the literal or parameter in the message's text; End = 0 where unknown.
 	Start, End int
+	// Literal is, in a Message that stands for a Shape, 1 + the index of the literal that gives the value, with the sign turned if Negative:
+	// Text is only the first text's then. 0: the value is the same in all texts.
+	Literal  int
+	Negative bool
 }

@@ -27,7 +27,7 @@ func Parse(sql string) (m *Message) {
 	} else {
 		text, origin := transcode(sql)
 		m.Transcoded = origin != nil
-		m.Statements, m.Unparsable = parseText(text, origin)
+		m.Statements, m.Unparsable = parseText(text, origin, nil)
 		m.Newer = m.Unparsable != nil && mayBeNewer(text, m.Unparsable)
 	}
 	m.Size = sizeOf(m)
@@ -45,7 +45,7 @@ const (
 )
 
 // parseText parses text, valid UTF-8 without NUL.
-func parseText(text string, origin *origin) ([]*Statement, *SyntaxError) {
+func parseText(text string, origin *origin, literals *literals) ([]*Statement, *SyntaxError) {
 	if tooDeep(text) {
 		return nil, tooComplex()
 	}
@@ -58,7 +58,7 @@ func parseText(text string, origin *origin) ([]*Statement, *SyntaxError) {
 		// protobuf's own limit of nesting; nothing else can be wrong with what pg_query gives.
 		return nil, tooComplex()
 	}
-	c := &compiler{text: text, origin: origin}
+	c := &compiler{text: text, origin: origin, literals: literals}
 	var statements []*Statement
 	for _, raw := range tree.Stmts {
 		statements = append(statements, c.statement(raw))
@@ -86,8 +86,9 @@ func tooComplex() *SyntaxError {
 
 // compiler turns pg_query's trees of one text into Statements.
 type compiler struct {
-	text   string
-	origin *origin
+	text     string
+	origin   *origin
+	literals *literals // of the text's shape; nil = it stands for itself
 }
 
 // statement compiles one raw statement.

@@ -116,7 +116,9 @@ func (b *block) groupBy(list []*pg_query.Node) {
 			b.groupBy(row.Args) // GROUP BY (a, b), ROLLUP ((a, b), c)
 			continue
 		}
-		b.q.GroupBy = append(b.q.GroupBy, b.expr(n))
+		e := b.expr(n)
+		b.u.literals.pin(e.Value) // an ordinal
+		b.q.GroupBy = append(b.q.GroupBy, e)
 	}
 }
 

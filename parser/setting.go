@@ -205,6 +205,7 @@ func (u *unit) setConfig(call *pg_query.FuncCall) {
 	}
 	set := Setting{Name: settingName(*name)}
 	local := u.classify(args[2])
+	u.literals.pin(local.Value)
 	value, null, ok := boolean(local.Value)
 	if local.Kind != ExprValue || !ok {
 		u.s.Effects |= EffUnjudged
@@ -280,6 +281,7 @@ func (u *unit) constantText(n *pg_query.Node) (text *string, ok bool) {
 	if e.Kind != ExprValue {
 		return nil, false
 	}
+	u.literals.pin(e.Value)
 	for _, c := range e.Value.Casts {
 		if c != "text" && c != "varchar" {
 			return nil, false

@@ -74,7 +74,7 @@ func (u *unit) signed(e *pg_query.A_Expr) Expr {
 			v.Text = "-" + v.Text
 		}
 	}
-	v.Start, v.End = 0, 0
+	v.Start, v.End, v.Literal, v.Negative = 0, 0, 0, false
 	if len(e.Name) == 1 {
 		u.span(&v, e.Location)
 	}
@@ -99,8 +99,9 @@ func (u *unit) span(v *Value, location int32) {
 	s := Scanner{text: u.text, pos: int(location)}
 	tok := s.Next()
 	start := tok.Start
-	number := v.Kind == ValueInteger || v.Kind == ValueNumeric
+	number, negative := v.Kind == ValueInteger || v.Kind == ValueNumeric, false
 	for number && tok.Kind == TokenPunct && (u.text[tok.Start] == '-' || u.text[tok.Start] == '+') {
+		negative = negative != (u.text[tok.Start] == '-')
 		tok = s.Next()
 	}
 	switch tok.Kind {
@@ -132,6 +133,8 @@ func (u *unit) span(v *Value, location int32) {
 		return
 	}
 	v.Start, v.End = u.origin.offset(start), u.origin.offset(tok.End)
+	v.Literal = u.literals.at(tok)
+	v.Negative = negative && v.Literal > 0
 }
 
 // nextCode gives the next token that is no comment.

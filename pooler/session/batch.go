@@ -265,7 +265,7 @@ func (s *Session) decodeParse(it *item, body []byte) (refusal *pgwire.Error, wai
 			WithDetail("The prepared statements of this connection exceed %d bytes.", s.sh.Statements).
 			WithHint("Close or DEALLOCATE statements that are no longer used.").WithRoutine("prepared_statements"), false
 	}
-	m := s.parse(p.SQL)
+	m := s.parse(p.SQL, nil)
 	if m == nil || s.awaitsSchema(m) {
 		return nil, true
 	}

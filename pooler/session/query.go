@@ -1,6 +1,8 @@
 package session
 
 import (
+	"sync"
+
 	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/exec"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
@@ -8,8 +10,18 @@ import (
 	"github.com/pgkennel/pgkennel/sharding/router"
 )
 
+// shapes are lent to the statement being routed.
+var shapes = sync.Pool{New: func() any { return new(parser.Shape) }}
+
 // query handles a simple Query. It returns false where it has to wait; it is called again then with the same bytes.
 func (s *Session) query(body, frame []byte) bool {
+	shape := shapes.Get().(*parser.Shape) //nolint:forcetypeassert // it holds nothing else
+	defer shapes.Put(shape)
+	return s.queryOf(shape, body, frame)
+}
+
+// queryOf is query; a nil shape has the text parsed for itself.
+func (s *Session) queryOf(shape *parser.Shape, body, frame []byte) bool {
 	s.start()
 	sql, err := pgwire.DecodeQuery(body)
 	if err != nil {
@@ -27,7 +39,7 @@ func (s *Session) query(body, frame []byte) bool {
 		s.refuseUnit(e, true)
 		return true
 	}
-	m := s.parse(sql)
+	m := s.parse(sql, shape)
 	if m == nil || s.awaitsSchema(m) {
 		return false
 	}
@@ -76,7 +88,13 @@ func (s *Session) query(body, frame []byte) bool {
 	}
 	rt := s.acct.Cluster.Router().Route(m, s.env())
 	in := s.input(nil)
+	if m.Shaped {
+		in.Text, in.Literals = sql, shape.Literals
+	}
 	plan, refusal := rt.Plan(in)
+	if refusal == router.ErrNeedsText {
+		return s.queryOf(nil, body, frame)
+	}
 	if refusal != nil {
 		s.refuseUnit(refusal, true)
 		return true
@@ -180,25 +198,35 @@ func endsFailure(st *parser.Statement) bool {
 var errInFailedTransaction = pgwire.Errorf(pgwire.CodeInFailedTransaction,
 	"current transaction is aborted, commands ignored until end of transaction block")
 
-// parse returns the parsed text, or nil when that has to wait.
-func (s *Session) parse(sql []byte) *parser.Message {
-	if m := s.sh.Cache.Get(sql); m != nil {
+// parse returns the parsed text, or nil when that has to wait. With a shape, the Message may stand for that; the shape is the text's then.
+func (s *Session) parse(sql []byte, shape *parser.Shape) *parser.Message {
+	var m *parser.Message
+	if shape != nil {
+		m = s.sh.Cache.GetShape(sql, shape)
+	} else {
+		m = s.sh.Cache.Get(sql)
+	}
+	if m != nil {
 		return m
 	}
-	if s.job.message != nil && s.job.sql == string(sql) {
-		m := s.job.message
+	if m := s.job.message; m != nil && s.job.sql == string(sql) && (shape != nil || !m.Shaped) {
 		s.job = job{}
 		return m
 	}
-	text := string(sql)
+	text, exact := string(sql), shape == nil
 	done := s.drv.Offload(func() {
-		s.job = job{sql: text, message: s.sh.Cache.Parse([]byte(text))}
+		s.job = job{sql: text}
+		if exact {
+			s.job.message = s.sh.Cache.Parse([]byte(text))
+		} else {
+			s.job.message = s.sh.Cache.ParseShape([]byte(text), new(parser.Shape))
+		}
 	}, false)
 	if !done {
 		s.wait = waitJob
 		return nil
 	}
-	m := s.job.message
+	m = s.job.message
 	s.job = job{}
 	return m
 }

@@ -64,12 +64,12 @@ func (rt *Route) Explain(in *Input) (*Explanation, *pgwire.Error) {
 
 func (k *constraint) note(in *Input) KeyNote {
 	note := KeyNote{Table: k.table, Column: k.column}
-	if !k.constant && in.Params == nil {
+	if in.Params == nil && k.pin.needsParams() {
 		note.Shard = "depends on parameters"
 		return note
 	}
 	var set keySet
-	if u := k.pin.eval(&set, k.typ, in.Params); u != nil {
+	if u := k.pin.eval(&set, k.typ, in); u != nil {
 		note.Shard = "not a key: " + u.reason()
 		return note
 	}

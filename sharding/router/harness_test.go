@@ -237,6 +237,7 @@ func (f *fixture) route(t testing.TB, d *datadriven.TestData) string {
 		in.Params = params(t, line)
 		plan, e := f.r.Route(m, env).Plan(&in)
 		fmt.Fprintf(&out, "%-22s %s\n", outcome(plan, e), line)
+		checkShape(t, f.r, env, in, sql, seedOf(sql))
 		if d.HasArg("describe") {
 			plan, e := f.r.Route(m, env).Describe(&router.Input{UTF8: in.UTF8, Hint: in.Hint})
 			fmt.Fprintf(&out, "    described: %s\n", outcome(plan, e))

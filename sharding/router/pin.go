@@ -14,8 +14,9 @@ type pin struct {
 	op     setOp
 	keys   []sharding.Key // setValues: the constants
 	params []param
-	null   bool // setValues: a NULL that = compares with, which no row equals
-	isNull bool // setValues: rows whose key is NULL are meant
+	lits   []value // literals of the text at hand: see parser.Message.Shaped
+	null   bool    // setValues: a NULL that = compares with, which no row equals
+	isNull bool    // setValues: rows whose key is NULL are meant
 	args   []*pin
 }
 
@@ -94,6 +95,7 @@ func combine(op setOp, args []*pin) *pin {
 		for _, p := range args {
 			all.keys = append(all.keys, p.keys...)
 			all.params = append(all.params, p.params...)
+			all.lits = append(all.lits, p.lits...)
 			all.null = all.null || p.null
 			all.isNull = all.isNull || p.isNull
 		}
@@ -120,7 +122,7 @@ func combine(op setOp, args []*pin) *pin {
 
 func (p *pin) same(o *pin) bool {
 	return p == o || p.op == o.op && p.null == o.null && p.isNull == o.isNull && slices.Equal(p.keys, o.keys) &&
-		slices.EqualFunc(p.params, o.params, param.same) && slices.EqualFunc(p.args, o.args, (*pin).same)
+		slices.EqualFunc(p.params, o.params, param.same) && slices.EqualFunc(p.lits, o.lits, value.same) && slices.EqualFunc(p.args, o.args, (*pin).same)
 }
 
 func (p param) same(o param) bool {
@@ -136,6 +138,8 @@ func compileValues(vals []value, t sharding.KeyType) *pin {
 			p.isNull = true
 		case v.Kind == parser.ValueParam:
 			p.params = append(p.params, param{n: v.Param - 1, use: v.use, casts: v.Casts, array: v.array, distinct: v.storesNull(), noBlanks: v.noBlanks})
+		case v.Literal > 0:
+			p.lits = append(p.lits, *v)
 		case v.array:
 			if !p.addArray(v, t) {
 				return nil
@@ -213,9 +217,14 @@ func (p *pin) add(k sharding.Key, reading sharding.Reading, distinct, noBlanks b
 	return true
 }
 
-// constant reports that the pin needs no parameters.
+// needsParams reports that a parameter has a say.
+func (p *pin) needsParams() bool {
+	return len(p.params) > 0 || slices.ContainsFunc(p.args, (*pin).needsParams)
+}
+
+// constant reports that the pin is the same for every text and every Bind.
 func (p *pin) constant() bool {
-	if len(p.params) > 0 {
+	if len(p.params)+len(p.lits) > 0 {
 		return false
 	}
 	for _, a := range p.args {
@@ -235,11 +244,12 @@ type keySet struct {
 
 // unreadable says why a parameter is no key.
 type unreadable struct {
-	param  int // from 0
-	oid    uint32
-	binary bool
-	absent bool
-	exact  bool // a number beyond 2^53 behind a column of unknown type
+	param   int // from 0
+	oid     uint32
+	binary  bool
+	absent  bool
+	exact   bool // a number beyond 2^53 behind a column of unknown type
+	literal bool // a literal: the text has to be looked at as it is
 }
 
 func (u *unreadable) reason() string {
@@ -253,28 +263,33 @@ func (u *unreadable) reason() string {
 }
 
 // eval appends the pin's members to what dst has.
-func (p *pin) eval(dst *keySet, t sharding.KeyType, params Params) *unreadable {
+func (p *pin) eval(dst *keySet, t sharding.KeyType, in *Input) *unreadable {
 	switch p.op {
 	case setValues:
 		dst.keys = append(dst.keys, p.keys...)
 		dst.null = dst.null || p.null
 		dst.isNull = dst.isNull || p.isNull
 		for i := range p.params {
-			if u := p.params[i].eval(dst, t, params); u != nil {
+			if u := p.params[i].eval(dst, t, in.Params); u != nil {
 				return u
+			}
+		}
+		for i := range p.lits {
+			if !p.lits[i].eval(dst, t, in) {
+				return &unreadable{literal: true}
 			}
 		}
 		return nil
 	case setOr:
 		for _, a := range p.args {
-			if u := a.eval(dst, t, params); u != nil {
+			if u := a.eval(dst, t, in); u != nil {
 				return u
 			}
 		}
 		return nil
 	case setExact:
 		n := len(dst.keys)
-		if u := p.args[0].eval(dst, t, params); u != nil {
+		if u := p.args[0].eval(dst, t, in); u != nil {
 			return u
 		}
 		const limit = 1 << 53
@@ -285,18 +300,18 @@ func (p *pin) eval(dst *keySet, t sharding.KeyType, params Params) *unreadable {
 		}
 		return nil
 	case setAnd:
-		return p.intersect(dst, t, params)
+		return p.intersect(dst, t, in)
 	}
 	return nil
 }
 
 // intersect keeps what all arguments have. Where that is nothing, no row can matter, but the statement names tenants all
 // the same: they all count then.
-func (p *pin) intersect(dst *keySet, t sharding.KeyType, params Params) *unreadable {
+func (p *pin) intersect(dst *keySet, t sharding.KeyType, in *Input) *unreadable {
 	var all, common keySet
 	for i, a := range p.args {
 		var s keySet
-		if u := a.eval(&s, t, params); u != nil {
+		if u := a.eval(&s, t, in); u != nil {
 			return u
 		}
 		all.keys = append(all.keys, s.keys...)
@@ -322,6 +337,9 @@ func (p *pin) intersect(dst *keySet, t sharding.KeyType, params Params) *unreada
 }
 
 func (p *param) eval(dst *keySet, t sharding.KeyType, params Params) *unreadable {
+	if params == nil {
+		return &unreadable{param: p.n, absent: true}
+	}
 	value, binary, oid, ok := params.Param(p.n)
 	if !ok {
 		return &unreadable{param: p.n, absent: true}

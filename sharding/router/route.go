@@ -23,6 +23,9 @@ type Input struct {
 	Hint Hint
 	// UTF8: the session's client_encoding is UTF8; names and keys beyond ASCII are refused otherwise.
 	UTF8 bool
+	// Text and Literals are the text at hand and its literals, for a Message that is Shaped.
+	Text     []byte
+	Literals []parser.Literal
 }
 
 // Hint is a shard or key chosen by SET; empty strings = none.
@@ -100,6 +103,12 @@ func (rt *Route) shortcut() {
 		return
 	}
 	k := &st.constraints[0]
+	if p := k.pin; rt.message.Shaped {
+		if k.mapping != nil && p.op == setValues && len(p.lits) == 1 && len(p.params)+len(p.keys) == 0 && !p.isNull && !p.null && !p.lits[0].array {
+			rt.fast = k
+		}
+		return
+	}
 	if p := k.pin; k.mapping != nil && p.op == setValues && len(p.params) == 1 && len(p.keys) == 0 && !p.isNull && !p.params[0].array {
 		rt.fast = k
 	}
@@ -110,7 +119,12 @@ func (rt *Route) NeedsParams() bool { return rt.needs }
 
 // Plan says where the message runs, or why it does not. It does not allocate for a statement with one parameter that is
 // its key.
+//
+// A Message that is Shaped is planned for the texts that may run; for the others Plan gives ErrNeedsText.
 func (rt *Route) Plan(in *Input) (sharding.Plan, *pgwire.Error) {
+	if rt.message.Shaped {
+		return rt.planShaped(in)
+	}
 	if rt.fast != nil && in.Hint == (Hint{}) && in.Params != nil {
 		p := &rt.fast.pin.params[0]
 		if value, binary, oid, ok := in.Params.Param(p.n); ok {
@@ -123,6 +137,22 @@ func (rt *Route) Plan(in *Input) (sharding.Plan, *pgwire.Error) {
 		}
 	}
 	return rt.plan(in, in.Params, false)
+}
+
+// planShaped is Plan for a text with the literals of in.
+func (rt *Route) planShaped(in *Input) (sharding.Plan, *pgwire.Error) {
+	if rt.fast != nil && in.Hint == (Hint{}) {
+		if k, ok := rt.fast.pin.lits[0].key(rt.fast.typ, in); ok && (in.UTF8 || k.ASCII()) {
+			if shard, ok := rt.fast.mapping.Lookup(k); ok {
+				return sharding.Plan{Kind: sharding.PlanShard, Shard: shard, Write: rt.write, Reason: rt.statements[0].reason}, nil
+			}
+		}
+	}
+	plan, err := rt.plan(in, in.Params, false)
+	if err != nil {
+		return sharding.Plan{}, ErrNeedsText
+	}
+	return plan, nil
 }
 
 // Describe says where the message can be parsed and described before its parameters are known: on any shard, unless
@@ -227,12 +257,15 @@ func (k *constraint) evaluate(in *Input, params Params) (out outcome, read bool)
 		}
 		return k.outcome, true
 	}
-	if params == nil {
+	if params == nil && k.pin.needsParams() {
 		return outcome{err: ErrNeedsParams}, true
 	}
 	var room [8]sharding.Key // for what is usual
 	set := keySet{keys: room[:0]}
-	if u := k.pin.eval(&set, k.typ, params); u != nil {
+	if u := k.pin.eval(&set, k.typ, in); u != nil {
+		if u.literal {
+			return outcome{err: ErrNeedsText}, true
+		}
 		if u.absent {
 			return outcome{err: pgwire.Errorf(pgwire.CodeUndefinedParameter, "there is no parameter $%d", u.param+1)}, true
 		}

@@ -274,7 +274,7 @@ func (k *constraint) fold() {
 		return
 	}
 	var set keySet
-	if u := k.pin.eval(&set, k.typ, nil); u != nil {
+	if u := k.pin.eval(&set, k.typ, &Input{}); u != nil {
 		k.outcome = outcome{err: unreadableKey(k.table, k.column, u.reason())}
 	} else {
 		k.outcome = k.decide(&set)
