@@ -36,7 +36,7 @@ type Config struct {
 
 	// MaxMessageBytes bounds one protocol message, from clients and from servers.
 	MaxMessageBytes int
-	// Workers is what PgDog would use for threads.
+	// Workers is the number of threads that wait for sockets; 0 = as many as fit the machine.
 	Workers int
 	// LoadSchema says when tables and columns are loaded.
 	LoadSchema LoadSchema

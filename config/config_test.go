@@ -61,7 +61,6 @@ func TestDefaults(t *testing.T) {
 		TCP:             TCP{KeepAlive: true},
 		Admin:           Admin{Name: "admin", User: "admin"},
 		MaxMessageBytes: 1 << 30,
-		Workers:         2,
 		LoadSchema:      LoadSchemaAuto,
 		StatsPeriod:     15 * time.Second,
 	}
@@ -339,7 +338,6 @@ pgdog.toml:10:1: query_parser = "off" is PgDog's and not yet supported by pgkenn
 pgdog.toml:11:1: log_format = "json_flattened" is PgDog's and not yet supported by pgkennel; it is taken for "json"
 pgdog.toml:12:1: log_level "pgdog=debug,warn" is a filter of PgDog's, which pgkennel does not have; it is taken for "warn"
 pgdog.toml:13:1: statements that touch several shards are always refused by pgkennel, cross_shard_disabled = false is ignored; it is taken for true
-pgdog.toml:14:1: workers has no effect, pgkennel uses every core; set GOMAXPROCS in the environment to use fewer
 pgdog.toml:15:1: key "query_log_stdout" is PgDog's and not yet supported by pgkennel; it is ignored
 pgdog.toml:16:1: idle_healthcheck_interval, 400000 ms, is not shorter than ban_timeout, 300000 ms; check more often than endpoints come back
 pgdog.toml:20:1: key "stack_size" is PgDog's and not yet supported by pgkennel; it is ignored

@@ -83,9 +83,6 @@ func (b *builder) checkGeneral() {
 	if v := g.value("cross_shard_disabled"); v.set && !v.bad && !v.b {
 		r.warn(v.at, "it is taken for true", "statements that touch several shards are always refused by pgkennel, cross_shard_disabled = false is ignored")
 	}
-	if g.usable("workers") && g.int("workers") != 2 {
-		r.warn(g.placeOf("workers"), "set GOMAXPROCS in the environment to use fewer", "workers has no effect, pgkennel uses every core")
-	}
 	b.inOrder(g.value("min_pool_size"), g.value("default_pool_size"), "")
 	b.inOrder(g.value("server_lifetime_jitter"), g.value("server_lifetime"), "")
 	if iv, ban := g.millis("idle_healthcheck_interval"), g.millis("ban_timeout"); ban > 0 && iv >= ban && (g.has("ban_timeout") || g.has("idle_healthcheck_interval")) && !g.badKey("ban_timeout") && !g.badKey("idle_healthcheck_interval") {

@@ -10,7 +10,7 @@ var generalSection = newSection(section{
 		{name: "port", kind: kPort, def: "6432", restart: true, doc: "TCP port to listen on for clients."},
 		{name: "unix_socket_dir", kind: kPath, ours: true, restart: true, example: `"/run/pgkennel"`, doc: "Directory of a Unix socket to listen on as well, named .s.PGSQL.<port> as PostgreSQL does. An absolute path."},
 		{name: "unix_socket_mode", kind: kText, def: "0777", ours: true, restart: true, doc: "Permissions of the Unix socket, in octal, in quotes."},
-		{name: "workers", kind: kInt, def: "2", restart: true, max: 1024, doc: "Threads to work with. Accepted for PgDog's sake: the Go runtime uses every core that GOMAXPROCS allows."},
+		{name: "workers", kind: kInt, def: "0", restart: true, max: 1024, doc: "Threads that wait for the sockets of clients and servers and run what comes (on Linux, but for those over TLS). 0 = one for two processors, at least one: servers on the same machine need theirs."},
 		{name: "max_client_connections", kind: kInt, def: "0", ours: true, doc: "Clients that may be connected at the same time; 0 = no limit."},
 		{name: "max_message_size", kind: kInt, def: "1073741824", ours: true, min: 1 << 10, max: 1<<31 - 1, doc: "Largest protocol message taken from a client or a server, in bytes."},
 		{name: "client_login_timeout", group: "Clients", kind: kMillis, def: "60000", min: 1, env: "CLIENT_LOG_TIMEOUT", doc: "Time a new client has to finish its login."},

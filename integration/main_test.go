@@ -3,6 +3,7 @@ package integration
 import (
 	"flag"
 	"fmt"
+	"math/rand/v2"
 	"os"
 	"testing"
 	"time"
@@ -14,6 +15,22 @@ import (
 
 // soak is how long tests of endurance go on; the default is what a run of all tests can afford.
 var soak = flag.Duration("soak", 5*time.Second, "how long tests of endurance go on")
+
+// goroutines chooses the driver of a stand: both have to pass whatever test.
+func goroutines(t testing.TB) bool {
+	t.Helper()
+	yes := *driver == "goroutines" || *driver == "" && rand.IntN(3) == 0
+	if yes {
+		t.Cleanup(func() {
+			if t.Failed() {
+				t.Log("it ran on -driver=goroutines")
+			}
+		})
+	}
+	return yes
+}
+
+var driver = flag.String("driver", "", "epoll or goroutines; by chance if not given")
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(bench{pgtest.Wrap(m)})

@@ -148,7 +148,7 @@ func (s *stand) startInside() {
 	level.Set(slog.LevelDebug)
 	ctx, cancel := context.WithCancel(context.Background())
 	p, err := pooler.New(ctx, pooler.Options{
-		Config: cfg, Load: load, Version: "integration",
+		Config: cfg, Load: load, Version: "integration", Goroutines: goroutines(s.t),
 		Log: slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: level})),
 	})
 	if err != nil {

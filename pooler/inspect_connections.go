@@ -138,7 +138,7 @@ func serverInfo(s cluster.Server[*loop.Backend], state admin.ServerState) admin.
 		Received: l.received.Load(), Sent: l.sent.Load(),
 	}
 	if at := l.asked.Load(); at != 0 {
-		info.Requested = time.Unix(0, at)
+		info.Requested = loop.Time(at)
 	}
 	var conn net.Conn
 	b.Inspect(func(holder *session.Session, nc net.Conn) {

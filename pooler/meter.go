@@ -112,7 +112,7 @@ func (h *health) of(e cluster.EndpointInfo) checks {
 }
 
 // traffic counts what goes over a backend's connection; the machine of b may be read.
-func (l *link) traffic(b *loop.Backend, received, sent int) {
+func (l *link) traffic(b *loop.Backend, received, sent int, now int64) {
 	if received > 0 {
 		l.received.Add(uint64(received))
 		l.pool.ReceivedBytes.Add(received)
@@ -121,7 +121,7 @@ func (l *link) traffic(b *loop.Backend, received, sent int) {
 		return
 	}
 	l.sent.Add(uint64(sent)) //nolint:gosec // positive
-	l.asked.Store(time.Now().UnixNano())
+	l.asked.Store(now)
 	l.pool.SentBytes.Add(sent)
 	if n := b.Conn.Parses - l.parses; n > 0 {
 		l.parses = b.Conn.Parses

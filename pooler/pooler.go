@@ -39,6 +39,8 @@ type Options struct {
 	Version string
 	// Level, if set, follows log_level at reloads.
 	Level *slog.LevelVar
+	// Goroutines has each connection served by a goroutine of its own, as on systems without epoll.
+	Goroutines bool
 }
 
 // Pooler is one running pgkennel.
@@ -134,13 +136,15 @@ func New(ctx context.Context, o Options) (*Pooler, error) {
 		MaxMessage: cfg.MaxMessageBytes,
 	}
 	p.driver = loop.NewGoroutines(loop.Options{
-		Source: source{p}, Shared: p.shared, Log: o.Log, RollbackTimeout: int64(cfg.Timeouts.Rollback),
+		Source: source{p}, Shared: p.shared, Log: o.Log, RollbackTimeout: int64(cfg.Timeouts.Rollback), Pollers: pollers(&o, cfg),
 	})
 	p.console = admin.New(admin.Options{Inspector: inspector{p: p}, Controller: controller{p: p}, Now: time.Now, Log: o.Log})
 	if err := p.apply(cfg); err != nil { //nolint:contextcheck // what it closes outlives the start
+		p.driver.Wait()
 		return nil, err
 	}
 	if err := p.listen(ctx, cfg); err != nil {
+		p.driver.Wait()
 		return nil, err
 	}
 	return p, nil
@@ -364,4 +368,12 @@ func parseCache(c *parser.Cache) metrics.ParseCache {
 	return metrics.ParseCache{
 		Hits: s.Hits, Misses: s.Misses, Evictions: s.Evictions, Entries: int64(s.Entries), Bytes: s.Bytes, MaxBytes: parseCacheBytes, ParseTime: s.ParseTime,
 	}
+}
+
+// pollers is the number of threads that wait for sockets, for loop.Options.
+func pollers(o *Options, cfg *config.Config) int {
+	if o.Goroutines {
+		return -1
+	}
+	return cfg.Workers
 }

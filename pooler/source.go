@@ -124,8 +124,8 @@ func (s source) Register(c *loop.Client, n int) (pid uint32, secret []byte) {
 }
 
 // Traffic implements loop.Source.
-func (source) Traffic(b *loop.Backend, received, sent int) {
-	b.Owner.(*link).traffic(b, received, sent)
+func (source) Traffic(b *loop.Backend, received, sent int, now int64) {
+	b.Owner.(*link).traffic(b, received, sent, now)
 }
 
 // Unregister implements loop.Source.

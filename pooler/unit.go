@@ -69,7 +69,7 @@ type link struct {
 	pool *metrics.Pool
 
 	received, sent atomic.Uint64 // bytes
-	asked          atomic.Int64  // when something was sent to it last, in Unix nanoseconds; 0 = never
+	asked          atomic.Int64  // when something was sent to it last, in nanoseconds of the driver; 0 = never
 	// What pool counted of the machine's counters; guarded as the machine.
 	parses, evictions uint64
 }

@@ -228,6 +228,7 @@ func (c *Cluster[C]) succeedLocked(before, after *Options, top *shards[C]) []*en
 			}
 			en.login.Store(heir)
 			e.pools.Store(heir.key, en)
+			e.version.Add(1)
 			rotated = append(rotated, en)
 		}
 	}
@@ -325,6 +326,7 @@ func (en *entry[C]) forgetLocked() {
 			en.e.pools.Delete(key)
 		}
 	}
+	en.e.version.Add(1)
 	if en.cancel != nil {
 		en.cancel()
 	}

@@ -61,7 +61,9 @@ type endpoint[C any] struct {
 	shard topology.ShardID
 	opts  atomic.Pointer[Endpoint] // replaced by a reload
 
-	pools sync.Map // login key -> *entry[C]; written under Cluster.mu
+	pools   sync.Map      // login key -> *entry[C]; written under Cluster.mu
+	version atomic.Uint64 // of pools, counted after each change
+	last    atomic.Pointer[lastEntry[C]]
 
 	kick   chan struct{}   // capacity 1: probe now
 	ctx    context.Context //nolint:containedctx // of the endpoint's goroutines, set by Run under Cluster.mu

@@ -44,14 +44,29 @@ type entry[C any] struct {
 
 // lookup returns the pool of a login, making it if need be. Nil when the cluster is closed.
 func (e *endpoint[C]) lookup(l *Login) *entry[C] {
+	version := e.version.Load()
+	last := e.last.Load()
+	if last != nil && last.login == l && last.version == version {
+		return last.entry
+	}
 	if v, ok := e.pools.Load(l.key); ok {
 		if en, ok := v.(*entry[C]); ok {
+			if last == nil || last.version != version { // most endpoints have one login
+				e.last.Store(&lastEntry[C]{l, en, version})
+			}
 			return en
 		}
 	}
 	e.c.mu.Lock()
 	defer e.c.mu.Unlock()
 	return e.entryLocked(l)
+}
+
+// lastEntry is where a login leads, by a version of endpoint.pools.
+type lastEntry[C any] struct {
+	login   *Login
+	entry   *entry[C]
+	version uint64
 }
 
 func (e *endpoint[C]) entryLocked(l *Login) *entry[C] {
@@ -65,6 +80,7 @@ func (e *endpoint[C]) entryLocked(l *Login) *entry[C] {
 	if v, ok := e.pools.Load(l.key); ok {
 		if en, ok := v.(*entry[C]); ok {
 			e.pools.Store(asked, en)
+			e.version.Add(1)
 			return en
 		}
 	}
@@ -102,6 +118,7 @@ func (e *endpoint[C]) entryLocked(l *Login) *entry[C] {
 	}
 	e.pools.Store(en.key, en)
 	e.pools.Store(asked, en)
+	e.version.Add(1)
 	if e.c.mu.running {
 		en.runLocked(e.ctx)
 	}

@@ -23,6 +23,7 @@ type Backend struct {
 
 	g  *Goroutines
 	nc net.Conn
+	ev *socket // nc, if a poller watches it
 	w  writer
 
 	client atomic.Pointer[Client] // who holds it; nil = nobody
@@ -40,11 +41,37 @@ func (g *Goroutines) NewBackend(nc net.Conn, conn *backend.Conn, owner any) (*Ba
 	b := &Backend{Conn: conn, Owner: owner, g: g, nc: nc}
 	conn.Link = b
 	b.w.init(nc)
+	if g.pollers != nil {
+		if s := g.pollers.take(nc); s != nil {
+			nc.Close()
+			if !g.enter() {
+				s.abandon()
+				return nil, errClosed
+			}
+			b.nc, b.ev = s, s
+			b.w.watch(s)
+			s.start(b, &b.w)
+			return b, nil
+		}
+	}
 	if !g.start(b.read) {
 		nc.Close()
 		return nil, errClosed
 	}
 	return b, nil
+}
+
+// received implements handler.
+func (b *Backend) received(data []byte) {
+	if b.fed(data, nil) {
+		b.ev.pause() // it is broken, and will be closed
+	}
+}
+
+// ended implements handler.
+func (b *Backend) ended(err error) {
+	b.fed(nil, errors.Join(backend.ErrServerClosed, err))
+	b.g.running.Done()
 }
 
 // adopt gives the backend to c, whose lock is held. It returns false if its server is gone.
@@ -111,7 +138,7 @@ func (b *Backend) fed(data []byte, err error) bool {
 func (b *Backend) feed(c *Client, data []byte, err error) error {
 	defer c.caught()
 	if len(data) > 0 {
-		b.g.source.Traffic(b, len(data), 0)
+		b.g.source.Traffic(b, len(data), 0, c.now)
 		if e := b.Conn.Feed(data); e != nil {
 			err = e
 		}
@@ -152,7 +179,7 @@ func (b *Backend) unsettle() bool {
 // fedAlone steps a machine that nobody holds; b.mu is held, and released.
 func (b *Backend) fedAlone(data []byte, err error) bool {
 	if len(data) > 0 {
-		b.g.source.Traffic(b, len(data), 0)
+		b.g.source.Traffic(b, len(data), 0, nanos())
 		if e := b.Conn.Feed(data); e != nil {
 			err = e
 		}
@@ -239,7 +266,7 @@ func (b *Backend) Check(ctx context.Context) error {
 	b.settler = settler
 	done := make(chan struct{})
 	b.settled = done
-	b.g.source.Traffic(b, 0, len(out))
+	b.g.source.Traffic(b, 0, len(out), nanos())
 	b.mu.Unlock()
 	stop := context.AfterFunc(ctx, b.Interrupt)
 	defer stop()

@@ -31,6 +31,7 @@ type Client struct {
 	now  int64
 	todo []action // what the step at hand asked for
 	wait *waiter  // of the checkout under way
+	kept *waiter  // for the next one
 	pid  uint32
 	key  bool // pid is registered
 
@@ -39,6 +40,7 @@ type Client struct {
 	tls        bool // the handshake is due
 	closing    bool
 	cancelling *sync.WaitGroup // of a cancel request that is being handled
+	ev         *socket         // nc, once a poller watches it
 }
 
 // action is something that a step asked for that is done after it, without the lock.
@@ -119,17 +121,28 @@ func (c *Client) unlock(reader *Backend, own bool) {
 	c.todo = nil
 	c.arm()
 	if c.sess.WantsInput() {
-		c.room.Broadcast()
+		if c.ev != nil {
+			c.ev.resume()
+		} else {
+			c.room.Broadcast()
+		}
 	}
 	waits := own || reader != nil && reader.client.Load() == c
+	polled := own && c.ev != nil || reader != nil && reader.ev != nil // by a poller, which has others to serve
 	c.mu.Unlock()
 	for i := range todo {
-		c.do(&todo[i], own)
+		c.do(&todo[i], own && !polled)
 	}
-	if waits {
-		c.w.flush()
-	} else {
+	switch {
+	case !waits:
 		c.w.flushAside(c.g.spawn)
+	case !polled:
+		c.w.flush()
+	default:
+		c.w.flushAside(c.g.spawn)
+		if reader != nil {
+			c.w.hold(reader.ev)
+		}
 	}
 	if todo != nil {
 		clear(todo)
@@ -150,6 +163,9 @@ func (c *Client) do(a *action, own bool) {
 			a.b.w.flush()
 		} else {
 			a.b.w.flushAside(g.spawn)
+			if c.ev != nil {
+				a.b.w.hold(c.ev)
+			}
 		}
 	case doRelease:
 		a.b.lease.Release()
@@ -177,7 +193,7 @@ func (c *Client) do(a *action, own bool) {
 			c.step(c.sess.CancelDone)
 		})
 	case doCheckout:
-		c.w.whenRead(a.w.enqueue) // who does not read gets nothing to do
+		c.w.whenRead(a.w.join) // who does not read gets nothing to do
 	case doParameters:
 		g.source.Parameters(a.acct, c.sess.ServerLogin(), func(e *pgwire.Error) {
 			c.step(func() {
@@ -219,8 +235,8 @@ func (c *Client) tick() {
 	})
 }
 
-// serve reads from the client until it is gone.
-func (c *Client) serve() {
+// serve reads from the client until it is gone, or a poller does so: then it returns true.
+func (c *Client) serve() (polled bool) {
 	buf := make([]byte, c.g.readBuffer)
 	for {
 		n, err := c.nc.Read(buf)
@@ -245,12 +261,66 @@ func (c *Client) serve() {
 		for !c.sess.WantsInput() && !c.sess.Closed() {
 			c.room.Wait()
 		}
-		closed := c.sess.Closed()
+		closed, ready := c.sess.Closed(), c.sess.LoggedIn()
 		c.mu.Unlock()
 		if closed {
 			break
 		}
+		if ready && c.move() {
+			return true
+		}
 	}
+	return false
+}
+
+// move hands a client that has logged in over to a poller. It returns false where that can't be.
+func (c *Client) move() bool {
+	ps := c.g.pollers
+	if ps == nil {
+		return false
+	}
+	s := ps.take(c.nc)
+	if s == nil {
+		return false
+	}
+	c.mu.Lock()
+	c.w.watch(s)
+	old := c.nc
+	c.nc, c.ev = s, s
+	if !c.sess.WantsInput() {
+		s.pause()
+	}
+	c.mu.Unlock()
+	old.Close()
+	s.start(c, &c.w)
+	c.w.flushNow()
+	return true
+}
+
+// received implements handler.
+func (c *Client) received(b []byte) {
+	c.mu.Lock()
+	c.now = nanos()
+	c.input(b)
+	if !c.sess.WantsInput() {
+		c.ev.pause()
+	}
+	c.unlock(nil, true)
+}
+
+// ended implements handler.
+func (c *Client) ended(error) {
+	c.mu.Lock()
+	c.now = nanos()
+	if !c.sess.Closed() {
+		c.sess.Gone()
+	}
+	c.unlock(nil, true)
+	c.left()
+}
+
+// left is the end of a client that is gone.
+func (c *Client) left() {
 	c.mu.Lock()
 	if c.timer != nil {
 		c.timer.Stop()
@@ -261,7 +331,16 @@ func (c *Client) serve() {
 		c.g.source.Unregister(c, pid)
 	}
 	c.w.closeAfter()
-	c.w.flush() // who ended the session may not have come to that yet
+	if c.ev != nil {
+		c.w.flushNow()
+	} else {
+		c.w.flush() // who ended the session may not have come to that yet
+	}
+	g := c.g
+	g.mu.Lock()
+	delete(g.clients, c)
+	g.mu.Unlock()
+	g.running.Done()
 }
 
 // startTLS does the handshake.
@@ -293,23 +372,24 @@ type waiter struct {
 	mu     sync.Mutex
 	gone   bool // the session does not wait any more
 	queued bool
+	busy   bool   // enqueue is under way
+	join   func() // enqueue
 }
 
 // enqueue puts the waiter into its pool's queue.
 func (w *waiter) enqueue() {
 	w.mu.Lock()
-	gone := w.gone
-	w.mu.Unlock()
-	if gone {
+	if w.gone {
+		w.mu.Unlock()
 		return
 	}
 	w.place.To = w
-	w.mu.Lock()
-	w.queued = true
+	w.queued, w.busy = true, true
 	w.mu.Unlock()
 	w.c.g.source.Checkout(w.acct, w.c.sess.ServerLogin(), w.shard, &w.place)
 	w.mu.Lock()
-	gone = w.gone
+	gone := w.gone
+	w.busy = false
 	w.mu.Unlock()
 	if gone {
 		w.place.Withdraw()
@@ -344,9 +424,15 @@ func (w *waiter) Granted(l *pool.Lease[*Backend]) {
 		w.enqueue()
 		return
 	}
-	c.wait = nil
-	c.guard(func() { c.sess.Granted(b.Conn) })
+	c.wait, c.kept = nil, w
+	c.granted(b.Conn)
 	c.unlock(nil, false)
+}
+
+// granted is guard for a checkout that waited.
+func (c *Client) granted(conn *backend.Conn) {
+	defer c.caught()
+	c.sess.Granted(conn)
 }
 
 // CheckoutFailed implements cluster.Granter.
@@ -371,7 +457,7 @@ func (c *Client) ToClient(b []byte) { c.w.append(b) }
 func (c *Client) ToBackend(conn *backend.Conn, data []byte) {
 	b := conn.Link.(*Backend)
 	b.w.append(data)
-	c.g.source.Traffic(b, 0, len(data))
+	c.g.source.Traffic(b, 0, len(data), c.now)
 	for i := range c.todo {
 		if c.todo[i].kind == doFlush && c.todo[i].b == b {
 			return
@@ -393,9 +479,27 @@ func (c *Client) Checkout(a *session.Account, shard topology.ShardID) *backend.C
 		}
 		l.Discard(pool.ReasonGone)
 	}
-	c.wait = &waiter{c: c, acct: a, shard: shard}
+	c.wait = c.waiter(a, shard)
 	c.todo = append(c.todo, action{kind: doCheckout, w: c.wait})
 	return nil
+}
+
+// waiter returns a waiter for the client's checkout: that of the one before, if everybody has done with it.
+func (c *Client) waiter(a *session.Account, shard topology.ShardID) *waiter {
+	if w := c.kept; w != nil {
+		c.kept = nil
+		w.mu.Lock()
+		free := !w.busy && !w.gone
+		w.queued = false
+		w.mu.Unlock()
+		if free {
+			w.acct, w.shard = a, shard
+			return w
+		}
+	}
+	w := &waiter{c: c, acct: a, shard: shard}
+	w.join = w.enqueue
+	return w
 }
 
 // Withdraw implements session.Driver.
@@ -454,9 +558,9 @@ func (c *Client) Register(n int) (pid uint32, secret []byte) {
 // StartTLS implements session.Driver.
 func (c *Client) StartTLS() { c.tls = true }
 
-// Offload implements session.Driver: the goroutine at hand may as well do short work itself.
+// Offload implements session.Driver: a client's own goroutine may as well do short work itself.
 func (c *Client) Offload(job func(), long bool) bool {
-	if !long {
+	if !long && c.ev == nil {
 		job()
 		return true
 	}

@@ -13,6 +13,9 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/session"
 )
 
+// pollBuffer is what a poller reads at once, in bytes.
+const pollBuffer = 64 << 10
+
 // Goroutines is the driver of net.Conn: two goroutines for a client at work, one for its input and one for its backend's answers.
 type Goroutines struct {
 	source          Source
@@ -22,6 +25,7 @@ type Goroutines struct {
 	rollbackTimeout time.Duration
 	tls             atomic.Pointer[tls.Config]
 	next            atomic.Uint64
+	pollers         *pollers // nil = there are none
 
 	mu      sync.Mutex
 	closed  bool
@@ -41,6 +45,17 @@ func NewGoroutines(o Options) *Goroutines {
 	}
 	if g.rollbackTimeout == 0 {
 		g.rollbackTimeout = 5 * time.Second
+	}
+	if n := o.Pollers; n >= 0 {
+		if n == 0 {
+			n = defaultPollers()
+		}
+		ps, err := newPollers(n, pollBuffer)
+		if err != nil && n > 0 {
+			g.log.Warn("sockets are waited for by a goroutine each", "error", err)
+		} else {
+			g.pollers = ps
+		}
 	}
 	return g
 }
@@ -62,6 +77,17 @@ func (g *Goroutines) start(f func()) bool {
 		return false
 	}
 	g.running.Go(f)
+	return true
+}
+
+// enter counts a connection that Wait waits for. It returns false once the driver is closed.
+func (g *Goroutines) enter() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.running.Add(1)
 	return true
 }
 
@@ -91,12 +117,11 @@ func (g *Goroutines) Serve(nc net.Conn, name string, refusal *pgwire.Error) {
 	g.clients[c] = struct{}{}
 	g.running.Add(1)
 	g.mu.Unlock()
-	defer g.running.Done()
 	c.step(func() {})
-	c.serve()
-	g.mu.Lock()
-	delete(g.clients, c)
-	g.mu.Unlock()
+	if c.serve() {
+		return // a poller goes on
+	}
+	c.left()
 }
 
 // Clients returns the clients of this moment.
@@ -148,6 +173,8 @@ func (c *Client) drain(force bool) bool {
 		}
 	})
 	if force {
+		c.mu.Lock()
+		defer c.mu.Unlock()
 		c.nc.SetWriteDeadline(time.Now().Add(time.Second)) //nolint:errcheck // the socket is closed anyway
 	}
 	return done
@@ -163,4 +190,7 @@ func (g *Goroutines) Wait() {
 		c.drain(true)
 	}
 	g.running.Wait()
+	if g.pollers != nil {
+		g.pollers.close()
+	}
 }

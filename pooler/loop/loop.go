@@ -34,8 +34,8 @@ type Source interface {
 	// Register gives a session its cancel key; Unregister takes it back.
 	Register(c *Client, n int) (pid uint32, secret []byte)
 	Unregister(c *Client, pid uint32)
-	// Traffic counts bytes that came from the server of b, and bytes sent to it. The machine of b may be read, as in Inspect.
-	Traffic(b *Backend, received, sent int)
+	// Traffic counts bytes that came from the server of b, and bytes sent to it, at a time of the driver's. The machine of b may be read, as in Inspect.
+	Traffic(b *Backend, received, sent int, now int64)
 }
 
 // Options of a driver.
@@ -45,6 +45,9 @@ type Options struct {
 	Log    *slog.Logger
 	// ReadBuffer of each connection, in bytes; 0 = 16 KiB.
 	ReadBuffer int
+	// Pollers is the number of threads that wait for bare sockets, on Linux; 0 = as fits the machine, negative = none: each connection has a
+	// goroutine of its own, as those over TLS.
+	Pollers int
 	// RollbackTimeout bounds what an abandoned backend may take to settle, in nanoseconds; 0 = 5 s.
 	RollbackTimeout int64
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // modelRouter routes orders by tenant_id: tenant k lives on shard k modulo n.
-func modelRouter(t *testing.T, n int) *router.Router {
+func modelRouter(t testing.TB, n int) *router.Router {
 	t.Helper()
 	b := sharding.NewBuilder(sharding.Bigint)
 	for k := range int64(30) {

@@ -3,6 +3,7 @@ package loop
 import (
 	"net"
 	"sync"
+	"sync/atomic"
 )
 
 // writer sends to one socket. Whoever steps a machine appends to it and then flushes: one goroutine at a time
@@ -10,16 +11,20 @@ import (
 type writer struct {
 	nc  net.Conn
 	try func(b []byte) int // writes as much as the socket takes at once; nil if that can't be had
+	ev  *socket            // nc, if a poller watches it: nobody waits then
 
 	mu      sync.Mutex
 	drained sync.Cond
 	buf     []byte
 	spare   []byte
 	writing bool
-	stuck   bool   // the socket takes no more for now: a goroutine writes what is left
-	closing bool   // the socket is closed once everything is written
-	then    func() // called once everything is written
-	err     error
+	stuck   bool      // the socket takes no more for now: a goroutine, or the poller, writes what is left
+	closing bool      // the socket is closed once everything is written
+	then    func()    // called once everything is written
+	held    []*socket // read from again once there is room
+	// ev: a write is under way, or not all was taken; and whether the socket has taken more since the write began.
+	sending, again atomic.Bool
+	err            error
 }
 
 // writeLimit is how much may wait to be written before whoever produces more is made to wait, in bytes.
@@ -58,8 +63,98 @@ func (w *writer) closeAfter() {
 	w.mu.Unlock()
 }
 
+// watch puts a socket that a poller watches in the place of nc.
+func (w *writer) watch(s *socket) {
+	w.mu.Lock()
+	for w.writing {
+		w.drained.Wait()
+	}
+	w.nc, w.try, w.ev = s, nil, s
+	w.mu.Unlock()
+}
+
+// flushNow writes what the watched socket takes; the poller goes on with the rest.
+func (w *writer) flushNow() {
+	w.mu.Lock()
+	if w.writing {
+		w.mu.Unlock()
+		return
+	}
+	w.writing = true
+	w.sending.Store(true)
+	for len(w.buf) > 0 && w.err == nil {
+		b := w.buf
+		w.buf = nil
+		w.again.Store(false)
+		w.mu.Unlock()
+		n, err := w.ev.send(b)
+		w.mu.Lock()
+		if err == nil && n < len(b) {
+			rest := b[n:]
+			if w.buf != nil || n > 0 {
+				rest = append(rest[:len(rest):len(rest)], w.buf...)
+			}
+			w.buf = rest
+			if w.again.Load() {
+				continue
+			}
+			w.writing, w.stuck = false, true
+			w.drained.Broadcast()
+			w.mu.Unlock()
+			return
+		}
+		w.wrote(b, err)
+	}
+	w.sending.Store(false)
+	w.end()
+}
+
+// writable tells that the watched socket takes more.
+func (w *writer) writable() {
+	if !w.sending.Load() {
+		return
+	}
+	w.again.Store(true)
+	w.mu.Lock()
+	stuck := w.stuck && !w.writing
+	w.mu.Unlock()
+	if stuck {
+		w.flushNow()
+	}
+}
+
+// hold has nothing more read from s while too much waits to be written.
+func (w *writer) hold(s *socket) {
+	w.mu.Lock()
+	if len(w.buf) > writeLimit && w.err == nil {
+		s.pause()
+		w.held = append(w.held, s)
+	}
+	w.mu.Unlock()
+}
+
+// unhold is the opposite, once there is room; w.mu is held.
+func (w *writer) unhold() {
+	if len(w.held) == 0 || len(w.buf) > writeLimit/2 && w.err == nil {
+		return
+	}
+	for _, s := range w.held {
+		s.resume()
+	}
+	w.held = nil
+}
+
 // flush writes what was appended. When another goroutine is writing it returns at once, unless too much waits already: then it waits for room.
 func (w *writer) flush() {
+	if w.ev != nil {
+		w.flushNow()
+		w.mu.Lock()
+		for len(w.buf) > writeLimit && w.err == nil {
+			w.drained.Wait()
+		}
+		w.mu.Unlock()
+		return
+	}
 	w.mu.Lock()
 	for w.writing && len(w.buf) > writeLimit && w.err == nil {
 		w.drained.Wait()
@@ -82,6 +177,10 @@ func (w *writer) flush() {
 
 // flushAside is flush for those who must not wait for the peer: what the socket doesn't take at once is left to a goroutine started by spawn.
 func (w *writer) flushAside(spawn func(func())) {
+	if w.ev != nil {
+		w.flushNow()
+		return
+	}
 	w.mu.Lock()
 	if w.writing {
 		w.mu.Unlock()
@@ -120,12 +219,14 @@ func (w *writer) wrote(b []byte, err error) {
 		w.err = err
 		w.buf = nil
 	}
+	w.unhold()
 	w.drained.Broadcast()
 }
 
 // end ends a flush; w.mu is held, and released.
 func (w *writer) end() {
 	w.writing, w.stuck = false, false
+	w.unhold()
 	closing, then := w.closing, w.then
 	w.then = nil
 	w.drained.Broadcast()

@@ -35,13 +35,17 @@ func (p *Pool[C]) Checkout(w *Waiter[C]) {
 // CheckoutUnlessClosed is Checkout, except that on a closed pool it returns false and w.To hears nothing: for those
 // who know another pool to try.
 func (p *Pool[C]) CheckoutUnlessClosed(w *Waiter[C]) bool {
-	if l := p.TryCheckout(); l != nil {
-		w.To.Granted(l)
-		return true
-	}
 	var e effects[C]
 	now := p.now()
 	p.mu.Lock()
+	if p.mu.idle.front != nil && p.mu.waiters.len == 0 {
+		p.mu.Unlock()
+		if l := p.TryCheckout(); l != nil {
+			w.To.Granted(l)
+			return true
+		}
+		p.mu.Lock()
+	}
 	if w.waiting {
 		p.mu.Unlock()
 		panic("pool: checkout by a waiter that waits already")

@@ -15,6 +15,9 @@ var shapes = sync.Pool{New: func() any { return new(parser.Shape) }}
 
 // query handles a simple Query. It returns false where it has to wait; it is called again then with the same bytes.
 func (s *Session) query(body, frame []byte) bool {
+	if s.unit.waitsPlanned {
+		return s.sendQuery(s.unit.message, s.unit.plan, frame)
+	}
 	shape := shapes.Get().(*parser.Shape) //nolint:forcetypeassert // it holds nothing else
 	defer shapes.Put(shape)
 	return s.queryOf(shape, body, frame)
@@ -128,6 +131,7 @@ func (s *Session) sendQuery(m *parser.Message, plan sharding.Plan, frame []byte)
 			s.refuseUnit(refusal, true)
 			return true
 		} else if !ok {
+			s.unit.plan, s.unit.waitsPlanned = plan, true
 			return false
 		}
 		out, owed := s.lead(s.scratch())

@@ -6,6 +6,7 @@ package session
 
 import (
 	"log/slog"
+	"sync"
 
 	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/auth"
@@ -190,7 +191,8 @@ type Session struct {
 	renv    router.Env
 	rin     router.Input
 	bind    bindParams
-	told    map[string]string // parameters as the client knows them
+	told    map[string]string // parameters as the client knows them: see know
+	foreign bool              // client_encoding is not UTF8
 	untold  int               // the units at whose end they may differ from what the server has
 
 	stats Stats
@@ -246,8 +248,28 @@ func (s *Session) Input(b []byte) {
 		return
 	}
 	if n < len(b) {
-		s.in = append(s.in, b[n:]...)
+		s.in = append(heldInput(len(b)-n), b[n:]...)
 	}
+}
+
+// inputs are lent to sessions that have to hold what came, which is little most of the time: an idle session has none.
+var inputs = sync.Pool{New: func() any { return new([heldBytes]byte) }}
+
+const heldBytes = 1 << 10
+
+func heldInput(n int) []byte {
+	if n > heldBytes {
+		return nil
+	}
+	return inputs.Get().(*[heldBytes]byte)[:0] //nolint:forcetypeassert // it holds nothing else
+}
+
+// dropInput gives the buffer of what was held back.
+func (s *Session) dropInput() {
+	if cap(s.in) == heldBytes {
+		inputs.Put((*[heldBytes]byte)(s.in[:heldBytes]))
+	}
+	s.in = nil
 }
 
 // Resume goes on after something that the session waited for outside of the protocol: the end of an Offload.
@@ -278,7 +300,7 @@ func (s *Session) drain() {
 		rest := copy(s.in, s.in[n:])
 		s.in = s.in[:rest]
 		if rest == 0 {
-			s.in = nil
+			s.dropInput()
 		}
 	}
 }
@@ -323,6 +345,9 @@ func (s *Session) WantsInput() bool {
 
 // inputLimit is how much of a client's pipeline is held while its head is being answered, in bytes.
 const inputLimit = 256 << 10
+
+// LoggedIn reports whether the client has.
+func (s *Session) LoggedIn() bool { return s.phase == phaseReady }
 
 // Closed reports whether the session has ended.
 func (s *Session) Closed() bool { return s.phase == phaseClosed }

@@ -185,6 +185,5 @@ func safeEncoding(name string) bool {
 
 // utf8 reports whether the client speaks UTF-8.
 func (s *Session) utf8() bool {
-	e := s.told["client_encoding"]
-	return e == "" || e == "UTF8"
+	return !s.foreign
 }

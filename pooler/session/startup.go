@@ -244,7 +244,7 @@ func (s *Session) authenticated(out []byte, r auth.Result) {
 	if a.Console != nil {
 		s.told = map[string]string{"server_version": ConsoleVersion, "client_encoding": "UTF8", "standard_conforming_strings": "on", "DateStyle": "ISO, MDY", "integer_datetimes": "on", "server_encoding": "UTF8"}
 		if name, ok := s.base.Get("application_name"); ok {
-			s.told["application_name"] = name.Value
+			s.know("application_name", name.Value)
 		}
 		s.ready()
 		return
@@ -300,12 +300,12 @@ func (s *Session) ParametersKnown() {
 func (s *Session) login() {
 	s.told = make(map[string]string, 16)
 	for _, p := range s.acct.Cluster.Parameters() {
-		s.told[p.Name] = p.Value
+		s.know(p.Name, p.Value)
 	}
 	if name, ok := s.base.Get("application_name"); ok {
-		s.told["application_name"] = name.Value
+		s.know("application_name", name.Value)
 	}
-	s.told["session_authorization"] = s.acct.User
+	s.know("session_authorization", s.acct.User)
 	if s.base.Without("application_name") == nil {
 		s.ready()
 		return
@@ -362,7 +362,7 @@ func (s *Session) probed(tx pgwire.TxStatus) {
 
 func (s *Session) learn(values []pgwire.Param) {
 	for _, p := range values {
-		s.told[p.Name] = p.Value
+		s.know(p.Name, p.Value)
 	}
 }
 

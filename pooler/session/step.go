@@ -39,6 +39,8 @@ type unit struct {
 	copyRefusal *pgwire.Error
 	// pathMoves: something was sent in this unit, or planned in front of what is planned now, that may change search_path.
 	pathMoves bool
+	// waitsPlanned: plan is that of the Query at hand, which waits for a backend.
+	waitsPlanned bool
 	// ran: something of the unit's was sent to a backend.
 	ran  bool
 	plan sharding.Plan
@@ -168,9 +170,21 @@ func (s *Session) finish() {
 	s.unit.reset()
 	s.wait = waitNothing
 	s.armIdle(now)
-	var msg [6]byte
-	s.toClient(pgwire.AppendReadyForQuery(msg[:0], s.tx))
+	switch s.tx {
+	case pgwire.TxIdle:
+		s.toClient(readyIdle)
+	case pgwire.TxActive:
+		s.toClient(readyActive)
+	default:
+		s.toClient(readyFailed)
+	}
 }
+
+var (
+	readyIdle   = pgwire.AppendReadyForQuery(nil, pgwire.TxIdle)
+	readyActive = pgwire.AppendReadyForQuery(nil, pgwire.TxActive)
+	readyFailed = pgwire.AppendReadyForQuery(nil, pgwire.TxFailed)
+)
 
 // armIdle sets the deadline that applies between units.
 func (s *Session) armIdle(now int64) {

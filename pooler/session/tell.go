@@ -83,6 +83,14 @@ func (s *Session) tell(name, value string) {
 	if s.told[name] == value {
 		return
 	}
-	s.told[name] = value
+	s.know(name, value)
 	s.toClient(pgwire.AppendParameterStatus(nil, name, value))
+}
+
+// know notes what the client knows of a parameter.
+func (s *Session) know(name, value string) {
+	s.told[name] = value
+	if name == "client_encoding" {
+		s.foreign = value != "" && value != "UTF8"
+	}
 }

@@ -1,0 +1,193 @@
+package loop
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"runtime"
+	"syscall"
+	"testing"
+
+	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/auth"
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/cluster"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/pool"
+	"github.com/pgkennel/pgkennel/pooler/session"
+	"github.com/pgkennel/pgkennel/pooler/state"
+	"github.com/pgkennel/pgkennel/sharding/topology"
+)
+
+// bench is clients and backends whose sockets are /dev/null: what is measured is everything but the kernel's share.
+type bench struct {
+	b     testing.TB
+	g     *Goroutines
+	acct  *session.Account
+	cl    *cluster.Cluster[*Backend]
+	login *cluster.Login
+	null  int
+}
+
+func (s *bench) TryCheckout(_ *session.Account, _ *auth.ClientCredential, shard topology.ShardID) *pool.Lease[*Backend] {
+	return s.cl.TryCheckout(shard, topology.Primary, s.login)
+}
+
+func (s *bench) Checkout(_ *session.Account, _ *auth.ClientCredential, shard topology.ShardID, w *cluster.Waiter[*Backend]) {
+	s.cl.Checkout(shard, topology.Primary, s.login, w)
+}
+
+func (s *bench) Discard(_ *Backend, reason pool.Reason, err error) {
+	s.b.Fatal("discard: ", reason, " ", err)
+}
+
+func (*bench) Parameters(_ *session.Account, _ *auth.ClientCredential, done func(*pgwire.Error)) {
+	done(nil)
+}
+func (*bench) Cancel(*Backend)                              {}
+func (*bench) CancelRequest(uint32, []byte)                 {}
+func (*bench) Register(*Client, int) (pid uint32, _ []byte) { return 1, make([]byte, 4) }
+func (*bench) Unregister(*Client, uint32)                   {}
+func (*bench) Traffic(*Backend, int, int, int64)            {}
+
+// newBench returns a driver for two shards with n backends each.
+func newBench(b testing.TB, n int) *bench {
+	b.Helper()
+	null, err := syscall.Open("/dev/null", syscall.O_RDWR, 0)
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { syscall.Close(null) }) //nolint:errcheck // nothing was written
+	s := &bench{b: b, null: null}
+	s.acct = &session.Account{
+		User: "app", Database: "prod", ServerUser: "app", Credential: auth.NewCredential(auth.PlainPassword("x")),
+		Cluster: modelCluster{modelRouter(b, 2), 2}, Statements: true,
+	}
+	sh := &session.Shared{
+		Log: slog.New(slog.DiscardHandler), Observer: nobody{}, Cache: parser.NewCache(1 << 20),
+		Registry: state.NewRegistry(), Probes: session.NewProbes(), Descriptions: session.NewDescriptions(), Method: auth.MethodTrust, Auth: &auth.ServerOptions{},
+		MaxMessage: 1 << 20, MaxBatch: 1 << 20, Statements: 1 << 20,
+		Accounts: func(string, string) *session.Account { return s.acct },
+	}
+	s.g = NewGoroutines(Options{Source: s, Shared: sh, Log: sh.Log, Pollers: -1})
+	at := func(port int) []cluster.Endpoint {
+		return []cluster.Endpoint{{
+			Role: topology.Primary, Address: backend.Address{Host: "127.0.0.1", Port: port}, Database: "db", Pool: pool.Settings{Max: n},
+		}}
+	}
+	s.login = cluster.NewLogin(cluster.LoginOptions{User: "app", Identity: "app"})
+	s.cl = cluster.New(cluster.Options{Shards: [][]cluster.Endpoint{at(1), at(2)}}, cluster.Hooks[*Backend]{
+		Dial: func(context.Context, backend.DialOptions) (*backend.Login, error) {
+			return &backend.Login{PID: 1, Params: modelParams}, nil
+		},
+		Adopt: func(l *backend.Login, _ backend.DialOptions, info cluster.PoolInfo) (*Backend, error) {
+			x := &Backend{Conn: backend.New(l, 1<<20), g: s.g, ev: s.socket()}
+			x.Conn.Shard = info.Shard
+			x.Conn.Statements.MaxCount, x.Conn.Statements.MaxBytes = 100, 1<<20
+			x.Conn.Link = x
+			x.nc = x.ev
+			x.w.init(x.ev)
+			x.w.watch(x.ev)
+			return x, nil
+		},
+		Close: func(*Backend, pool.Reason) {},
+	}, cluster.Env{Go: func(f func()) { f() }})
+	return s
+}
+
+func (s *bench) socket() *socket {
+	ev := &socket{fd: s.null}
+	ev.state.Store(stateUser)
+	return ev
+}
+
+// client logs one in.
+func (s *bench) client() *Client {
+	ev := s.socket()
+	c := &Client{g: s.g, nc: ev, ev: ev}
+	c.w.init(ev)
+	c.w.watch(ev)
+	c.room.L = &c.mu
+	c.now = nanos()
+	c.sess = session.New(s.g.shared.Load(), c, s.g.next.Add(1), "bench")
+	c.received(pgwire.AppendStartupMessage(nil, 3<<16, []pgwire.Param{{Name: "user", Value: "app"}, {Name: "database", Value: "prod"}}))
+	if !c.sess.LoggedIn() {
+		s.b.Fatal("not logged in")
+	}
+	return c
+}
+
+// traffic is clients that send requests again and again, and servers that answer them.
+type traffic struct {
+	clients  []*Client
+	requests [][]byte
+	answer   []byte
+	waiting  []*Client // have sent, in that order
+	n        int
+}
+
+// step has one client answered that is at a backend, and sends its next request.
+func (t *traffic) step() {
+	for len(t.waiting) < len(t.clients) {
+		t.send(t.clients[len(t.waiting)])
+	}
+	at := 0
+	for t.waiting[at].sess.Backend() == nil { // in the other shard's queue, or its statement is being parsed
+		if at++; at == len(t.waiting) {
+			at = 0
+			runtime.Gosched()
+		}
+	}
+	c := t.waiting[at]
+	copy(t.waiting[at:], t.waiting[at+1:])
+	t.waiting = t.waiting[:len(t.waiting)-1]
+	c.sess.Backend().Link.(*Backend).received(t.answer) //nolint:forcetypeassert // it is one
+	t.send(c)
+}
+
+func (t *traffic) send(c *Client) {
+	t.n++
+	c.received(t.requests[t.n%len(t.requests)])
+	t.waiting = append(t.waiting, c)
+}
+
+// newTraffic makes simple or prepared statements that go to both shards.
+func newTraffic(s *bench, clients int, prepared bool) *traffic {
+	t := &traffic{waiting: make([]*Client, 0, clients)}
+	for range clients {
+		t.clients = append(t.clients, s.client())
+	}
+	row := pgwire.AppendDataRow(nil, [][]byte{[]byte("12345")})
+	done := pgwire.AppendReadyForQuery(pgwire.AppendCommandComplete(row, "SELECT 1"), pgwire.TxIdle)
+	columns := pgwire.AppendRowDescription(nil, []pgwire.Column{pgwire.TextColumn("abalance", 23)})
+	for i := range 30 {
+		if !prepared {
+			t.requests = append(t.requests, pgwire.AppendQuery(nil, fmt.Sprintf("SELECT abalance FROM orders WHERE tenant_id = %d;", i)))
+			continue
+		}
+		r := pgwire.AppendBind(nil, "", "q", pgwire.FormatText, [][]byte{fmt.Append(nil, i)}, pgwire.FormatText)
+		t.requests = append(t.requests, pgwire.AppendSync(pgwire.AppendExecute(pgwire.AppendDescribe(r, pgwire.TargetPortal, ""), "", 0)))
+	}
+	t.answer = append(columns, done...)
+	if prepared {
+		t.answer = append(pgwire.AppendBindComplete(nil), t.answer...)
+	}
+	return t
+}
+
+// BenchmarkTransaction is one statement's way from the client's bytes to the client's bytes: framing, routing, checkout, both machines and
+// the writers, with two calls of the kernel that do nothing. Its queue is that of a pool of 20.
+func BenchmarkTransaction(b *testing.B) {
+	for _, clients := range []int{1, 20, 64, 1000} {
+		b.Run(fmt.Sprint("simple/", clients), func(b *testing.B) {
+			t := newTraffic(newBench(b, 10), clients, false)
+			for range 5000 {
+				t.step()
+			}
+			b.ReportAllocs()
+			for b.Loop() {
+				t.step()
+			}
+		})
+	}
+}

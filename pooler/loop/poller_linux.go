@@ -1,0 +1,455 @@
+package loop
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"time"
+	"unsafe"
+)
+
+// pollers are the threads that wait for the sockets of many, by epoll(7), edge-triggered. A socket stays with one of them. What
+// comes is read into the thread's own buffer and handled at once: an idle connection holds neither a goroutine nor a buffer, and no read
+// is tried that is known to find nothing.
+type pollers struct {
+	list []*poller
+	next atomic.Uint32
+	wait sync.WaitGroup
+}
+
+// poller is one of the threads. All but what is in mu belongs to it.
+type poller struct {
+	ep, wake int
+	buf      []byte
+	slots    []*socket // by the number that the kernel hands back
+	free     []int32
+	local    []*socket // to be read on after the others had their turn
+
+	mu struct {
+		sync.Mutex
+		posted []*socket
+		woken  bool
+		closed bool
+	}
+	spare []*socket
+}
+
+// handler is what a socket's bytes are for. Its methods are called by the poller, one at a time.
+type handler interface {
+	// received handles bytes, which are the poller's.
+	received(b []byte)
+	// ended tells that there will be no more, once.
+	ended(err error)
+}
+
+// readAhead is how many buffers are read from one socket before others have their turn.
+const readAhead = 4
+
+// newPollers starts n threads with buffers of the given size.
+func newPollers(n, buffer int) (*pollers, error) {
+	ps := &pollers{}
+	for range n {
+		p, err := newPoller(buffer)
+		if err != nil {
+			ps.close()
+			return nil, err
+		}
+		ps.list = append(ps.list, p)
+		ps.wait.Go(p.run)
+	}
+	return ps, nil
+}
+
+func newPoller(buffer int) (*poller, error) {
+	ep, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
+	if err != nil {
+		return nil, os.NewSyscallError("epoll_create1", err)
+	}
+	const efdNonblock, efdCloexec = 0x800, 0x80000
+	wake, _, errno := syscall.Syscall(syscall.SYS_EVENTFD2, 0, efdNonblock|efdCloexec, 0)
+	if errno != 0 {
+		syscall.Close(ep) //nolint:errcheck // nothing was done with it
+		return nil, os.NewSyscallError("eventfd2", errno)
+	}
+	p := &poller{ep: ep, wake: int(wake), buf: make([]byte, buffer)}
+	ev := syscall.EpollEvent{Events: syscall.EPOLLIN | epollET, Fd: -1}
+	if err := syscall.EpollCtl(ep, syscall.EPOLL_CTL_ADD, p.wake, &ev); err != nil {
+		p.closeFiles()
+		return nil, os.NewSyscallError("epoll_ctl", err)
+	}
+	return p, nil
+}
+
+const epollET = 1 << 31
+
+// close ends the threads; their sockets must be closed.
+func (ps *pollers) close() {
+	for _, p := range ps.list {
+		p.mu.Lock()
+		p.mu.closed = true
+		p.mu.Unlock()
+		p.rouse()
+	}
+	ps.wait.Wait()
+}
+
+func (p *poller) closeFiles() {
+	syscall.Close(p.ep)   //nolint:errcheck // they are nobody else's
+	syscall.Close(p.wake) //nolint:errcheck // as above
+}
+
+// rouse wakes the thread. The counter need not be read back: every write is an edge.
+func (p *poller) rouse() {
+	one := uint64(1)
+	syscall.Write(p.wake, (*[8]byte)(unsafe.Pointer(&one))[:]) //nolint:errcheck,gosec // full only after 2^64 times
+}
+
+// post has the thread look at s.
+func (p *poller) post(s *socket) {
+	p.mu.Lock()
+	p.mu.posted = append(p.mu.posted, s)
+	rouse := !p.mu.woken
+	p.mu.woken = true
+	p.mu.Unlock()
+	if rouse {
+		p.rouse()
+	}
+}
+
+func (p *poller) run() {
+	defer p.closeFiles()
+	var events [128]syscall.EpollEvent
+	for {
+		n := p.next(&events)
+		for i := range events[:n] {
+			ev := &events[i]
+			if ev.Fd < 0 {
+				continue
+			}
+			if s := p.slots[ev.Fd]; s != nil && s.generation == ev.Pad {
+				p.happened(s, ev.Events)
+			}
+		}
+		if p.doPosted() {
+			return
+		}
+	}
+}
+
+// next waits for events.
+func (p *poller) next(events *[128]syscall.EpollEvent) int {
+	timeout := -1
+	if len(p.local) > 0 {
+		timeout = 0
+	}
+	for {
+		n, err := syscall.EpollWait(p.ep, events[:], timeout)
+		if err == nil {
+			return n
+		}
+		if !errors.Is(err, syscall.EINTR) {
+			panic(os.NewSyscallError("epoll_wait", err)) // the descriptor is ours, and open
+		}
+	}
+}
+
+func (p *poller) happened(s *socket, events uint32) {
+	if events&syscall.EPOLLOUT != 0 {
+		s.w.writable()
+	}
+	if events&^syscall.EPOLLOUT != 0 {
+		p.read(s, events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR) != 0)
+	}
+}
+
+// read reads what is there. A read that does not fill the buffer has emptied the socket, and what comes later is a new edge; end says that
+// the end is to be looked for nevertheless.
+func (p *poller) read(s *socket, end bool) {
+	for range readAhead {
+		if s.paused.Load() || s.gone {
+			return
+		}
+		n, errno := s.read(p.buf)
+		switch {
+		case errno == syscall.EINTR:
+			continue
+		case errno == syscall.EAGAIN:
+			return
+		case errno != 0:
+			s.end(os.NewSyscallError("read", errno))
+			return
+		case n == 0:
+			s.end(io.EOF)
+			return
+		}
+		s.h.received(p.buf[:n])
+		if n < len(p.buf) && !end {
+			return
+		}
+	}
+	p.local = append(p.local, s)
+}
+
+// doPosted does what was asked for. It returns true at the end.
+func (p *poller) doPosted() bool {
+	p.mu.Lock()
+	posted, closed := p.mu.posted, p.mu.closed
+	p.mu.posted, p.mu.woken = p.spare[:0], false
+	p.mu.Unlock()
+	local := p.local
+	p.local = nil
+	for _, s := range local {
+		p.read(s, true)
+	}
+	for _, s := range posted {
+		switch {
+		case s.closed():
+			p.remove(s)
+		case s.slot < 0:
+			p.add(s)
+		default:
+			p.read(s, true)
+		}
+	}
+	clear(posted)
+	p.spare = posted[:0]
+	return closed && len(posted) == 0
+}
+
+// add begins to watch s.
+func (p *poller) add(s *socket) {
+	if n := len(p.free); n > 0 {
+		s.slot, p.free = p.free[n-1], p.free[:n-1]
+		p.slots[s.slot] = s
+	} else {
+		s.slot = int32(len(p.slots)) //nolint:gosec // there are fewer descriptors
+		p.slots = append(p.slots, s)
+	}
+	p.generation(s)
+	ev := syscall.EpollEvent{
+		Events: syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | epollET, Fd: s.slot, Pad: s.generation,
+	}
+	if err := syscall.EpollCtl(p.ep, syscall.EPOLL_CTL_ADD, s.fd, &ev); err != nil {
+		s.end(os.NewSyscallError("epoll_ctl", err))
+	}
+}
+
+var generations atomic.Int32
+
+// generation tells the socket of a slot from those that had it before.
+func (p *poller) generation(s *socket) { s.generation = generations.Add(1) }
+
+// remove forgets a socket that was closed.
+func (p *poller) remove(s *socket) {
+	if s.removed {
+		return
+	}
+	s.removed = true
+	if s.slot >= 0 {
+		p.slots[s.slot] = nil
+		p.free = append(p.free, s.slot)
+	}
+	s.end(net.ErrClosed)
+	s.release()
+}
+
+// socket is a connection that a poller watches. It is the net.Conn of those who ask for addresses and deadlines, and can't be read by it.
+type socket struct {
+	p *poller
+	h handler
+	w *writer
+
+	fd         int
+	slot       int32 // -1 before it is watched
+	generation int32
+	gone       bool // the handler was told of the end
+	removed    bool
+	paused     atomic.Bool // nothing is read
+	state      atomic.Int32
+}
+
+var _ net.Conn = (*socket)(nil)
+
+// The state is the number of those who use the descriptor, twice, and whether it is to be closed.
+const (
+	stateClosed = 1
+	stateUser   = 2
+)
+
+// take makes a socket of nc, which is closed, if it is a bare one. It is not watched before start.
+func (ps *pollers) take(nc net.Conn) *socket {
+	var raw syscall.RawConn
+	var err error
+	switch c := nc.(type) {
+	case *net.TCPConn:
+		raw, err = c.SyscallConn()
+	case *net.UnixConn:
+		raw, err = c.SyscallConn()
+	default:
+		return nil
+	}
+	if err != nil {
+		return nil
+	}
+	fd := -1
+	err = raw.Control(func(own uintptr) {
+		// A descriptor of our own: Go's poller knows the other.
+		n, _, errno := syscall.Syscall(syscall.SYS_FCNTL, own, syscall.F_DUPFD_CLOEXEC, 0)
+		if errno == 0 {
+			fd = int(n)
+		}
+	})
+	if err != nil || fd < 0 {
+		return nil
+	}
+	s := &socket{p: ps.list[int(ps.next.Add(1))%len(ps.list)], fd: fd, slot: -1}
+	s.state.Store(stateUser) // the poller
+	return s
+}
+
+// abandon closes a socket that was never started.
+func (s *socket) abandon() { syscall.Close(s.fd) } //nolint:errcheck // nobody can do anything about it
+
+// start has the socket watched for h.
+func (s *socket) start(h handler, w *writer) {
+	s.h, s.w = h, w
+	s.p.post(s)
+}
+
+func (s *socket) read(b []byte) (n int, errno syscall.Errno) {
+	// The descriptor does not block: the scheduler need not know.
+	r, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b))) //nolint:gosec // as syscall.Read does
+	return int(r), errno
+}
+
+// send writes what the socket takes at once.
+func (s *socket) send(b []byte) (n int, err error) {
+	if !s.acquire() {
+		return 0, net.ErrClosed
+	}
+	defer s.release()
+	for n < len(b) {
+		r, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b[n:]))), uintptr(len(b)-n)) //nolint:gosec // as syscall.Write does
+		switch errno {
+		case 0:
+			n += int(r)
+		case syscall.EINTR:
+		case syscall.EAGAIN:
+			return n, nil
+		default:
+			return n, os.NewSyscallError("write", errno)
+		}
+	}
+	return n, nil
+}
+
+func (s *socket) acquire() bool {
+	for {
+		v := s.state.Load()
+		if v&stateClosed != 0 {
+			return false
+		}
+		if s.state.CompareAndSwap(v, v+stateUser) {
+			return true
+		}
+	}
+}
+
+func (s *socket) release() {
+	if s.state.Add(-stateUser) == stateClosed {
+		syscall.Close(s.fd) //nolint:errcheck // nobody can do anything about it
+	}
+}
+
+func (s *socket) closed() bool { return s.state.Load()&stateClosed != 0 }
+
+// end tells the handler, once. It is called by the poller.
+func (s *socket) end(err error) {
+	if !s.gone {
+		s.gone = true
+		s.h.ended(err)
+	}
+}
+
+// pause has nothing read until resume.
+func (s *socket) pause() { s.paused.Store(true) }
+
+// resume has the socket read again, if it was paused.
+func (s *socket) resume() {
+	if s.paused.Load() && s.paused.Swap(false) {
+		s.p.post(s)
+	}
+}
+
+// Close implements net.Conn: the handler is told, and then the descriptor closed.
+func (s *socket) Close() error {
+	for {
+		v := s.state.Load()
+		if v&stateClosed != 0 {
+			return net.ErrClosed
+		}
+		if s.state.CompareAndSwap(v, v|stateClosed) {
+			s.p.post(s)
+			return nil
+		}
+	}
+}
+
+// Read implements net.Conn, and fails.
+func (s *socket) Read([]byte) (int, error) { return 0, errors.ErrUnsupported }
+
+// Write implements net.Conn as far as the socket takes the bytes at once.
+func (s *socket) Write(b []byte) (int, error) {
+	n, err := s.send(b)
+	if err == nil && n < len(b) {
+		err = os.ErrDeadlineExceeded
+	}
+	return n, err
+}
+
+// LocalAddr implements net.Conn.
+func (s *socket) LocalAddr() net.Addr { return s.address(syscall.Getsockname) }
+
+// RemoteAddr implements net.Conn.
+func (s *socket) RemoteAddr() net.Addr { return s.address(syscall.Getpeername) }
+
+func (s *socket) address(get func(int) (syscall.Sockaddr, error)) net.Addr {
+	if !s.acquire() {
+		return &net.TCPAddr{}
+	}
+	defer s.release()
+	a, err := get(s.fd)
+	if err != nil {
+		return &net.TCPAddr{}
+	}
+	switch a := a.(type) {
+	case *syscall.SockaddrInet4:
+		return &net.TCPAddr{IP: a.Addr[:], Port: a.Port}
+	case *syscall.SockaddrInet6:
+		return &net.TCPAddr{IP: a.Addr[:], Port: a.Port}
+	case *syscall.SockaddrUnix:
+		return &net.UnixAddr{Name: a.Name, Net: "unix"}
+	}
+	return &net.TCPAddr{}
+}
+
+// SetDeadline implements net.Conn, and fails.
+func (s *socket) SetDeadline(time.Time) error { return errors.ErrUnsupported }
+
+// SetReadDeadline implements net.Conn, and fails.
+func (s *socket) SetReadDeadline(time.Time) error { return errors.ErrUnsupported }
+
+// SetWriteDeadline implements net.Conn for who closes the socket next: it is closed by then, whatever was written.
+func (s *socket) SetWriteDeadline(t time.Time) error {
+	time.AfterFunc(time.Until(t), func() { s.Close() }) //nolint:errcheck // it may be closed
+	return nil
+}
+
+// defaultPollers is how many threads serve sockets where nobody says: half of the processors, for servers are often beside them, and each thread
+// more costs those that would do wake-ups.
+func defaultPollers() int { return max(1, runtime.GOMAXPROCS(0)/2) }

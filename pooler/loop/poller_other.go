@@ -1,0 +1,37 @@
+//go:build !linux
+
+package loop
+
+import (
+	"errors"
+	"net"
+)
+
+// pollers can't be had here.
+type pollers struct{}
+
+type handler interface {
+	received(b []byte)
+	ended(err error)
+}
+
+func newPollers(int, int) (*pollers, error) { return nil, errors.ErrUnsupported }
+
+func (*pollers) close() {}
+
+func (*pollers) take(net.Conn) *socket { return nil }
+
+// socket is never made.
+type socket struct{ net.Conn }
+
+func (*socket) start(handler, *writer) {}
+
+func (*socket) send([]byte) (int, error) { return 0, errors.ErrUnsupported }
+
+func (*socket) abandon() {}
+
+func (*socket) pause() {}
+
+func (*socket) resume() {}
+
+func defaultPollers() int { return 0 }
