@@ -73,7 +73,7 @@ func newPoller(buffer int) (*poller, error) {
 	const efdNonblock, efdCloexec = 0x800, 0x80000
 	wake, _, errno := syscall.Syscall(syscall.SYS_EVENTFD2, 0, efdNonblock|efdCloexec, 0)
 	if errno != 0 {
-		syscall.Close(ep) //nolint:errcheck // nothing was done with it
+		syscall.Close(ep)
 		return nil, os.NewSyscallError("eventfd2", errno)
 	}
 	p := &poller{ep: ep, wake: int(wake), buf: make([]byte, buffer)}
@@ -99,8 +99,8 @@ func (ps *pollers) close() {
 }
 
 func (p *poller) closeFiles() {
-	syscall.Close(p.ep)   //nolint:errcheck // they are nobody else's
-	syscall.Close(p.wake) //nolint:errcheck // as above
+	syscall.Close(p.ep)
+	syscall.Close(p.wake)
 }
 
 // rouse wakes the thread. The counter need not be read back: every write is an edge.
@@ -313,7 +313,7 @@ func (ps *pollers) take(nc net.Conn) *socket {
 }
 
 // abandon closes a socket that was never started.
-func (s *socket) abandon() { syscall.Close(s.fd) } //nolint:errcheck // nobody can do anything about it
+func (s *socket) abandon() { syscall.Close(s.fd) }
 
 // start has the socket watched for h.
 func (s *socket) start(h handler, w *writer) {
@@ -362,7 +362,7 @@ func (s *socket) acquire() bool {
 
 func (s *socket) release() {
 	if s.state.Add(-stateUser) == stateClosed {
-		syscall.Close(s.fd) //nolint:errcheck // nobody can do anything about it
+		syscall.Close(s.fd)
 	}
 }
 
@@ -446,7 +446,7 @@ func (s *socket) SetReadDeadline(time.Time) error { return errors.ErrUnsupported
 
 // SetWriteDeadline implements net.Conn for who closes the socket next: it is closed by then, whatever was written.
 func (s *socket) SetWriteDeadline(t time.Time) error {
-	time.AfterFunc(time.Until(t), func() { s.Close() }) //nolint:errcheck // it may be closed
+	time.AfterFunc(time.Until(t), func() { s.Close() })
 	return nil
 }
 

@@ -2,6 +2,7 @@ package loop
 
 import (
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -92,7 +93,7 @@ func (w *writer) flushNow() {
 		if err == nil && n < len(b) {
 			rest := b[n:]
 			if w.buf != nil || n > 0 {
-				rest = append(rest[:len(rest):len(rest)], w.buf...)
+				rest = append(slices.Clip(rest), w.buf...)
 			}
 			w.buf = rest
 			if w.again.Load() {
