@@ -122,6 +122,7 @@ type traffic struct {
 	clients  []*Client
 	requests [][]byte
 	answer   []byte
+	prepares bool
 	waiting  []*Client // have sent, in that order
 	n        int
 }
@@ -141,7 +142,12 @@ func (t *traffic) step() {
 	c := t.waiting[at]
 	copy(t.waiting[at:], t.waiting[at+1:])
 	t.waiting = t.waiting[:len(t.waiting)-1]
-	c.sess.Backend().Link.(*Backend).received(t.answer) //nolint:forcetypeassert // it is one
+	x := c.sess.Backend().Link.(*Backend)    //nolint:forcetypeassert // it is one
+	if t.prepares && x.Conn.Pending() == 5 { // it had no such statement before
+		x.received(append(pgwire.AppendParseComplete(nil), t.answer...))
+	} else {
+		x.received(t.answer)
+	}
 	t.send(c)
 }
 
@@ -151,25 +157,50 @@ func (t *traffic) send(c *Client) {
 	t.waiting = append(t.waiting, c)
 }
 
-// newTraffic makes simple or prepared statements that go to both shards.
-func newTraffic(s *bench, clients int, prepared bool) *traffic {
-	t := &traffic{waiting: make([]*Client, 0, clients)}
+// newTraffic makes requests as pgbench's modes do, for both shards.
+func newTraffic(s *bench, clients int, mode string) *traffic {
+	const sql = "SELECT abalance FROM orders WHERE tenant_id = $1;"
+	t := &traffic{waiting: make([]*Client, 0, clients), prepares: mode == "prepared"}
 	for range clients {
-		t.clients = append(t.clients, s.client())
+		c := s.client()
+		t.clients = append(t.clients, c)
+		if mode != "prepared" {
+			continue
+		}
+		c.received(pgwire.AppendSync(pgwire.AppendParse(nil, "q", sql, nil)))
+		for c.sess.Backend() == nil && c.sess.PreparedCount() == 0 {
+			runtime.Gosched()
+		}
+		if conn := c.sess.Backend(); conn != nil {
+			var answer []byte
+			if conn.Pending() == 2 {
+				answer = pgwire.AppendParseComplete(nil)
+			}
+			conn.Link.(*Backend).received(pgwire.AppendReadyForQuery(answer, pgwire.TxIdle)) //nolint:forcetypeassert // it is one
+		}
 	}
 	row := pgwire.AppendDataRow(nil, [][]byte{[]byte("12345")})
 	done := pgwire.AppendReadyForQuery(pgwire.AppendCommandComplete(row, "SELECT 1"), pgwire.TxIdle)
 	columns := pgwire.AppendRowDescription(nil, []pgwire.Column{pgwire.TextColumn("abalance", 23)})
 	for i := range 30 {
-		if !prepared {
+		name := "q"
+		var r []byte
+		switch mode {
+		case "simple":
 			t.requests = append(t.requests, pgwire.AppendQuery(nil, fmt.Sprintf("SELECT abalance FROM orders WHERE tenant_id = %d;", i)))
 			continue
+		case "extended":
+			name = ""
+			r = pgwire.AppendParse(nil, "", sql, nil)
 		}
-		r := pgwire.AppendBind(nil, "", "q", pgwire.FormatText, [][]byte{fmt.Append(nil, i)}, pgwire.FormatText)
+		r = pgwire.AppendBind(r, "", name, pgwire.FormatText, [][]byte{fmt.Append(nil, i)}, pgwire.FormatText)
 		t.requests = append(t.requests, pgwire.AppendSync(pgwire.AppendExecute(pgwire.AppendDescribe(r, pgwire.TargetPortal, ""), "", 0)))
 	}
 	t.answer = append(columns, done...)
-	if prepared {
+	switch mode {
+	case "extended":
+		t.answer = append(pgwire.AppendBindComplete(pgwire.AppendParseComplete(nil)), t.answer...)
+	case "prepared":
 		t.answer = append(pgwire.AppendBindComplete(nil), t.answer...)
 	}
 	return t
@@ -178,16 +209,18 @@ func newTraffic(s *bench, clients int, prepared bool) *traffic {
 // BenchmarkTransaction is one statement's way from the client's bytes to the client's bytes: framing, routing, checkout, both machines and
 // the writers, with two calls of the kernel that do nothing. Its queue is that of a pool of 20.
 func BenchmarkTransaction(b *testing.B) {
-	for _, clients := range []int{1, 20, 64, 1000} {
-		b.Run(fmt.Sprint("simple/", clients), func(b *testing.B) {
-			t := newTraffic(newBench(b, 10), clients, false)
-			for range 5000 {
-				t.step()
-			}
-			b.ReportAllocs()
-			for b.Loop() {
-				t.step()
-			}
-		})
+	for _, mode := range []string{"simple", "extended", "prepared"} {
+		for _, clients := range []int{1, 64, 1000} {
+			b.Run(fmt.Sprint(mode, "/", clients), func(b *testing.B) {
+				t := newTraffic(newBench(b, 10), clients, mode)
+				for range 5000 {
+					t.step()
+				}
+				b.ReportAllocs()
+				for b.Loop() {
+					t.step()
+				}
+			})
+		}
 	}
 }

@@ -34,8 +34,14 @@ type item struct {
 	limited bool
 }
 
+// boundName stands for the name of a statement that a Bind has found.
+const boundName = "(bound)"
+
 // collect looks for the end of the batch at the front of b and handles it. It returns the batch's length, 0 if it is not complete.
 func (s *Session) collect(b []byte) int {
+	if h := &s.unit.held; h.bytes > 0 {
+		return s.collectHeld(b)
+	}
 	pos, n := s.scanned, s.scannedItems
 	for ; ; n++ {
 		typ, total, ok := pgwire.Header(b[pos:])
@@ -65,6 +71,11 @@ func (s *Session) collect(b []byte) int {
 		s.split = 0
 		if !s.batch(b[:pos], how) {
 			s.scanned, s.scannedItems = 0, 0
+			if h := &s.unit.held; h.how != 0 {
+				if h.bytes = pos + total; s.split > 0 {
+					h.bytes = s.split
+				}
+			}
 			return 0
 		}
 		if s.split > 0 {
@@ -72,6 +83,33 @@ func (s *Session) collect(b []byte) int {
 		}
 		return pos + total
 	}
+}
+
+// held is a batch that was planned and waits for a backend.
+type held struct {
+	plan  sharding.Plan
+	how   end
+	bytes int // of it and of the message that ends it
+}
+
+// collectHeld goes on with the batch that waited, which is at the front of b.
+func (s *Session) collectHeld(b []byte) int {
+	h := s.unit.held
+	s.unit.held = held{}
+	at := 0
+	for i := range s.unit.items { // the bytes have moved
+		it := &s.unit.items[i]
+		it.frame = b[at : at+len(it.frame)]
+		at += len(it.frame)
+		it.tail = it.frame[len(it.frame)-len(it.tail):]
+	}
+	if !s.runBatch(h.plan, h.how) {
+		if s.unit.held.how != 0 {
+			s.unit.held.bytes = h.bytes
+		}
+		return 0
+	}
+	return h.bytes
 }
 
 // batch handles an extended batch, without the Sync or Flush that ends it. It returns false where it has to wait; it is called again then with
@@ -210,10 +248,13 @@ func (s *Session) decodeItem(it *item, body []byte) (refusal *pgwire.Error, wait
 		if err != nil {
 			return asError(err), false
 		}
-		it.name, it.portal, it.tail = string(b.Statement), string(b.Portal), body[b.Tail:]
-		if it.prep = s.statement(it.name); it.prep == nil {
-			return noStatement(it.name), false
+		if it.prep = s.statement(b.Statement); it.prep == nil {
+			return noStatement(string(b.Statement)), false
 		}
+		if len(b.Statement) > 0 {
+			it.name = boundName // which one matters no more
+		}
+		it.portal, it.tail = string(b.Portal), body[b.Tail:]
 		it.msg = it.prep.Message
 		if s.awaitsSchema(it.msg) {
 			return nil, true
@@ -230,7 +271,7 @@ func (s *Session) decodeItem(it *item, body []byte) (refusal *pgwire.Error, wait
 			break
 		}
 		it.name = string(t.Name)
-		it.prep = s.statement(it.name)
+		it.prep = s.statement(t.Name)
 		if it.typ == pgwire.MsgDescribe {
 			if it.prep == nil {
 				return noStatement(it.name), false
@@ -257,7 +298,7 @@ func (s *Session) decodeParse(it *item, body []byte) (refusal *pgwire.Error, wai
 		return e, false
 	}
 	it.name = string(p.Name)
-	if it.name != "" && s.statement(it.name) != nil {
+	if it.name != "" && s.statement(p.Name) != nil {
 		return pgwire.Errorf(pgwire.CodeDuplicatePreparedStatement, "prepared statement %q already exists", it.name), false
 	}
 	if s.sh.Statements > 0 && s.bytes+len(p.SQL) > s.sh.Statements {

@@ -68,17 +68,17 @@ func (it *item) declares() bool {
 }
 
 // statement finds a prepared statement by name: in the batch being decoded, latest first, else the session's.
-func (s *Session) statement(name string) *state.Prepared {
+func (s *Session) statement(name []byte) *state.Prepared {
 	s.unit.reindex()
 	for i := len(s.unit.items) - 1; i >= s.unit.named.n; i-- {
-		if it := &s.unit.items[i]; it.names() && it.name == name {
+		if it := &s.unit.items[i]; it.names() && it.name == string(name) {
 			return it.parsed()
 		}
 	}
-	if i, ok := s.unit.named.statements[name]; ok {
+	if i, ok := s.unit.named.statements[string(name)]; ok {
 		return s.unit.items[i].parsed()
 	}
-	return s.names[name]
+	return s.names[string(name)]
 }
 
 // bound finds what a portal runs: by the batch being decoded, else by what was bound before.

@@ -142,7 +142,11 @@ func (s *Session) runBatch(plan sharding.Plan, how end) bool {
 			s.refuseUnit(refusal, how == endSync)
 			return true
 		} else if !ok {
-			s.dropItems()
+			if s.wait == waitBackend {
+				s.unit.held = held{plan: plan, how: how}
+			} else {
+				s.dropItems()
+			}
 			return false
 		}
 		out, owed := s.lead(s.scratch())

@@ -16,6 +16,7 @@ type unit struct {
 	// messages executed by a batch, by the Ref of their steps.
 	executed []*parser.Message
 	items    []item
+	held     held
 	undo     []undo
 	// failed: an error was answered in this unit since the last transaction command in it.
 	failed bool
