@@ -30,6 +30,7 @@ func (s *Session) Complete(step *backend.Step, tag []byte) {
 		s.conn.Taint(backend.TaintUnjudged) // the server knows the portal, and nobody here what it ran
 	}
 	if tag == nil {
+		s.suspended(step)
 		return
 	}
 	var m *parser.Message
@@ -48,6 +49,25 @@ func (s *Session) Complete(step *backend.Step, tag []byte) {
 	s.judge(m, "")
 	if m != nil && i < len(m.Statements) {
 		s.effect(m.Statements[i], tag)
+	}
+}
+
+// suspended follows an Execute that gave as many rows as it was to give: what the statement set is set, whether the rest is asked for or not.
+// When that comes it is not known whether something else was set meanwhile, so nobody else gets the backend.
+func (s *Session) suspended(step *backend.Step) {
+	if step.Kind != backend.StepExecute || int(step.Ref) >= len(s.unit.executed) {
+		return
+	}
+	if st := single(s.unit.executed[step.Ref]); st != nil && len(st.SetConfigs) > 0 {
+		s.conn.Taint(backend.TaintUnjudged)
+		s.applySetConfigs(st)
+	}
+}
+
+// applySetConfigs follows the set_config calls of a statement that ran.
+func (s *Session) applySetConfigs(st *parser.Statement) {
+	for i := range st.SetConfigs {
+		s.applySet(&st.SetConfigs[i])
 	}
 }
 
@@ -105,9 +125,7 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 		s.sqlPrep[st.Name] = st
 	default: // leaves nothing to follow but what it set_configs
 	}
-	for i := range st.SetConfigs {
-		s.applySet(&st.SetConfigs[i])
-	}
+	s.applySetConfigs(st)
 	if runsUnjudged(st) && s.track.InTransaction() {
 		s.track.Local = s.track.Local.With(state.Var{Name: "search_path", Special: true})
 	}
