@@ -34,3 +34,28 @@ func TestLeftoversOfASuspendedPortal(t *testing.T) {
 		}
 	})
 }
+
+// A DEALLOCATE that reaches the server can't take a statement away that other clients believe to be there.
+func TestDeallocateOfAnothersStatement(t *testing.T) {
+	t.Parallel()
+	bothWays(t, func(t *testing.T, s *stand) {
+		const sql = "SELECT note FROM orders WHERE tenant_id = 1"
+		a, b := s.connect(t), s.connect(t)
+		if got := extended(a, parse("s", sql), bind("", "s"), run("", 0)); got != "SELECT 0; I" {
+			t.Fatal(got)
+		}
+		names := pgtest.Rows(b.Query("/* pgdog_shard: 0 */ SELECT name FROM pg_prepared_statements"))
+		if len(names) != 1 {
+			t.Fatalf("the backend has %q", names)
+		}
+		if got := outcome(b.Query("/* pgdog_shard: 0 */ DEALLOCATE " + names[0] + "; SELECT 1")); got != "DEALLOCATE; 1; SELECT 1; I" {
+			t.Fatal(got)
+		}
+		if got := extended(a, bind("", "s"), run("", 0)); got != "SELECT 0; I" {
+			t.Errorf("who prepared it: %s", got)
+		}
+		if got := extended(s.connect(t), parse("", "SELECT 7"), bind("", ""), run("", 0), parse("s", sql), bind("", "s"), run("", 0)); got != "7; SELECT 1; SELECT 0; I" {
+			t.Errorf("another client: %s", got)
+		}
+	})
+}

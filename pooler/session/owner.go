@@ -113,6 +113,9 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 			s.forgetStatements()
 			clear(s.sqlPrep)
 		} else {
+			if s.acct.Statements && s.sqlPrep[st.Name] == nil {
+				s.conn.Taint(backend.TaintSQLPrepare) // by its name on the server: others have it there
+			}
 			delete(s.sqlPrep, st.Name)
 			if !s.acct.Statements && s.names[st.Name] != nil {
 				s.setName(st.Name, nil) // the server has both kinds under one name
