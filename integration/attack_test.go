@@ -59,3 +59,34 @@ func TestDeallocateOfAnothersStatement(t *testing.T) {
 		}
 	})
 }
+
+// A table that is not sharded itself shows the rows of those that inherit from it.
+func TestRowsOfHeirs(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{shards: 2, rest: twoRanges, schema: tableSchema + `
+CREATE TABLE base (id bigint, note text);
+CREATE TABLE kids (tenant_id bigint NOT NULL) INHERITS (base);
+CREATE TABLE other (id bigint);
+CREATE TABLE others_kids (note text) INHERITS (other);
+`})
+	s.shards[0].Exec(t, s.shards[0].db, "INSERT INTO kids (id, note, tenant_id) VALUES (1, 'one', 1), (2, 'two', 2)")
+	c := s.connect(t)
+	for sql, want := range map[string]string{
+		"SELECT * FROM base":                                       "42501 tenant_missing; I",
+		"/* pgdog_shard: 0 */ SELECT * FROM base":                  "42501 tenant_missing; I",
+		"/* pgdog_shard: 0 */ UPDATE base SET note = ''":           "42501 tenant_missing; I",
+		"/* pgdog_shard: 0 */ DELETE FROM base":                    "42501 tenant_missing; I",
+		"/* pgdog_shard: 0 */ TRUNCATE base":                       "42501 tenant_missing; I",
+		"/* pgdog_shard: 0 */ COPY (SELECT * FROM base) TO STDOUT": "42501 tenant_missing; I",
+		"/* pgdog_shard: 0 */ INSERT INTO base VALUES (7, '')":     "INSERT 0 1; I",
+		"SELECT b.note FROM kids b WHERE tenant_id = 1":            "one; SELECT 1; I",
+		"SELECT * FROM other":                                      "SELECT 0; I",
+	} {
+		if got := outcome(c.Query(sql)); got != want {
+			t.Errorf("%s: got %s, want %s", sql, got, want)
+		}
+	}
+	if rows := s.shards[0].rows(t, "SELECT note FROM kids ORDER BY 1"); len(rows) != 2 || rows[0] != "one" {
+		t.Errorf("the shard has %q", rows)
+	}
+}

@@ -47,6 +47,9 @@ type relation struct {
 	// calls: a view calls functions of users' own.
 	calls bool
 	view  *parser.Statement // relView
+	// heirs: it is not sharded, and shows the rows of sharded tables that inherit from it; heirsTenant: and of some that have the tenant column,
+	// which it has not.
+	heirs, heirsTenant bool
 }
 
 // hasKey reports that rows of the relation must be proven to be of one shard.
@@ -159,6 +162,10 @@ func (c *compiler) known(rel *relation, table *topology.Relation) {
 	}
 	rel.tenant = c.r.tenant != "" && table.Column(c.r.tenant) != nil
 	rel.rules = len(table.Reads) > 0 || table.Calls
+	for _, heir := range c.r.heirs[topology.QualifiedName{Schema: table.Schema, Name: table.Name}] {
+		rel.heirs = rel.heirs || rel.class != relSharded && len(c.r.keysOf(heir)) > 0
+		rel.heirsTenant = rel.heirsTenant || c.r.tenant != "" && !rel.tenant && heir.Column(c.r.tenant) != nil
+	}
 }
 
 // view classifies a view.

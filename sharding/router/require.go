@@ -52,6 +52,12 @@ func (c *compiler) require(l *leaf, ctx *context) {
 		}
 		return
 	}
+	if rel.heirs {
+		c.st.needsHint(tenantMissing(rel.name, "", heirsDetail))
+	}
+	if rel.heirsTenant {
+		c.st.refuse(tenantMissing(rel.name, c.r.tenant, heirsDetail))
+	}
 	if rel.calls {
 		c.opaque("view " + quote(rel.name) + " calls functions")
 	}
@@ -72,6 +78,8 @@ func (c *compiler) require(l *leaf, ctx *context) {
 		c.st.refuse(tenantMissing(rel.name, c.r.tenant, ""))
 	}
 }
+
+const heirsDetail = "Tables with that column inherit from it, and it shows their rows."
 
 // pinned adds the constraint of one column, if there is any.
 func (c *compiler) pinned(l *leaf, column string, t sharding.KeyType, m *sharding.Mapping, ctx *context) bool {

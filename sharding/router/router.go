@@ -64,6 +64,7 @@ type Router struct {
 	schema   *topology.Schema
 	homonyms map[string][]*topology.Relation // by name, those of the schema that are not PostgreSQL's own
 	views    map[topology.QualifiedName]func() *parser.Statement
+	heirs    map[topology.QualifiedName][]*topology.Relation // by table, those that inherit from it
 }
 
 // entry is one Table of the options.
@@ -108,7 +109,11 @@ func New(o Options) (*Router, error) {
 	}
 	if o.Schema != nil && !r.plain {
 		r.homonyms = make(map[string][]*topology.Relation, len(o.Schema.Relations))
+		r.heirs = make(map[topology.QualifiedName][]*topology.Relation)
 		for name, rel := range o.Schema.Relations {
+			for _, p := range rel.Parents {
+				r.heirs[p] = append(r.heirs[p], rel)
+			}
 			if !isCatalog(name.Schema) {
 				r.homonyms[name.Name] = append(r.homonyms[name.Name], rel)
 			}

@@ -204,7 +204,7 @@ func (c *compiler) shardOnly(s *parser.Statement) {
 // truncate: of a table that must name its tenant all tenants' rows would go.
 func (c *compiler) truncate(s *parser.Statement) {
 	for i := range s.Tables {
-		if rel := c.relation(&s.Tables[i]); rel.tenant {
+		if rel := c.relation(&s.Tables[i]); rel.tenant || rel.heirsTenant {
 			c.st.refuse(tenantMissing(rel.name, c.r.tenant, "TRUNCATE removes the rows of all tenants."))
 		}
 	}
