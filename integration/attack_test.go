@@ -90,3 +90,25 @@ CREATE TABLE others_kids (note text) INHERITS (other);
 		t.Errorf("the shard has %q", rows)
 	}
 }
+
+// SET FROM CURRENT is no value that a connection could be told to have: two clients would have the same of it.
+func TestSetFromCurrent(t *testing.T) {
+	t.Parallel()
+	bothWays(t, func(t *testing.T, s *stand) {
+		a, b := s.connect(t), s.connect(t)
+		for value, c := range map[string]*pgtest.Client{"a": a, "b": b} {
+			for _, sql := range []string{"SET app.v = '" + value + "'", "BEGIN", "SET app.v FROM CURRENT", "COMMIT", "SET app.v FROM CURRENT"} {
+				if got := outcome(c.Query(sql)); len(got) > len("COMMIT; I") {
+					t.Fatalf("%s: %s", sql, got)
+				}
+			}
+		}
+		for range 2 {
+			for value, c := range map[string]*pgtest.Client{"a": a, "b": b, "": s.connect(t)} {
+				if got := outcome(c.Query(peek)); got != value+"; SELECT 1; I" {
+					t.Errorf("%q finds %s", value, got)
+				}
+			}
+		}
+	})
+}

@@ -59,6 +59,9 @@ func (s *Session) localAt(st *parser.Statement, v view) bool {
 	case parser.Begin:
 		return !v.held && v.tx == pgwire.TxIdle
 	case parser.Set, parser.Reset:
+		if st.Effects&parser.EffUnjudged != 0 {
+			return false // SET ... FROM CURRENT: only the server knows what that is
+		}
 		return virtual && v.tx == pgwire.TxActive && st.Set != nil && st.Set.Name != "session_authorization" && s.checkSet(st.Set) == nil
 	case parser.SetTransaction:
 		return virtual && v.tx == pgwire.TxActive && st.Tx != nil && !st.Tx.Session && !st.Tx.Snapshot

@@ -19,7 +19,7 @@ func (s *Session) applySetting(st *parser.Statement) {
 		}
 		t.Expected = expected
 		t.Local = t.Local.ResetAll()
-	} else if st.Set != nil {
+	} else if st.Set != nil && st.Effects&parser.EffUnjudged == 0 { // else the backend is for nobody else, and what it has now can't be told
 		s.applySet(st.Set)
 	}
 }
