@@ -112,3 +112,25 @@ func TestSetFromCurrent(t *testing.T) {
 		}
 	})
 }
+
+// What set_config would set is not set by statements that do not run it.
+func TestSetConfigThatDoesNotRun(t *testing.T) {
+	t.Parallel()
+	bothWays(t, func(t *testing.T, s *stand) {
+		for sql, want := range map[string]string{
+			"EXPLAIN SELECT set_config('app.v', 'x', false)":                          "",
+			"PREPARE p AS SELECT set_config('app.v', 'x', false)":                     "",
+			"BEGIN; DECLARE p CURSOR FOR SELECT set_config('app.v', 'x', false); END": "",
+			"EXPLAIN ANALYZE SELECT set_config('app.v', 'x', false)":                  "x",
+		} {
+			c := s.connect(t)
+			c.Query("/* pgdog_shard: 0 */ " + sql)
+			if got := outcome(c.Query(peek)); got != want+"; SELECT 1; I" {
+				t.Errorf("%s: the client finds %s", sql, got)
+			}
+			if got := outcome(s.connect(t).Query(peek)); got != "; SELECT 1; I" {
+				t.Errorf("%s: the next client finds %s", sql, got)
+			}
+		}
+	})
+}

@@ -71,6 +71,18 @@ func (s *Session) applySetConfigs(st *parser.Statement) {
 	}
 }
 
+// runsCalls reports whether st runs the functions that it calls, rather than to leave that to another statement.
+func runsCalls(st *parser.Statement) bool {
+	switch st.Kind {
+	case parser.Explain:
+		return st.ExplainAnalyze
+	case parser.Prepare, parser.Declare:
+		return false
+	default:
+		return true
+	}
+}
+
 // effect follows a statement that ran.
 func (s *Session) effect(st *parser.Statement, tag []byte) {
 	switch st.Kind {
@@ -128,7 +140,9 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 		s.sqlPrep[st.Name] = st
 	default: // leaves nothing to follow but what it set_configs
 	}
-	s.applySetConfigs(st)
+	if runsCalls(st) {
+		s.applySetConfigs(st)
+	}
 	if runsUnjudged(st) && s.track.InTransaction() {
 		s.track.Local = s.track.Local.With(state.Var{Name: "search_path", Special: true})
 	}
