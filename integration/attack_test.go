@@ -134,3 +134,19 @@ func TestSetConfigThatDoesNotRun(t *testing.T) {
 		}
 	})
 }
+
+// DISCARD ALL takes the pooler's own settings as well: who is next on the client's connection has not asked for a shard.
+func TestDiscardTakesTheHint(t *testing.T) {
+	t.Parallel()
+	s := tableStand(t, "")
+	c := s.connect(t)
+	for _, sql := range []string{"SET pgdog.shard = 1", "DISCARD ALL"} {
+		c.Query(sql)
+	}
+	if got := outcome(c.Query("SHOW pgdog.shard")); got != "; SHOW; I" {
+		t.Errorf("the hint is %s", got)
+	}
+	if got := outcome(c.Query("INSERT INTO notes VALUES (1, 'x')")); got != "0A000 shard_missing; I" {
+		t.Errorf("a write without a shard: %s", got)
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
+	"github.com/pgkennel/pgkennel/sharding/router"
 )
 
 // view is what decides whether a statement is answered without a backend: the transaction as it will be when its turn comes.
@@ -119,6 +120,7 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 		tag = "DEALLOCATE"
 	case parser.Discard:
 		s.forgetStatements()
+		s.hint = router.Hint{}
 		s.track.Expected = s.base
 		s.tellStart()
 		tag = "DISCARD ALL"

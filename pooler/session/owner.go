@@ -8,6 +8,7 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/exec"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
+	"github.com/pgkennel/pgkennel/sharding/router"
 )
 
 var _ backend.Owner = (*Session)(nil)
@@ -117,6 +118,7 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 			s.conn.Deallocated()
 			s.conn.Unnamed = nil
 			s.forgetStatements()
+			s.hint = router.Hint{}
 			s.track.Have, s.track.Expected = nil, s.base
 		}
 	case parser.Deallocate:
