@@ -150,3 +150,40 @@ func TestDiscardTakesTheHint(t *testing.T) {
 		t.Errorf("a write without a shard: %s", got)
 	}
 }
+
+// A chained transaction has the characteristics of the one before it, also if no server knows of that.
+func TestChainsOfQueuedTransactions(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{schema: tableSchema})
+	for _, x := range [][]string{
+		{"BEGIN", "SET TRANSACTION ISOLATION LEVEL SERIALIZABLE, READ ONLY", "COMMIT AND CHAIN"},
+		{"BEGIN ISOLATION LEVEL SERIALIZABLE", "SET LOCAL work_mem = '1MB'", "SET TRANSACTION READ ONLY", "ROLLBACK AND CHAIN"},
+		{"BEGIN", "SET transaction_isolation = 'repeatable read'", "ROLLBACK AND CHAIN"},
+		{"BEGIN", "SAVEPOINT a", "SET TRANSACTION READ ONLY", "ROLLBACK TO a", "COMMIT AND CHAIN"},
+		{"BEGIN", "SAVEPOINT a", "SET TRANSACTION READ ONLY", "RELEASE a", "COMMIT AND CHAIN", "COMMIT AND CHAIN"},
+		{"BEGIN", "SAVEPOINT a", "SET TRANSACTION READ ONLY", "COMMIT AND CHAIN"},
+		{"BEGIN", "SAVEPOINT a", "SET TRANSACTION READ ONLY", "ROLLBACK AND CHAIN"},
+	} {
+		c, twin := s.connect(t), s.direct(t, nil)
+		for _, sql := range append(x, "SHOW transaction_isolation", "SHOW transaction_read_only", "ROLLBACK") {
+			if got, want := outcome(c.Query(sql)), outcome(twin.Query(sql)); got != want {
+				t.Errorf("%v: %s: got %s, want %s", x, sql, got, want)
+			}
+		}
+	}
+}
+
+// A chain behind a transaction that was lost, of whose beginning nothing was queued.
+func TestChainBehindALostTransaction(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{schema: tableSchema})
+	c := s.connect(t)
+	pid := pgtest.Rows(c.Query("BEGIN; SELECT pg_backend_pid()"))[0]
+	s.shards[0].Exec(t, "postgres", "SELECT pg_terminate_backend("+pid+")")
+	eventually(t, "the client hears of it", func() bool { got := outcome(c.Query("SELECT 1")); return got[len(got)-1] == 'E' })
+	for _, x := range [][2]string{{"ROLLBACK AND CHAIN", "ROLLBACK; T"}, {"SELECT 1", "1; SELECT 1; T"}, {"COMMIT", "COMMIT; I"}, {"SELECT 2", "2; SELECT 1; I"}} {
+		if got := outcome(c.Query(x[0])); got != x[1] {
+			t.Errorf("%s: got %s, want %s", x[0], got, x[1])
+		}
+	}
+}

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/pgkennel/pgkennel/parser"
@@ -163,14 +164,52 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 		if chain {
 			s.tx = pgwire.TxActive
 			s.track.Begin()
-			s.prologue = s.prologue[:1] // the characteristics stay as BEGIN gave them
-			s.prologueLocal = s.prologueLocal[:0]
+			s.prologue, s.prologueLocal = chained(s.prologue, tag == "ROLLBACK"), s.prologueLocal[:0]
+			s.prologueSets = false
 		} else {
 			s.tx = pgwire.TxIdle
 		}
 	default: // local lets nothing else through
 	}
 	return pgwire.AppendCommandComplete(dst, tag), nil
+}
+
+// chained keeps of a queued transaction what the next one has too: how it began, and the characteristics that it was given since, but
+// for what a subtransaction changed that is rolled back.
+func chained(prologue []string, rollback bool) []string {
+	if len(prologue) == 0 {
+		return prologue
+	}
+	type savepoint struct {
+		name string
+		kept int
+	}
+	var savepoints []savepoint
+	kept := prologue[:1]
+	for _, sql := range prologue[1:] {
+		st := single(parser.Parse(sql))
+		switch {
+		case st == nil:
+		case st.Kind == parser.SetTransaction, st.Kind == parser.Set && st.Set != nil && strings.HasPrefix(st.Set.Name, "transaction_"):
+			kept = append(kept, sql)
+		case st.Kind == parser.Savepoint:
+			savepoints = append(savepoints, savepoint{st.Name, len(kept)})
+		case st.Kind == parser.RollbackTo, st.Kind == parser.Release: // both take back what the subtransaction changed
+			for i, p := range slices.Backward(savepoints) {
+				if p.name == st.Name {
+					kept, savepoints = kept[:p.kept], savepoints[:i]
+					if st.Kind == parser.RollbackTo {
+						savepoints = append(savepoints, p)
+					}
+					break
+				}
+			}
+		}
+	}
+	if rollback && len(savepoints) > 0 {
+		kept = kept[:savepoints[0].kept]
+	}
+	return kept
 }
 
 // queueSetting queues a SET or RESET of a transaction that has not begun on a backend. A RESET goes back to what the client chose
