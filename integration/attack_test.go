@@ -187,3 +187,29 @@ func TestChainBehindALostTransaction(t *testing.T) {
 		}
 	}
 }
+
+// What is made while search_path begins with pg_temp is temporary, without the word.
+func TestLeftoversOfATemporaryPath(t *testing.T) {
+	t.Parallel()
+	bothWays(t, func(t *testing.T, s *stand) {
+		for i, x := range [][]string{
+			{"SET search_path = pg_temp, public", "CREATE TABLE secret (x text)"},
+			{"SET search_path = pg_temp, public", "CREATE TABLE secret AS SELECT 1 AS x"},
+			{"SET search_path = pg_temp, public", "SELECT 1 AS x INTO secret"},
+			{"SET search_path = pg_temp, public", "CREATE VIEW secret AS SELECT 1 AS x"},
+			{"SET search_path = pg_temp, public; CREATE TABLE secret (x text)"},
+			{"BEGIN; SET LOCAL search_path = pg_temp, public; CREATE TABLE secret (x text); COMMIT"},
+			{"SELECT set_config('search_path', 'pg_temp', false); CREATE TABLE secret (x text)"},
+		} {
+			c := s.connect(t)
+			for _, sql := range x {
+				if got := outcome(c.Query("/* pgdog_shard: 0 */ " + sql)); got[len(got)-1] != 'I' || got[0] >= '2' && got[0] <= '4' {
+					t.Fatalf("%s: %s", sql, got)
+				}
+			}
+			if got := outcome(s.connect(t).Query("/* pgdog_shard: 0 */ SELECT count(to_regclass('pg_temp.secret'))")); got != "0; SELECT 1; I" {
+				t.Errorf("%d: the next client finds %s", i, got)
+			}
+		}
+	})
+}

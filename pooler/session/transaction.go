@@ -1,6 +1,9 @@
 package session
 
 import (
+	"slices"
+	"strings"
+
 	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/exec"
@@ -189,6 +192,10 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 			s.conn.Taint(t)
 			s.fixed = s.fixed || t != backend.TaintSQLPrepare
 		}
+		if makes(st) && s.pathIsTemp() {
+			s.conn.Taint(backend.TaintTemp) // what is made without a schema is temporary then
+			s.fixed = true
+		}
 		if st.Kind == parser.Declare {
 			s.forgetPortals() // its cursor is a portal, and may have the name of one that is gone without our knowledge
 		}
@@ -207,6 +214,17 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 		s.queueParsing(st)
 	}
 	return again
+}
+
+// makes reports whether st may make a relation, a type or a function.
+func makes(st *parser.Statement) bool {
+	return st.Kind == parser.DDL || st.Kind == parser.CreateTableAs || st.Effects&parser.EffSchemaChange != 0
+}
+
+// pathIsTemp reports whether search_path names the schema of temporary objects, or may.
+func (s *Session) pathIsTemp() bool {
+	p := s.searchPath()
+	return !p.known || slices.ContainsFunc(p.list, func(schema string) bool { return strings.HasPrefix(schema, "pg_temp") })
 }
 
 // judge marks the backend when something of a text ran that the parser does not understand. PostgreSQL parses the whole text before it runs
