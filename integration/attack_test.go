@@ -213,3 +213,17 @@ func TestLeftoversOfATemporaryPath(t *testing.T) {
 		}
 	})
 }
+
+// A client's seed decides nobody else's random numbers.
+func TestLeftoversOfASeed(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{shards: 1, schema: tableSchema, general: "default_pool_size = 1"})
+	for _, sql := range []string{"SET seed = 0.5", "SELECT set_config('seed', '0.5', false)", "BEGIN; SET LOCAL seed = 0.5; COMMIT", "SELECT setseed(0.5)"} {
+		c := s.connect(t)
+		before := pid(t, c)
+		c.Query(sql)
+		if after := pid(t, s.connect(t)); after == before {
+			t.Errorf("%s: the next client gets the same backend", sql)
+		}
+	}
+}

@@ -71,6 +71,9 @@ func (u *unit) variableSet(v *pg_query.VariableSetStmt) {
 	default:
 		s.Kind, s.Effects = Utility, EffUnjudged
 	}
+	if s.Set != nil && set.Name == "seed" {
+		s.Effects |= EffUnjudged // as setseed(): what random() gives from now on is state that nothing takes away
+	}
 	if s.Set != nil && (set.Name == "role" || set.Name == "session_authorization") {
 		s.Effects |= EffSetRole
 	}
@@ -242,6 +245,9 @@ func (u *unit) setConfig(call *pg_query.FuncCall) {
 		u.s.Effects |= EffSetRole
 	}
 	if !set.Local && !u.once[call] {
+		u.s.Effects |= EffUnjudged
+	}
+	if set.Name == "seed" {
 		u.s.Effects |= EffUnjudged
 	}
 	u.s.Effects |= EffSetConfig
