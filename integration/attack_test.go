@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -226,4 +227,27 @@ func TestLeftoversOfASeed(t *testing.T) {
 			t.Errorf("%s: the next client gets the same backend", sql)
 		}
 	}
+}
+
+// Behind a Parse of the unnamed statement that failed there is none: what came before it is not run in its place.
+func TestUnnamedStatementBehindAnError(t *testing.T) {
+	t.Parallel()
+	bothWays(t, func(t *testing.T, s *stand) {
+		for _, bad := range []string{"SELECT nonsense", "SELEC"} {
+			c, twin := s.connect(t), s.direct(t, nil)
+			for _, messages := range [][]pgproto3.FrontendMessage{
+				{parse("", "SELECT 1"), bind("", ""), run("", 0)},
+				{parse("", bad)},
+				{bind("", ""), run("", 0)},
+				{describe('S', "")},
+				{parse("", "SELECT 2"), bind("", ""), run("", 0), parse("", bad)},
+				{bind("", ""), run("", 0)},
+			} {
+				got, want := strings.ReplaceAll(extended(c, messages...), " unparsable", ""), extended(twin, messages...)
+				if got != want {
+					t.Errorf("%s: got %s, want %s", bad, got, want)
+				}
+			}
+		}
+	})
 }

@@ -139,7 +139,7 @@ func (s *Session) batch(b []byte, how end) bool {
 			s.split += len(s.unit.items[i].frame)
 		}
 		s.dropItemsFrom(planned)
-		plan, needs, _, refusal = s.planBatch()
+		plan, needs, planned, refusal = s.planBatch()
 	}
 	if n, bytes := s.localHead(); n > 0 && (refusal != nil || needs) {
 		s.split = bytes
@@ -147,7 +147,11 @@ func (s *Session) batch(b []byte, how end) bool {
 		return s.answerBatch(endOpen)
 	}
 	if refusal != nil {
+		unnamed := planned < len(s.unit.items) && s.unit.items[planned].typ == pgwire.MsgParse && s.unit.items[planned].name == ""
 		s.dropItems()
+		if unnamed && s.names[""] != nil {
+			s.setName("", nil) // as behind a Parse that the server refuses
+		}
 		s.refuseUnit(refusal, how == endSync)
 		return true
 	}

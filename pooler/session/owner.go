@@ -193,6 +193,9 @@ func (s *Session) Failed(step *backend.Step, msg []byte) {
 	}
 	if step.Kind == backend.StepParse && step.Ref > 0 {
 		s.revert(step.Ref)
+		if step.Unnamed && s.names[""] != nil {
+			s.setName("", nil) // PostgreSQL drops it before it looks at the new one
+		}
 	}
 	if step.Kind != backend.StepQuery && step.Kind != backend.StepSync && (s.open || s.wait == waitInternal) {
 		s.skip = true
