@@ -354,8 +354,8 @@ func (p *bindParams) Param(i int) (value []byte, binary bool, oid uint32, ok boo
 // planned is how many messages stand in front of the refused one.
 func (s *Session) planBatch() (plan sharding.Plan, needs bool, planned int, refusal *pgwire.Error) {
 	plan.Kind = sharding.PlanAny
-	v, moves := s.view(), s.unit.pathMoves
-	defer func() { s.unit.pathMoves = moves }()
+	v, moves, encoding := s.view(), s.unit.pathMoves, s.unit.encodingMoves
+	defer func() { s.unit.pathMoves, s.unit.encodingMoves = moves, encoding }()
 	rtr := s.acct.Cluster.Router()
 	for i := range s.unit.items {
 		it := &s.unit.items[i]
@@ -376,6 +376,7 @@ func (s *Session) planBatch() (plan sharding.Plan, needs bool, planned int, refu
 			if it.typ == pgwire.MsgExecute {
 				v = v.after(st, true)
 				s.unit.pathMoves = s.unit.pathMoves || s.movesPath(st)
+				s.unit.encodingMoves = s.unit.encodingMoves || s.movesEncoding(st)
 			}
 			continue
 		}
@@ -399,6 +400,7 @@ func (s *Session) planBatch() (plan sharding.Plan, needs bool, planned int, refu
 			if st := single(it.msg); st != nil {
 				v = v.after(st, false)
 				s.unit.pathMoves = s.unit.pathMoves || s.movesPath(st)
+				s.unit.encodingMoves = s.unit.encodingMoves || s.movesEncoding(st)
 			}
 		case pgwire.MsgBind:
 			if st := single(it.msg); st != nil {

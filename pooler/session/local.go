@@ -233,6 +233,7 @@ func (s *Session) queueSetting(st *parser.Statement, sql string) {
 		s.prologueSets = true
 	}
 	s.queueParsing(st)
+	s.encodingQueued = s.encodingQueued || s.movesEncoding(st)
 	s.applySetting(st)
 }
 

@@ -310,6 +310,7 @@ func (s *Session) status(tx pgwire.TxStatus) {
 // afterServer is what is done with the backend at the end of a unit.
 func (s *Session) afterServer() {
 	s.open, s.describing = false, false
+	s.encodingQueued = false
 	if s.conn == nil {
 		return
 	}

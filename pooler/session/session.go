@@ -157,6 +157,8 @@ type Session struct {
 	prologue []string
 	// prologueSets: a SET that outlives the transaction is among the queued.
 	prologueSets bool
+	// encodingQueued: what is queued changes client_encoding.
+	encodingQueued bool
 	// prologueLocal are those SET LOCALs among the queued under which statements are prepared; the zero Var stands for what can't be told.
 	prologueLocal []state.Var
 	// ddl: the transaction may change tables.

@@ -183,7 +183,44 @@ func safeEncoding(name string) bool {
 	return false
 }
 
+// movesEncoding reports whether st may change the encoding in which the server reads the messages behind it.
+func (s *Session) movesEncoding(st *parser.Statement) bool {
+	switch st.Kind {
+	case parser.Set, parser.Reset:
+		return st.Set != nil && st.Set.Name == clientEncoding
+	case parser.ResetAll, parser.Discard:
+		return otherEncoding(s.base)
+	case parser.Commit, parser.Rollback, parser.RollbackTo:
+		return otherEncoding(s.track.Base())
+	default: // by what it calls
+	}
+	for i := range st.SetConfigs {
+		if st.SetConfigs[i].Name == clientEncoding {
+			return true
+		}
+	}
+	return false
+}
+
+const clientEncoding = "client_encoding"
+
+// otherEncoding reports that the settings name another encoding than UTF-8.
+func otherEncoding(set *state.Set) bool {
+	v, ok := set.Get(clientEncoding)
+	if !ok {
+		return false
+	}
+	switch strings.NewReplacer("-", "", "_", "", "'", "").Replace(strings.ToUpper(v.Value)) {
+	case "UTF8", "UNICODE":
+		return false
+	}
+	return true
+}
+
 // utf8 reports whether the client speaks UTF-8.
 func (s *Session) utf8() bool {
+	if s.encodingQueued || s.unit.encodingMoves {
+		return false // the server has not said yet what it will be
+	}
 	return !s.foreign
 }

@@ -42,6 +42,8 @@ type unit struct {
 	pathMoves bool
 	// waitsPlanned: plan is that of the Query at hand, which waits for a backend.
 	waitsPlanned bool
+	// encodingMoves: a statement of the unit may change client_encoding.
+	encodingMoves bool
 	// ran: something of the unit's was sent to a backend.
 	ran  bool
 	plan sharding.Plan
@@ -205,6 +207,7 @@ func (s *Session) endTransaction() {
 	clear(s.prologue)
 	s.prologue = s.prologue[:0]
 	s.prologueLocal = s.prologueLocal[:0]
+	s.encodingQueued = false
 	if len(s.portals) > 0 {
 		clear(s.portals)
 	}

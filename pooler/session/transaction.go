@@ -188,6 +188,7 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 	for _, st := range m.Statements {
 		s.noteParsing(st)
 		s.unit.pathMoves = s.unit.pathMoves || s.movesPath(st)
+		s.unit.encodingMoves = s.unit.encodingMoves || s.movesEncoding(st)
 		if t := taintOf(st); t != 0 {
 			s.conn.Taint(t)
 			s.fixed = s.fixed || t != backend.TaintSQLPrepare
