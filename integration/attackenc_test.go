@@ -10,8 +10,10 @@ import (
 // Keys beyond ASCII are read by the encoding that the server will have, also where SET client_encoding is queued or stands in the same pipeline.
 func TestKeysBehindAQueuedEncoding(t *testing.T) {
 	t.Parallel()
-	s := start(t, spec{shards: 2, schema: `CREATE TABLE words (tenant text NOT NULL, n int)`,
-		rest: "\n[[sharded_tables]]\ndatabase = \"saas\"\nname = \"words\"\ncolumn = \"tenant\"\ndata_type = \"varchar\"\n"})
+	s := start(t, spec{
+		shards: 2, schema: `CREATE TABLE words (tenant text NOT NULL, n int)`,
+		rest: "\n[[sharded_tables]]\ndatabase = \"saas\"\nname = \"words\"\ncolumn = \"tenant\"\ndata_type = \"varchar\"\n",
+	})
 	pipe := func(sql string) []pgproto3.FrontendMessage {
 		return []pgproto3.FrontendMessage{parse("", sql), bind("", ""), run("", 0)}
 	}
