@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/pprof"
 	"strings"
 	"sync"
 	"syscall"
@@ -165,7 +166,9 @@ func (s *stand) startInside() {
 				s.t.Errorf("Run: %v", err)
 			}
 		case <-time.After(patience):
-			s.t.Error("Run does not return")
+			var all strings.Builder
+			pprof.Lookup("goroutine").WriteTo(&all, 1) //nolint:errcheck // a Builder takes everything
+			s.t.Errorf("Run does not return:\n%s", all.String())
 		}
 	})
 }

@@ -49,8 +49,9 @@ func (g *Goroutines) NewBackend(nc net.Conn, conn *backend.Conn, owner any) (*Ba
 				return nil, errClosed
 			}
 			b.nc, b.ev = s, s
-			b.w.watch(s)
-			s.start(b, &b.w)
+			s.serve(b, &b.w)
+			b.w.watch(s) // nobody writes yet
+			s.start()
 			return b, nil
 		}
 	}

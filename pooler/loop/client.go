@@ -283,8 +283,13 @@ func (c *Client) move() bool {
 	if s == nil {
 		return false
 	}
+	s.serve(c, &c.w)
 	c.mu.Lock()
-	c.w.watch(s)
+	if !c.w.watch(s) { // somebody is writing to the client; it will be tried again
+		c.mu.Unlock()
+		s.abandon()
+		return false
+	}
 	old := c.nc
 	c.nc, c.ev = s, s
 	if !c.sess.WantsInput() {
@@ -292,7 +297,7 @@ func (c *Client) move() bool {
 	}
 	c.mu.Unlock()
 	old.Close()
-	s.start(c, &c.w)
+	s.start()
 	c.w.flushNow()
 	return true
 }
@@ -332,7 +337,7 @@ func (c *Client) left() {
 	}
 	c.w.closeAfter()
 	if c.ev != nil {
-		c.w.flushNow()
+		c.w.abandon()
 	} else {
 		c.w.flush() // who ended the session may not have come to that yet
 	}

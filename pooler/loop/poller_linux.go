@@ -218,7 +218,7 @@ func (p *poller) doPosted() bool {
 	}
 	clear(posted)
 	p.spare = posted[:0]
-	return closed && len(posted) == 0
+	return closed // nobody has anything to post any more
 }
 
 // add begins to watch s.
@@ -315,11 +315,10 @@ func (ps *pollers) take(nc net.Conn) *socket {
 // abandon closes a socket that was never started.
 func (s *socket) abandon() { syscall.Close(s.fd) }
 
-// start has the socket watched for h.
-func (s *socket) start(h handler, w *writer) {
-	s.h, s.w = h, w
-	s.p.post(s)
-}
+// serve says what the socket is for; start has it watched.
+func (s *socket) serve(h handler, w *writer) { s.h, s.w = h, w }
+
+func (s *socket) start() { s.p.post(s) }
 
 func (s *socket) read(b []byte) (n int, errno syscall.Errno) {
 	// The descriptor does not block: the scheduler need not know.

@@ -24,7 +24,9 @@ func (*pollers) take(net.Conn) *socket { return nil }
 // socket is never made.
 type socket struct{ net.Conn }
 
-func (*socket) start(handler, *writer) {}
+func (*socket) serve(handler, *writer) {}
+
+func (*socket) start() {}
 
 func (*socket) send([]byte) (int, error) { return 0, errors.ErrUnsupported }
 

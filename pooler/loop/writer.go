@@ -64,13 +64,26 @@ func (w *writer) closeAfter() {
 	w.mu.Unlock()
 }
 
-// watch puts a socket that a poller watches in the place of nc.
-func (w *writer) watch(s *socket) {
+// watch puts a socket that a poller watches in the place of nc. It returns false while somebody writes.
+func (w *writer) watch(s *socket) bool {
 	w.mu.Lock()
-	for w.writing {
-		w.drained.Wait()
+	defer w.mu.Unlock()
+	if w.writing {
+		return false
 	}
 	w.nc, w.try, w.ev = s, nil, s
+	return true
+}
+
+// abandon gives up what was not written: the socket is closed.
+func (w *writer) abandon() {
+	w.mu.Lock()
+	if w.err == nil {
+		w.err = net.ErrClosed
+	}
+	w.buf = nil
+	w.unhold()
+	w.drained.Broadcast()
 	w.mu.Unlock()
 }
 
