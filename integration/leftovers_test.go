@@ -198,3 +198,13 @@ func TestLeftoversOfTheDead(t *testing.T) {
 		}
 	})
 }
+
+// UPDATE of pg_settings is SET, also through a view.
+func TestLeftoversOfSettingsByAView(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{shards: 2, rest: twoRanges, general: "default_pool_size = 1", schema: "CREATE VIEW knobs AS SELECT name, setting FROM pg_settings"})
+	each(t, func(t *testing.T, p protocol) {
+		p.run(s.connect(t), "/* pgdog_shard: 0 */ UPDATE knobs SET setting = 'left' WHERE name = 'application_name'")
+		p.play(t, s.connect(t), "/* pgdog_shard: 0 */ SELECT current_setting('application_name') = 'left'", "f; SELECT 1; I")
+	})
+}

@@ -34,6 +34,8 @@ type Plan struct {
 	Shard topology.ShardID // PlanShard
 	// Write: it may change data, or do what the parser can't judge; a PlanAny with Write must not be restarted elsewhere.
 	Write bool
+	// Unjudged: it may change settings of the server's session in ways that its text does not show.
+	Unjudged bool
 	// Reason is why, for the route command and logs; it holds no values.
 	Reason string
 }

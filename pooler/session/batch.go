@@ -453,11 +453,11 @@ func (s *Session) joinBind(plan *sharding.Plan, it *item, rtr *router.Router) *p
 			WithDetail("Statements between two Syncs are one transaction, which runs on one shard.").
 			WithHint("Send a Sync between them.").WithRoutine(router.RefusalCrossShard)
 	case p.Kind == sharding.PlanShard:
-		w := plan.Write
+		w, u := plan.Write, plan.Unjudged
 		*plan = p
-		plan.Write = p.Write || w
+		plan.Write, plan.Unjudged = p.Write || w, p.Unjudged || u
 	default:
-		plan.Write = plan.Write || p.Write
+		plan.Write, plan.Unjudged = plan.Write || p.Write, plan.Unjudged || p.Unjudged
 	}
 	return nil
 }

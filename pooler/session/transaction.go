@@ -181,6 +181,9 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 	if plan.Kind == sharding.PlanShard || plan.Write && !again || s.acct.Cluster.Shards() == 1 {
 		s.fixed = true
 	}
+	if plan.Unjudged {
+		s.conn.Taint(backend.TaintUnjudged)
+	}
 	if m.Unparsable != nil {
 		s.fixed = true // and tainted if anything of it ran: see judge
 		return false

@@ -5,6 +5,7 @@ import (
 
 	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/sharding"
+	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
 // pendingLeaf is an occurrence of a relation and what is known of its rows that matter.
@@ -251,6 +252,9 @@ func (c *compiler) current(b *block) {
 // writes notes that a table is changed.
 func (c *compiler) writes(target *leaf) {
 	table, _, ok := c.base(target)
+	if t := target.rel.table; t != nil && slices.Contains(t.Reads, topology.QualifiedName{Schema: "pg_catalog", Name: "pg_settings"}) {
+		c.st.unjudged = true // UPDATE pg_settings is SET
+	}
 	if !ok {
 		c.st.needsKey(shardMissing("a write through view " + quote(target.rel.name)))
 		return

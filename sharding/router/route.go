@@ -52,6 +52,7 @@ type Route struct {
 	complex    *pgwire.Error
 	needs      bool // parameters
 	write      bool
+	unjudged   bool
 	utf8       bool // a relation's name is beyond ASCII
 	// fast: one statement with one constraint, on one parameter.
 	fast *constraint
@@ -73,6 +74,7 @@ func (c *compiler) message(m *parser.Message) *Route {
 		c.follow(s)
 		rt.statements = append(rt.statements, st)
 		rt.write = rt.write || st.write
+		rt.unjudged = rt.unjudged || st.unjudged
 		for i := range st.constraints {
 			rt.needs = rt.needs || !st.constraints[i].constant
 		}
@@ -99,7 +101,7 @@ func (rt *Route) shortcut() {
 		return
 	}
 	st := rt.statements[0]
-	if st.refusal != nil || st.hintless != nil || st.copy != nil || len(st.constraints) != 1 {
+	if rt.unjudged || st.refusal != nil || st.hintless != nil || st.copy != nil || len(st.constraints) != 1 {
 		return
 	}
 	k := &st.constraints[0]
@@ -173,7 +175,7 @@ func (rt *Route) plan(in *Input, params Params, describe bool) (sharding.Plan, *
 	if err := rt.refusals(in, hinted); err != nil {
 		return sharding.Plan{}, err
 	}
-	plan := sharding.Plan{Kind: sharding.PlanAny, Write: rt.write, Reason: "nothing to run"}
+	plan := sharding.Plan{Kind: sharding.PlanAny, Write: rt.write, Unjudged: rt.unjudged, Reason: "nothing to run"}
 	if hinted {
 		plan.Kind, plan.Shard, plan.Reason = sharding.PlanShard, hint, "hint"
 	}
@@ -243,7 +245,7 @@ func (st *statement) plan(in *Input, params Params, describe, hinted bool) (shar
 		}
 		shard, found = out.shard, true
 	}
-	if st.keyless != nil && !found && !open && !hinted {
+	if named := found || st.single && len(st.constraints) > 0; st.keyless != nil && !named && !open && !hinted {
 		return 0, false, st.keyless
 	}
 	return shard, found, nil

@@ -18,8 +18,10 @@ type statement struct {
 	// single: there is but one shard, so none has to be found.
 	single bool
 	write  bool
-	copy   *copyPlan
-	reason string
+	// unjudged: it may change settings of the session that nobody here sees.
+	unjudged bool
+	copy     *copyPlan
+	reason   string
 }
 
 func (st *statement) refuse(e *pgwire.Error) {
@@ -36,6 +38,13 @@ func (st *statement) needsHint(e *pgwire.Error) {
 
 func (st *statement) needsKey(e *pgwire.Error) {
 	if st.keyless == nil && !st.single {
+		st.keyless = e
+	}
+}
+
+// needsTenant is needsKey, for one shard too.
+func (st *statement) needsTenant(e *pgwire.Error) {
+	if st.keyless == nil {
 		st.keyless = e
 	}
 }
@@ -230,9 +239,13 @@ func (c *compiler) calls(list []parser.Function) {
 }
 
 func (c *compiler) opaque(what string) {
-	if len(c.r.entries) > 0 {
-		c.st.needsKey(pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "no tenant for %s", what).WithRoutine(RefusalTenantMissing).
-			WithDetail("What it reads and writes can't be seen, so the statement has to name its tenant.").WithHint(hintShard))
+	e := pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "no tenant for %s", what).WithRoutine(RefusalTenantMissing).
+		WithDetail("What it reads and writes can't be seen, so the statement has to name its tenant.").WithHint(hintShard)
+	switch {
+	case c.r.tenant != "":
+		c.st.needsTenant(e)
+	case len(c.r.entries) > 0:
+		c.st.needsKey(e)
 	}
 }
 
