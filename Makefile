@@ -46,7 +46,7 @@ deps: ## install what is missing on this machine (as root), or say what is
 ##@ Check
 
 .PHONY: test
-test: deps fmt-check tidy-check vet arch lint pure race fuzz bench ## everything, cheapest first; under ten minutes on two cores
+test: deps fmt-check tidy-check vet arch lint pure race fuzz benches ## everything, cheapest first; under ten minutes on two cores
 
 .PHONY: check
 check: fmt-check vet arch lint short ## what to run before each commit
@@ -124,14 +124,26 @@ fuzz: ## every fuzz target for its share of FUZZTOTAL seconds
 	$(call step,fuzz)
 	@scripts/fuzz $(FUZZTOTAL)
 
-.PHONY: bench
-bench: ## every benchmark; BENCHTIME=1s for figures
+.PHONY: benches
+benches: ## every Go benchmark; BENCHTIME=1s for figures
 	$(call step,benchmarks)
 	@scripts/bench -benchtime=$(BENCHTIME)
 
-.PHONY: bench-compare
-bench-compare: ## compare two files of benchmark output: OLD=a.txt NEW=b.txt
+.PHONY: benchstat
+benchstat: ## compare two files of their output: OLD=a.txt NEW=b.txt
 	@$(TOOL) benchstat $(OLD) $(NEW)
+
+.PHONY: bench
+bench: deps build ## beside PgBouncer and PostgreSQL itself, into bench/results; BENCH="-only simple -clients 64 -repeats 5"
+	@scripts/peers
+	@$(GO) run ./bench -pgkennel bin/pgkennel $(BENCH)
+
+.PHONY: bench-compare
+bench-compare: deps build ## the same beside another commit of ours: BASE=main~1
+	@scripts/peers
+	@rm -rf bin/base && git worktree prune && git worktree add -q --detach bin/base $(BASE)
+	@cd bin/base && $(GO) build -o ../pgkennel-base ./cmd/pgkennel; status=$$?; cd ../.. && git worktree remove --force bin/base; exit $$status
+	@$(GO) run ./bench -pgkennel bin/pgkennel -base bin/pgkennel-base -out bin/bench $(BENCH)
 
 .PHONY: vuln
 vuln: ## known vulnerabilities in what we import

@@ -137,7 +137,7 @@ func TestShapesOfTheCorpus(t *testing.T) {
 	var candidates, shaped atomic.Int64
 	t.Cleanup(func() {
 		t.Logf("%d of %d", shaped.Load(), candidates.Load())
-		if shaped.Load() < 100 || shaped.Load() < candidates.Load()*9/10 {
+		if shaped.Load() < 50 || shaped.Load() < candidates.Load()*9/10 {
 			t.Errorf("%d of %d statements can stand for their shape", shaped.Load(), candidates.Load())
 		}
 	})

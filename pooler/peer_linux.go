@@ -7,8 +7,8 @@ import (
 
 // peerPID is the process at the other end of a Unix socket; 0 where that can't be told.
 func peerPID(nc net.Conn) (pid int) {
-	u, ok := nc.(*net.UnixConn)
-	if !ok {
+	u, ok := nc.(syscall.Conn)
+	if !ok || nc.RemoteAddr().Network() != "unix" {
 		return 0
 	}
 	raw, err := u.SyscallConn()

@@ -136,6 +136,7 @@ func New(ctx context.Context, o Options) (*Pooler, error) {
 		MaxMessage: cfg.MaxMessageBytes,
 	}
 	p.driver = loop.NewGoroutines(loop.Options{
+		Left:   func() { p.clients.Add(-1) },
 		Source: source{p}, Shared: p.shared, Log: o.Log, RollbackTimeout: int64(cfg.Timeouts.Rollback), Pollers: pollers(&o, cfg),
 	})
 	p.console = admin.New(admin.Options{Inspector: inspector{p: p}, Controller: controller{p: p}, Now: time.Now, Log: o.Log})
@@ -305,7 +306,6 @@ func (p *Pooler) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) 
 // serve runs one client connection.
 func (p *Pooler) serve(nc net.Conn) {
 	n := p.clients.Add(1)
-	defer p.clients.Add(-1)
 	var refusal *pgwire.Error
 	if most := int64(p.state.Load().cfg.Clients.Max); most > 0 && n > most {
 		refusal = errTooManyClients
@@ -314,6 +314,7 @@ func (p *Pooler) serve(nc net.Conn) {
 			nc.SetDeadline(time.Now().Add(time.Second))        //nolint:errcheck // best effort
 			nc.Write(pgwire.AppendErrorResponse(nil, refusal)) //nolint:errcheck // best effort
 			nc.Close()
+			p.clients.Add(-1)
 			return
 		}
 	}

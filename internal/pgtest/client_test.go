@@ -44,13 +44,13 @@ func TestClientCancels(t *testing.T) {
 	t.Parallel()
 	c := pgtest.Shared(t).Connect(t, pgtest.Login{User: pgtest.Superuser, Database: "postgres"})
 	c.Send(query("SELECT pg_sleep(60)"))
-	for { // the cancel may be there before the statement; then it hits nothing
-		c.Cancel()
-		other := pgtest.Shared(t).Query(t, "postgres", "SELECT state FROM pg_stat_activity WHERE pid = $1", int(c.PID))
-		if len(other) == 1 && other[0] != "active" {
+	for { // a cancel that is there before the statement hits nothing
+		waits := pgtest.Shared(t).Query(t, "postgres", "SELECT coalesce(wait_event, '') FROM pg_stat_activity WHERE pid = $1", int(c.PID))
+		if len(waits) == 1 && waits[0] == "PgSleep" {
 			break
 		}
 	}
+	c.Cancel()
 	if e := pgtest.Failure(c.UntilReady()); e == nil || e.Code != "57014" {
 		t.Errorf("got %+v, want 57014", e)
 	}

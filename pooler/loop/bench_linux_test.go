@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
 	"runtime"
 	"syscall"
 	"testing"
@@ -168,15 +169,21 @@ func newTraffic(s *bench, clients int, mode string) *traffic {
 			continue
 		}
 		c.received(pgwire.AppendSync(pgwire.AppendParse(nil, "q", sql, nil)))
-		for c.sess.Backend() == nil && c.sess.PreparedCount() == 0 {
-			runtime.Gosched()
-		}
-		if conn := c.sess.Backend(); conn != nil {
+		for prepared := false; !prepared; runtime.Gosched() { // its text may be being parsed
+			var at *Backend
 			var answer []byte
-			if conn.Pending() == 2 {
-				answer = pgwire.AppendParseComplete(nil)
+			c.Inspect(func(sess *session.Session, _ net.Conn) {
+				if conn := sess.Backend(); conn != nil {
+					at = conn.Link.(*Backend) //nolint:forcetypeassert // it is one
+					if conn.Pending() == 2 {  // else the server has it
+						answer = pgwire.AppendParseComplete(nil)
+					}
+				}
+				prepared = sess.PreparedCount() > 0
+			})
+			if at != nil {
+				at.received(pgwire.AppendReadyForQuery(answer, pgwire.TxIdle))
 			}
-			conn.Link.(*Backend).received(pgwire.AppendReadyForQuery(answer, pgwire.TxIdle)) //nolint:forcetypeassert // it is one
 		}
 	}
 	row := pgwire.AppendDataRow(nil, [][]byte{[]byte("12345")})
@@ -221,6 +228,21 @@ func BenchmarkTransaction(b *testing.B) {
 					t.step()
 				}
 			})
+		}
+	}
+}
+
+// TestTransactionsAllocateNothing: in the steady state a statement costs no memory.
+func TestTransactionsAllocateNothing(t *testing.T) {
+	for _, mode := range []string{"simple", "extended", "prepared"} {
+		for _, clients := range []int{1, 64} {
+			x := newTraffic(newBench(t, 10), clients, mode)
+			for range 3000 {
+				x.step()
+			}
+			if n := testing.AllocsPerRun(2000, x.step); n >= 1 && !underRace {
+				t.Errorf("%s, %d clients: %v allocations for each transaction", mode, clients, n)
+			}
 		}
 	}
 }

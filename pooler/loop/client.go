@@ -344,6 +344,9 @@ func (c *Client) left() {
 	g.mu.Lock()
 	delete(g.clients, c)
 	g.mu.Unlock()
+	if g.leftHook != nil {
+		g.leftHook()
+	}
 	g.running.Done()
 }
 

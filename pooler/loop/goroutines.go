@@ -19,6 +19,7 @@ const pollBuffer = 64 << 10
 // Goroutines is the driver of net.Conn: two goroutines for a client at work, one for its input and one for its backend's answers.
 type Goroutines struct {
 	source          Source
+	leftHook        func()
 	log             *slog.Logger
 	shared          atomic.Pointer[session.Shared]
 	readBuffer      int
@@ -36,7 +37,7 @@ type Goroutines struct {
 // NewGoroutines returns a driver. Nothing runs until clients come.
 func NewGoroutines(o Options) *Goroutines {
 	g := &Goroutines{
-		source: o.Source, log: o.Log, readBuffer: o.ReadBuffer, rollbackTimeout: time.Duration(o.RollbackTimeout),
+		source: o.Source, leftHook: o.Left, log: o.Log, readBuffer: o.ReadBuffer, rollbackTimeout: time.Duration(o.RollbackTimeout),
 		clients: make(map[*Client]struct{}),
 	}
 	g.shared.Store(o.Shared)
@@ -112,6 +113,9 @@ func (g *Goroutines) Serve(nc net.Conn, name string, refusal *pgwire.Error) {
 	if g.closed {
 		g.mu.Unlock()
 		nc.Close()
+		if g.leftHook != nil {
+			g.leftHook()
+		}
 		return
 	}
 	g.clients[c] = struct{}{}

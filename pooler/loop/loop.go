@@ -43,6 +43,8 @@ type Options struct {
 	Source Source
 	Shared *session.Shared
 	Log    *slog.Logger
+	// Left is called when a client that Serve took is gone; nil = nobody wants to know.
+	Left func()
 	// ReadBuffer of each connection, in bytes; 0 = 16 KiB.
 	ReadBuffer int
 	// Pollers is the number of threads that wait for bare sockets, on Linux; 0 = as fits the machine, negative = none: each connection has a

@@ -437,6 +437,27 @@ func (s *socket) address(get func(int) (syscall.Sockaddr, error)) net.Addr {
 	return &net.TCPAddr{}
 }
 
+// SyscallConn gives those who ask the kernel about the socket its descriptor; only Control works.
+func (s *socket) SyscallConn() (syscall.RawConn, error) { return control{s}, nil }
+
+type control struct{ s *socket }
+
+// Control implements syscall.RawConn.
+func (c control) Control(f func(fd uintptr)) error {
+	if !c.s.acquire() {
+		return net.ErrClosed
+	}
+	defer c.s.release()
+	f(uintptr(c.s.fd))
+	return nil
+}
+
+// Read implements syscall.RawConn, and fails.
+func (control) Read(func(fd uintptr) bool) error { return errors.ErrUnsupported }
+
+// Write implements syscall.RawConn, and fails.
+func (control) Write(func(fd uintptr) bool) error { return errors.ErrUnsupported }
+
 // SetDeadline implements net.Conn, and fails.
 func (s *socket) SetDeadline(time.Time) error { return errors.ErrUnsupported }
 
