@@ -147,6 +147,7 @@ type Metrics struct {
 	Port       int // 0 = no metrics
 	Namespace  string
 	HealthPort int // 0 = none
+	Pprof      bool
 }
 
 // Log is what is logged, and how.

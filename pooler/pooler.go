@@ -262,7 +262,7 @@ func (p *Pooler) Run(ctx context.Context) error {
 	cfg := p.state.Load().cfg
 	wg.Go(func() { p.sample(work, cfg.StatsPeriod) })
 	if p.http != nil {
-		h := metrics.Handler(metrics.Options{Gatherer: p.registry, Ready: p.ready, Log: p.log})
+		h := metrics.Handler(metrics.Options{Gatherer: p.registry, Ready: p.ready, Pprof: p.state.Load().cfg.Metrics.Pprof, Log: p.log})
 		wg.Go(func() { p.serveHTTP(work, p.http, h) })
 	}
 	if p.health != nil {

@@ -134,22 +134,33 @@ func (t *traffic) step() {
 		t.send(t.clients[len(t.waiting)])
 	}
 	at := 0
-	for t.waiting[at].sess.Backend() == nil { // in the other shard's queue, or its statement is being parsed
+	x, prepares := t.held(t.waiting[at])
+	for x == nil { // in the other shard's queue, or its statement is being parsed
 		if at++; at == len(t.waiting) {
 			at = 0
 			runtime.Gosched()
 		}
+		x, prepares = t.held(t.waiting[at])
 	}
 	c := t.waiting[at]
 	copy(t.waiting[at:], t.waiting[at+1:])
 	t.waiting = t.waiting[:len(t.waiting)-1]
-	x := c.sess.Backend().Link.(*Backend)    //nolint:forcetypeassert // it is one
-	if t.prepares && x.Conn.Pending() == 5 { // it had no such statement before
+	if prepares {
 		x.received(append(pgwire.AppendParseComplete(nil), t.answer...))
 	} else {
 		x.received(t.answer)
 	}
 	t.send(c)
+}
+
+// held is the backend that has a client's request, and whether it had to prepare the statement for it.
+func (t *traffic) held(c *Client) (b *Backend, prepares bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if conn := c.sess.Backend(); conn != nil && conn.Pending() > 0 {
+		return conn.Link.(*Backend), t.prepares && conn.Pending() == 5 //nolint:forcetypeassert // it is one
+	}
+	return nil, false
 }
 
 func (t *traffic) send(c *Client) {

@@ -127,10 +127,11 @@ func (c *Client) unlock(reader *Backend, own bool) {
 		}
 	}
 	waits := own || reader != nil && reader.client.Load() == c
-	polled := own && c.ev != nil || reader != nil && reader.ev != nil // by a poller, which has others to serve
+	ev := c.ev
+	polled := own && ev != nil || reader != nil && reader.ev != nil // by a poller, which has others to serve
 	c.mu.Unlock()
 	for i := range todo {
-		c.do(&todo[i], own && !polled)
+		c.do(&todo[i], own && !polled, ev)
 	}
 	switch {
 	case !waits:
@@ -154,7 +155,7 @@ func (c *Client) unlock(reader *Backend, own bool) {
 }
 
 // do does what a step asked for.
-func (c *Client) do(a *action, own bool) {
+func (c *Client) do(a *action, own bool, ev *socket) {
 	g := c.g
 	switch a.kind {
 	case doFlush:
@@ -162,8 +163,8 @@ func (c *Client) do(a *action, own bool) {
 			a.b.w.flush()
 		} else {
 			a.b.w.flushAside(g.spawn)
-			if c.ev != nil {
-				a.b.w.hold(c.ev)
+			if ev != nil {
+				a.b.w.hold(ev)
 			}
 		}
 	case doRelease:

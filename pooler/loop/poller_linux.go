@@ -322,7 +322,7 @@ func (s *socket) start() { s.p.post(s) }
 
 func (s *socket) read(b []byte) (n int, errno syscall.Errno) {
 	// The descriptor does not block: the scheduler need not know.
-	r, _, errno := syscall.RawSyscall(syscall.SYS_READ, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b))) //nolint:gosec // as syscall.Read does
+	r, _, errno := syscall.RawSyscall6(syscall.SYS_RECVFROM, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), syscall.MSG_DONTWAIT, 0, 0) //nolint:gosec // as syscall.Recvfrom does
 	return int(r), errno
 }
 
@@ -333,7 +333,7 @@ func (s *socket) send(b []byte) (n int, err error) {
 	}
 	defer s.release()
 	for n < len(b) {
-		r, _, errno := syscall.RawSyscall(syscall.SYS_WRITE, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b[n:]))), uintptr(len(b)-n)) //nolint:gosec // as syscall.Write does
+		r, errno := s.sendSome(b[n:])
 		switch errno {
 		case 0:
 			n += int(r)
@@ -345,6 +345,16 @@ func (s *socket) send(b []byte) (n int, err error) {
 		}
 	}
 	return n, nil
+}
+
+// sendSome is send(2), which has less to do than write(2). What is no socket is written to.
+func (s *socket) sendSome(b []byte) (n uintptr, errno syscall.Errno) {
+	n, _, errno = syscall.RawSyscall6(syscall.SYS_SENDTO, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b)), //nolint:gosec // as syscall.Sendto does
+		syscall.MSG_DONTWAIT|syscall.MSG_NOSIGNAL, 0, 0)
+	if errno == syscall.ENOTSOCK {
+		n, _, errno = syscall.RawSyscall(syscall.SYS_WRITE, uintptr(s.fd), uintptr(unsafe.Pointer(unsafe.SliceData(b))), uintptr(len(b))) //nolint:gosec // as syscall.Write does
+	}
+	return n, errno
 }
 
 func (s *socket) acquire() bool {

@@ -11,8 +11,8 @@ import (
 // writes, in order, and what is appended meanwhile goes out with its next write.
 type writer struct {
 	nc  net.Conn
-	try func(b []byte) int // writes as much as the socket takes at once; nil if that can't be had
-	ev  *socket            // nc, if a poller watches it: nobody waits then
+	try func(b []byte) int     // writes as much as the socket takes at once; nil if that can't be had
+	ev  atomic.Pointer[socket] // nc, if a poller watches it: nobody waits then
 
 	mu      sync.Mutex
 	drained sync.Cond
@@ -71,7 +71,8 @@ func (w *writer) watch(s *socket) bool {
 	if w.writing {
 		return false
 	}
-	w.nc, w.try, w.ev = s, nil, s
+	w.nc, w.try = s, nil
+	w.ev.Store(s)
 	return true
 }
 
@@ -101,7 +102,7 @@ func (w *writer) flushNow() {
 		w.buf = nil
 		w.again.Store(false)
 		w.mu.Unlock()
-		n, err := w.ev.send(b)
+		n, err := w.ev.Load().send(b)
 		w.mu.Lock()
 		if err == nil && n < len(b) {
 			rest := b[n:]
@@ -160,7 +161,7 @@ func (w *writer) unhold() {
 
 // flush writes what was appended. When another goroutine is writing it returns at once, unless too much waits already: then it waits for room.
 func (w *writer) flush() {
-	if w.ev != nil {
+	if w.ev.Load() != nil {
 		w.flushNow()
 		w.mu.Lock()
 		for len(w.buf) > writeLimit && w.err == nil {
@@ -191,7 +192,7 @@ func (w *writer) flush() {
 
 // flushAside is flush for those who must not wait for the peer: what the socket doesn't take at once is left to a goroutine started by spawn.
 func (w *writer) flushAside(spawn func(func())) {
-	if w.ev != nil {
+	if w.ev.Load() != nil {
 		w.flushNow()
 		return
 	}
