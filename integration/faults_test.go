@@ -131,7 +131,7 @@ func TestServerDies(t *testing.T) {
 func serverDies(t *testing.T, down bool, die func(t *testing.T, sh shard)) {
 	t.Helper()
 	s := start(t, spec{
-		instances: []*pgtest.Instance{pgtest.Start(t), pgtest.Shared(t)}, schema: tableSchema, rest: twoRanges,
+		instances: []*pgtest.Instance{pgtest.Start(t, pgtest.Config("synchronous_commit", "on")), pgtest.Shared(t)}, schema: tableSchema, rest: twoRanges,
 		general: faultyGeneral + "default_pool_size = 8\ncheckout_timeout = 3_000\n",
 	})
 	const rowsOfOne = "SELECT g, repeat('x', 500) FROM generate_series(1, 1000000) g, (SELECT count(*) FROM orders WHERE tenant_id = 1) o"
@@ -344,7 +344,7 @@ func TestServerFreezes(t *testing.T) {
 	t.Parallel()
 	t.Run("the server", func(t *testing.T) {
 		t.Parallel()
-		instance := pgtest.Start(t)
+		instance := pgtest.Start(t, pgtest.Config("synchronous_commit", "on"))
 		s := prepare(t, freezing(t, instance))
 		s.startInside()
 		serverFreezes(t, s, func() { instance.Freeze(t) }, instance.Thaw)
