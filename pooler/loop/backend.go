@@ -99,7 +99,9 @@ func (b *Backend) Lease() *pool.Lease[*Backend] { return b.lease }
 
 // read steps the machine with what the server sends, until the socket ends.
 func (b *Backend) read() {
-	buf := make([]byte, b.g.readBuffer)
+	held := b.g.buffers.Get().(*[]byte) //nolint:forcetypeassert // it holds nothing else
+	defer b.g.buffers.Put(held)
+	buf := *held
 	for {
 		n, err := b.nc.Read(buf)
 		if err != nil && n == 0 {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"os"
 	"runtime/debug"
 	"sync"
 	"time"
@@ -237,9 +238,19 @@ func (c *Client) tick() {
 
 // serve reads from the client until it is gone, or a poller does so: then it returns true.
 func (c *Client) serve() (polled bool) {
-	buf := make([]byte, c.g.readBuffer)
+	held := c.g.buffers.Get().(*[]byte) //nolint:forcetypeassert // it holds nothing else
+	defer c.g.buffers.Put(held)
+	buf := *held
+	reads := 0 // since the login
 	for {
 		n, err := c.nc.Read(buf)
+		if reads > 0 && n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+			if c.move() {
+				return true
+			}
+			c.nc.SetReadDeadline(time.Now().Add(time.Second)) //nolint:errcheck // somebody is writing to it: later
+			continue
+		}
 		c.mu.Lock()
 		c.now = nanos()
 		if n > 0 {
@@ -266,9 +277,24 @@ func (c *Client) serve() (polled bool) {
 		if closed {
 			break
 		}
-		if ready && c.move() {
-			return true
+		if ready && c.g.pollers != nil && bare(c.nc) {
+			// Who logs in for one statement is gone before it would be worth it.
+			switch reads++; {
+			case reads == 1:
+				c.nc.SetReadDeadline(time.Now().Add(time.Second)) //nolint:errcheck // the next read tells
+			case reads > 2 && c.move():
+				return true
+			}
 		}
+	}
+	return false
+}
+
+// bare reports whether a poller can watch the connection.
+func bare(nc net.Conn) bool {
+	switch nc.(type) {
+	case *net.TCPConn, *net.UnixConn:
+		return true
 	}
 	return false
 }

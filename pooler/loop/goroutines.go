@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"log/slog"
@@ -22,7 +23,7 @@ type Goroutines struct {
 	leftHook        func()
 	log             *slog.Logger
 	shared          atomic.Pointer[session.Shared]
-	readBuffer      int
+	buffers         sync.Pool // of *[]byte, to read into
 	rollbackTimeout time.Duration
 	tls             atomic.Pointer[tls.Config]
 	next            atomic.Uint64
@@ -37,13 +38,12 @@ type Goroutines struct {
 // NewGoroutines returns a driver. Nothing runs until clients come.
 func NewGoroutines(o Options) *Goroutines {
 	g := &Goroutines{
-		source: o.Source, leftHook: o.Left, log: o.Log, readBuffer: o.ReadBuffer, rollbackTimeout: time.Duration(o.RollbackTimeout),
+		source: o.Source, leftHook: o.Left, log: o.Log, rollbackTimeout: time.Duration(o.RollbackTimeout),
 		clients: make(map[*Client]struct{}),
 	}
 	g.shared.Store(o.Shared)
-	if g.readBuffer == 0 {
-		g.readBuffer = 16 << 10
-	}
+	size := cmp.Or(o.ReadBuffer, 16<<10)
+	g.buffers.New = func() any { b := make([]byte, size); return &b }
 	if g.rollbackTimeout == 0 {
 		g.rollbackTimeout = 5 * time.Second
 	}
