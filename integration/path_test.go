@@ -24,7 +24,7 @@ func TestSearchPathDecides(t *testing.T) {
 		CREATE FUNCTION public.move() RETURNS int LANGUAGE plpgsql AS $$ BEGIN PERFORM set_config('search_path', 'held', false); RETURN 1; END $$;`,
 		rest: twoRanges,
 	})
-	role := fmt.Sprintf("path_%d", s.shards[0].Port)
+	role := "path_" + s.shards[0].db
 	for _, sh := range s.shards {
 		sh.Exec(t, "postgres", fmt.Sprintf("CREATE ROLE %s; GRANT %[1]s TO %s; ALTER ROLE %[2]s IN DATABASE %s SET search_path TO open, public", role, user, sh.db))
 		sh.Exec(t, sh.db, fmt.Sprintf("CREATE SCHEMA %s; CREATE TABLE %[1]s.things (tenant_id bigint, id int); GRANT ALL ON SCHEMA %[1]s, open TO %[1]s; GRANT ALL ON ALL TABLES IN SCHEMA %[1]s, open TO %[1]s", role))
