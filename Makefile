@@ -8,6 +8,8 @@ GO        ?= go
 PKG       ?= ./...
 TIMEOUT   ?= 8m
 PURE      ?= ./parser ./config ./sharding/...
+# Tests of allocations and of the program's memory: the race detector has both grow.
+MEASURED  ?= 'Allocat|TestHostile(Announcements|Syncs|Batches|SlowReader|Idlers)'
 FUZZTOTAL ?= 60# seconds that `make fuzz` shares out among all targets
 BENCHTIME ?= 1x
 
@@ -93,9 +95,11 @@ lint: $(GOLANGCI) ## golangci-lint and dead code
 	@$(TOOL) deadcode -test ./... | (! grep -v '^internal/pgtest/') # a kit may hold more than is used today
 
 .PHONY: pure
-pure: ## the packages without goroutines, in full: what is measured or too slow under the race detector too
+pure: ## the packages without goroutines, in full, and what the race detector falsifies: allocations, memory
 	$(call step,tests of pure packages)
 	@$(GO) test -count=1 -timeout=$(TIMEOUT) $(PURE)
+	$(call step,what is measured)
+	@$(GO) test -count=1 -timeout=$(TIMEOUT) -run=$(MEASURED) ./pooler/loop ./integration
 
 .PHONY: race
 race: ## unit and integration tests under the race detector

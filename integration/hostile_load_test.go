@@ -205,7 +205,7 @@ func TestHostileBatches(t *testing.T) {
 			nc := loggedIn(t, s)
 			defer nc.Close()
 			begun := time.Now()
-			s.grows(t, 96<<20, func(look func()) {
+			s.grows(t, 48<<20, func(look func()) {
 				written := flood(t, nc, x.bytes, max(1, x.n/less))
 				stalls(t, s, written)
 				look()

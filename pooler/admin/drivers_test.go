@@ -8,8 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -24,6 +22,7 @@ import (
 	"github.com/lib/pq"
 	"go.uber.org/goleak"
 
+	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 )
 
@@ -322,13 +321,6 @@ func query(t *testing.T, db *sql.DB, text string) []map[string]any {
 
 func TestPsql(t *testing.T) {
 	t.Parallel()
-	psql, err := exec.LookPath("psql")
-	if found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/psql"); len(found) > 0 {
-		psql, err = found[len(found)-1], nil
-	}
-	if err != nil {
-		t.Skip("no psql")
-	}
 	f := newFake()
 	host, port := listen(t, f.console(), admin)
 	run := func(sql ...string) string {
@@ -336,7 +328,7 @@ func TestPsql(t *testing.T) {
 		for _, s := range sql {
 			args = append(args, "-c", s)
 		}
-		out, _ := exec.CommandContext(t.Context(), psql, args...).CombinedOutput()
+		out, _ := pgtest.Command(t, "psql", args...).CombinedOutput()
 		return string(out)
 	}
 	for _, c := range []struct {

@@ -62,11 +62,12 @@ type Step struct {
 	Must bool
 	// DataFollows: COPY data is sent behind it without a CopyInResponse being awaited, so a Sync behind it stands behind the data, too.
 	DataFollows bool
+	// Unnamed: a Parse as the unnamed statement.
+	Unnamed bool
 	// Ref is the owner's.
 	Ref int32
-	// Prepared is what a Parse or Close is about; Unnamed: as the unnamed statement.
+	// Prepared is what a Parse or Close is about.
 	Prepared *state.Prepared
-	Unnamed  bool
 	// Refusal replaces the error that the step is bound to bring.
 	Refusal *pgwire.Error
 	// Answer of StepLocal.

@@ -123,6 +123,9 @@ func (s *Session) batch(b []byte, how end) bool {
 		s.refuseUnit(e, how == endSync)
 		return true
 	}
+	if s.conn != nil && s.conn.Pending() > maxPending && s.awaitsSoFar() {
+		return false
+	}
 	refusal, wait := s.decodeBatch(b)
 	if wait {
 		s.dropItems()

@@ -7,7 +7,10 @@ import (
 )
 
 // maxItems bounds the messages of a batch that are looked at together: what is known of each takes more memory than a short one itself.
-const maxItems = 16 << 10
+const maxItems = 4 << 10
+
+// maxPending bounds the messages of a pipeline that a server has been sent and has not answered, before more are looked at.
+const maxPending = 2 * maxItems
 
 // unindexed is how many items at the end of a batch are looked through one by one.
 const unindexed = 64

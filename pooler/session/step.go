@@ -53,11 +53,20 @@ type unit struct {
 	named index
 }
 
+// maxKept is how many elements a list of a unit may have for its memory to be kept for the next one.
+const maxKept = 256
+
 func (u *unit) reset() {
-	clear(u.executed)
-	clear(u.items)
-	clear(u.undo)
-	*u = unit{executed: u.executed[:0], items: u.items[:0], undo: u.undo[:0]}
+	*u = unit{executed: emptied(u.executed), items: emptied(u.items), undo: emptied(u.undo)}
+}
+
+// emptied returns the list without its elements, and without its memory when that is large.
+func emptied[T any](list []T) []T {
+	if cap(list) > maxKept {
+		return nil
+	}
+	clear(list)
+	return list[:0]
 }
 
 // undo takes back a change of the session's statements whose message did not run.
