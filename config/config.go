@@ -121,11 +121,8 @@ type Timeouts struct {
 
 // Health is how endpoints are watched.
 type Health struct {
-	Interval     time.Duration // a connection unused for longer is checked at checkout; 0 = always
 	IdleInterval time.Duration
-	IdleDelay    time.Duration // 0 = at once
 	Timeout      time.Duration
-	BanTimeout   time.Duration // 0 = endpoints are not banned
 }
 
 // Prepared is how prepared statements are handled.
@@ -134,11 +131,10 @@ type Prepared struct {
 	Limit   int // on one connection to a server; 0 = only bytes count
 }
 
-// Parser is which statements are parsed.
+// Parser is which statements are taken.
 type Parser struct {
-	Always              bool // even where routing does not need it
 	MaxQueryBytes       int  // 0 = no limit
-	RefuseLongerQueries bool // false: they are only logged
+	RefuseLongerQueries bool // false: MaxQueryBytes means nothing
 }
 
 // Metrics is where an operator can look.

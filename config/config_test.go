@@ -53,8 +53,8 @@ func TestDefaults(t *testing.T) {
 		TLS:             TLS{Verify: TLSPrefer},
 		Connect:         Connect{Timeout: 5 * time.Second, Attempts: 1},
 		Timeouts:        Timeouts{Checkout: 5 * time.Second, Rollback: 5 * time.Second},
-		Health:          Health{Interval: 30 * time.Second, IdleInterval: 30 * time.Second, IdleDelay: 5 * time.Second, Timeout: 5 * time.Second, BanTimeout: 5 * time.Minute},
-		Prepared:        Prepared{Enabled: true},
+		Health:          Health{IdleInterval: 30 * time.Second, Timeout: 5 * time.Second},
+		Prepared:        Prepared{Enabled: true, Limit: 1000},
 		Metrics:         Metrics{Host: "0.0.0.0"},
 		Log:             Log{Level: slog.LevelInfo, Connections: true, Disconnections: true},
 		Shutdown:        Shutdown{Timeout: time.Minute},
@@ -294,7 +294,10 @@ log_level = "pgdog=debug,warn"
 cross_shard_disabled = false
 workers = 8
 query_log_stdout = true
-idle_healthcheck_interval = 400_000
+healthcheck_interval = 0
+ban_timeout = 100
+idle_healthcheck_delay = 5000
+query_size_limit = 1000
 
 [memory]
 net_buffer = 4096
@@ -330,26 +333,30 @@ database = "p"
 column = "v"
 data_type = "vector"
 centroids = [[1, 2], [3, 4]]
+primary = true
 `, "[admin]\npassword = 'x'\n[[users]]\nname = 'u'\ndatabase = 'p'\npassword = '***'\nschema_admin = true\nserver_auth = 'password'\n")
 	want := `pgdog.toml:7:1: key "dns_ttl" is PgDog's and not yet supported by pgkennel; it is ignored
 pgdog.toml:8:1: key "passthrough_auth" is PgDog's and not yet supported by pgkennel; it is ignored
 pgdog.toml:9:1: prepared_statements = "full" is PgDog's and not yet supported by pgkennel; it is taken for "extended"
-pgdog.toml:10:1: query_parser = "off" is PgDog's and not yet supported by pgkennel; it is taken for "auto"
+pgdog.toml:10:1: key "query_parser" is PgDog's and not yet supported by pgkennel; it is ignored
 pgdog.toml:11:1: log_format = "json_flattened" is PgDog's and not yet supported by pgkennel; it is taken for "json"
 pgdog.toml:12:1: log_level "pgdog=debug,warn" is a filter of PgDog's, which pgkennel does not have; it is taken for "warn"
 pgdog.toml:13:1: statements that touch several shards are always refused by pgkennel, cross_shard_disabled = false is ignored; it is taken for true
 pgdog.toml:15:1: key "query_log_stdout" is PgDog's and not yet supported by pgkennel; it is ignored
-pgdog.toml:16:1: idle_healthcheck_interval, 400000 ms, is not shorter than ban_timeout, 300000 ms; check more often than endpoints come back
-pgdog.toml:20:1: key "stack_size" is PgDog's and not yet supported by pgkennel; it is ignored
-pgdog.toml:23:1: key "shard_key" is PgDog's and not yet supported by pgkennel; it is ignored
-pgdog.toml:25:1: section [[mirroring]] is PgDog's and not yet supported by pgkennel; it is ignored
-pgdog.toml:29:1: section [otel] is PgDog's and not yet supported by pgkennel; it is ignored
-pgdog.toml:32:1: section [control] is PgDog's and not yet supported by pgkennel; it is ignored
-pgdog.toml:38:1: role = "auto" is PgDog's and not yet supported by pgkennel; it is taken for "primary"
-pgdog.toml:39:1: key "read_only" is PgDog's and not yet supported by pgkennel; it is ignored
-pgdog.toml:45:1: reads are not yet sent to replicas by pgkennel; everything goes to the primary
-pgdog.toml:50:1: data_type "vector" is PgDog's and not yet supported by pgkennel; the table counts as not sharded
-pgdog.toml:51:1: key "centroids" is PgDog's and not yet supported by pgkennel; it is ignored
+pgdog.toml:16:1: key "healthcheck_interval" is PgDog's and not yet supported by pgkennel; it is ignored
+pgdog.toml:17:1: key "ban_timeout" is PgDog's and not yet supported by pgkennel; it is ignored
+pgdog.toml:19:1: query_size_limit does nothing: longer statements are not yet logged by pgkennel; set query_size_limit_action = "block" to have longer statements refused
+pgdog.toml:23:1: key "stack_size" is PgDog's and not yet supported by pgkennel; it is ignored
+pgdog.toml:26:1: key "shard_key" is PgDog's and not yet supported by pgkennel; it is ignored
+pgdog.toml:28:1: section [[mirroring]] is PgDog's and not yet supported by pgkennel; it is ignored
+pgdog.toml:32:1: section [otel] is PgDog's and not yet supported by pgkennel; it is ignored
+pgdog.toml:35:1: section [control] is PgDog's and not yet supported by pgkennel; it is ignored
+pgdog.toml:41:1: role = "auto" is PgDog's and not yet supported by pgkennel; it is taken for "primary"
+pgdog.toml:42:1: key "read_only" is PgDog's and not yet supported by pgkennel; it is ignored
+pgdog.toml:48:1: reads are not yet sent to replicas by pgkennel; everything goes to the primary
+pgdog.toml:53:1: data_type "vector" is PgDog's and not yet supported by pgkennel; the table counts as not sharded
+pgdog.toml:54:1: key "centroids" is PgDog's and not yet supported by pgkennel; it is ignored
+pgdog.toml:55:1: key "primary" is PgDog's and not yet supported by pgkennel; it is ignored
 users.toml:6:12: password is ***, which pgkennel prints in place of a secret; put the real one there
 users.toml:7:1: key "schema_admin" is PgDog's and not yet supported by pgkennel; it is ignored`
 	if d := cmp.Diff(want, warnings.String()); d != "" {

@@ -79,7 +79,7 @@ func sameEndpoint(a, b *Endpoint) bool {
 }
 
 func sameSharding(a, b *ShardedTable) bool {
-	return a.Schema == b.Schema && a.Name == b.Name && a.Column == b.Column && a.Primary == b.Primary && a.DataType == b.DataType &&
+	return a.Schema == b.Schema && a.Name == b.Name && a.Column == b.Column && a.DataType == b.DataType &&
 		sameMapping(a.Mapping, b.Mapping)
 }
 

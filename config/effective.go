@@ -160,7 +160,6 @@ func (p *printer) shardedTable(cl *Cluster, t *ShardedTable) {
 	}
 	p.line("column = %s", quoteTOML(t.Column))
 	p.line("data_type = %s", quoteTOML(t.DataType.String()))
-	p.line("primary = %t", t.Primary)
 	m := t.Mapping
 	if m == nil {
 		p.line("# no mapping: by hash over %d shards", len(cl.Shards))

@@ -27,15 +27,9 @@ func (b *builder) buildGeneral() {
 	}
 	c.Connect = Connect{Timeout: g.millis("connect_timeout"), Attempts: g.int("connect_attempts"), AttemptDelay: g.millis("connect_attempt_delay")}
 	c.Timeouts = Timeouts{Checkout: g.millis("checkout_timeout"), Rollback: g.millis("rollback_timeout")}
-	c.Health = Health{
-		Interval: g.millis("healthcheck_interval"), IdleInterval: g.millis("idle_healthcheck_interval"), IdleDelay: g.millis("idle_healthcheck_delay"),
-		Timeout: g.millis("healthcheck_timeout"), BanTimeout: g.millis("ban_timeout"),
-	}
+	c.Health = Health{IdleInterval: g.millis("idle_healthcheck_interval"), Timeout: g.millis("healthcheck_timeout")}
 	c.Prepared = Prepared{Enabled: g.text("prepared_statements") != "disabled", Limit: unlimited(g.int("prepared_statements_limit"))}
-	c.Parser = Parser{
-		Always: g.text("query_parser") == "on", MaxQueryBytes: unlimited(g.int("query_size_limit")),
-		RefuseLongerQueries: g.text("query_size_limit_action") == "block",
-	}
+	c.Parser = Parser{MaxQueryBytes: unlimited(g.int("query_size_limit")), RefuseLongerQueries: g.text("query_size_limit_action") == "block"}
 	c.Metrics = Metrics{
 		Host: g.text("openmetrics_host"), Port: g.int("openmetrics_port"), Namespace: g.text("openmetrics_namespace"), Pprof: g.bool("openmetrics_pprof"), HealthPort: g.int("healthcheck_port"),
 	}
@@ -72,7 +66,6 @@ func (b *builder) checkGeneral() {
 	g, r := b.cfg.general, b.r
 	for name, taken := range map[string]map[string]string{
 		"prepared_statements": {"full": "extended", "extended_anonymous": "extended"},
-		"query_parser":        {"off": "auto", "session_control": "auto", "session_control_and_locks": "auto"},
 		"log_format":          {"json_flattened": "json"},
 	} {
 		v := g.value(name)
@@ -85,12 +78,8 @@ func (b *builder) checkGeneral() {
 	}
 	b.inOrder(g.value("min_pool_size"), g.value("default_pool_size"), "")
 	b.inOrder(g.value("server_lifetime_jitter"), g.value("server_lifetime"), "")
-	if iv, ban := g.millis("idle_healthcheck_interval"), g.millis("ban_timeout"); ban > 0 && iv >= ban && (g.has("ban_timeout") || g.has("idle_healthcheck_interval")) && !g.badKey("ban_timeout") && !g.badKey("idle_healthcheck_interval") {
-		at := g.placeOf("ban_timeout")
-		if g.has("idle_healthcheck_interval") {
-			at = g.placeOf("idle_healthcheck_interval")
-		}
-		r.warn(at, "check more often than endpoints come back", "idle_healthcheck_interval, %d ms, is not shorter than ban_timeout, %d ms", iv.Milliseconds(), ban.Milliseconds())
+	if v := g.value("query_size_limit"); v.set && !v.bad && unlimited(g.int("query_size_limit")) != 0 && g.text("query_size_limit_action") == "warn" {
+		r.warn(v.at, `set query_size_limit_action = "block" to have longer statements refused`, "query_size_limit does nothing: longer statements are not yet logged by pgkennel")
 	}
 	if g.int("query_size_limit") > g.int("max_message_size") && unlimited(g.int("query_size_limit")) != 0 {
 		r.fail(g.placeOf("query_size_limit"), "", "query_size_limit is larger than max_message_size, %d bytes", g.int("max_message_size"))

@@ -104,7 +104,7 @@ var shardedTablesSection = newSection(section{
 		{name: "column", kind: kText, required: true, doc: "The column."},
 		{name: "name", kind: kText, doc: "Table. Not set: every table that has the column."},
 		{name: "schema", kind: kText, doc: "Schema of the table. Not set: any."},
-		{name: "primary", kind: kBool, def: "false", doc: "The table that the others refer to."},
+		{name: "primary", kind: kBool, def: "false", notYet: true, doc: "The table that the others refer to."},
 		{name: "data_type", kind: kEnum, def: "bigint", legal: []string{"bigint", "integer", "smallint", "uuid", "varchar", "text", "vector"}, doc: "Type of the column: bigint (also integer, smallint), uuid, varchar (also text). vector is ignored."},
 		{name: "hasher", kind: kEnum, def: "postgres", legal: []string{"postgres", "sha1"}, doc: "Hash function of a table without mapping. sha1 is refused there."},
 		{name: "mapping", kind: kRules, doc: "Which value lives on which shard: [[sharded_tables.mapping]] entries of { values, shard }, { start, end, shard } with the end excluded, or { shard } for the rest."},

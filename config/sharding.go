@@ -11,11 +11,9 @@ import (
 
 // ShardedTable is a column whose value decides the shard.
 type ShardedTable struct {
-	Schema string // empty = any
-	Name   string // empty = every table that has the column
-	Column string
-	// Primary marks the table that others refer to.
-	Primary  bool
+	Schema   string // empty = any
+	Name     string // empty = every table that has the column
+	Column   string
 	DataType DataType
 	// Mapping says which value lives where; nil = PostgreSQL's hash partitioning over the cluster's shards. Tables of one
 	// cluster may share it.
@@ -189,7 +187,7 @@ func (b *builder) buildTable(l shardedLink, set *ruleSet, built map[*ruleSet]map
 		}
 		return
 	}
-	st := &ShardedTable{Schema: l.key.schema, Name: l.key.table, Column: l.key.column, Primary: t.bool("primary"), DataType: dt, Pos: t.at().pos()}
+	st := &ShardedTable{Schema: l.key.schema, Name: l.key.table, Column: l.key.column, DataType: dt, Pos: t.at().pos()}
 	switch {
 	case set != nil:
 		if built[set] == nil {

@@ -27,7 +27,7 @@ const (
 const recovery = 3 * time.Second
 
 // faultyGeneral is the configuration of these tests.
-const faultyGeneral = "idle_healthcheck_interval = 3_000\nhealthcheck_interval = 3_000\nlog_connections = false\nlog_disconnections = false\n"
+const faultyGeneral = "idle_healthcheck_interval = 3_000\nlog_connections = false\nlog_disconnections = false\n"
 
 // bystander runs statements of a tenant until the function it returns is called; none of them may fail, or take long.
 func (s *stand) bystander(t *testing.T, tenant int) (stop func()) {

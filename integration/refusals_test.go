@@ -251,7 +251,7 @@ func TestRefusalOfUnreachableShard(t *testing.T) {
 	down := pgtest.Start(t)
 	s := start(t, spec{
 		instances: []*pgtest.Instance{pgtest.Shared(t), down}, schema: tableSchema, rest: twoRanges,
-		general: "checkout_timeout = 300\nconnect_timeout = 300\nban_timeout = 100\nidle_healthcheck_interval = 100",
+		general: "checkout_timeout = 300\nconnect_timeout = 300\nidle_healthcheck_interval = 100",
 	})
 	protocols[0].play(t, s.connect(t), "SELECT count(*) FROM orders WHERE tenant_id = 1001", "0; SELECT 1; I")
 	down.Stop(t, pgtest.Immediate)

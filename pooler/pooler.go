@@ -102,11 +102,10 @@ type accountKey struct{ user, database string }
 
 // Sizes that are nobody's business to configure yet.
 const (
-	parseCacheBytes    = 64 << 20
-	sessionStatements  = 64 << 20
-	backendStatements  = 32 << 20
-	maxBatch           = 4 << 20
-	defaultStatementsN = 1000
+	parseCacheBytes   = 64 << 20
+	sessionStatements = 64 << 20
+	backendStatements = 32 << 20
+	maxBatch          = 4 << 20
 )
 
 // New makes a pooler and opens its sockets; nothing is served before Run.

@@ -255,9 +255,6 @@ func (u *unit) adopt(l *backend.Login, o backend.DialOptions, info cluster.PoolI
 	u.mu.Lock()
 	limit := u.conf.Prepared.Limit
 	u.mu.Unlock()
-	if limit <= 0 {
-		limit = defaultStatementsN
-	}
 	conn := backend.New(l, u.p.shared.MaxMessage)
 	conn.Shard = info.Shard
 	conn.Statements.MaxCount, conn.Statements.MaxBytes = limit, backendStatements
