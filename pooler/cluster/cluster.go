@@ -146,6 +146,7 @@ type Cluster[C any] struct {
 	hooks Hooks[C]
 	log   *slog.Logger
 	now   func() time.Time
+	clock func() time.Time // of Env; nil = the real one
 	start func(func())
 
 	// ctx is the root context of probes and schema loads, which outlive their callers; Close cancels it.
@@ -171,7 +172,7 @@ type Cluster[C any] struct {
 
 // New makes a cluster. It connects to nothing; Run does.
 func New[C any](o Options, h Hooks[C], env Env) *Cluster[C] {
-	c := &Cluster[C]{name: o.Name, hooks: h, log: env.Log, now: env.Now, start: env.Go}
+	c := &Cluster[C]{name: o.Name, hooks: h, log: env.Log, now: env.Now, clock: env.Now, start: env.Go}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}

@@ -91,7 +91,7 @@ func (e *endpoint[C]) entryLocked(l *Login) *entry[C] {
 		Settings: l.settings(o),
 		Name:     poolName(e.c.name, o, l),
 		Owner:    en,
-		Now:      e.c.now,
+		Now:      e.c.clock,
 		Go:       e.c.start,
 	}, pool.Hooks[C]{
 		Open: func(ctx context.Context) (C, error) {

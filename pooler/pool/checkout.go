@@ -1,7 +1,5 @@
 package pool
 
-import "time"
-
 // TryCheckout lends an idle connection, or returns nil when there is none, when others wait, or when the pool is
 // paused or closed; Checkout is the way to wait then.
 func (p *Pool[C]) TryCheckout() *Lease[C] {
@@ -55,9 +53,9 @@ func (p *Pool[C]) CheckoutUnlessClosed(w *Waiter[C]) bool {
 		return false
 	}
 	w.pool = p
-	w.since, w.deadline = now, time.Time{}
+	w.since, w.deadline = now, 0
 	if d := p.mu.set.CheckoutTimeout; d > 0 {
-		w.deadline = now.Add(d)
+		w.deadline = now.add(d)
 		if !p.mu.paused {
 			p.wakeByLocked(w.deadline, &e)
 		}
@@ -89,11 +87,15 @@ func (p *Pool[C]) Release(l *Lease[C]) {
 		p.mu.Unlock()
 		panic("pool: release of a connection that is " + l.state.String())
 	}
-	reason := p.doomLocked(l, now)
 	l.verified, l.idleSince = now, now
-	if w := p.mu.waiters.front; w != nil && reason == "" && l.gen == p.mu.gen && !p.mu.paused {
+	reason := p.doomLocked(l, now)
+	if reason != "" || l.gen != p.mu.gen {
+		p.retireLocked(l, reason, now) // unlocks
+		return
+	}
+	if w := p.mu.waiters.front; w != nil && !p.mu.paused {
 		p.mu.waiters.remove(w)
-		waited := now.Sub(w.since)
+		waited := now.sub(w.since)
 		p.mu.count.waited(waited)
 		p.lendLocked(l, now)
 		p.mu.Unlock()
@@ -101,15 +103,27 @@ func (p *Pool[C]) Release(l *Lease[C]) {
 		w.To.Granted(l)
 		return
 	}
+	p.setStateLocked(l, Idle, now)
+	p.mu.idle.pushFront(l)
+	due := p.dueLocked(l)
+	wake := p.sleepsBeyondLocked(due)
+	if wake {
+		p.mu.wakeAt = due
+	}
+	p.mu.Unlock()
+	if wake {
+		p.rouse()
+	}
+}
+
+// retireLocked is the end of Release for a connection that is not lent again, or not before a check. It unlocks.
+func (p *Pool[C]) retireLocked(l *Lease[C], reason Reason, now instant) {
 	var e effects[C]
-	switch {
-	case reason != "":
+	if reason != "" {
 		p.closeLocked(l, reason, now, &e)
-	case l.gen != p.mu.gen:
+	} else {
 		p.doubtLocked(l, now)
 		p.dispatchLocked(now, &e)
-	default:
-		p.pushIdleLocked(l, true, now, &e)
 	}
 	p.mu.Unlock()
 	p.perform(&e)
@@ -155,19 +169,19 @@ func (p *Pool[C]) Expire(l *Lease[C], reason Reason) {
 }
 
 // lendLocked makes the caller's waiter the holder of l.
-func (p *Pool[C]) lendLocked(l *Lease[C], now time.Time) {
+func (p *Pool[C]) lendLocked(l *Lease[C], now instant) {
 	p.setStateLocked(l, Leased, now)
 	l.uses++
 	p.mu.count.Checkouts++
 }
 
 // staleLocked tells whether Hooks.Alive must be asked before l is lent.
-func (p *Pool[C]) staleLocked(l *Lease[C], now time.Time) bool {
-	return p.hooks.Alive != nil && now.Sub(l.verified) >= p.mu.set.AliveAfter
+func (p *Pool[C]) staleLocked(l *Lease[C], now instant) bool {
+	return p.hooks.Alive != nil && now.sub(l.verified) >= p.mu.set.AliveAfter
 }
 
 // doomLocked returns why l must not be lent again; empty = it may.
-func (p *Pool[C]) doomLocked(l *Lease[C], now time.Time) Reason {
+func (p *Pool[C]) doomLocked(l *Lease[C], now instant) Reason {
 	switch {
 	case l.doom != "":
 		return l.doom
@@ -175,7 +189,7 @@ func (p *Pool[C]) doomLocked(l *Lease[C], now time.Time) Reason {
 		return ReasonPoolClosed
 	case l.epoch != p.mu.epoch:
 		return ReasonRetired
-	case !l.expires.IsZero() && !now.Before(l.expires):
+	case l.expires != 0 && now >= l.expires:
 		return ReasonLifetime
 	case p.usableLocked()+p.mu.opening > p.mu.set.Max:
 		return ReasonResized

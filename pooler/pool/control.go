@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"slices"
-	"time"
 )
 
 // Pause makes everybody wait: nothing is lent or opened until Resume, and the time of those who wait stands still.
@@ -25,7 +24,7 @@ func (p *Pool[C]) Resume() {
 		p.mu.paused = false
 		p.mu.trouble.clear()
 		p.suspectLocked(now)
-		p.setDeadlinesLocked(func(*Waiter[C]) time.Time { return now }, &e)
+		p.setDeadlinesLocked(func(*Waiter[C]) instant { return now }, &e)
 		p.dispatchLocked(now, &e)
 		p.lookAgainLocked(&e)
 	}
@@ -109,7 +108,7 @@ func (p *Pool[C]) Reconfigure(s Settings) {
 		p.closeLocked(p.mu.idle.back, ReasonResized, now, &e)
 	}
 	if retimed {
-		p.setDeadlinesLocked(func(w *Waiter[C]) time.Time { return w.since }, &e)
+		p.setDeadlinesLocked(func(w *Waiter[C]) instant { return w.since }, &e)
 	}
 	p.dispatchLocked(now, &e)
 	p.lookAgainLocked(&e)
@@ -214,7 +213,7 @@ func (p *Pool[C]) drainedLocked() {
 	}
 }
 
-func (p *Pool[C]) closeUnusedLocked(reason Reason, now time.Time, e *effects[C]) {
+func (p *Pool[C]) closeUnusedLocked(reason Reason, now instant, e *effects[C]) {
 	for p.mu.idle.len > 0 {
 		p.closeLocked(p.mu.idle.back, reason, now, e)
 	}
@@ -235,12 +234,12 @@ func (p *Pool[C]) interruptLocked(reason Reason, e *effects[C]) {
 	}
 }
 
-func (p *Pool[C]) setDeadlinesLocked(from func(*Waiter[C]) time.Time, e *effects[C]) {
+func (p *Pool[C]) setDeadlinesLocked(from func(*Waiter[C]) instant, e *effects[C]) {
 	d := p.mu.set.CheckoutTimeout
 	for w := p.mu.waiters.front; w != nil; w = w.next {
-		w.deadline = time.Time{}
+		w.deadline = 0
 		if d > 0 {
-			w.deadline = from(w).Add(d)
+			w.deadline = from(w).add(d)
 		}
 	}
 	p.lookAgainLocked(e)

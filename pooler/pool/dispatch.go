@@ -46,10 +46,7 @@ type check[C any] struct {
 // perform carries the effects out, without the lock. Tasks first: those who are answered may take long.
 func (p *Pool[C]) perform(e *effects[C]) {
 	if e.wake {
-		select {
-		case p.wake <- struct{}{}:
-		default:
-		}
+		p.rouse()
 	}
 	for _, c := range e.closes {
 		p.start(func() { p.closeTask(c.l, c.reason) })
@@ -73,8 +70,16 @@ func (p *Pool[C]) perform(e *effects[C]) {
 	}
 }
 
+// rouse has Run look again.
+func (p *Pool[C]) rouse() {
+	select {
+	case p.wake <- struct{}{}:
+	default:
+	}
+}
+
 // dispatchLocked brings together who waits and what is there, after any change of either.
-func (p *Pool[C]) dispatchLocked(now time.Time, e *effects[C]) {
+func (p *Pool[C]) dispatchLocked(now instant, e *effects[C]) {
 	if p.mu.closed {
 		return
 	}
@@ -84,7 +89,7 @@ func (p *Pool[C]) dispatchLocked(now time.Time, e *effects[C]) {
 	p.refuseLocked(now, e)
 }
 
-func (p *Pool[C]) pairLocked(now time.Time, e *effects[C]) {
+func (p *Pool[C]) pairLocked(now instant, e *effects[C]) {
 	for !p.mu.paused && p.mu.waiters.len > 0 && p.mu.idle.len > 0 {
 		l := p.mu.idle.front
 		if p.staleLocked(l, now) {
@@ -93,20 +98,20 @@ func (p *Pool[C]) pairLocked(now time.Time, e *effects[C]) {
 		}
 		w := p.mu.waiters.front
 		p.mu.waiters.remove(w)
-		waited := now.Sub(w.since)
+		waited := now.sub(w.since)
 		p.mu.count.waited(waited)
 		p.lendLocked(l, now)
 		e.grants = append(e.grants, grant[C]{w, l, waited})
 	}
 }
 
-func (p *Pool[C]) checkDoubtfulLocked(now time.Time, e *effects[C]) {
+func (p *Pool[C]) checkDoubtfulLocked(now instant, e *effects[C]) {
 	for p.mu.doubtful.len > 0 && p.mu.checking < maxChecks {
 		p.checkLocked(p.mu.doubtful.front, now, e)
 	}
 }
 
-func (p *Pool[C]) checkLocked(l *Lease[C], now time.Time, e *effects[C]) {
+func (p *Pool[C]) checkLocked(l *Lease[C], now instant, e *effects[C]) {
 	p.setStateLocked(l, Checking, now)
 	p.mu.tasks++
 	e.checks = append(e.checks, check[C]{l, p.mu.gen})
@@ -114,7 +119,7 @@ func (p *Pool[C]) checkLocked(l *Lease[C], now time.Time, e *effects[C]) {
 
 // growLocked opens what waiters and Min need, as far as Max and earlier failures allow. Connections in doubt are not
 // counted on: a dial may be quicker than the check of a dead one.
-func (p *Pool[C]) growLocked(now time.Time, e *effects[C]) {
+func (p *Pool[C]) growLocked(now instant, e *effects[C]) {
 	if p.mu.paused {
 		return
 	}
@@ -124,7 +129,7 @@ func (p *Pool[C]) growLocked(now time.Time, e *effects[C]) {
 		return
 	}
 	t := &p.mu.trouble
-	if now.Before(t.notBefore) {
+	if now < t.notBefore {
 		p.wakeByLocked(t.notBefore, e)
 		return
 	}
@@ -141,9 +146,9 @@ func (p *Pool[C]) growLocked(now time.Time, e *effects[C]) {
 }
 
 // refuseLocked fails every waiter when none can be served: nothing can be opened, and nothing is there.
-func (p *Pool[C]) refuseLocked(now time.Time, e *effects[C]) {
+func (p *Pool[C]) refuseLocked(now instant, e *effects[C]) {
 	t := &p.mu.trouble
-	if t.down == nil || p.mu.paused || p.mu.opening > 0 || p.usableLocked() > 0 || !now.Before(t.notBefore) {
+	if t.down == nil || p.mu.paused || p.mu.opening > 0 || p.usableLocked() > 0 || now >= t.notBefore {
 		return
 	}
 	for p.mu.waiters.len > 0 {
@@ -160,7 +165,7 @@ func (p *Pool[C]) refuseOneLocked(err error, e *effects[C]) {
 }
 
 // pushIdleLocked makes l lendable: first in line when it was just used, last when it was only checked.
-func (p *Pool[C]) pushIdleLocked(l *Lease[C], front bool, now time.Time, e *effects[C]) {
+func (p *Pool[C]) pushIdleLocked(l *Lease[C], front bool, now instant, e *effects[C]) {
 	p.setStateLocked(l, Idle, now)
 	if front {
 		p.mu.idle.pushFront(l)
@@ -171,13 +176,13 @@ func (p *Pool[C]) pushIdleLocked(l *Lease[C], front bool, now time.Time, e *effe
 }
 
 // doubtLocked keeps l from being lent before a check.
-func (p *Pool[C]) doubtLocked(l *Lease[C], now time.Time) {
+func (p *Pool[C]) doubtLocked(l *Lease[C], now instant) {
 	p.setStateLocked(l, Doubtful, now)
 	p.mu.doubtful.pushBack(l)
 }
 
 // suspectLocked begins a new generation: whatever was verified before has to be again.
-func (p *Pool[C]) suspectLocked(now time.Time) {
+func (p *Pool[C]) suspectLocked(now instant) {
 	if p.hooks.Check == nil && p.hooks.Alive == nil {
 		return
 	}
@@ -187,17 +192,21 @@ func (p *Pool[C]) suspectLocked(now time.Time) {
 	}
 }
 
-func (p *Pool[C]) closeLocked(l *Lease[C], reason Reason, now time.Time, e *effects[C]) {
+func (p *Pool[C]) closeLocked(l *Lease[C], reason Reason, now instant, e *effects[C]) {
 	p.setStateLocked(l, Closing, now)
 	p.mu.tasks++
 	e.closes = append(e.closes, closing[C]{l, reason})
 }
 
-// wakeByLocked makes Run look at t at the latest; a zero t is never.
-func (p *Pool[C]) wakeByLocked(t time.Time, e *effects[C]) {
-	if t.IsZero() || (!p.mu.wakeAt.IsZero() && !t.Before(p.mu.wakeAt)) {
-		return
+// wakeByLocked makes Run look at t at the latest; 0 is never.
+func (p *Pool[C]) wakeByLocked(t instant, e *effects[C]) {
+	if p.sleepsBeyondLocked(t) {
+		p.mu.wakeAt = t
+		e.wake = true
 	}
-	p.mu.wakeAt = t
-	e.wake = true
+}
+
+// sleepsBeyondLocked reports whether Run would look later than at t.
+func (p *Pool[C]) sleepsBeyondLocked(t instant) bool {
+	return t != 0 && (p.mu.wakeAt == 0 || t < p.mu.wakeAt)
 }

@@ -53,7 +53,7 @@ func TestBackoffDoublesUpToItsLimit(t *testing.T) {
 	var pauses []time.Duration
 	for range 5 {
 		b.settle()
-		next := b.p.Next()
+		next := b.next()
 		pauses = append(pauses, next.Sub(b.clock))
 		b.clock = next
 		b.p.Tick()

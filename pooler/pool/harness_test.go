@@ -123,7 +123,7 @@ func (b *bench) pass(d time.Duration) {
 	end := b.clock.Add(d)
 	b.settle()
 	for range 100_000 {
-		next := b.p.Next()
+		next := b.next()
 		if next.IsZero() || next.After(end) {
 			b.clock = end
 			return
@@ -203,4 +203,11 @@ func (b *bench) end(lent ...*client) {
 	if b.open != 0 {
 		b.t.Errorf("got %d connections open after Close, want 0", b.open)
 	}
+}
+
+// next returns when the pool wants Tick to be called.
+func (b *bench) next() time.Time {
+	b.p.mu.Lock()
+	defer b.p.mu.Unlock()
+	return b.p.time(b.p.mu.wakeAt)
 }

@@ -12,9 +12,9 @@ func (p *Pool[C]) Run(ctx context.Context) error {
 	defer timer.Stop()
 	<-timer.C
 	for {
-		next := p.Tick()
-		if !next.IsZero() {
-			timer.Reset(next.Sub(p.now()))
+		next := p.tick()
+		if next != 0 {
+			timer.Reset(next.sub(p.now()))
 		}
 		select {
 		case <-ctx.Done():
@@ -31,13 +31,15 @@ func (p *Pool[C]) Run(ctx context.Context) error {
 // Tick does what is due now: it fails waiters whose time is over, closes connections that are too old or idle for
 // too long, starts health checks, and opens connections for Min and after a back-off. It returns when it wants to be
 // called next, zero for not before something else happens; it may be called at any time.
-func (p *Pool[C]) Tick() time.Time {
+func (p *Pool[C]) Tick() time.Time { return p.time(p.tick()) }
+
+func (p *Pool[C]) tick() instant {
 	var e effects[C]
 	now := p.now()
 	p.mu.Lock()
 	if p.mu.closed {
 		p.mu.Unlock()
-		return time.Time{}
+		return 0
 	}
 	p.expireWaitersLocked(now, &e)
 	p.expireIdleLocked(now, &e)
@@ -51,20 +53,13 @@ func (p *Pool[C]) Tick() time.Time {
 	return next
 }
 
-// Next returns when Tick wants to be called, zero for never: for drivers that don't use Run.
-func (p *Pool[C]) Next() time.Time {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.mu.wakeAt
-}
-
 // expireWaitersLocked relies on deadlines being in the order of the queue: all were made with the same timeout.
-func (p *Pool[C]) expireWaitersLocked(now time.Time, e *effects[C]) {
+func (p *Pool[C]) expireWaitersLocked(now instant, e *effects[C]) {
 	if p.mu.paused {
 		return
 	}
 	var err error // one for all of this moment
-	for w := p.mu.waiters.front; w != nil && !w.deadline.IsZero() && !now.Before(w.deadline); w = p.mu.waiters.front {
+	for w := p.mu.waiters.front; w != nil && w.deadline != 0 && now >= w.deadline; w = p.mu.waiters.front {
 		if err == nil {
 			err = p.timeoutErrorLocked()
 		}
@@ -73,15 +68,15 @@ func (p *Pool[C]) expireWaitersLocked(now time.Time, e *effects[C]) {
 	}
 }
 
-func (p *Pool[C]) expireIdleLocked(now time.Time, e *effects[C]) {
+func (p *Pool[C]) expireIdleLocked(now instant, e *effects[C]) {
 	spare := p.usableLocked() - p.mu.set.Min
 	for l := p.mu.idle.back; l != nil; {
 		prev := l.prev // less recently used first
 		switch due := p.idleTimeoutLocked(l); {
-		case !l.expires.IsZero() && !now.Before(l.expires):
+		case l.expires != 0 && now >= l.expires:
 			p.closeLocked(l, ReasonLifetime, now, e)
 			spare--
-		case spare > 0 && !due.IsZero() && !now.Before(due):
+		case spare > 0 && due != 0 && now >= due:
 			p.closeLocked(l, ReasonIdle, now, e)
 			spare--
 		}
@@ -90,14 +85,14 @@ func (p *Pool[C]) expireIdleLocked(now time.Time, e *effects[C]) {
 }
 
 // checkDueLocked starts the health checks that are due, sparing half of the idle connections for those who come.
-func (p *Pool[C]) checkDueLocked(now time.Time, e *effects[C]) {
+func (p *Pool[C]) checkDueLocked(now instant, e *effects[C]) {
 	if p.mu.closed || p.mu.paused {
 		return
 	}
 	room := min(maxChecks-p.mu.checking, (p.mu.idle.len+p.mu.checking+1)/2-p.mu.checking)
 	for l := p.mu.idle.back; l != nil && room > 0; {
 		prev := l.prev
-		if due := p.healthDueLocked(l); !due.IsZero() && !now.Before(due) {
+		if due := p.healthDueLocked(l); due != 0 && now >= due {
 			p.checkLocked(l, now, e)
 			room--
 		}
@@ -105,22 +100,22 @@ func (p *Pool[C]) checkDueLocked(now time.Time, e *effects[C]) {
 	}
 }
 
-func (p *Pool[C]) healthDueLocked(l *Lease[C]) time.Time {
+func (p *Pool[C]) healthDueLocked(l *Lease[C]) instant {
 	if p.mu.set.HealthInterval <= 0 || (p.hooks.Check == nil && p.hooks.Alive == nil) {
-		return time.Time{}
+		return 0
 	}
-	return l.verified.Add(p.mu.set.HealthInterval)
+	return l.verified.add(p.mu.set.HealthInterval)
 }
 
-func (p *Pool[C]) idleTimeoutLocked(l *Lease[C]) time.Time {
+func (p *Pool[C]) idleTimeoutLocked(l *Lease[C]) instant {
 	if p.mu.set.IdleTimeout <= 0 {
-		return time.Time{}
+		return 0
 	}
-	return l.idleSince.Add(p.mu.set.IdleTimeout)
+	return l.idleSince.add(p.mu.set.IdleTimeout)
 }
 
 // dueLocked returns when something is to be done about an idle connection; zero = never.
-func (p *Pool[C]) dueLocked(l *Lease[C]) time.Time {
+func (p *Pool[C]) dueLocked(l *Lease[C]) instant {
 	due := earlier(l.expires, p.healthDueLocked(l))
 	if p.usableLocked() > p.mu.set.Min {
 		due = earlier(due, p.idleTimeoutLocked(l))
@@ -129,10 +124,10 @@ func (p *Pool[C]) dueLocked(l *Lease[C]) time.Time {
 }
 
 // nextLocked returns when Tick has something to do. What is due already waits for a task to end, not for time.
-func (p *Pool[C]) nextLocked(now time.Time) time.Time {
-	var next time.Time
-	at := func(t time.Time) {
-		if t.After(now) {
+func (p *Pool[C]) nextLocked(now instant) instant {
+	var next instant
+	at := func(t instant) {
+		if t > now {
 			next = earlier(next, t)
 		}
 	}
@@ -154,8 +149,8 @@ func (p *Pool[C]) nextLocked(now time.Time) time.Time {
 }
 
 // earlier returns the earlier of two times, of which zero is never.
-func earlier(a, b time.Time) time.Time {
-	if a.IsZero() || (!b.IsZero() && b.Before(a)) {
+func earlier(a, b instant) instant {
+	if a == 0 || b != 0 && b < a {
 		return b
 	}
 	return a

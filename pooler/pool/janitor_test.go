@@ -132,10 +132,10 @@ func TestLifetimeJitterSpreads(t *testing.T) {
 	early := b.take()
 	b.p.rand = func() float64 { return 0.75 }
 	late := b.take()
-	if got := early.lease.expires.Sub(b.clock); got != 50*time.Second {
+	if got := early.lease.expires.sub(b.p.now()); got != 50*time.Second {
 		t.Errorf("got %v, want 50s", got)
 	}
-	if got := late.lease.expires.Sub(b.clock); got != 65*time.Second {
+	if got := late.lease.expires.sub(b.p.now()); got != 65*time.Second {
 		t.Errorf("got %v, want 65s", got)
 	}
 	b.end(early, late)
@@ -169,7 +169,7 @@ func TestHealthChecksSpareHalfOfTheIdle(t *testing.T) {
 	b := newBench(t, Settings{Min: 4, Max: 4, HealthInterval: 10 * time.Second})
 	b.p.Tick()
 	b.settle()
-	b.clock = b.p.Next()
+	b.clock = b.next()
 	b.p.Tick()
 	b.want(Stats{Idle: 2, Checking: 2})
 	b.settle()

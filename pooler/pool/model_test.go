@@ -185,13 +185,13 @@ func (m *model) hasInvariants() {
 	}
 	free := m.p.mu.set.Max - s.Total()
 	switch {
-	case m.paused || s.Waiting == 0 || !m.p.mu.trouble.notBefore.IsZero():
+	case m.paused || s.Waiting == 0 || m.p.mu.trouble.notBefore != 0:
 	case s.Idle > 0:
 		m.t.Fatalf("somebody waits although %d connections are idle", s.Idle)
 	case free > 0 && s.Opening < s.Waiting:
 		m.t.Fatalf("somebody waits although nothing is opened: %+v", s)
 	}
-	if s.Waiting > 0 && !m.paused && m.p.mu.set.CheckoutTimeout > 0 && m.p.Next().IsZero() {
+	if s.Waiting > 0 && !m.paused && m.p.mu.set.CheckoutTimeout > 0 && m.next().IsZero() {
 		m.t.Fatal("somebody waits and nobody watches the time")
 	}
 	states := map[State]int{}

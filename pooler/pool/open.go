@@ -12,7 +12,7 @@ type trouble struct {
 	attempt   uint64     // number of the present attempt; opens begun in an earlier one don't count again
 	tries     int        // failed attempts of the present round, see Settings.ConnectAttempts
 	rounds    int        // failed rounds in a row
-	notBefore time.Time  // of the next open
+	notBefore instant    // of the next open
 	last      *OpenError // the last failure since an open succeeded
 	down      error      // what waiters are refused with until notBefore; nil = they wait
 }
@@ -22,7 +22,7 @@ func (t *trouble) any() bool { return t.last != nil }
 // clear forgets everything: an open succeeded, or the endpoint is another one now.
 func (t *trouble) clear() { *t = trouble{attempt: t.attempt + 1} }
 
-func (p *Pool[C]) openFailedLocked(now time.Time, attempt uint64, f Failure, err error) {
+func (p *Pool[C]) openFailedLocked(now instant, attempt uint64, f Failure, err error) {
 	p.mu.count.OpenFailures++
 	t, s := &p.mu.trouble, &p.mu.set
 	if attempt != t.attempt {
@@ -35,20 +35,20 @@ func (p *Pool[C]) openFailedLocked(now time.Time, attempt uint64, f Failure, err
 	case Rejected:
 		t.down = t.last
 		t.tries = 0
-		t.notBefore = now.Add(s.RejectedDelay)
+		t.notBefore = now.add(s.RejectedDelay)
 	case Transient:
 		t.tries = 0
 		t.rounds++
-		t.notBefore = now.Add(p.backoffLocked(t.rounds))
+		t.notBefore = now.add(p.backoffLocked(t.rounds))
 	case Unreachable:
 		if t.tries++; t.tries < s.ConnectAttempts {
-			t.notBefore = now.Add(s.ConnectDelay)
+			t.notBefore = now.add(s.ConnectDelay)
 			return
 		}
 		t.down = t.last
 		t.tries = 0
 		t.rounds++
-		t.notBefore = now.Add(p.backoffLocked(t.rounds))
+		t.notBefore = now.add(p.backoffLocked(t.rounds))
 	}
 }
 
@@ -98,10 +98,10 @@ func (p *Pool[C]) openTask(store *puddle.Pool[*Lease[C]], attempt uint64) {
 	var f Failure
 	switch {
 	case err == nil:
-		p.hooks.Observer.Opened(now.Sub(begun))
+		p.hooks.Observer.Opened(now.sub(begun))
 	case p.ctx.Err() == nil:
 		f = p.hooks.Classify(err)
-		p.hooks.Observer.OpenFailed(now.Sub(begun), f, err)
+		p.hooks.Observer.OpenFailed(now.sub(begun), f, err)
 	}
 
 	var e effects[C]
@@ -120,12 +120,12 @@ func (p *Pool[C]) openTask(store *puddle.Pool[*Lease[C]], attempt uint64) {
 	p.endTask()
 }
 
-func (p *Pool[C]) openedLocked(l *Lease[C], now time.Time, e *effects[C]) {
+func (p *Pool[C]) openedLocked(l *Lease[C], now instant, e *effects[C]) {
 	p.mu.count.Opens++
 	l.opened, l.idleSince, l.verified = now, now, now
 	if s := &p.mu.set; s.Lifetime > 0 {
 		jitter := time.Duration((2*p.rand() - 1) * float64(s.LifetimeJitter))
-		l.expires = now.Add(max(s.Lifetime+jitter, 0))
+		l.expires = now.add(max(s.Lifetime+jitter, 0))
 	}
 	p.addLocked(l)
 	if l.epoch == p.mu.epoch {
@@ -161,7 +161,7 @@ func (p *Pool[C]) checkTask(l *Lease[C], gen uint64) {
 	err := p.check(l)
 	now := p.now()
 	if p.ctx.Err() == nil {
-		p.hooks.Observer.Checked(now.Sub(begun), err)
+		p.hooks.Observer.Checked(now.sub(begun), err)
 	}
 
 	var e effects[C]

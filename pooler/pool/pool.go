@@ -92,7 +92,8 @@ type Pool[C any] struct {
 	name  string
 	owner any
 	hooks Hooks[C]
-	now   func() time.Time
+	clock func() time.Time // nil = the real one
+	made  time.Time
 	start func(func())
 	rand  func() float64
 
@@ -120,7 +121,7 @@ type Pool[C any] struct {
 		gen      uint64         // connections not verified in this generation are doubtful
 		paused   bool
 		closed   bool
-		wakeAt   time.Time     // when Run looks next; zero = never
+		wakeAt   instant       // when Run looks next; 0 = never
 		quiet    chan struct{} // closed when nothing is lent; nil = nobody asks
 		ended    chan struct{} // closed when a background task ends; nil = nobody asks
 		drained  chan struct{} // closed when closed, no connection and no task is left
@@ -132,9 +133,9 @@ type Pool[C any] struct {
 
 // New makes a pool. It opens nothing and starts nothing; Run fills it up to Min.
 func New[C any](o Options, h Hooks[C]) *Pool[C] {
-	p := &Pool[C]{name: o.Name, owner: o.Owner, hooks: h, now: o.Now, start: o.Go, rand: o.Rand, wake: make(chan struct{}, 1)}
-	if p.now == nil {
-		p.now = time.Now
+	p := &Pool[C]{name: o.Name, owner: o.Owner, hooks: h, clock: o.Now, start: o.Go, rand: o.Rand, wake: make(chan struct{}, 1)}
+	if p.made = time.Now(); p.clock != nil {
+		p.made = p.clock()
 	}
 	if p.start == nil {
 		p.start = func(f func()) { go f() }

@@ -70,10 +70,10 @@ func (p *Pool[C]) Stats() Stats {
 	}
 	s.Closes = maps.Clone(s.Closes)
 	if s.Trouble != nil {
-		s.NextOpen = p.mu.trouble.notBefore
+		s.NextOpen = p.time(p.mu.trouble.notBefore)
 	}
 	if w := p.mu.waiters.front; w != nil {
-		s.MaxWait = now.Sub(w.since)
+		s.MaxWait = now.sub(w.since)
 	}
 	return s
 }
@@ -94,7 +94,7 @@ func (p *Pool[C]) Connections() []Info[C] {
 	defer p.mu.Unlock()
 	all := make([]Info[C], 0, len(p.mu.all))
 	for _, l := range p.mu.all {
-		all = append(all, Info[C]{Conn: l.conn, State: l.state, Opened: l.opened, Since: l.since, Uses: l.uses, Doomed: l.doom != "" || l.epoch != p.mu.epoch})
+		all = append(all, Info[C]{Conn: l.conn, State: l.state, Opened: p.time(l.opened), Since: p.time(l.since), Uses: l.uses, Doomed: l.doom != "" || l.epoch != p.mu.epoch})
 	}
 	return all
 }

@@ -1,7 +1,5 @@
 package pool
 
-import "time"
-
 // Granter hears the outcome of a checkout: exactly one of its methods is called, once, maybe before Checkout returns
 // and maybe on another goroutine. No lock of the pool is held then, and the methods may call the pool.
 type Granter[C any] interface {
@@ -19,8 +17,8 @@ type Waiter[C any] struct {
 	pool       *Pool[C] // of the last checkout; for the owner's goroutine
 	waiting    bool     // guarded by pool.mu, as the rest
 	prev, next *Waiter[C]
-	since      time.Time
-	deadline   time.Time // zero = none
+	since      instant
+	deadline   instant // 0 = none
 }
 
 // Withdraw ends the wait: the owner went away. False means that the waiter was answered, or is about to be, by a
