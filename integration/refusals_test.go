@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"fmt"
+	"net"
 	"strings"
 	"testing"
 
@@ -242,6 +244,40 @@ func TestRefusalOfExhaustedPool(t *testing.T) {
 	})
 	if s.metric(t, "pool_checkout_timeouts_total") != 6 {
 		t.Errorf("%v checkouts timed out, not 6", s.metric(t, "pool_checkout_timeouts_total"))
+	}
+}
+
+// A shard whose server is too old is as one whose server does not answer; the log and the console tell why.
+func TestRefusalOfOldServers(t *testing.T) {
+	t.Parallel()
+	s := prepare(t, spec{shards: 2, schema: tableSchema, rest: twoRanges, general: "checkout_timeout = 300\nload_schema = \"off\""})
+	old := pgtest.NewFakeServer(t, func(f *pgtest.FakeConn) error {
+		for { // until pgkennel goes, which is all that it should do
+			msg, err := f.Receive()
+			if err != nil {
+				return err
+			}
+			if _, ok := msg.(*pgproto3.Terminate); !ok {
+				t.Errorf("the old server got %T", msg)
+			}
+		}
+	}, pgtest.FakeParam("server_version", "14.13"))
+	_, port, err := net.SplitHostPort(old.Addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.edit("pgdog.toml", fmt.Sprintf("port = %d\nshard = 1\n", s.shards[1].Port), "port = "+port+"\nshard = 1\n")
+	s.startInside()
+	p, c := protocols[0], s.connect(t)
+	p.play(t, c,
+		"SELECT count(*) FROM orders WHERE tenant_id = 1001", "08006 shard_unavailable; I",
+		"SELECT count(*) FROM orders WHERE tenant_id = 1", "0; SELECT 1; I",
+	)
+	if log := s.log.String(); !strings.Contains(log, "endpoint is down") || !strings.Contains(log, "14.13") {
+		t.Errorf("the log does not tell:\n%s", log)
+	}
+	if got := s.console(t, "SHOW SHARDS")[1]["last_error"]; !strings.Contains(got, "14.13") || !strings.Contains(got, "15 or later") {
+		t.Errorf("the console tells %q", got)
 	}
 }
 

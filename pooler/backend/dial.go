@@ -121,11 +121,13 @@ const (
 	FailureCanceled
 	// FailureOptions: the options contradict themselves; nothing was sent.
 	FailureOptions
+	// FailureVersion: the server is older than OldestServer, or does not tell what it is.
+	FailureVersion
 )
 
 var failureNames = [...]string{
 	FailureNone: "none", FailureUnreachable: "unreachable", FailureTLS: "tls", FailureAuth: "auth", FailureServer: "server",
-	FailureProtocol: "protocol", FailureCanceled: "canceled", FailureOptions: "options",
+	FailureProtocol: "protocol", FailureCanceled: "canceled", FailureOptions: "options", FailureVersion: "version",
 }
 
 // String is the failure as logs and metrics name it.

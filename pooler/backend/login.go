@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"strconv"
 	"strings"
 
 	"github.com/pgkennel/pgkennel/pooler/auth"
@@ -45,7 +46,10 @@ func Dial(ctx context.Context, o DialOptions) (*Login, error) {
 		if err := a.write(startup); err != nil {
 			return err
 		}
-		return l.run()
+		if err := l.run(); err != nil {
+			return err
+		}
+		return l.supported()
 	})
 	if err != nil {
 		return nil, err
@@ -199,6 +203,25 @@ func (l *login) authenticate(body []byte) error {
 		return nil
 	}
 	return l.write(out)
+}
+
+// OldestServer is the oldest major version of PostgreSQL that statements are sent to. Older ones read the same text otherwise than our
+// parser: to them 0x7D0 is 0 AS x7d0, and a row would be looked for, or written, where it does not belong.
+const OldestServer = 15
+
+// supported tells whether the server reads SQL as our parser does.
+func (l *login) supported() error {
+	for _, p := range l.result.Params {
+		if p.Name != "server_version" {
+			continue
+		}
+		digits := strings.IndexFunc(p.Value+".", func(r rune) bool { return r < '0' || r > '9' })
+		if major, err := strconv.Atoi(p.Value[:digits]); err != nil || major < OldestServer {
+			return failed(FailureVersion, "the server is PostgreSQL %q; version %d or later is needed", p.Value, OldestServer)
+		}
+		return nil
+	}
+	return failed(FailureVersion, "the server does not tell its version; PostgreSQL %d or later is needed", OldestServer)
 }
 
 func (l *login) param(name, value string) {

@@ -242,6 +242,24 @@ func TestLoginRefusals(t *testing.T) {
 	}
 }
 
+// Servers that read SQL otherwise than our parser get no statements.
+func TestLoginAtOldServers(t *testing.T) {
+	t.Parallel()
+	for version, want := range map[string]Failure{
+		"15.0": FailureNone, "15.18 (Debian 15.18-0+deb12u1)": FailureNone, "17beta1": FailureNone, "18": FailureNone, "100.1": FailureNone,
+		"14.13": FailureVersion, "14devel": FailureVersion, "9.6.24": FailureVersion, "": FailureVersion, "unknown": FailureVersion,
+	} {
+		s := pgtest.NewFakeServer(t, (*pgtest.FakeConn).Drain, pgtest.FakeParam("server_version", version))
+		_, err := dial(t, DialOptions{Address: addressOf(t, s.Addr), User: "ann"})
+		if FailureOf(err) != want {
+			t.Errorf("%q: got %v, want %v", version, err, want)
+		}
+		if want == FailureVersion && !strings.Contains(err.Error(), strconv.Quote(version)) {
+			t.Errorf("error %q does not tell version %q", err, version)
+		}
+	}
+}
+
 func TestLoginAtAServerThatIsDown(t *testing.T) {
 	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -452,7 +470,7 @@ func TestAddresses(t *testing.T) {
 
 func TestFailureNames(t *testing.T) {
 	t.Parallel()
-	for f := FailureNone; f <= FailureOptions; f++ {
+	for f := FailureNone; f <= FailureVersion; f++ {
 		if f.String() == "" || f.String() == "unknown" {
 			t.Errorf("failure %d has no name", f)
 		}
