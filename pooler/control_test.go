@@ -419,6 +419,9 @@ func TestUnhealthyShardIsNotReady(t *testing.T) {
 	boss := h.console()
 	boss.until("SHOW SHARDS", "database", "other", "healthy", "1", "failures", "0")
 	boss.until("SHOW SHARDS", "database", "shop", "healthy", "1")
+	if s := boss.show("SHOW BANS"); len(s) != 0 {
+		t.Errorf("SHOW BANS: got %v", s)
+	}
 	if code, body := h.get("/readyz"); code != 200 {
 		t.Errorf("readyz: got %d %s", code, body)
 	}
@@ -432,8 +435,15 @@ func TestUnhealthyShardIsNotReady(t *testing.T) {
 		t.Fatal("a statement was answered by a server that is down")
 	}
 	boss.until("SHOW SHARDS", "database", "other", "healthy", "0")
-	if s := boss.one("SHOW SHARDS", "database", "other"); s["last_error"] == "∅" {
+	if s := boss.one("SHOW SHARDS", "database", "other"); s["last_error"] == "∅" || s["down_since"] == "∅" {
 		t.Errorf("SHOW SHARDS: got %v", s)
+	}
+	if s := boss.show("SHOW BANS"); len(s) != 1 || s[0]["database"] != "other" || s[0]["reason"] == "∅" || s[0]["down_since"] == "∅" {
+		t.Errorf("SHOW BANS: got %v", s)
+	}
+	bans := `pgkennel_cluster_endpoint_bans_total{cluster="other",endpoint="` + server.Addr() + `",role="primary",shard="0"}`
+	if n := h.metric(bans); n != "1" {
+		t.Errorf("the endpoint went down %s times", n)
 	}
 	if code, body := h.get("/readyz"); code != 503 || !strings.Contains(body, `"cluster":"other"`) {
 		t.Errorf("readyz: got %d %s", code, body)

@@ -82,6 +82,9 @@ func (i inspector) Shards() []admin.ShardInfo {
 				Healthy: usable(u, h), Checked: seen.last, Failures: seen.failures, ServerVersion: seen.version,
 				Connections: servers[h.EndpointInfo],
 			}
+			if h.State == cluster.Down {
+				info.DownSince = h.Since
+			}
 			switch {
 			case h.Err != nil:
 				info.LastError = h.Err.Error()

@@ -118,23 +118,28 @@ type endpointObserver struct {
 	m    *metrics.Endpoint
 	u    *unit
 	info cluster.EndpointInfo
+	was  cluster.State // the last one reported
 }
 
 func (u *unit) observeEndpoint(info cluster.EndpointInfo) cluster.EndpointObserver {
-	return endpointObserver{u.p.metrics.Endpoint(labels(info)), u, info}
+	return &endpointObserver{m: u.p.metrics.Endpoint(labels(info)), u: u, info: info}
 }
 
 // State implements cluster.EndpointObserver.
-func (o endpointObserver) State(s cluster.State) {
+func (o *endpointObserver) State(s cluster.State) {
 	if s == cluster.Up {
 		o.m.Up.Set(1)
 	} else {
 		o.m.Up.Set(0)
 	}
+	if s == cluster.Down && o.was != cluster.Down {
+		o.m.Bans.Inc()
+	}
+	o.was = s
 }
 
 // Checked implements cluster.EndpointObserver.
-func (o endpointObserver) Checked(took time.Duration, err error) {
+func (o *endpointObserver) Checked(took time.Duration, err error) {
 	o.u.health.note(o.info, func(c *checks) {
 		c.last, c.err = time.Now(), err
 		if err == nil {
@@ -151,7 +156,7 @@ func (o endpointObserver) Checked(took time.Duration, err error) {
 }
 
 // Close implements cluster.EndpointObserver.
-func (o endpointObserver) Close() {
+func (o *endpointObserver) Close() {
 	o.u.health.forget(o.info)
 	o.m.Close()
 }

@@ -337,7 +337,7 @@ func TestPsql(t *testing.T) {
 	}{
 		{[]string{"SHOW VERSION"}, "pgkennel 1.2.3\n"},
 		{[]string{"SHOW VERSION;", "RELOAD;"}, "pgkennel 1.2.3\nRELOAD\n"},
-		{[]string{"SHOW BANS"}, "app|1|primary|db1|5432|health|2026-11-22 10:31:00 UTC\n"},
+		{[]string{"SHOW BANS"}, "app|1|primary|db1|5432|connection refused|2026-11-22 10:29:00 UTC\n"},
 		{[]string{"SHOW FOO"}, "ERROR:  unknown SHOW command \"foo\"\nLINE 1: SHOW FOO\n             ^\nHINT:  SHOW has "},
 		{[]string{"SET application_name = 'x'"}, "NOTICE:  parameter \"application_name\" has no effect on the admin console\nSET\n"},
 		{[]string{"PAUSE; RESUME"}, "PAUSE\nRESUME\n"},

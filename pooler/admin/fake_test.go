@@ -118,7 +118,7 @@ func (f *fake) Shards() []ShardInfo {
 		},
 		{
 			Database: "app", Shard: 1, Role: topology.Primary, Host: "db1", Port: 5432, ServerDatabase: "app_1", Checked: epoch, Failures: 3,
-			LastError: "connection refused", BannedUntil: epoch.Add(time.Minute), BanReason: "health",
+			LastError: "connection refused", DownSince: epoch.Add(-time.Minute),
 		},
 	}
 }

@@ -243,9 +243,8 @@ type ShardInfo struct {
 	Healthy        bool
 	Checked        time.Time // the last health check; zero = none yet
 	Failures       int       // health checks that failed in a row
-	LastError      string    // why the last one did; empty = it did not
-	BannedUntil    time.Time // zero = not banned
-	BanReason      string
+	LastError      string    // why it is down, or why the last one did; empty = neither
+	DownSince      time.Time // since when it does not answer; zero = it does, or was not asked yet
 	ServerVersion  string
 	Connections    int
 }

@@ -154,8 +154,8 @@ var acting = map[string]verb{
 // elsewhere are commands of PgBouncer's and PgDog's consoles that this one does not have, and why.
 var elsewhere = map[string]string{
 	"suspend":     "there is no hand-over of sockets to another process; use PAUSE",
-	"ban":         "endpoints are taken out of rotation by their health checks",
-	"unban":       "endpoints are taken out of rotation by their health checks",
+	"ban":         "an endpoint is out of rotation while it does not answer, no longer",
+	"unban":       "an endpoint is out of rotation while it does not answer, no longer",
 	"healthcheck": "health checks run by themselves; see SHOW SHARDS",
 	"maintenance": "use PAUSE and RESUME",
 	"probe":       "",

@@ -21,13 +21,13 @@ func topologyViews() []*view {
 		},
 		{
 			name: "shards", help: "endpoints of all clusters, and how they are",
-			columns: columns("database shard/4 role host port/4 server_database healthy/4 banned/4 checked failures/4 last_error " +
-				"banned_until ban_reason server_version connections/4"),
+			columns: columns("database shard/4 role host port/4 server_database healthy/4 checked failures/4 last_error down_since " +
+				"server_version connections/4"),
 			fill: plain(fillShards),
 		},
 		{
-			name: "bans", help: "endpoints out of rotation",
-			columns: columns("database shard/4 role host port/4 reason banned_until"),
+			name: "bans", help: "endpoints that do not answer",
+			columns: columns("database shard/4 role host port/4 reason down_since"),
 			fill:    plain(fillBans),
 		},
 		{
@@ -78,12 +78,10 @@ func fillShards(c *Console, w *writer) {
 		w.int(s.Port)
 		w.text(s.ServerDatabase)
 		w.flag(s.Healthy)
-		w.flag(!s.BannedUntil.IsZero())
 		w.time(s.Checked)
 		w.int(s.Failures)
 		w.orNull(s.LastError)
-		w.time(s.BannedUntil)
-		w.orNull(s.BanReason)
+		w.time(s.DownSince)
 		w.orNull(s.ServerVersion)
 		w.int(s.Connections)
 	}
@@ -91,7 +89,7 @@ func fillShards(c *Console, w *writer) {
 
 func fillBans(c *Console, w *writer) {
 	for _, s := range c.Inspector.Shards() {
-		if s.BannedUntil.IsZero() {
+		if s.DownSince.IsZero() {
 			continue
 		}
 		w.text(s.Database)
@@ -99,8 +97,8 @@ func fillBans(c *Console, w *writer) {
 		w.text(s.Role.String())
 		w.text(s.Host)
 		w.int(s.Port)
-		w.orNull(s.BanReason)
-		w.time(s.BannedUntil)
+		w.orNull(s.LastError)
+		w.time(s.DownSince)
 	}
 }
 

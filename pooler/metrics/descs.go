@@ -70,8 +70,8 @@ func newDescs(namespace string) descs {
 	d.preparedBytes = def("session_prepared_statements_bytes", "Memory that the prepared statements of clients hold.")
 	d.preparedEvictions = def("session_prepared_evictions_total", "Prepared statements of clients dropped to make room.")
 	d.errors = def("session_errors_total", "Errors that clients got, by SQLSTATE class and who made them.", with(cluster, "origin", "class")...)
-	d.statementSeconds = def("session_statement_seconds", "Time from a statement's first byte to the server until its answer ended.", shard...)
-	d.transactionSeconds = def("session_transaction_seconds", "Time that a transaction had its backend.", shard...)
+	d.statementSeconds = def("session_statement_seconds", "Time from a client's message until its answer ended, waiting for a backend included.", shard...)
+	d.transactionSeconds = def("session_transaction_seconds", "Time from a transaction's first message until its end, waiting for a backend included.", shard...)
 
 	d.plans = def("router_plans_total", "Statements routed, by plan kind.", with(cluster, "kind")...)
 	d.refusals = def("router_refusals_total", "Statements refused, by refusal.", with(cluster, "routine")...)
@@ -98,7 +98,7 @@ func newDescs(namespace string) descs {
 	d.checkSeconds = def("cluster_health_check_seconds", "Time of health checks that were answered.", endpoint...)
 	d.checksFailed = def("cluster_health_checks_failed_total", "Health checks that were not answered.", endpoint...)
 	d.up = def("cluster_endpoint_up", "1 while the endpoint answers.", endpoint...)
-	d.bans = def("cluster_endpoint_bans_total", "How often the endpoint was taken out of rotation.", endpoint...)
+	d.bans = def("cluster_endpoint_bans_total", "How often the endpoint was found not to answer any more.", endpoint...)
 	return d
 }
 

@@ -24,7 +24,7 @@ type Endpoint struct {
 	// Checks takes the time of health checks, of connections and probes, that were answered; ChecksFailed counts the others.
 	Checks       Histogram
 	ChecksFailed Counter
-	// Up is 1 while the endpoint answers, else 0. Bans counts how often it was taken out of rotation.
+	// Up is 1 while the endpoint answers, else 0. Bans counts how often it was found not to.
 	Up   Gauge
 	Bans Counter
 
