@@ -20,9 +20,12 @@ type Message struct {
 	Transcoded bool
 	// Size is the memory the message holds, in bytes, roughly.
 	Size int
-	// Memo is the router's: what it made of this message last. See router.Router.Route.
-	Memo atomic.Pointer[any]
+	// Memo is the router's: what it made of this message last, for the search paths and clusters that take turns on it. See router.Router.Route.
+	Memo [Memos]atomic.Pointer[any]
 }
+
+// Memos is how much of what was made of a Message is remembered with it.
+const Memos = 4
 
 // SyntaxError is PostgreSQL's own message for a text it can't parse.
 type SyntaxError struct {

@@ -1,6 +1,7 @@
 package session
 
 import (
+	"encoding/binary"
 	"slices"
 	"strings"
 
@@ -49,14 +50,25 @@ func (s *Session) searchPath() *searchPath {
 			p.known = false
 		}
 	}
-	p.key = strings.Join(p.list, "\x00")
 	if !p.known {
-		p.list, p.key = nil, unknownPath.key
+		p.list = nil
 	}
+	p.key = pathKey(p.list)
 	return p
 }
 
-var unknownPath = searchPath{key: "\x00"}
+// unknownPath has no key of its own: whoever keeps something by the key asks whether the path is known.
+var unknownPath searchPath
+
+// pathKey is different for different lists: each name with its length in front.
+func pathKey(list []string) string {
+	var key []byte
+	for _, name := range list {
+		key = binary.AppendUvarint(key, uint64(len(name)))
+		key = append(key, name...)
+	}
+	return string(key)
+}
 
 // setting is what the session set last, for its transaction or for all.
 func (s *Session) setting(name string) (state.Var, bool) {

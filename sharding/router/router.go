@@ -170,9 +170,9 @@ func (r *Router) Plain() bool { return r.plain }
 type Env struct {
 	// SearchPath is the session's effective search_path as schema names, "$user" resolved, pg_catalog left out unless named.
 	SearchPath []string
-	// SearchPathKey identifies SearchPath: equal keys, equal paths.
+	// SearchPathKey identifies SearchPath: equal keys, equal paths. Of a path that is not known it is not looked at.
 	SearchPathKey string
-	// PathUnknown: the search_path is not known. Names are refused then that mean different things in different schemas.
+	// PathUnknown: the search_path is not known, and SearchPath is not looked at. Names are refused then that mean different things in different schemas.
 	PathUnknown bool
 	// Prepared finds SQL-level prepared statements (PREPARE q AS ...) of the session's transaction, by name: the PREPARE
 	// itself, or the statement it wraps. Nil = none. A message with EXECUTE is compiled anew every time.
@@ -188,18 +188,61 @@ func (r *Router) Route(m *parser.Message, env *Env) *Route {
 	if env == nil {
 		env = defaultEnv
 	}
-	if memo := m.Memo.Load(); memo != nil {
-		if rt, ok := (*memo).(*Route); ok && rt.router == r && (!rt.usesPath || rt.pathKey == env.SearchPathKey) {
+	for i := range m.Memo {
+		if rt := remembered(m, i); rt != nil && rt.router == r && rt.serves(env) {
 			return rt
 		}
 	}
 	c := compiler{r: r, env: env, path: env.SearchPath, pathLost: env.PathUnknown}
+	if env.PathUnknown {
+		c.path = nil
+	}
 	rt := c.message(m)
 	if !rt.once {
-		memo := any(rt)
-		m.Memo.Store(&memo)
+		rt.remember()
 	}
 	return rt
+}
+
+// remembered is what a message remembers at i; nil = nothing.
+func remembered(m *parser.Message, i int) *Route {
+	memo := m.Memo[i].Load()
+	if memo == nil {
+		return nil
+	}
+	rt, _ := (*memo).(*Route)
+	return rt
+}
+
+// serves reports whether the route is right in env as well: nothing was looked up along the path, or the path is the same, and known or not as
+// it was.
+func (rt *Route) serves(env *Env) bool {
+	return !rt.usesPath || rt.pathUnknown == env.PathUnknown && (rt.pathUnknown || rt.pathKey == env.SearchPathKey)
+}
+
+// same reports whether both are of the same environment, as far as that matters to a message.
+func (rt *Route) same(o *Route) bool {
+	return !rt.usesPath || rt.pathUnknown == o.pathUnknown && rt.pathKey == o.pathKey
+}
+
+// remember has the route's message remember it, the latest first. What its cluster's earlier routers made of the message goes, and they with it.
+// Others may do so at the same time: then something is forgotten, and compiled again.
+func (rt *Route) remember() {
+	rt.self = rt
+	keep, n := [parser.Memos]*any{&rt.self}, 1
+	for i := range rt.message.Memo {
+		old := remembered(rt.message, i)
+		if old == nil || n == len(keep) {
+			continue
+		}
+		if old.router == rt.router && !old.same(rt) || old.router.cluster != rt.router.cluster {
+			keep[n] = &old.self
+			n++
+		}
+	}
+	for i, memo := range keep {
+		rt.message.Memo[i].Store(memo)
+	}
 }
 
 // compiler compiles one message.
