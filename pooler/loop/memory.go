@@ -143,6 +143,9 @@ func (m *Memory) Step() bool {
 		if len(c.toSession) > 0 && c.sess.WantsInput() && !c.ended {
 			add("input", c.deliver)
 		}
+		if c.sess.Yielded() && len(c.toActor) == 0 {
+			add("continue", c.sess.Continue)
+		}
 		if len(c.toActor) > 0 {
 			add("output", c.receive)
 		}

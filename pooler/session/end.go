@@ -2,6 +2,7 @@ package session
 
 import (
 	"errors"
+	"fmt"
 
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
@@ -112,12 +113,42 @@ func (s *Session) Abandon() *backend.Conn {
 	}
 	if s.phase != phaseClosed {
 		s.reason = CloseInternal
-		for _, p := range s.names {
-			s.sh.Registry.Drop(p)
+		// Each by itself: any of them may meet what is broken.
+		for _, f := range [...]func(){
+			func() {
+				if s.wait == waitBackend {
+					s.drv.Withdraw()
+				}
+			},
+			func() {
+				if s.hs.conversation != nil {
+					s.hs.conversation.Cancel()
+				}
+			},
+			s.observeEnd,
+			func() {
+				for _, p := range s.names {
+					s.sh.Registry.Drop(p)
+				}
+			},
+			s.settleNames,
+			s.dropItems,
+		} {
+			s.attempt(f)
 		}
 	}
 	s.phase, s.conn, s.in, s.names = phaseClosed, nil, nil, nil
 	return c
+}
+
+// attempt runs f, whose panic ends nothing but f.
+func (s *Session) attempt(f func()) {
+	defer func() {
+		if r := recover(); r != nil {
+			s.sh.Log.Error("bug: a session could not be cleared up", "client", s.Client, "panic", fmt.Sprint(r))
+		}
+	}()
+	f()
 }
 
 // Cancel handles a cancel request for the session: what it runs, or waits to run, is cancelled.

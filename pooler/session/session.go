@@ -133,7 +133,9 @@ type Session struct {
 	split        int // bytes of the batch at hand that were handled as one of their own
 	// consuming: its front is being handled, further up the stack.
 	consuming bool
-	out       []byte // scratch for what goes to the backend
+	// yielded: much was answered in one go; what is left of the input waits for Continue.
+	yielded bool
+	out     []byte // scratch for what goes to the backend
 
 	// The backend that the session holds, and the shard it belongs to.
 	conn      *backend.Conn
@@ -312,7 +314,12 @@ func (s *Session) consume(b []byte) int {
 	pos := 0
 	s.consuming = true
 	defer func() { s.consuming = false }()
+	limit, units := s.stats.BytesOut+yieldBytes, 0
 	for s.phase != phaseClosed && !s.blocked() && pos < len(b) {
+		if units++; units > yieldUnits || s.stats.BytesOut > limit {
+			s.yielded = true
+			break
+		}
 		var n int
 		switch s.phase {
 		case phaseStartup:
@@ -338,7 +345,24 @@ func (s *Session) consume(b []byte) int {
 }
 
 // blocked reports whether the session can't go on with its input now.
-func (s *Session) blocked() bool { return s.wait != waitNothing }
+func (s *Session) blocked() bool { return s.wait != waitNothing || s.yielded }
+
+// What a session answers in one go, in bytes and in units: then its driver sees to it that the client reads, and that others have their turn.
+const (
+	yieldBytes = 256 << 10
+	yieldUnits = 1 << 10
+)
+
+// Yielded reports whether the session has stopped in the middle of its input for its answers to be read; Continue has to follow.
+func (s *Session) Yielded() bool { return s.yielded }
+
+// Continue goes on after Yielded.
+func (s *Session) Continue() {
+	if s.yielded {
+		s.yielded = false
+		s.drain()
+	}
+}
 
 // WantsInput reports whether more bytes from the client are welcome: false while much is held that can't be handled yet.
 func (s *Session) WantsInput() bool {
@@ -356,7 +380,7 @@ func (s *Session) Closed() bool { return s.phase == phaseClosed }
 
 // Idle reports whether the session is between transactions with nothing under way: it may be closed without loss.
 func (s *Session) Idle() bool {
-	return s.phase != phaseReady || s.wait == waitNothing && s.tx == pgwire.TxIdle && !s.open && s.copy.mode == copyNone && (s.conn == nil || s.acct.Session)
+	return s.phase != phaseReady || !s.blocked() && s.tx == pgwire.TxIdle && !s.open && s.copy.mode == copyNone && (s.conn == nil || s.acct.Session)
 }
 
 // Account is who the session belongs to; nil before its login.
