@@ -20,8 +20,13 @@ type Descriptions struct {
 type descriptionKey struct {
 	account    *Account
 	sql, types string
-	path, role string
+	path, role string // a path that is known
 	encoding   string // names of columns travel in it
+}
+
+// bytes is about what an entry of the key weighs without its answer.
+func (k *descriptionKey) bytes() int {
+	return len(k.sql) + len(k.types) + len(k.path) + len(k.role) + len(k.encoding) + 300
 }
 
 type description struct {
@@ -53,18 +58,20 @@ func (d *Descriptions) get(k descriptionKey, now int64) (answer []byte, parses b
 }
 
 func (d *Descriptions) put(k descriptionKey, answer []byte, now int64) {
-	size := len(answer) + len(k.sql) + len(k.types) + len(k.path) + 200
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.bytes+size > maxDescriptions {
+	more := k.bytes() + len(answer)
+	if old, ok := d.entries[k]; ok {
+		if answer == nil && old.answer != nil {
+			return // more is known already
+		}
+		more = len(answer) - len(old.answer)
+	}
+	if more > 0 && d.bytes+more > maxDescriptions {
 		clear(d.entries)
-		d.bytes = 0
+		d.bytes, more = 0, k.bytes()+len(answer)
 	}
-	if old, ok := d.entries[k]; !ok {
-		d.bytes += size
-	} else if answer == nil && old.answer != nil {
-		return // more is known already
-	}
+	d.bytes += more
 	e := description{until: now + descriptionTTL}
 	if answer != nil {
 		e.answer = append([]byte(nil), answer...)
@@ -104,7 +111,7 @@ func (s *Session) descriptionKey(p *state.Prepared) descriptionKey {
 // answerDescribed answers such a batch from memory. It returns false if it is not remembered.
 func (s *Session) answerDescribed(how end) bool {
 	describe, ok := s.parsesOnly()
-	if !ok || how == endOpen || s.conn != nil || s.sh.Descriptions == nil || !s.acct.Statements {
+	if !ok || how == endOpen || s.conn != nil || s.sh.Descriptions == nil || !s.acct.Statements || !s.searchPath().known {
 		return false
 	}
 	out := s.scratch()

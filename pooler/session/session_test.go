@@ -67,6 +67,46 @@ func TestDescriptionsAreBounded(t *testing.T) {
 	}
 }
 
+// TestDescriptionsWeighWhatTheyHold when more becomes known of a statement, and what is known already is learnt again.
+func TestDescriptionsWeighWhatTheyHold(t *testing.T) {
+	t.Parallel()
+	d := NewDescriptions()
+	held := func() (n int) {
+		for k, e := range d.entries {
+			n += len(k.sql) + len(k.types) + len(k.path) + len(k.role) + len(k.encoding) + len(e.answer)
+		}
+		return n
+	}
+	answer := make([]byte, 100<<10)
+	for i := range 400 {
+		k := descriptionKey{sql: fmt.Sprint(i), role: strings.Repeat("r", 1000), encoding: strings.Repeat("e", 1000)}
+		d.put(k, nil, 0)
+		d.put(k, answer, 0)
+		if n := held(); n > d.bytes || n > maxDescriptions {
+			t.Fatalf("holds %d bytes and counts %d after %d", n, d.bytes, i)
+		}
+	}
+	n := len(d.entries)
+	for i := range 3000 {
+		for k := range d.entries {
+			d.put(k, answer[:i], 0)
+			break
+		}
+	}
+	if len(d.entries) != n {
+		t.Errorf("of %d entries %d are left after they were learnt again", n, len(d.entries))
+	}
+	if n := held(); n > d.bytes {
+		t.Errorf("holds %d bytes and counts %d", n, d.bytes)
+	}
+	d.Forget()
+	d.put(descriptionKey{}, answer, 0)
+	d.put(descriptionKey{}, answer[:1], 0)
+	if d.bytes > 1000 {
+		t.Errorf("counts %d bytes of an entry that has grown small", d.bytes)
+	}
+}
+
 func TestProbesAreBounded(t *testing.T) {
 	t.Parallel()
 	p := NewProbes()
