@@ -8,7 +8,6 @@ import (
 	"net"
 	"os"
 	"os/exec"
-	"os/user"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -100,7 +99,7 @@ func (env *environment) startPgBouncer(ctx context.Context, log io.Writer) error
 		line, _, _ := strings.Cut(string(out), "\n")
 		t.version = strings.TrimPrefix(line, "PgBouncer ")
 	}
-	if t.port, err = freePort(); err != nil {
+	if t.port, _, err = env.scratch.FreePort(); err != nil {
 		return err
 	}
 	users := filepath.Join(env.dir, "users.txt")
@@ -111,7 +110,7 @@ func (env *environment) startPgBouncer(ctx context.Context, log io.Writer) error
 		return err
 	}
 	cmd := exec.Command(path, "-q", filepath.Join(env.dir, "pgbouncer.ini")) //nolint:noctx // close stops it
-	if cmd.SysProcAttr, err = unprivileged(); err != nil {
+	if cmd.SysProcAttr, err = pginstance.Unprivileged(); err != nil {
 		return err
 	}
 	return env.start(ctx, t, cmd)
@@ -124,7 +123,7 @@ func (env *environment) startPgkennel(ctx context.Context, name, program string)
 		t.version, _, _ = strings.Cut(strings.TrimPrefix(string(out), "pgkennel "), "\n")
 	}
 	var err error
-	if t.port, err = freePort(); err != nil {
+	if t.port, _, err = env.scratch.FreePort(); err != nil {
 		return err
 	}
 	var b strings.Builder
@@ -193,33 +192,4 @@ func (env *environment) close() error {
 		errs = append(errs, env.scratch.Close())
 	}
 	return errors.Join(errs...)
-}
-
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil //nolint:forcetypeassert // of a TCP listener
-}
-
-// unprivileged has a program run as somebody else than root.
-func unprivileged() (*syscall.SysProcAttr, error) {
-	if os.Geteuid() != 0 {
-		return nil, nil //nolint:nilnil // as it is
-	}
-	for _, name := range []string{"postgres", "nobody"} {
-		u, err := user.Lookup(name)
-		if err != nil {
-			continue
-		}
-		uid, err1 := strconv.ParseUint(u.Uid, 10, 32)
-		gid, err2 := strconv.ParseUint(u.Gid, 10, 32)
-		if err := errors.Join(err1, err2); err != nil {
-			return nil, err
-		}
-		return &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid)}, Setpgid: true}, nil
-	}
-	return nil, errors.New("there is neither a user postgres nor nobody")
 }

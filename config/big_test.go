@@ -4,9 +4,10 @@ import (
 	"fmt"
 	"runtime"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
+
+	"github.com/pgkennel/pgkennel/internal/pgtest"
 )
 
 const million = 1_000_000
@@ -64,16 +65,6 @@ func bigConfig(form string, n int) string {
 
 var bigForms = []string{"values", "uuids", "texts", "ranges", "mixed ranges", "range headers", "older form"}
 
-// cpuTime is what this process has used, its garbage collector too: unlike the time of day it says little of the neighbours.
-func cpuTime(t *testing.T) time.Duration {
-	t.Helper()
-	var r syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
-		t.Fatal(err)
-	}
-	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
-}
-
 // TestMillionEntries bounds time and memory of a million values and of a million ranges. The bounds are those that users
 // are promised; they are for processor time, on an idle machine it takes a third of that. Not parallel: it measures, and as
 // others may work on the same machine, the best of a few attempts counts.
@@ -91,9 +82,9 @@ func TestMillionEntries(t *testing.T) {
 			runtime.GC()
 			var before, after runtime.MemStats
 			runtime.ReadMemStats(&before)
-			start := cpuTime(t)
+			start := pgtest.CPUTime(t)
 			c, _, err := Parse(File{Name: "pgdog.toml", Text: text}, File{Name: "users.toml"}, nil)
-			took := cpuTime(t) - start
+			took := pgtest.CPUTime(t) - start
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -164,7 +155,7 @@ func TestManyDatabases(t *testing.T) {
 		fmt.Fprintf(&config, "[[databases]]\nname = 'tenant_%d'\nhost = 'h'\npool_size = 5\n", i)
 		fmt.Fprintf(&users, "[[users]]\nname = 'app_%d'\ndatabase = 'tenant_%d'\npassword = 'x'\n", i, i)
 	}
-	start := cpuTime(t)
+	start := pgtest.CPUTime(t)
 	c, _ := mustParse(t, config.String(), users.String())
 	if len(c.Users) != n || len(c.Clusters) != n || c.User("app_7", "tenant_7") == nil || len(Diff(c, c)) != 0 {
 		t.Errorf("got %d users and %d clusters, want %d", len(c.Users), len(c.Clusters), n)
@@ -173,7 +164,7 @@ func TestManyDatabases(t *testing.T) {
 	if err == nil || strings.Count(err.Error(), "\n") != n-1 {
 		t.Errorf("got %.200v, want a problem for each user", err)
 	}
-	if took := cpuTime(t) - start; took > 10*time.Second && !raceEnabled {
+	if took := pgtest.CPUTime(t) - start; took > 10*time.Second && !raceEnabled {
 		t.Errorf("took %s, want a second or two", took)
 	}
 }

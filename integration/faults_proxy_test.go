@@ -6,6 +6,8 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+
+	"github.com/pgkennel/pgkennel/internal/pgtest"
 )
 
 // proxy stands between pgkennel and a server, and does to their connections what networks do.
@@ -47,7 +49,7 @@ func (s *stand) throughProxy(shard int) *proxy {
 
 func newProxy(t testing.TB, to string) *proxy {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(freePort(t)))
+	l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(pgtest.FreePort(t)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -118,7 +117,7 @@ func prepare(t *testing.T, sp spec) *stand {
 func (s *stand) configure(sp spec) {
 	s.t.Helper()
 	var b strings.Builder
-	port, metrics := freePort(s.t), freePort(s.t)
+	port, metrics := pgtest.FreePort(s.t), pgtest.FreePort(s.t)
 	s.addr, s.metrics = "127.0.0.1:"+strconv.Itoa(port), "127.0.0.1:"+strconv.Itoa(metrics)
 	fmt.Fprintf(&b, "[general]\n")
 	for _, d := range []struct{ key, value string }{
@@ -174,29 +173,6 @@ func (s *stand) edit(name, old, replacement string) {
 		s.t.Fatalf("%s has no %q", name, old)
 	}
 	s.write(name, strings.Replace(string(text), old, replacement, 1))
-}
-
-// freePort finds a port that nobody listens on, outside of the range that outgoing connections take theirs from.
-func freePort(t testing.TB) int {
-	t.Helper()
-	ports.Lock()
-	defer ports.Unlock()
-	for range 1000 {
-		ports.next++
-		port := 10000 + (os.Getpid()*37+ports.next)%5000
-		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(port))
-		if err == nil {
-			l.Close()
-			return port
-		}
-	}
-	t.Fatal("no free port")
-	return 0
-}
-
-var ports struct {
-	sync.Mutex
-	next int
 }
 
 // login is how user logs in.
@@ -335,13 +311,7 @@ func (s *stand) get(t testing.TB, path string) (status int, body string) {
 // eventually waits until f is true.
 func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
-	deadline := time.Now().Add(patience)
-	for !f() {
-		if time.Now().After(deadline) {
-			t.Fatalf("waited in vain: %s", what)
-		}
-		time.Sleep(5 * time.Millisecond)
-	}
+	pgtest.Eventually(t, what, f)
 }
 
 // logBuffer is a log that may be read while it is written.

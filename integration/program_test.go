@@ -93,7 +93,7 @@ func TestProgramExitCodes(t *testing.T) {
 	good, empty := filesIn(t, programConfig, programUsers), t.TempDir()
 	bad := filesIn(t, "[general]\nprot = 1\n", programUsers)
 	warned := filesIn(t, "[general]\nworkers = 1\ntwo_phase_commit = true\n"+strings.TrimPrefix(programConfig, "[general]\n"), programUsers)
-	metrics := fmt.Sprintf("[general]\nhost = \"127.0.0.1\"\nport = %d\nopenmetrics_host = \"127.0.0.1\"\nopenmetrics_port = %d\n", freePort(t), taken.Addr().(*net.TCPAddr).Port) //nolint:forcetypeassert // it is
+	metrics := fmt.Sprintf("[general]\nhost = \"127.0.0.1\"\nport = %d\nopenmetrics_host = \"127.0.0.1\"\nopenmetrics_port = %d\n", pgtest.FreePort(t), taken.Addr().(*net.TCPAddr).Port) //nolint:forcetypeassert // it is
 	for _, x := range []struct {
 		dir    string
 		args   string
@@ -231,7 +231,7 @@ func TestProgramRoute(t *testing.T) {
 func TestProgramDefaults(t *testing.T) {
 	t.Parallel()
 	s := prepare(t, spec{})
-	port := freePort(t)
+	port := pgtest.FreePort(t)
 	s.addr = fmt.Sprintf("127.0.0.1:%d", port)
 	p := s.run([]string{fmt.Sprintf("PGKENNEL_PORT=%d", port), "PGKENNEL_LOG_FORMAT=json"})
 	eventually(t, "it is ready", func() bool { return p.ended() || strings.Contains(s.log.String(), `"msg":"ready"`) })

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"runtime"
 	"strings"
@@ -110,7 +109,7 @@ func (h *house) start() {
 		if err != nil {
 			t.Fatal(err)
 		}
-		c.Metrics.Port = freePort(t)
+		c.Metrics.Port = pgtest.FreePort(t)
 		c.Metrics.Host = "127.0.0.1"
 		h.Pooler, err = New(t.Context(), Options{
 			Config: c, Load: h.load, Version: "1.2.3", Log: slog.New(slog.NewTextHandler(h.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
@@ -146,16 +145,6 @@ func (h *house) ended() {
 		stacks = stacks[:runtime.Stack(stacks, true)]
 		h.t.Fatalf("the pooler does not end; goroutines:\n%s", stacks)
 	}
-}
-
-func freePort(t testing.TB) int {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 func (h *house) addr() string { return h.Addrs()[0].String() }

@@ -8,10 +8,10 @@ import (
 	"math/rand/v2"
 	"runtime"
 	"slices"
-	"syscall"
 	"testing"
 	"time"
 
+	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
@@ -324,16 +324,6 @@ func bigMappings(tb testing.TB) map[string]func() *Mapping {
 	}
 }
 
-// cpuTime is what this process has used, its garbage collector too: unlike the time of day it says little of the neighbours.
-func cpuTime(t *testing.T) time.Duration {
-	t.Helper()
-	var r syscall.Rusage
-	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &r); err != nil {
-		t.Fatal(err)
-	}
-	return time.Duration(r.Utime.Nano() + r.Stime.Nano())
-}
-
 func bigUUID(i int) Key {
 	var v [16]byte
 	binary.BigEndian.PutUint64(v[:], uint64(i)*0x9e3779b97f4a7c15)
@@ -366,9 +356,9 @@ func TestMillionEntries(t *testing.T) {
 		runtime.GC()
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		start := cpuTime(t)
+		start := pgtest.CPUTime(t)
 		m := load()
-		took := cpuTime(t) - start
+		took := pgtest.CPUTime(t) - start
 		runtime.GC()
 		runtime.ReadMemStats(&after)
 		used := int64(after.HeapAlloc) - int64(before.HeapAlloc)

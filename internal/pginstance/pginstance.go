@@ -22,6 +22,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 )
 
 // ErrNotInstalled means that no PostgreSQL server binaries were found on this machine.
@@ -114,6 +115,15 @@ func unprivileged() (account, error) {
 		}
 	}
 	return account{}, errors.New("running as root and no unprivileged user (postgres, nobody or $PG_OS_USER) to run PostgreSQL as")
+}
+
+// Unprivileged has a program that refuses to run as root run as the account that instances run as, see Spawn.
+func Unprivileged() (*syscall.SysProcAttr, error) {
+	a, err := unprivileged()
+	if err != nil {
+		return nil, err
+	}
+	return a.sysProcAttr(), nil
 }
 
 // command prepares a program that runs as the account, in dir, with an environment free of PG* variables.

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -40,6 +41,23 @@ func (s *Scratch) leasePort() (*portLease, error) {
 		f.Close()
 	}
 	return nil, errors.New("no free port lock in 200 attempts")
+}
+
+// FreePort is a port on which nobody listens, for a server other than PostgreSQL. It is kept from other processes that ask here, until
+// release is called or this process ends.
+func (s *Scratch) FreePort() (port int, release func(), err error) {
+	for range 200 {
+		lease, err := s.leasePort()
+		if err != nil {
+			return 0, nil, err
+		}
+		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(lease.port))
+		if err == nil {
+			return lease.port, lease.release, l.Close()
+		}
+		lease.release()
+	}
+	return 0, nil, errors.New("no free port in 200 attempts")
 }
 
 // portRange is [low, high) below the ephemeral ports where there is room, else above them.
