@@ -118,15 +118,15 @@ func TestSetFromCurrent(t *testing.T) {
 func TestSetConfigThatDoesNotRun(t *testing.T) {
 	t.Parallel()
 	bothWays(t, func(t *testing.T, s *stand) {
-		for sql, want := range map[string]string{
-			"EXPLAIN SELECT set_config('app.v', 'x', false)":                          "",
-			"PREPARE p AS SELECT set_config('app.v', 'x', false)":                     "",
-			"BEGIN; DECLARE p CURSOR FOR SELECT set_config('app.v', 'x', false); END": "",
-			"EXPLAIN ANALYZE SELECT set_config('app.v', 'x', false)":                  "x",
+		for _, x := range []struct{ sql, answer, want string }{
+			{"EXPLAIN (COSTS off) SELECT set_config('app.v', 'x', false)", "Result; EXPLAIN; I", ""},
+			{"PREPARE p AS SELECT set_config('app.v', 'x', false)", "PREPARE; I", ""},
+			{"BEGIN; DECLARE p CURSOR FOR SELECT set_config('app.v', 'x', false); END", "BEGIN; DECLARE CURSOR; COMMIT; I", ""},
+			{"EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) SELECT set_config('app.v', 'x', false)", "Result (actual rows=1 loops=1); EXPLAIN; I", "x"},
 		} {
-			c := s.connect(t)
-			c.Query("/* pgdog_shard: 0 */ " + sql)
-			if got := outcome(c.Query(peek)); got != want+"; SELECT 1; I" {
+			sql, c := x.sql, s.connect(t)
+			protocols[0].play(t, c, "/* pgdog_shard: 0 */ "+sql, x.answer)
+			if got := outcome(c.Query(peek)); got != x.want+"; SELECT 1; I" {
 				t.Errorf("%s: the client finds %s", sql, got)
 			}
 			if got := outcome(s.connect(t).Query(peek)); got != "; SELECT 1; I" {
@@ -141,9 +141,7 @@ func TestDiscardTakesTheHint(t *testing.T) {
 	t.Parallel()
 	s := tableStand(t, "")
 	c := s.connect(t)
-	for _, sql := range []string{"SET pgdog.shard = 1", "DISCARD ALL"} {
-		c.Query(sql)
-	}
+	protocols[0].play(t, c, "SET pgdog.shard = 1", "SET; I", "SHOW pgdog.shard", "1; SHOW; I", "DISCARD ALL", "DISCARD ALL; I")
 	if got := outcome(c.Query("SHOW pgdog.shard")); got != "; SHOW; I" {
 		t.Errorf("the hint is %s", got)
 	}
@@ -219,10 +217,13 @@ func TestLeftoversOfATemporaryPath(t *testing.T) {
 func TestLeftoversOfASeed(t *testing.T) {
 	t.Parallel()
 	s := start(t, spec{shards: 1, schema: tableSchema, general: "default_pool_size = 1"})
-	for _, sql := range []string{"SET seed = 0.5", "SELECT set_config('seed', '0.5', false)", "BEGIN; SET LOCAL seed = 0.5; COMMIT", "SELECT setseed(0.5)"} {
+	for sql, want := range map[string]string{
+		"SET seed = 0.5": "SET; I", "SELECT set_config('seed', '0.5', false)": "unavailable; SELECT 1; I", "BEGIN; SET LOCAL seed = 0.5; COMMIT": "BEGIN; SET; COMMIT; I",
+		"SELECT setseed(0.5)": "; SELECT 1; I",
+	} {
 		c := s.connect(t)
 		before := pid(t, c)
-		c.Query(sql)
+		protocols[0].play(t, c, sql, want)
 		if after := pid(t, s.connect(t)); after == before {
 			t.Errorf("%s: the next client gets the same backend", sql)
 		}

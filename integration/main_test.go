@@ -3,7 +3,7 @@ package integration
 import (
 	"flag"
 	"fmt"
-	"math/rand/v2"
+	"hash/fnv"
 	"os"
 	"testing"
 	"time"
@@ -16,10 +16,13 @@ import (
 // soak is how long tests of endurance go on; the default is what a run of all tests can afford.
 var soak = flag.Duration("soak", 5*time.Second, "how long tests of endurance go on")
 
-// goroutines chooses the driver of a stand: both have to pass whatever test.
+// goroutines chooses the driver of a stand by the name of its test, so that a test runs on the same one each time. A third of them runs on
+// goroutines. Both have to pass every test: make integration runs all on each.
 func goroutines(t testing.TB) bool {
 	t.Helper()
-	yes := *driver == "goroutines" || *driver == "" && rand.IntN(3) == 0
+	name := fnv.New32a()
+	name.Write([]byte(t.Name())) //nolint:errcheck // it can't fail
+	yes := *driver == "goroutines" || *driver == "" && name.Sum32()%3 == 0
 	if yes {
 		t.Cleanup(func() {
 			if t.Failed() {
@@ -30,7 +33,7 @@ func goroutines(t testing.TB) bool {
 	return yes
 }
 
-var driver = flag.String("driver", "", "epoll or goroutines; by chance if not given")
+var driver = flag.String("driver", "", "epoll or goroutines; by the name of the test if not given")
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(bench{pgtest.Wrap(m)})
