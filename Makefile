@@ -112,9 +112,10 @@ short: ## tests that need no more than seconds
 	@$(GO) test -short -timeout=$(TIMEOUT) $(PKG)
 
 .PHONY: integration
-integration: ## only the tests against real PostgreSQL and real clients
+integration: ## only the tests against real PostgreSQL and real clients, on each of the two drivers
 	$(call step,integration)
-	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) ./integration/...
+	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) ./integration/... -driver=epoll
+	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) ./integration/... -driver=goroutines
 
 .PHONY: cover
 cover: ## coverage of all packages by all tests, into bin/cover.html
