@@ -67,20 +67,15 @@ func (source) Discard(b *loop.Backend, reason pool.Reason, err error) {
 	b.Owner.(*link).u.cl.Discard(b.Lease(), reason, err)
 }
 
-// Parameters implements loop.Source.
-func (s source) Parameters(a *session.Account, proof *auth.ClientCredential, done func(*pgwire.Error)) {
+// Parameters implements loop.Source. It is bounded by the cluster's connect and checkout time-outs.
+func (s source) Parameters(a *session.Account, proof *auth.ClientCredential) *pgwire.Error {
 	l := a.Login.(*login)
-	go func() { // bounded by the cluster's connect and checkout time-outs
-		_, err := l.u.cl.WaitParameters(context.Background(), l.of(proof))
-		if err == nil {
-			l.u.awaitSchema(s.p.ctx)
-		}
-		done(refusal(err))
-	}()
+	_, err := l.u.cl.WaitParameters(context.Background(), l.of(proof)) // the client may be gone
+	if err == nil {
+		l.u.awaitSchema(s.p.ctx)
+	}
+	return refusal(err)
 }
-
-// Refusal implements loop.Source.
-func (source) Refusal(err error) *pgwire.Error { return refusal(err) }
 
 func refusal(err error) *pgwire.Error {
 	if err == nil {

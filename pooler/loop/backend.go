@@ -3,7 +3,9 @@ package loop
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net"
+	"runtime/debug"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -41,6 +43,7 @@ func (g *Goroutines) NewBackend(nc net.Conn, conn *backend.Conn, owner any) (*Ba
 	b := &Backend{Conn: conn, Owner: owner, g: g, nc: nc}
 	conn.Link = b
 	b.w.init(nc)
+	b.w.keeps = true
 	if g.pollers != nil {
 		if s := g.pollers.take(nc); s != nil {
 			nc.Close()
@@ -71,6 +74,7 @@ func (b *Backend) received(data []byte) {
 
 // ended implements handler.
 func (b *Backend) ended(err error) {
+	b.w.abandon() // before its end is known: who waits for room may hold what is needed for that
 	b.fed(nil, errors.Join(backend.ErrServerClosed, err))
 	b.g.running.Done()
 }
@@ -87,11 +91,18 @@ func (b *Backend) adopt(c *Client, l *pool.Lease[*Backend]) bool {
 	return true
 }
 
-// leave takes the backend from its client, whose lock is held.
-func (b *Backend) leave() {
+// leave takes the backend from c, whose lock is held. All that was sent is staged. That either of them is slow to read is nothing to the other
+// any more.
+func (b *Backend) leave(c *Client) {
 	b.mu.Lock()
 	b.client.Store(nil)
 	b.mu.Unlock()
+	if b.ev != nil && b.ev.isHeld() {
+		c.w.letGo(b.ev)
+	}
+	if c.ev != nil && c.ev.isHeld() {
+		b.w.letGo(c.ev)
+	}
 }
 
 // Lease is the backend's place in its pool, as its last holder had it.
@@ -101,6 +112,7 @@ func (b *Backend) Lease() *pool.Lease[*Backend] { return b.lease }
 func (b *Backend) read() {
 	held := b.g.buffers.Get().(*[]byte) //nolint:forcetypeassert // it holds nothing else
 	defer b.g.buffers.Put(held)
+	defer b.w.abandon()
 	buf := *held
 	for {
 		n, err := b.nc.Read(buf)
@@ -163,7 +175,11 @@ func (b *Backend) lost(c *Client, err error) {
 		}
 		return
 	}
-	b.leave()
+	if c.sending == b {
+		b.w.forget()
+		c.sending = nil
+	}
+	b.leave(c)
 	c.todo = append(c.todo, action{kind: doDiscard, b: b, reason: string(pool.ReasonGone), err: err})
 	c.sess.Lost(err)
 }
@@ -181,12 +197,7 @@ func (b *Backend) unsettle() bool {
 
 // fedAlone steps a machine that nobody holds; b.mu is held, and released.
 func (b *Backend) fedAlone(data []byte, err error) bool {
-	if len(data) > 0 {
-		b.g.source.Traffic(b, len(data), 0, nanos())
-		if e := b.Conn.Feed(data); e != nil {
-			err = e
-		}
-	}
+	err = b.feedAlone(data, err)
 	settler := b.settler
 	if err != nil {
 		b.dead = err
@@ -202,12 +213,13 @@ func (b *Backend) fedAlone(data []byte, err error) bool {
 			b.timer = nil
 		}
 	}
-	lease := b.lease
+	lease, late := b.lease, b.dead != nil && err == nil // it was given up before this
 	b.mu.Unlock()
+	defer b.caught()
 	switch {
 	case done && wake != nil: // a health check: who asked goes on
 		close(wake)
-	case done && err == nil && settler.Reusable():
+	case done && err == nil && settler.Reusable() && !late:
 		lease.Release()
 	case done:
 		lease.Discard(reasonOf(err, b.Conn))
@@ -215,6 +227,35 @@ func (b *Backend) fedAlone(data []byte, err error) bool {
 		lease.Pool().Expire(lease, pool.ReasonGone)
 	}
 	return err != nil
+}
+
+// feedAlone feeds the machine; a panic in it ends this backend, and nothing else.
+func (b *Backend) feedAlone(data []byte, err error) (end error) {
+	defer func() {
+		if r := recover(); r != nil {
+			b.bug(r)
+			end = errBug
+		}
+	}()
+	if len(data) > 0 {
+		b.g.source.Traffic(b, len(data), 0, nanos())
+		if e := b.Conn.Feed(data); e != nil {
+			err = e
+		}
+	}
+	return err
+}
+
+// caught is deferred around what is done for a backend that nobody holds.
+func (b *Backend) caught() {
+	if r := recover(); r != nil {
+		b.bug(r)
+		b.Interrupt()
+	}
+}
+
+func (b *Backend) bug(r any) {
+	b.g.log.Error("bug: a server connection was ended", "backend_pid", b.Conn.PID, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
 }
 
 func reasonOf(err error, c *backend.Conn) pool.Reason {
@@ -237,16 +278,37 @@ func (b *Backend) settle(limit time.Duration) {
 	if b.timer != nil { // of the one that let go of it before
 		b.timer.Stop()
 	}
-	b.timer = time.AfterFunc(limit, b.Interrupt)
+	settler := b.settler
+	b.timer = time.AfterFunc(limit, func() { b.unsettled(settler) })
+}
+
+// unsettled breaks a backend that has not finished in time what settler is for. Once it has, it may be somebody else's.
+func (b *Backend) unsettled(settler *backend.Settler) {
+	b.mu.Lock()
+	same := b.settler == settler
+	if same && b.dead == nil {
+		b.dead = errSlow
+	}
+	b.mu.Unlock()
+	if same {
+		b.Interrupt()
+	}
 }
 
 // Interrupt breaks the connection: its reader notices, and whoever holds it is told.
 func (b *Backend) Interrupt() { b.nc.Close() }
 
-// Close closes the socket, with a Terminate if the server can be expected to read it.
+// Close closes the socket, with a Terminate if the server can be expected to read it as such: it has got everything else, and awaits something.
 func (b *Backend) Close() {
-	b.nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)) //nolint:errcheck // the write fails then
-	b.nc.Write([]byte{'X', 0, 0, 0, 4})                           //nolint:errcheck // it is closed next
+	b.mu.Lock()
+	awaits := b.dead == nil && b.Conn.Pending() == 0
+	b.mu.Unlock()
+	if awaits {
+		if b.ev == nil {
+			b.nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)) //nolint:errcheck // the write fails then
+		}
+		b.w.terminate([]byte{'X', 0, 0, 0, 4})
+	}
 	b.nc.Close()
 }
 
@@ -270,11 +332,12 @@ func (b *Backend) Check(ctx context.Context) error {
 	done := make(chan struct{})
 	b.settled = done
 	b.g.source.Traffic(b, 0, len(out), nanos())
+	b.w.append(out)
+	b.w.stage()
 	b.mu.Unlock()
 	stop := context.AfterFunc(ctx, b.Interrupt)
 	defer stop()
-	b.w.append(out)
-	b.w.flush()
+	b.w.flushAndWait()
 	<-done
 	b.mu.Lock()
 	defer b.mu.Unlock()

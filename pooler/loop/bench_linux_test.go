@@ -42,9 +42,7 @@ func (s *bench) Discard(_ *Backend, reason pool.Reason, err error) {
 	s.b.Fatal("discard: ", reason, " ", err)
 }
 
-func (*bench) Parameters(_ *session.Account, _ *auth.ClientCredential, done func(*pgwire.Error)) {
-	done(nil)
-}
+func (*bench) Parameters(*session.Account, *auth.ClientCredential) *pgwire.Error { return nil }
 func (*bench) Cancel(*Backend)                              {}
 func (*bench) CancelRequest(uint32, []byte)                 {}
 func (*bench) Register(*Client, int) (pid uint32, _ []byte) { return 1, make([]byte, 4) }

@@ -29,8 +29,13 @@ type Client struct {
 	room sync.Cond  // signalled when the session wants input again
 	sess *session.Session
 	now  int64
-	todo []action // what the step at hand asked for
-	wait *waiter  // of the checkout under way
+	// What the step at hand asked for: bytes for a backend that the session holds, the return of one, a place in a queue; and, before these, in
+	// their order, all that is rare.
+	sending *Backend
+	free    *Backend
+	queue   *waiter
+	todo    []action
+	wait    *waiter  // of the checkout under way
 	kept *waiter  // for the next one
 	pid  uint32
 	key  bool // pid is registered
@@ -38,7 +43,7 @@ type Client struct {
 	timer      *time.Timer
 	armed      int64
 	tls        bool // the handshake is due
-	closing    bool
+	closing    bool // the socket is closed when all is written
 	cancelling *sync.WaitGroup // of a cancel request that is being handled
 	ev         *socket         // nc, once a poller watches it
 }
@@ -47,9 +52,9 @@ type Client struct {
 type action struct {
 	kind   actionKind
 	b      *Backend
+	lease  *pool.Lease[*Backend] // of doDrop
 	reason string
 	err    error
-	w      *waiter
 	acct   *session.Account
 	pid    uint32
 	secret []byte
@@ -65,10 +70,10 @@ type actionKind uint8
 const (
 	doRelease actionKind = iota + 1
 	doDiscard
+	doDrop // of a lease whose backend nobody has adopted
 	doPart
 	doCancel
 	doCancelRequest
-	doCheckout
 	doParameters
 	doJob
 	doFlush
@@ -104,10 +109,19 @@ func (c *Client) caught() {
 	if r == nil {
 		return
 	}
+	c.bug(r)
+}
+
+// bug ends the session after a panic; c.mu is held.
+func (c *Client) bug(r any) {
 	c.g.log.Error("bug: a session was ended", "client", c.sess.Client, "panic", fmt.Sprint(r), "stack", string(debug.Stack()))
+	if b := c.sending; b != nil {
+		b.w.forget() // it may be half a message
+		c.sending = nil
+	}
 	if conn := c.sess.Abandon(); conn != nil {
 		b := conn.Link.(*Backend)
-		b.leave()
+		b.leave(c)
 		c.todo = append(c.todo, action{kind: doDiscard, b: b, reason: string(pool.ReasonGone), err: errBug})
 	}
 	c.Close()
@@ -117,8 +131,6 @@ func (c *Client) caught() {
 // others to serve: the goroutine that reads from a backend must not wait for that server to read, nor, once the client has let go of the
 // backend, for the client; while the client holds it, that the client does not read is to hold up its server.
 func (c *Client) unlock(reader *Backend, own bool) {
-	todo := c.todo
-	c.todo = nil
 	c.arm()
 	if c.sess.WantsInput() {
 		if c.ev != nil {
@@ -127,57 +139,141 @@ func (c *Client) unlock(reader *Backend, own bool) {
 			c.room.Broadcast()
 		}
 	}
-	waits := own || reader != nil && reader.client.Load() == c
-	ev := c.ev
-	polled := own && ev != nil || reader != nil && reader.ev != nil // by a poller, which has others to serve
+	s := step{
+		reader: reader, ev: c.ev, own: own, waits: own || reader != nil && reader.client.Load() == c,
+		// By a poller, which has others to serve.
+		polled: own && c.ev != nil || reader != nil && reader.ev != nil,
+		talks:  len(c.w.out) > 0 || c.closing,
+		yields: c.sess.Yielded(),
+	}
+	b, free, queue, todo := c.sending, c.free, c.queue, c.todo
+	if todo == nil && free == nil && queue == nil && !s.yields {
+		// No more than bytes, for whom the lock is handed over.
+		c.sending = nil
+		switch {
+		case b != nil:
+			c.w.stage()
+			b.w.mu.Lock()
+			b.w.stageLocked()
+			c.mu.Unlock()
+			c.feedServer(b, &s)
+		case s.talks || own && !s.polled:
+			c.w.mu.Lock()
+			c.w.stageLocked()
+			c.mu.Unlock()
+			c.feedClient(&s)
+			return
+		default:
+			c.mu.Unlock()
+			return
+		}
+		if s.talks || own && !s.polled {
+			c.w.mu.Lock()
+			c.feedClient(&s)
+		}
+		return
+	}
+	c.sending, c.free, c.queue, c.todo = nil, nil, nil, nil
+	c.w.stage()
+	if b != nil {
+		b.w.stage()
+	}
 	c.mu.Unlock()
+	c.after(b, free, queue, todo, &s)
+}
+
+// step is how a step came about, for those who send what it left.
+type step struct {
+	reader             *Backend
+	ev                 *socket // the client's
+	own, waits, polled bool
+	talks, yields      bool
+}
+
+// after does what a step asked for, without the lock.
+func (c *Client) after(b, free *Backend, queue *waiter, todo []action, s *step) {
+	defer c.caughtAfter()
 	for i := range todo {
-		c.do(&todo[i], own && !polled, ev)
+		c.do(&todo[i], s)
 	}
-	switch {
-	case !waits:
-		c.w.flushAside(c.g.spawn)
-	case !polled:
-		c.w.flush()
-	default:
-		c.w.flushAside(c.g.spawn)
-		if reader != nil {
-			c.w.hold(reader.ev)
-		}
+	if free != nil {
+		free.lease.Release()
 	}
-	if todo != nil {
-		clear(todo)
+	if queue != nil {
+		c.w.whenRead(queue.join) // who does not read gets nothing to do
+	}
+	if b != nil {
+		b.w.mu.Lock()
+		c.feedServer(b, s)
+	}
+	if s.talks || s.own && !s.polled {
+		c.w.mu.Lock()
+		c.feedClient(s)
+	}
+	if s.yields {
+		c.w.whenRead(func() {
+			c.g.spawn(func() { c.step(c.sess.Continue) })
+		})
+	}
+}
+
+// caughtAfter is caught for what is done without the lock.
+func (c *Client) caughtAfter() {
+	if r := recover(); r != nil {
 		c.mu.Lock()
-		if c.todo == nil {
-			c.todo = todo[:0]
+		c.now = nanos()
+		func() {
+			defer c.caught()
+			c.bug(r)
+		}()
+		c.unlock(nil, false)
+	}
+}
+
+// feedServer sends what is staged for b, whose writer is locked, and unlocks it.
+func (c *Client) feedServer(b *Backend, s *step) {
+	if s.own && !s.polled {
+		b.w.flushAndWaitLocked()
+		return
+	}
+	b.w.flushLocked(c.g, s.ev, nil)
+	if s.ev != nil && s.ev.isHeld() && b.client.Load() != c { // it was let go meanwhile
+		b.w.letGo(s.ev)
+	}
+}
+
+// feedClient sends what is staged for the client, whose writer is locked, and unlocks it.
+func (c *Client) feedClient(s *step) {
+	switch {
+	case s.waits && !s.polled:
+		c.w.flushAndWaitLocked()
+	case s.waits && s.reader != nil:
+		ev := s.reader.ev
+		c.w.flushLocked(c.g, s.ev, ev)
+		if ev.isHeld() && s.reader.client.Load() != c {
+			c.w.letGo(ev)
 		}
-		c.mu.Unlock()
+	default:
+		c.w.flushLocked(c.g, s.ev, nil)
 	}
 }
 
 // do does what a step asked for.
-func (c *Client) do(a *action, own bool, ev *socket) {
+func (c *Client) do(a *action, s *step) {
 	g := c.g
 	switch a.kind {
 	case doFlush:
-		if own {
-			a.b.w.flush()
-		} else {
-			a.b.w.flushAside(g.spawn)
-			if ev != nil {
-				a.b.w.hold(ev)
-			}
-		}
+		a.b.w.mu.Lock()
+		c.feedServer(a.b, s)
 	case doRelease:
 		a.b.lease.Release()
 	case doDiscard:
 		g.source.Discard(a.b, pool.Reason(a.reason), a.err)
+	case doDrop:
+		a.lease.Discard(pool.Reason(a.reason))
 	case doPart:
-		if own {
-			a.b.w.flush()
-		} else {
-			a.b.w.flushAside(g.spawn)
-		}
+		a.b.w.mu.Lock()
+		c.feedServer(a.b, s)
 		a.b.settle(g.rollbackTimeout)
 	case doCancel:
 		b, done := a.b, a.done
@@ -193,10 +289,9 @@ func (c *Client) do(a *action, own bool, ev *socket) {
 			g.source.CancelRequest(pid, secret)
 			c.step(c.sess.CancelDone)
 		})
-	case doCheckout:
-		c.w.whenRead(a.w.join) // who does not read gets nothing to do
 	case doParameters:
-		g.source.Parameters(a.acct, c.sess.ServerLogin(), func(e *pgwire.Error) {
+		g.spawn(func() {
+			e := g.source.Parameters(a.acct, c.sess.ServerLogin())
 			c.step(func() {
 				if e != nil {
 					c.sess.CheckoutFailed(e)
@@ -216,6 +311,7 @@ func (c *Client) do(a *action, own bool, ev *socket) {
 
 // arm sets the timer to the session's deadline. An earlier timer is left alone: it finds nothing due and arms again.
 func (c *Client) arm() {
+	defer c.caught()
 	at := c.sess.Deadline()
 	if at == 0 || c.armed != 0 && c.armed <= at {
 		return
@@ -324,7 +420,7 @@ func (c *Client) move() bool {
 	c.mu.Unlock()
 	old.Close()
 	s.start()
-	c.w.flushNow()
+	c.w.flush(c.g, s, nil)
 	return true
 }
 
@@ -362,11 +458,10 @@ func (c *Client) left() {
 		c.g.source.Unregister(c, pid)
 	}
 	c.w.closeAfter()
-	if c.ev != nil {
-		c.w.abandon()
-	} else {
-		c.w.flush() // who ended the session may not have come to that yet
+	if c.ev == nil {
+		c.w.flushAndWait() // who ended the session may not have come to that yet
 	}
+	c.w.abandon()
 	g := c.g
 	g.mu.Lock()
 	delete(g.clients, c)
@@ -379,7 +474,7 @@ func (c *Client) left() {
 
 // startTLS does the handshake.
 func (c *Client) startTLS() error {
-	c.w.flush()
+	c.w.flushAndWait()
 	conn := tls.Server(c.nc, c.g.TLS())
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // the session's own deadline closes the socket earlier
 	defer cancel()
@@ -409,17 +504,24 @@ func (c *Client) ToBackend(conn *backend.Conn, data []byte) {
 	b := conn.Link.(*Backend)
 	b.w.append(data)
 	c.g.source.Traffic(b, 0, len(data), c.now)
-	for i := range c.todo {
-		if c.todo[i].kind == doFlush && c.todo[i].b == b {
-			return
-		}
+	if c.sending != b {
+		c.staged(c.sending)
+		c.sending = b
 	}
-	c.todo = append(c.todo, action{kind: doFlush, b: b})
+}
+
+// staged ends the sending to b in this step, by which b is held: it may change hands.
+func (c *Client) staged(b *Backend) {
+	if b != nil && c.sending == b {
+		c.sending = nil
+		b.w.stage()
+		c.todo = append(c.todo, action{kind: doFlush, b: b})
+	}
 }
 
 // Checkout implements session.Driver.
 func (c *Client) Checkout(a *session.Account, shard topology.ShardID) *backend.Conn {
-	for !c.w.busy() {
+	for !c.slow() {
 		l := c.g.source.TryCheckout(a, c.sess.ServerLogin(), shard)
 		if l == nil {
 			break
@@ -428,11 +530,20 @@ func (c *Client) Checkout(a *session.Account, shard topology.ShardID) *backend.C
 		if b.adopt(c, l) {
 			return b.Conn
 		}
-		l.Discard(pool.ReasonGone)
+		// Its pool may lend another to somebody else thereby, whose session is not to be stepped here.
+		c.todo = append(c.todo, action{kind: doDrop, lease: l, reason: string(pool.ReasonGone)})
 	}
 	c.wait = c.waiter(a, shard)
-	c.todo = append(c.todo, action{kind: doCheckout, w: c.wait})
+	c.queue = c.wait
 	return nil
+}
+
+// slow reports whether the client is slow to read.
+func (c *Client) slow() bool {
+	if c.ev != nil {
+		return c.w.slow.Load()
+	}
+	return c.w.busy()
 }
 
 // Withdraw implements session.Driver.
@@ -446,14 +557,20 @@ func (c *Client) Withdraw() {
 // Release implements session.Driver.
 func (c *Client) Release(conn *backend.Conn) {
 	b := conn.Link.(*Backend)
-	b.leave()
+	c.staged(b)
+	b.leave(c)
+	if c.free == nil && c.todo == nil {
+		c.free = b
+		return
+	}
 	c.todo = append(c.todo, action{kind: doRelease, b: b})
 }
 
 // Discard implements session.Driver.
 func (c *Client) Discard(conn *backend.Conn, reason string) {
 	b := conn.Link.(*Backend)
-	b.leave()
+	c.staged(b)
+	b.leave(c)
 	c.todo = append(c.todo, action{kind: doDiscard, b: b, reason: reason})
 }
 
@@ -461,10 +578,11 @@ func (c *Client) Discard(conn *backend.Conn, reason string) {
 func (c *Client) Part(conn *backend.Conn, clean bool) {
 	b := conn.Link.(*Backend)
 	settler := backend.NewSettler(conn, clean)
+	c.staged(b)
 	b.mu.Lock()
 	b.settler = settler
-	b.client.Store(nil)
 	b.mu.Unlock()
+	b.leave(c)
 	c.todo = append(c.todo, action{kind: doPart, b: b})
 }
 
@@ -509,6 +627,7 @@ func (c *Client) Parameters(a *session.Account) {
 // Close implements session.Driver.
 func (c *Client) Close() {
 	c.closing = true
+	c.w.stage() // what was said before goes out
 	c.nc.SetWriteDeadline(time.Now().Add(closeTimeout)) //nolint:errcheck // the socket is closed in any case
 	c.w.closeAfter()
 	c.room.Broadcast()
@@ -536,4 +655,5 @@ func (c *Client) ID() uint64 { return c.sess.ID }
 var (
 	errClosed = errors.New("the driver is closed")
 	errBug    = errors.New("a bug was met")
+	errSlow   = errors.New("what was left to finish took too long")
 )

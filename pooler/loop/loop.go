@@ -17,7 +17,7 @@ import (
 	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
-// Source gives backends to sessions. Its methods return at once and are safe for concurrent use.
+// Source gives backends to sessions. Its methods are safe for concurrent use, and return at once but for those that say that they may block.
 type Source interface {
 	// TryCheckout takes an idle backend, nil if there is none for now.
 	TryCheckout(a *session.Account, login *auth.ClientCredential, shard topology.ShardID) *pool.Lease[*Backend]
@@ -25,8 +25,8 @@ type Source interface {
 	Checkout(a *session.Account, login *auth.ClientCredential, shard topology.ShardID, w *cluster.Waiter[*Backend])
 	// Discard closes a backend that nobody holds any more; err is what broke it, nil if it is merely unfit.
 	Discard(b *Backend, reason pool.Reason, err error)
-	// Parameters calls done when some server of the account's cluster has told its parameters, or none can be reached.
-	Parameters(a *session.Account, login *auth.ClientCredential, done func(*pgwire.Error))
+	// Parameters waits until some server of the account's cluster has told its parameters, or says why there are none. It may block.
+	Parameters(a *session.Account, login *auth.ClientCredential) *pgwire.Error
 	// Cancel sends a cancel request to the server of b. It may block, and returns when the server has handled it.
 	Cancel(b *Backend)
 	// CancelRequest handles a client's cancel request.

@@ -34,9 +34,10 @@ type poller struct {
 		sync.Mutex
 		posted []*socket
 		woken  bool
-		closed bool
+		closed bool // the thread is to end
+		ended  bool // it looks at nothing any more, and its files are closed
 	}
-	spare []*socket
+	spare, spareLocal []*socket
 }
 
 // handler is what a socket's bytes are for. Its methods are called by the poller, one at a time.
@@ -47,8 +48,8 @@ type handler interface {
 	ended(err error)
 }
 
-// readAhead is how many buffers are read from one socket before others have their turn.
-const readAhead = 4
+// readAhead is how long one socket is read from before others have their turn, in nanoseconds.
+const readAhead = 200_000
 
 // newPollers starts n threads with buffers of the given size.
 func newPollers(n, buffer int) (*pollers, error) {
@@ -92,8 +93,10 @@ func (ps *pollers) close() {
 	for _, p := range ps.list {
 		p.mu.Lock()
 		p.mu.closed = true
+		if !p.mu.ended {
+			p.rouse()
+		}
 		p.mu.Unlock()
-		p.rouse()
 	}
 	ps.wait.Wait()
 }
@@ -103,22 +106,30 @@ func (p *poller) closeFiles() {
 	syscall.Close(p.wake)
 }
 
-// rouse wakes the thread. The counter need not be read back: every write is an edge.
+// rouse wakes the thread, which has not ended. The counter need not be read back: every write is an edge.
 func (p *poller) rouse() {
 	one := uint64(1)
 	syscall.Write(p.wake, (*[8]byte)(unsafe.Pointer(&one))[:]) //nolint:errcheck,gosec // full only after 2^64 times
 }
 
-// post has the thread look at s.
+// post has the thread look at s. Where it has ended, a socket that was closed is done with at once.
 func (p *poller) post(s *socket) {
 	p.mu.Lock()
+	if p.mu.ended {
+		last := s.closed() && !s.removed
+		s.removed = s.removed || last
+		p.mu.Unlock()
+		if last {
+			s.finish()
+		}
+		return
+	}
 	p.mu.posted = append(p.mu.posted, s)
-	rouse := !p.mu.woken
-	p.mu.woken = true
-	p.mu.Unlock()
-	if rouse {
+	if !p.mu.woken {
+		p.mu.woken = true
 		p.rouse()
 	}
+	p.mu.Unlock()
 }
 
 func (p *poller) run() {
@@ -162,16 +173,17 @@ func (p *poller) happened(s *socket, events uint32) {
 	if events&syscall.EPOLLOUT != 0 {
 		s.w.writable()
 	}
-	if events&^syscall.EPOLLOUT != 0 {
+	if events&^syscall.EPOLLOUT != 0 && !s.queued {
 		p.read(s, events&(syscall.EPOLLRDHUP|syscall.EPOLLHUP|syscall.EPOLLERR) != 0)
 	}
 }
 
 // read reads what is there. A read that does not fill the buffer has emptied the socket, and what comes later is a new edge; end says that
-// the end is to be looked for nevertheless.
+// the end is to be looked for nevertheless. Who has sent more than can be handled in a short time goes on when the others had their turn.
 func (p *poller) read(s *socket, end bool) {
-	for range readAhead {
-		if s.paused.Load() || s.gone {
+	began := int64(0)
+	for {
+		if s.gone || s.paused.Load() != 0 {
 			return
 		}
 		n, errno := s.read(p.buf)
@@ -191,28 +203,40 @@ func (p *poller) read(s *socket, end bool) {
 		if n < len(p.buf) && !end {
 			return
 		}
+		now := nanos()
+		if began == 0 {
+			began = now
+		} else if now-began >= readAhead {
+			break
+		}
 	}
-	p.local = append(p.local, s)
+	if !s.queued {
+		s.queued = true
+		p.local = append(p.local, s)
+	}
 }
 
 // doPosted does what was asked for. It returns true at the end.
 func (p *poller) doPosted() bool {
 	p.mu.Lock()
 	posted, closed := p.mu.posted, p.mu.closed
-	p.mu.posted, p.mu.woken = p.spare[:0], false
+	p.mu.posted, p.mu.woken, p.mu.ended = p.spare[:0], false, closed
 	p.mu.Unlock()
 	local := p.local
-	p.local = nil
+	p.local = p.spareLocal[:0]
 	for _, s := range local {
+		s.queued = false
 		p.read(s, true)
 	}
+	clear(local)
+	p.spareLocal = local[:0]
 	for _, s := range posted {
 		switch {
 		case s.closed():
 			p.remove(s)
 		case s.slot < 0:
 			p.add(s)
-		default:
+		case !s.queued:
 			p.read(s, true)
 		}
 	}
@@ -249,13 +273,12 @@ func (p *poller) remove(s *socket) {
 	if s.removed {
 		return
 	}
-	s.removed = true
+	s.removed = true // guarded by p.mu once the thread has ended
 	if s.slot >= 0 {
 		p.slots[s.slot] = nil
 		p.free = append(p.free, s.slot)
 	}
-	s.end(net.ErrClosed)
-	s.release()
+	s.finish()
 }
 
 // socket is a connection that a poller watches. It is the net.Conn of those who ask for addresses and deadlines, and can't be read by it.
@@ -269,9 +292,17 @@ type socket struct {
 	generation int32
 	gone       bool // the handler was told of the end
 	removed    bool
-	paused     atomic.Bool // nothing is read
+	queued     bool         // in poller.local
+	paused     atomic.Int32 // nothing is read unless it is 0: see pauseInput
 	state      atomic.Int32
+	closer     atomic.Pointer[time.Timer] // of SetWriteDeadline
 }
+
+// Why nothing is read: whom the bytes are for wants none, or one or more writers have too much to write already.
+const (
+	pauseInput  = 1
+	pauseWriter = 2
+)
 
 var _ net.Conn = (*socket)(nil)
 
@@ -326,12 +357,12 @@ func (s *socket) read(b []byte) (n int, errno syscall.Errno) {
 	return int(r), errno
 }
 
-// send writes what the socket takes at once.
+// send writes what the socket takes at once. It is called under the lock of the socket's writer, by which the poller knows that nobody does
+// when it closes the descriptor.
 func (s *socket) send(b []byte) (n int, err error) {
-	if !s.acquire() {
+	if s.closed() {
 		return 0, net.ErrClosed
 	}
-	defer s.release()
 	for n < len(b) {
 		r, errno := s.sendSome(b[n:])
 		switch errno {
@@ -385,15 +416,35 @@ func (s *socket) end(err error) {
 	}
 }
 
-// pause has nothing read until resume.
-func (s *socket) pause() { s.paused.Store(true) }
+// finish ends a socket that was closed.
+func (s *socket) finish() {
+	s.end(net.ErrClosed)
+	s.w.abandon() // it waits for who is writing
+	s.release()
+}
 
-// resume has the socket read again, if it was paused.
+// pause has nothing read until resume.
+func (s *socket) pause() { s.paused.Or(pauseInput) }
+
+// resume is the end of pause, if there was one.
 func (s *socket) resume() {
-	if s.paused.Load() && s.paused.Swap(false) {
+	if s.paused.Load()&pauseInput != 0 && s.paused.And(^pauseInput) == pauseInput {
 		s.p.post(s)
 	}
 }
+
+// hold has nothing read until unhold; others may do the same.
+func (s *socket) hold() { s.paused.Add(pauseWriter) }
+
+// unhold is the end of hold.
+func (s *socket) unhold() {
+	if s.paused.Add(-pauseWriter) == 0 {
+		s.p.post(s)
+	}
+}
+
+// isHeld reports whether there was a hold without an unhold.
+func (s *socket) isHeld() bool { return s.paused.Load() >= pauseWriter }
 
 // Close implements net.Conn: the handler is told, and then the descriptor closed.
 func (s *socket) Close() error {
@@ -403,6 +454,9 @@ func (s *socket) Close() error {
 			return net.ErrClosed
 		}
 		if s.state.CompareAndSwap(v, v|stateClosed) {
+			if t := s.closer.Swap(nil); t != nil {
+				t.Stop()
+			}
 			s.p.post(s)
 			return nil
 		}
@@ -476,7 +530,13 @@ func (s *socket) SetReadDeadline(time.Time) error { return errors.ErrUnsupported
 
 // SetWriteDeadline implements net.Conn for who closes the socket next: it is closed by then, whatever was written.
 func (s *socket) SetWriteDeadline(t time.Time) error {
-	time.AfterFunc(time.Until(t), func() { s.Close() })
+	timer := time.AfterFunc(time.Until(t), func() { s.Close() })
+	if old := s.closer.Swap(timer); old != nil {
+		old.Stop()
+	}
+	if s.closed() {
+		timer.Stop() // whichever of both came first
+	}
 	return nil
 }
 

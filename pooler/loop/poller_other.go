@@ -36,4 +36,10 @@ func (*socket) pause() {}
 
 func (*socket) resume() {}
 
+func (*socket) hold() {}
+
+func (*socket) unhold() {}
+
+func (*socket) isHeld() bool { return false }
+
 func defaultPollers() int { return 0 }

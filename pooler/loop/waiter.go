@@ -27,6 +27,7 @@ type waiter struct {
 
 // enqueue puts the waiter into its pool's queue.
 func (w *waiter) enqueue() {
+	defer w.c.caughtAfter()
 	w.mu.Lock()
 	if w.gone {
 		w.mu.Unlock()

@@ -7,25 +7,35 @@ import (
 	"sync/atomic"
 )
 
-// writer sends to one socket. Whoever steps a machine appends to it and then flushes: one goroutine at a time
-// writes, in order, and what is appended meanwhile goes out with its next write.
+// writer sends to one socket, in order. Whoever steps a machine leaves bytes in out; before the machine's lock is released they are staged, in
+// the order of the steps, and afterwards they are flushed, under no lock but the writer's own. What is staged is sent by whoever comes first.
+//
+// A socket that a poller watches is written to under mu, as far as it takes the bytes at once; the poller goes on with the rest. On others one
+// goroutine at a time writes, without mu, and what is staged meanwhile goes out with its next write.
 type writer struct {
-	nc  net.Conn
-	try func(b []byte) int     // writes as much as the socket takes at once; nil if that can't be had
-	ev  atomic.Pointer[socket] // nc, if a poller watches it: nobody waits then
+	// out is what the step at hand sends; guarded as the machine that is stepped.
+	out []byte
+	// slow: the socket takes no more for now; the poller, or a goroutine, writes what is left.
+	slow atomic.Bool
 
 	mu      sync.Mutex
-	drained sync.Cond
-	buf     []byte
-	spare   []byte
-	writing bool
-	stuck   bool      // the socket takes no more for now: a goroutine, or the poller, writes what is left
-	closing bool      // the socket is closed once everything is written
-	then    func()    // called once everything is written
+	ev      *socket // nc, if a poller watches it
+	err     error
+	buf     []byte // buf[sent:] is to be written
+	sent    int
+	writing bool // without mu
+	closing bool // the socket is closed once everything is written
+	waiting int  // goroutines that wait for room
+	then    func()
 	held    []*socket // read from again once there is room
-	// ev: a write is under way, or not all was taken; and whether the socket has taken more since the write began.
-	sending, again atomic.Bool
-	err            error
+
+	nc      net.Conn
+	try     func(b []byte) int // writes as much as the socket takes at once; nil if that can't be had
+	drained sync.Cond
+	// wake rouses the goroutine that writes where nothing can be tried; nil = there is none.
+	wake chan struct{}
+	// keeps: that goroutine stays until the socket's end.
+	keeps bool
 }
 
 // writeLimit is how much may wait to be written before whoever produces more is made to wait, in bytes.
@@ -46,18 +56,55 @@ func (w *writer) swap(nc net.Conn) {
 	w.mu.Unlock()
 }
 
+// append leaves b to be staged; the machine's lock is held.
 func (w *writer) append(b []byte) {
-	w.mu.Lock()
-	if w.err == nil && !w.closing {
-		if w.buf == nil {
-			w.buf, w.spare = w.spare, nil
-		}
-		w.buf = append(w.buf, b...)
+	if w.out == nil {
+		w.out = lend(len(b))
 	}
-	w.mu.Unlock()
+	w.out = extend(w.out, b)
 }
 
-// closeAfter closes the socket after what was appended so far.
+// stage puts what the step left behind what waits already; the machine's lock is held.
+func (w *writer) stage() {
+	if len(w.out) > 0 {
+		w.mu.Lock()
+		w.stageLocked()
+		w.mu.Unlock()
+	}
+}
+
+func (w *writer) stageLocked() {
+	b := w.out
+	w.out = nil
+	switch {
+	case w.err != nil || w.closing:
+		giveBack(b)
+	case w.buf == nil:
+		w.buf, w.sent = b, 0
+	default:
+		if w.sent > len(w.buf)/2 {
+			w.buf, w.sent = w.buf[:copy(w.buf, w.buf[w.sent:])], 0
+		}
+		w.buf = extend(w.buf, b)
+		giveBack(b)
+	}
+}
+
+// forget drops what a step left that came to a bad end; the machine's lock is held.
+func (w *writer) forget() {
+	giveBack(w.out)
+	w.out = nil
+}
+
+// pendingLocked is how many bytes wait.
+func (w *writer) pendingLocked() int { return len(w.buf) - w.sent }
+
+func (w *writer) emptyLocked() {
+	giveBack(w.buf)
+	w.buf, w.sent = nil, 0
+}
+
+// closeAfter closes the socket after what was staged so far.
 func (w *writer) closeAfter() {
 	w.mu.Lock()
 	w.closing = true
@@ -68,11 +115,10 @@ func (w *writer) closeAfter() {
 func (w *writer) watch(s *socket) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.writing {
+	if w.writing || w.slow.Load() {
 		return false
 	}
-	w.nc, w.try = s, nil
-	w.ev.Store(s)
+	w.nc, w.try, w.ev = s, nil, s
 	return true
 }
 
@@ -82,176 +128,231 @@ func (w *writer) abandon() {
 	if w.err == nil {
 		w.err = net.ErrClosed
 	}
-	w.buf = nil
-	w.unhold()
-	w.drained.Broadcast()
+	w.emptyLocked()
+	w.settledLocked()
+	if w.wake != nil {
+		close(w.wake)
+		w.wake = nil
+	}
 	w.mu.Unlock()
 }
 
-// flushNow writes what the watched socket takes; the poller goes on with the rest.
-func (w *writer) flushNow() {
+// flush writes what is staged without waiting for the peer: what the socket doesn't take at once is left to the poller, or to a goroutine of g.
+// Nothing more is read from a and b, which may be nil, while too much is left.
+func (w *writer) flush(g *Goroutines, a, b *socket) {
 	w.mu.Lock()
-	if w.writing {
-		w.mu.Unlock()
-		return
+	w.flushLocked(g, a, b)
+}
+
+// flushLocked is flush by who holds w.mu, and releases it.
+func (w *writer) flushLocked(g *Goroutines, a, b *socket) {
+	switch {
+	case w.ev != nil:
+		if !w.slow.Load() {
+			w.sendLocked()
+		}
+	case w.writing || w.slow.Load():
+	case w.try != nil:
+		w.tryLocked(g)
+	case w.pendingLocked() > 0:
+		w.asideLocked(g)
 	}
-	w.writing = true
-	w.sending.Store(true)
-	for len(w.buf) > 0 && w.err == nil {
-		b := w.buf
-		w.buf = nil
-		w.again.Store(false)
-		w.mu.Unlock()
-		n, err := w.ev.Load().send(b)
-		w.mu.Lock()
-		if err == nil && n < len(b) {
-			rest := b[n:]
-			if w.buf != nil || n > 0 {
-				rest = append(slices.Clip(rest), w.buf...)
-			}
-			w.buf = rest
-			if w.again.Load() {
-				continue
-			}
-			w.writing, w.stuck = false, true
-			w.drained.Broadcast()
-			w.mu.Unlock()
+	if w.pendingLocked() > writeLimit && w.err == nil {
+		w.holdLocked(a)
+		w.holdLocked(b)
+	}
+	w.endLocked()
+}
+
+// flushAndWait writes what is staged. When another goroutine is writing it returns at once, unless too much waits already: then it waits for room.
+func (w *writer) flushAndWait() {
+	w.mu.Lock()
+	w.flushAndWaitLocked()
+}
+
+// flushAndWaitLocked is flushAndWait by who holds w.mu, and releases it.
+func (w *writer) flushAndWaitLocked() {
+	if w.ev != nil {
+		if !w.slow.Load() {
+			w.sendLocked()
+		}
+		w.roomLocked(func() bool { return true })
+	} else {
+		w.roomLocked(func() bool { return w.writing })
+		w.writeLocked()
+	}
+	w.endLocked()
+}
+
+// roomLocked waits until not too much waits, as long as others write.
+func (w *writer) roomLocked(others func() bool) {
+	for w.pendingLocked() > writeLimit && w.err == nil && others() {
+		w.waiting++
+		w.drained.Wait()
+		w.waiting--
+	}
+}
+
+// sendLocked writes what the watched socket takes at once.
+func (w *writer) sendLocked() {
+	for w.sent < len(w.buf) {
+		n, err := w.ev.send(w.buf[w.sent:])
+		w.sent += n
+		if err != nil {
+			w.err = err
+			break
+		}
+		if w.sent == len(w.buf) {
+			break
+		}
+		if w.slow.Load() {
+			w.settledLocked() // as far as there is room
 			return
 		}
-		w.wrote(b, err)
+		w.slow.Store(true) // and once more: the poller may have been told of room before it could know that anybody wants it
 	}
-	w.sending.Store(false)
-	w.end()
+	if w.buf != nil {
+		w.emptyLocked()
+	}
+	if w.slow.Load() {
+		w.slow.Store(false)
+	}
+	w.settledLocked()
 }
 
 // writable tells that the watched socket takes more.
 func (w *writer) writable() {
-	if !w.sending.Load() {
+	if !w.slow.Load() {
 		return
 	}
-	w.again.Store(true)
 	w.mu.Lock()
-	stuck := w.stuck && !w.writing
-	w.mu.Unlock()
-	if stuck {
-		w.flushNow()
+	if w.slow.Load() {
+		w.sendLocked()
 	}
+	w.endLocked()
 }
 
-// hold has nothing more read from s while too much waits to be written.
-func (w *writer) hold(s *socket) {
-	w.mu.Lock()
-	if len(w.buf) > writeLimit && w.err == nil {
-		s.pause()
-		w.held = append(w.held, s)
-	}
-	w.mu.Unlock()
-}
-
-// unhold is the opposite, once there is room; w.mu is held.
-func (w *writer) unhold() {
-	if len(w.held) == 0 || len(w.buf) > writeLimit/2 && w.err == nil {
-		return
-	}
-	for _, s := range w.held {
-		s.resume()
-	}
-	w.held = nil
-}
-
-// flush writes what was appended. When another goroutine is writing it returns at once, unless too much waits already: then it waits for room.
-func (w *writer) flush() {
-	if w.ev.Load() != nil {
-		w.flushNow()
-		w.mu.Lock()
-		for len(w.buf) > writeLimit && w.err == nil {
-			w.drained.Wait()
+// tryLocked writes what the socket takes at once; a goroutine writes the rest.
+func (w *writer) tryLocked(g *Goroutines) {
+	for w.pendingLocked() > 0 && w.err == nil {
+		w.sent += w.try(w.buf[w.sent:])
+		if w.pendingLocked() > 0 {
+			w.asideLocked(g)
+			return
 		}
-		w.mu.Unlock()
+	}
+	w.emptyLocked()
+	w.settledLocked()
+}
+
+// asideLocked has a goroutine write.
+func (w *writer) asideLocked(g *Goroutines) {
+	w.slow.Store(w.try != nil) // else it says nothing of the peer
+	switch {
+	case w.wake != nil:
+		select {
+		case w.wake <- struct{}{}:
+		default: // it was told
+		}
 		return
+	case w.keeps && w.err == nil:
+		wake := make(chan struct{}, 1)
+		wake <- struct{}{}
+		if g.start(func() {
+			for range wake {
+				w.flushAndWait()
+			}
+		}) {
+			w.wake = wake
+			return
+		}
 	}
+	w.mu.Unlock()
+	g.spawn(w.flushAndWait)
 	w.mu.Lock()
-	for w.writing && len(w.buf) > writeLimit && w.err == nil {
-		w.drained.Wait()
-	}
+}
+
+// writeLocked writes what is staged, unless somebody does. It releases w.mu meanwhile.
+func (w *writer) writeLocked() {
 	if w.writing {
-		w.mu.Unlock()
 		return
 	}
 	w.writing = true
-	for len(w.buf) > 0 && w.err == nil {
-		b := w.buf
-		w.buf = nil
+	for w.pendingLocked() > 0 && w.err == nil {
+		b, sent, nc := w.buf, w.sent, w.nc
+		w.buf, w.sent = nil, 0
 		w.mu.Unlock()
-		_, err := w.nc.Write(b)
+		_, err := nc.Write(b[sent:])
 		w.mu.Lock()
-		w.wrote(b, err)
+		giveBack(b)
+		if err != nil {
+			w.err = err
+			w.emptyLocked()
+		}
+		w.settledLocked()
 	}
-	w.end()
+	w.writing = false
+	w.slow.Store(false)
+	w.settledLocked()
 }
 
-// flushAside is flush for those who must not wait for the peer: what the socket doesn't take at once is left to a goroutine started by spawn.
-func (w *writer) flushAside(spawn func(func())) {
-	if w.ev.Load() != nil {
-		w.flushNow()
-		return
+// settledLocked tells those who wait for room, if there is some.
+func (w *writer) settledLocked() {
+	if w.waiting > 0 {
+		w.drained.Broadcast()
 	}
-	w.mu.Lock()
-	if w.writing {
+	if len(w.held) > 0 && (w.pendingLocked() <= writeLimit/2 || w.err != nil) {
+		for _, s := range w.held {
+			s.unhold()
+		}
+		w.held = nil
+	}
+}
+
+// endLocked ends a flush, and releases w.mu.
+func (w *writer) endLocked() {
+	if !w.closing && w.then == nil || w.writing || w.pendingLocked() > 0 && w.err == nil {
 		w.mu.Unlock()
 		return
 	}
-	for len(w.buf) > 0 && w.err == nil {
-		n := 0
-		b := w.buf
-		w.buf = nil
-		if w.try != nil {
-			w.writing = true
-			w.mu.Unlock()
-			n = w.try(b)
-			w.mu.Lock()
-		}
-		if n < len(b) {
-			if n > 0 || w.buf != nil {
-				b = append(b[n:], w.buf...)
-			}
-			w.buf, w.writing, w.stuck = b, false, true
-			w.mu.Unlock()
-			spawn(w.flush)
-			return
-		}
-		w.wrote(b, nil)
-	}
-	w.end()
-}
-
-// wrote notes that b was written; w.mu is held.
-func (w *writer) wrote(b []byte, err error) {
-	if cap(b) <= 64<<10 {
-		w.spare = b[:0]
-	}
-	if err != nil {
-		w.err = err
-		w.buf = nil
-	}
-	w.unhold()
-	w.drained.Broadcast()
-}
-
-// end ends a flush; w.mu is held, and released.
-func (w *writer) end() {
-	w.writing, w.stuck = false, false
-	w.unhold()
-	closing, then := w.closing, w.then
+	closing, then, nc := w.closing, w.then, w.nc
 	w.then = nil
-	w.drained.Broadcast()
 	w.mu.Unlock()
 	if closing {
-		w.nc.Close()
+		nc.Close()
 	}
 	if then != nil {
 		then()
 	}
+}
+
+// holdLocked has nothing more read from s while too much waits to be written.
+func (w *writer) holdLocked(s *socket) {
+	if s != nil && !slices.Contains(w.held, s) {
+		s.hold()
+		w.held = append(w.held, s)
+	}
+}
+
+// letGo has s read from again, whatever waits: what comes from it is not for this writer any more.
+func (w *writer) letGo(s *socket) {
+	w.mu.Lock()
+	if i := slices.Index(w.held, s); i >= 0 {
+		w.held = slices.Delete(w.held, i, i+1)
+		s.unhold()
+	}
+	w.mu.Unlock()
+}
+
+// terminate sends a last message, if nothing is before it that the peer has not got: what is half sent must not be completed by it.
+func (w *writer) terminate(b []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.err != nil || w.writing || w.pendingLocked() > 0 {
+		return
+	}
+	w.err = net.ErrClosed // it was the last
+	w.nc.Write(b)         //nolint:errcheck // the socket is closed next
 }
 
 // busy reports whether the peer is slow to read what it was sent.
@@ -262,7 +363,7 @@ func (w *writer) busy() bool {
 }
 
 func (w *writer) busyLocked() bool {
-	return w.err == nil && (w.stuck || w.writing && len(w.buf) > congested)
+	return w.err == nil && (w.slow.Load() || w.writing && w.pendingLocked() > congested)
 }
 
 // whenRead calls f once the peer is not slow any more; f of an earlier call is forgotten.
