@@ -134,6 +134,10 @@ type Statement struct {
 	// ReadOnly: a query that changes nothing by its text: SELECT without locking clause, data-modifying CTE or INTO; SHOW; EXPLAIN without ANALYZE of anything; VALUES.
 	// Functions it calls are not judged by it: see Calls.
 	ReadOnly bool
+	// BuiltinCalls: all functions in Calls are PostgreSQL's own, if there are any: see IsBuiltin.
+	BuiltinCalls bool
+	// Inert: a query, or a change of rows, that leaves nothing in the session: neither Effects nor SetConfigs, and BuiltinCalls.
+	Inert bool
 }
 
 // Effects are what a statement may leave in the session of the server connection that ran it.

@@ -3,6 +3,7 @@ package parser
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	pg_query "github.com/pganalyze/pg_query_go/v5"
@@ -175,6 +176,11 @@ func (u *unit) finish() {
 		s.ReadOnly = true
 	case Explain:
 		s.ReadOnly = !s.ExplainAnalyze || s.Inner.ReadOnly
+	}
+	s.BuiltinCalls = !slices.ContainsFunc(s.Calls, func(f Function) bool { return !IsBuiltin(f) })
+	switch s.Kind { //nolint:exhaustive // all others are about more than rows
+	case Select, Insert, Update, Delete, Merge:
+		s.Inert = s.BuiltinCalls && s.Effects == 0 && len(s.SetConfigs) == 0
 	}
 }
 

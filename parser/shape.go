@@ -1,7 +1,8 @@
 package parser
 
 import (
-	"bytes"
+	"encoding/binary"
+	"reflect"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -42,6 +43,9 @@ func integerMark(text string) byte {
 			return 0
 		}
 	}
+	if len(text) < len(maxInt4) {
+		return markInteger
+	}
 	if len(text) > len(maxInt4) || len(text) == len(maxInt4) && text > maxInt4 {
 		return markLong
 	}
@@ -50,84 +54,122 @@ func integerMark(text string) byte {
 
 // Of finds the shape of sql. It reports false for texts that are to be parsed as they are: what does not begin as a query or a change of
 // rows, several statements, what PostgreSQL's scanner refuses, and a few odd forms.
+//
+// It is the Scanner's rules once more, for the forms that most texts consist of, in one loop; the Scanner has the others.
 func (s *Shape) Of(sql []byte) bool {
-	s.Key, s.Literals = append(s.Key[:0], shapeKey), s.Literals[:0]
 	text := bytesAsString(sql)
-	sc := Scanner{text: text}
-	key := s.Key
-	last, high := 0, false
-	first, ended := true, false
-	for {
-		tok := sc.Next()
-		if tok.Kind == TokenEnd {
+	key, list := append(s.Key[:0], shapeKey), s.Literals[:0]
+	from, end := 0, 0 // text[from:end] is to go into the key as it is
+	first, ended, gap := true, false, false
+	for i := 0; ; {
+		for i < len(text) && class[text[i]]&classSpace != 0 {
+			i++
+		}
+		if i == len(text) {
 			break
 		}
-		switch tok.Kind {
-		case TokenLineComment, TokenBlockComment:
-			if strings.Contains(text[tok.Start:tok.End], hintPrefix) {
-				key = append(append(append(key, ' '), text[tok.Start:tok.End]...), '\n')
-			}
-			last = -1 // a gap
-			continue
-		default:
+		start, c := i, text[i]
+		next := byte(' ')
+		if i+1 < len(text) {
+			next = text[i+1]
 		}
-		if ended {
-			return false
-		}
-		if tok.Kind == TokenPunct && text[tok.Start] == ';' {
-			ended = true
-			continue
-		}
-		if tok.Start != last && len(key) > 1 {
-			key = append(key, ' ')
-		}
-		last = tok.End
 		mark := byte(0)
-		switch tok.Kind {
-		case TokenWord:
-			if first {
-				if !shaped(text[tok.Start:tok.End]) {
+		switch cl := class[c]; {
+		case cl&classIdentStart != 0 && next != '\'' && next != '&':
+			for i++; i < len(text) && class[text[i]]&classIdentCont != 0; {
+				i++
+			}
+			if first && !shaped(text[start:i]) {
+				return false
+			}
+			first = false
+		case cl&classOp != 0 && class[next]&classOp == 0, c == '.' && next != '.' && class[next]&classDigit == 0,
+			cl&(classSelf|classOp) == classSelf && c != '.' && c != ':':
+			if i++; c == ';' && !ended {
+				ended = true
+				continue
+			}
+		default:
+			tok := TokenInteger
+			if i = plainInteger(text, i); i == start {
+				sc := Scanner{text: text}
+				tok, i = sc.token(i)
+			}
+			switch tok {
+			case TokenLineComment, TokenBlockComment:
+				if strings.Contains(text[start:i], hintPrefix) {
+					key = append(append(append(append(key, text[from:end]...), ' '), text[start:i]...), '\n')
+					from = end
+				}
+				gap = true
+				continue
+			case TokenInteger:
+				mark = integerMark(text[start:i])
+			case TokenFloat:
+				mark = markFloat
+			case TokenString, TokenEscapeString, TokenDollarString:
+				mark = markString
+			case TokenWord:
+				if first && !shaped(text[start:i]) {
 					return false
 				}
 				first = false
-			}
-			key = append(key, text[tok.Start:tok.End]...)
-			continue
-		case TokenPunct:
-			c := text[tok.Start]
-			if c < ' ' || first && c != '(' {
+			case TokenPunct:
+				if c < ' ' {
+					return false
+				}
+			case TokenQuotedIdent, TokenBitString, TokenHexString, TokenParam, TokenOperator:
+			default: // U&'', U&"", and what is no token
 				return false
 			}
-			key = append(key, text[tok.Start:tok.End]...)
-			continue
-		case TokenInteger:
-			if mark = integerMark(text[tok.Start:tok.End]); mark == 0 {
-				key = append(key, text[tok.Start:tok.End]...)
-				continue
+			if mark != 0 {
+				list = append(list, Literal{tok, int32(start), int32(i)}) //nolint:gosec // texts are bounded
 			}
-		case TokenFloat:
-			mark = markFloat
-		case TokenString, TokenEscapeString, TokenDollarString:
-			mark = markString
-		case TokenUnicodeString, TokenUnicodeIdent, TokenError:
-			return false
-		case TokenQuotedIdent, TokenBitString, TokenHexString, TokenParam, TokenOperator:
-			key = append(key, text[tok.Start:tok.End]...)
-			continue
-		default:
+		}
+		if ended || first && c != '(' {
 			return false
 		}
-		key = append(key, mark)
-		s.Literals = append(s.Literals, Literal{tok.Kind, int32(tok.Start), int32(tok.End)}) //nolint:gosec // texts are bounded
-	}
-	s.Key = key
-	for i := range sql { // what is not UTF-8 is parsed in another way
-		if sql[i] >= utf8.RuneSelf {
-			high = true
-			break
+		if start != end && (gap || start != end+1 || text[end] != ' ' || len(key) == 1 && from == end) {
+			key = append(key, text[from:end]...)
+			if len(key) > 1 {
+				key = append(key, ' ')
+			}
+			from = start
+		}
+		if end, gap = i, false; mark != 0 {
+			key = append(append(key, text[from:start]...), mark)
+			from = end
 		}
 	}
-	return !first && (!high || utf8.Valid(sql))
+	s.Key, s.Literals = append(key, text[from:end]...), list
+	return !first && (ascii(sql) || utf8.Valid(sql)) // what is not UTF-8 is parsed in another way
+}
+
+// plainInteger ends the number at i if it is of nothing but digits; else it returns i.
+func plainInteger(text string, i int) int {
+	j := i
+	for j < len(text) && class[text[j]]&classDigit != 0 {
+		j++
+	}
+	if j == len(text) || class[text[j]]&classIdentCont == 0 && text[j] != '.' {
+		return j
+	}
+	return i
+}
+
+// ascii reports whether b has no byte above 127.
+func ascii(b []byte) bool {
+	for ; len(b) >= 8; b = b[8:] {
+		if binary.LittleEndian.Uint64(b)&0x8080808080808080 != 0 {
+			return false
+		}
+	}
+	for _, c := range b {
+		if c >= utf8.RuneSelf {
+			return false
+		}
+	}
+	return true
 }
 
 // shaped reports whether statements that begin with word may be shared by shape.
@@ -248,63 +290,89 @@ func (l *literals) parse(sql string) (m *Message) {
 	return m
 }
 
-// same reports whether the text with other literals (with another literal n, if that is not negative) means the same as first.
+// same reports whether the text with other literals (with another literal n, if that is not negative) means the same as first: with
+// different ones, for some decide by their size. float(1) is another type than float(53), and float(54) none.
 func (l *literals) same(first *Message, sql string, n int) bool {
-	other := []byte(sql)
-	changed := false
-	for i := range l.list {
-		if !l.pinned[i] && (n < 0 || n == i) {
-			changed = l.list[i].change(other) || changed
+	for _, others := range [...]map[byte]string{
+		{markInteger: "1987654321", markLong: "98765432109876543210", markFloat: "7.25e1", markString: "'other'"},
+		{markInteger: "3", markLong: "2147483653", markFloat: ".5", markString: "'5'"},
+	} {
+		other, list := l.other(sql, n, others)
+		if len(list) != len(l.list) {
+			return false
+		}
+		probe := &literals{list: list, pinned: slices.Clone(l.pinned)}
+		m := probe.parse(other)
+		if m == nil || !slices.Equal(probe.pinned, l.pinned) || m.Hints != first.Hints || !alike(reflect.ValueOf(m.Statements), reflect.ValueOf(first.Statements)) {
+			return false
 		}
 	}
-	if !changed {
-		return true
-	}
-	probe := &literals{list: l.list, pinned: slices.Clone(l.pinned)}
-	m := probe.parse(string(other))
-	return m != nil && slices.Equal(probe.pinned, l.pinned) && m.String() == first.String()
+	return true
 }
 
-// change makes another literal of one in sql, as long as it is and of its kind. It reports whether it could.
-func (l *Literal) change(sql []byte) (changed bool) {
-	body := sql[l.Start:l.End]
-	switch l.Kind {
-	case TokenInteger, TokenFloat:
-		if len(body) > 1 && body[0] == '0' {
-			return false // hexadecimal, or odd
+// other writes sql with other literals, by their marks: with all that are not pinned, or the one of index n. list is what they are then.
+func (l *literals) other(sql string, n int, others map[byte]string) (text string, list []Literal) {
+	var b strings.Builder
+	last := 0
+	for i, x := range l.list {
+		if l.pinned[i] || n >= 0 && n != i {
+			continue
 		}
-		for i, c := range body {
-			if '0' <= c && c <= '9' && (i == 0 || class[body[i-1]]&classDigit != 0) {
-				body[i] = '1' + (c-'0'+1)%9
+		b.WriteString(sql[last:x.Start])
+		b.WriteString(others[x.mark(sql)])
+		last = int(x.End)
+	}
+	b.WriteString(sql[last:])
+	text = b.String()
+	var s Shape
+	if !s.Of([]byte(text)) {
+		return "", nil
+	}
+	return text, s.Literals
+}
+
+// mark is what stands for the literal in a key.
+func (l *Literal) mark(sql string) byte {
+	switch l.Kind {
+	case TokenInteger:
+		return integerMark(sql[l.Start:l.End])
+	case TokenFloat:
+		return markFloat
+	default:
+		return markString
+	}
+}
+
+// alike reports whether two analyses are the same but for places in the text. They are trees.
+func alike(x, y reflect.Value) bool {
+	switch x.Kind() {
+	case reflect.Pointer, reflect.Interface:
+		if x.IsNil() || y.IsNil() {
+			return x.IsNil() == y.IsNil()
+		}
+		return x.Pointer() == y.Pointer() || alike(x.Elem(), y.Elem())
+	case reflect.Slice:
+		if x.Len() != y.Len() || x.IsNil() != y.IsNil() {
+			return false
+		}
+		for i := range x.Len() {
+			if !alike(x.Index(i), y.Index(i)) {
+				return false
 			}
 		}
 		return true
-	case TokenString:
-		body = body[1 : len(body)-1]
-		if bytes.IndexByte(body, '\'') >= 0 {
-			return false
+	case reflect.Struct:
+		value := x.Type() == reflect.TypeFor[Value]()
+		for i := range x.NumField() {
+			switch name := x.Type().Field(i).Name; {
+			case name == "Start" || name == "End":
+			case value && name == "Text" && x.FieldByName("Literal").Int() > 0: // read from the text at hand
+			case !alike(x.Field(i), y.Field(i)):
+				return false
+			}
 		}
-	case TokenDollarString:
-		tag := bytes.IndexByte(body[1:], '$') + 2
-		body = body[tag : len(body)-tag]
-		if bytes.IndexByte(body, '$') >= 0 {
-			return false
-		}
+		return true
 	default:
-		return false
+		return x.Equal(y)
 	}
-	for i, c := range body {
-		switch {
-		case '0' <= c && c <= '9':
-			body[i] = '0' + (c-'0'+1)%10
-		case 'a' <= c && c <= 'z':
-			body[i] = 'a' + (c-'a'+1)%26
-		case 'A' <= c && c <= 'Z':
-			body[i] = 'A' + (c-'A'+1)%26
-		default:
-			continue
-		}
-		changed = true
-	}
-	return changed
 }

@@ -6,9 +6,11 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
+	"unicode/utf8"
 )
 
 // facts is what m says of sql, without the places of its values.
@@ -19,7 +21,7 @@ func facts(m *Message, sql []byte, list []Literal) string {
 			return
 		}
 		kind, text, ok := list[v.Literal-1].Value(sql)
-		if !ok { // the router takes another way: see alike
+		if !ok { // the router takes another way: see sameLines
 			return
 		}
 		if v.Negative && text != "0" {
@@ -33,8 +35,8 @@ func facts(m *Message, sql []byte, list []Literal) string {
 	return m.String()
 }
 
-// alike compares line by line, but for those with a literal that Literal.Value leaves alone.
-func alike(got, want string) bool {
+// sameLines compares line by line, but for those with a literal that Literal.Value leaves alone.
+func sameLines(got, want string) bool {
 	one, other := strings.Split(got, "\n"), strings.Split(want, "\n")
 	for i := range one {
 		if i >= len(other) || one[i] != other[i] && !strings.Contains(one[i], "literal ") {
@@ -124,7 +126,7 @@ func checkShape(t *testing.T, r *rand.Rand, sql string, texts int) (shaped bool)
 		}
 		again, _ := parseShape(sql, list)
 		got, want := facts(again, []byte(text), o.Literals), facts(fresh, nil, nil)
-		if !alike(got, want) {
+		if !sameLines(got, want) {
 			t.Fatalf("%q by the shape of %q:\n%s\nby itself:\n%s\npinned %v", text, sql, got, want, pinned)
 		}
 	}
@@ -167,6 +169,110 @@ func TestShapesOfTheCorpus(t *testing.T) {
 }
 
 // FuzzShape holds it for any text.
+// ofByTokens is Shape.Of by the Scanner alone, token by token.
+func (s *Shape) ofByTokens(sql []byte) bool {
+	s.Key, s.Literals = append(s.Key[:0], shapeKey), s.Literals[:0]
+	text := bytesAsString(sql)
+	sc := Scanner{text: text}
+	key := s.Key
+	last, high := 0, false
+	first, ended := true, false
+	for {
+		tok := sc.Next()
+		if tok.Kind == TokenEnd {
+			break
+		}
+		switch tok.Kind {
+		case TokenLineComment, TokenBlockComment:
+			if strings.Contains(text[tok.Start:tok.End], hintPrefix) {
+				key = append(append(append(key, ' '), text[tok.Start:tok.End]...), '\n')
+			}
+			last = -1 // a gap
+			continue
+		default:
+		}
+		if ended {
+			return false
+		}
+		if tok.Kind == TokenPunct && text[tok.Start] == ';' {
+			ended = true
+			continue
+		}
+		if tok.Start != last && len(key) > 1 {
+			key = append(key, ' ')
+		}
+		last = tok.End
+		mark := byte(0)
+		if first && tok.Kind != TokenWord && text[tok.Start] != '(' {
+			return false
+		}
+		switch tok.Kind {
+		case TokenWord:
+			if first {
+				if !shaped(text[tok.Start:tok.End]) {
+					return false
+				}
+				first = false
+			}
+			key = append(key, text[tok.Start:tok.End]...)
+			continue
+		case TokenPunct:
+			c := text[tok.Start]
+			if c < ' ' {
+				return false
+			}
+			key = append(key, text[tok.Start:tok.End]...)
+			continue
+		case TokenInteger:
+			if mark = integerMark(text[tok.Start:tok.End]); mark == 0 {
+				key = append(key, text[tok.Start:tok.End]...)
+				continue
+			}
+		case TokenFloat:
+			mark = markFloat
+		case TokenString, TokenEscapeString, TokenDollarString:
+			mark = markString
+		case TokenUnicodeString, TokenUnicodeIdent, TokenError:
+			return false
+		case TokenQuotedIdent, TokenBitString, TokenHexString, TokenParam, TokenOperator:
+			key = append(key, text[tok.Start:tok.End]...)
+			continue
+		default:
+			return false
+		}
+		key = append(key, mark)
+		s.Literals = append(s.Literals, Literal{tok.Kind, int32(tok.Start), int32(tok.End)})
+	}
+	s.Key = key
+	for i := range sql { // what is not UTF-8 is parsed in another way
+		if sql[i] >= utf8.RuneSelf {
+			high = true
+			break
+		}
+	}
+	return !first && (!high || utf8.Valid(sql))
+}
+
+// sameByTokens checks Shape.Of against the Scanner.
+func sameByTokens(t *testing.T, sql string) {
+	t.Helper()
+	var got, want Shape
+	a, b := got.Of([]byte(sql)), want.ofByTokens([]byte(sql))
+	if a != b || a && (string(got.Key) != string(want.Key) || !slices.Equal(got.Literals, want.Literals)) {
+		t.Errorf("%q: got %v %q %v, want %v %q %v", sql, a, got.Key, got.Literals, b, want.Key, want.Literals)
+	}
+}
+
+func FuzzShapeByTokens(f *testing.F) {
+	for _, sql := range []string{
+		"select 1", " ( select 'a'  'b'::text, 1.5e3 from t where a=-1 and b>=$1)", "select/*c*/1/* pgdog_shard: 1 */;", "select 1..2, .5, a.b, 0x1f, 1_0",
+		"with a as (select $$x$$) select * from a -- x\n;;", "select E'\\'' , U&'a', \"q\" @> '{}' [1:2] \v", "select '\u00e9', é, \xff",
+	} {
+		f.Add(sql)
+	}
+	f.Fuzz(sameByTokens)
+}
+
 func FuzzShape(f *testing.F) {
 	for _, sql := range []string{
 		"SELECT * FROM orders WHERE tenant_id = 5", "SELECT a, count(*) FROM t WHERE x = 'y' GROUP BY 1, 2 ORDER BY 2 LIMIT 10",
