@@ -71,10 +71,7 @@ func prepare(dst []byte, c *backend.Conn, p *state.Prepared, unnamed, internal b
 	return appendParse(dst, p.Name, p), p.Name
 }
 
-var (
-	parseComplete = pgwire.AppendParseComplete(nil)
-	closeComplete = pgwire.AppendCloseComplete(nil)
-)
+var parseComplete = pgwire.AppendParseComplete(nil)
 
 // appendParse appends a Parse of p, whose types are in the form of the message already.
 func appendParse(dst []byte, name string, p *state.Prepared) []byte {
@@ -110,9 +107,6 @@ func SoFar(dst []byte, c *backend.Conn) []byte {
 	c.Ask(backend.Step{Kind: backend.StepLocal, Internal: true, Ref: RefSoFar})
 	return pgwire.AppendFlush(dst)
 }
-
-// CloseStatement answers a client's Close of a statement: the server keeps its copy for others.
-func CloseStatement(c *backend.Conn, ref int32) { Local(c, closeComplete, ref) }
 
 // abortPortal is a portal that never exists; its name is what the server's log shows.
 const abortPortal = "pgkennel refused the statement"

@@ -78,7 +78,7 @@ func TestPrepare(t *testing.T) {
 	}
 
 	// A client's Close is answered here; others may have the statement.
-	CloseStatement(g.conn, 0)
+	Local(g.conn, pgwire.AppendCloseComplete(nil), 0)
 	g.sync()
 	g.client = nil
 	want(t, g.run(), "local", "Sync ready I")

@@ -20,18 +20,35 @@ const (
 // item is one message of a batch, decoded.
 type item struct {
 	typ    byte
-	pos    int               // in the batch
 	target pgwire.TargetKind // Describe, Close
-	name   string            // of the statement: Parse, Bind, Describe S, Close S
-	portal string            // Bind, Describe P, Execute, Close P
-	frame  []byte
-	tail   []byte // Bind: what follows the names
-	prep   *state.Prepared
-	msg    *parser.Message // Execute, Describe P: what the portal runs
 	// local: answered here.
 	local bool
 	// limited: Execute with a row limit.
 	limited bool
+	// kept: Parse of what the unnamed statement is already, whose reference serves.
+	kept   bool
+	tail   int32 // Bind: how many bytes at the end of frame follow the names
+	frame  []byte
+	name   string // of the statement: Parse, Bind, Describe S, Close S
+	portal string // Bind, Describe P, Execute, Close P
+	// prep is the statement: Parse, Bind, Describe S; Execute, Describe P: what the portal runs, nil where that is not known.
+	prep *state.Prepared
+}
+
+// message is what the item is about; nil = not known.
+func (it *item) message() *parser.Message {
+	if it.prep == nil {
+		return nil
+	}
+	return it.prep.Message
+}
+
+// statement is the one statement of that.
+func (it *item) statement() *parser.Statement {
+	if it.prep == nil {
+		return nil
+	}
+	return single(it.prep.Message)
 }
 
 // boundName stands for the name of a statement that a Bind has found.
@@ -101,7 +118,6 @@ func (s *Session) collectHeld(b []byte) int {
 		it := &s.unit.items[i]
 		it.frame = b[at : at+len(it.frame)]
 		at += len(it.frame)
-		it.tail = it.frame[len(it.frame)-len(it.tail):]
 	}
 	if !s.runBatch(h.plan, h.how) {
 		if s.unit.held.how != 0 {
@@ -123,7 +139,7 @@ func (s *Session) batch(b []byte, how end) bool {
 		s.refuseUnit(e, how == endSync)
 		return true
 	}
-	if s.conn != nil && s.conn.Pending() > maxPending && s.awaitsSoFar() {
+	if s.conn != nil && max(s.conn.Pending(), len(s.unit.executed), len(s.unit.undo)) > maxPending && s.awaitsSoFar() {
 		return false
 	}
 	refusal, wait := s.decodeBatch(b)
@@ -152,7 +168,7 @@ func (s *Session) batch(b []byte, how end) bool {
 	if refusal != nil {
 		unnamed := planned < len(s.unit.items) && s.unit.items[planned].typ == pgwire.MsgParse && s.unit.items[planned].name == ""
 		s.dropItems()
-		if unnamed && s.names[""] != nil {
+		if unnamed && s.unnamed != nil {
 			s.setName("", nil) // as behind a Parse that the server refuses
 		}
 		s.refuseUnit(refusal, how == endSync)
@@ -220,13 +236,18 @@ func (s *Session) dropItems() { s.dropItemsFrom(0) }
 // dropItemsFrom is dropItems for the items behind the first n.
 func (s *Session) dropItemsFrom(n int) {
 	for i := n; i < len(s.unit.items); i++ {
-		if it := &s.unit.items[i]; it.typ == pgwire.MsgParse && it.prep != nil {
-			s.sh.Registry.Drop(it.prep)
-		}
+		s.dropItem(&s.unit.items[i])
 	}
 	clear(s.unit.items[n:])
 	s.unit.items = s.unit.items[:n]
 	s.unit.unindex(n)
+}
+
+// dropItem gives up the reference of a Parse that is not run.
+func (s *Session) dropItem(it *item) {
+	if it.typ == pgwire.MsgParse && !it.kept {
+		s.sh.Registry.Drop(it.prep)
+	}
 }
 
 // decodeBatch decodes the messages of b into items and resolves the names in them.
@@ -237,11 +258,13 @@ func (s *Session) decodeBatch(b []byte) (refusal *pgwire.Error, wait bool) {
 		typ, total, _ := pgwire.Header(b[pos:])
 		frame := b[pos : pos+total]
 		pos += total
-		it := item{typ: typ, pos: len(s.unit.items), frame: frame}
-		if refusal, wait = s.decodeItem(&it, frame[pgwire.HeaderBytes:]); refusal != nil || wait {
+		n := len(s.unit.items)
+		items := append(s.unit.items, item{typ: typ, frame: frame})
+		s.unit.items = items[:n] // what is looked up in it is in front of it
+		if refusal, wait = s.decodeItem(&items[n], frame[pgwire.HeaderBytes:]); refusal != nil || wait {
 			return refusal, wait
 		}
-		s.unit.items = append(s.unit.items, it)
+		s.unit.items = items
 	}
 	return nil, false
 }
@@ -251,19 +274,23 @@ func (s *Session) decodeItem(it *item, body []byte) (refusal *pgwire.Error, wait
 	case pgwire.MsgParse:
 		return s.decodeParse(it, body)
 	case pgwire.MsgBind:
-		b, err := pgwire.DecodeBind(body)
-		if err != nil {
+		if err := s.bind.decode(body, len(s.unit.items)); err != nil {
 			return asError(err), false
 		}
+		b := &s.bind.bind
 		if it.prep = s.statement(b.Statement); it.prep == nil {
 			return noStatement(string(b.Statement)), false
 		}
 		if len(b.Statement) > 0 {
 			it.name = boundName // which one matters no more
 		}
-		it.portal, it.tail = string(b.Portal), body[b.Tail:]
-		it.msg = it.prep.Message
-		if s.awaitsSchema(it.msg) {
+		it.portal, it.tail = string(b.Portal), int32(len(body)-b.Tail) //nolint:gosec // a message's length is an int32
+		if it.portal != "" {
+			if e := s.full(weightOfPortal(it.portal, it.prep)); e != nil {
+				return e, false
+			}
+		}
+		if s.awaitsSchema(it.prep.Message) {
 			return nil, true
 		}
 	case pgwire.MsgDescribe, pgwire.MsgClose:
@@ -273,17 +300,16 @@ func (s *Session) decodeItem(it *item, body []byte) (refusal *pgwire.Error, wait
 		}
 		it.target = t.Kind
 		if t.Kind == pgwire.TargetPortal {
-			it.portal = string(t.Name)
-			it.msg = s.bound(it.portal)
+			if it.portal = string(t.Name); it.typ == pgwire.MsgDescribe {
+				it.prep = s.bound(it.portal)
+			}
 			break
 		}
 		it.name = string(t.Name)
-		it.prep = s.statement(t.Name)
 		if it.typ == pgwire.MsgDescribe {
-			if it.prep == nil {
+			if it.prep = s.statement(t.Name); it.prep == nil {
 				return noStatement(it.name), false
 			}
-			it.msg = it.prep.Message
 		}
 	case pgwire.MsgExecute:
 		e, err := pgwire.DecodeExecute(body)
@@ -291,7 +317,7 @@ func (s *Session) decodeItem(it *item, body []byte) (refusal *pgwire.Error, wait
 			return asError(err), false
 		}
 		it.portal, it.limited = string(e.Portal), e.MaxRows > 0
-		it.msg = s.bound(it.portal)
+		it.prep = s.bound(it.portal)
 	}
 	return nil, false
 }
@@ -308,10 +334,13 @@ func (s *Session) decodeParse(it *item, body []byte) (refusal *pgwire.Error, wai
 	if it.name != "" && s.statement(p.Name) != nil {
 		return pgwire.Errorf(pgwire.CodeDuplicatePreparedStatement, "prepared statement %q already exists", it.name), false
 	}
-	if s.sh.Statements > 0 && s.bytes+len(p.SQL) > s.sh.Statements {
-		return pgwire.Errorf(pgwire.CodeConfigurationLimitExceeded, "too many prepared statements").
-			WithDetail("The prepared statements of this connection exceed %d bytes.", s.sh.Statements).
-			WithHint("Close or DEALLOCATE statements that are no longer used.").WithRoutine("prepared_statements"), false
+	types := body[p.Tail+len(p.SQL)+1:][2:]
+	if u := s.unnamed; u != nil && it.name == "" && u.SQL == string(p.SQL) && u.Types == string(types) && s.statement(nil) == u {
+		it.prep, it.kept = u, true
+		return nil, s.awaitsSchema(u.Message)
+	}
+	if e := s.full(len(p.SQL) + len(p.Name)); e != nil {
+		return e, false
 	}
 	m := s.parse(p.SQL, nil)
 	if m == nil || s.awaitsSchema(m) {
@@ -320,23 +349,41 @@ func (s *Session) decodeParse(it *item, body []byte) (refusal *pgwire.Error, wai
 	if len(m.Statements) > 1 {
 		return pgwire.Errorf(pgwire.CodeSyntaxError, "cannot insert multiple commands into a prepared statement"), false
 	}
-	types := body[p.Tail+len(p.SQL)+1:][2:]
-	it.prep = s.sh.Registry.Intern(p.SQL, types, func() *parser.Message { return m })
-	it.msg = it.prep.Message
+	it.prep = s.sh.Registry.Intern(p.SQL, types, m)
 	return nil, false
+}
+
+// full refuses what would take the session over what it may have prepared and bound, by more bytes.
+func (s *Session) full(more int) *pgwire.Error {
+	if s.sh.Statements <= 0 || s.bytes+s.scoped.portals+s.scoped.sqlPrep+more <= s.sh.Statements {
+		return nil
+	}
+	return pgwire.Errorf(pgwire.CodeConfigurationLimitExceeded, "too many prepared statements").
+		WithDetail("The prepared statements and portals of this connection exceed %d bytes.", s.sh.Statements).
+		WithHint("Close or DEALLOCATE what is no longer used.").WithRoutine("prepared_statements")
 }
 
 // forgetPortals gives up what is known of portals: after an error it is not certain which of the client's Bind and Close messages ran, and
 // those portals that are older than a savepoint outlive it.
 func (s *Session) forgetPortals() {
-	clear(s.portals)
+	if len(s.portals) > 0 {
+		clear(s.portals)
+		s.scoped.portals = 0
+	}
 	s.portal = nil
 }
 
 // bindParams gives the router a Bind's parameters.
 type bindParams struct {
-	bind pgwire.Bind
 	prep *state.Prepared
+	at   int // the item of the batch that bind is of
+	bind pgwire.Bind
+}
+
+func (p *bindParams) decode(body []byte, at int) (err error) {
+	p.at = at
+	p.bind, err = pgwire.DecodeBind(body)
+	return err
 }
 
 // Param implements router.Params.
@@ -356,10 +403,16 @@ func (p *bindParams) Param(i int) (value []byte, binary bool, oid uint32, ok boo
 // planBatch routes every message of the batch and joins the plans: all on one shard. needs is false if every one of them is answered here;
 // planned is how many messages stand in front of the refused one.
 func (s *Session) planBatch() (plan sharding.Plan, needs bool, planned int, refusal *pgwire.Error) {
+	moves, encoding := s.unit.pathMoves, s.unit.encodingMoves
+	plan, needs, planned, refusal = s.planItems()
+	s.unit.pathMoves, s.unit.encodingMoves = moves, encoding
+	return plan, needs, planned, refusal
+}
+
+// planItems is planBatch, and leaves in the unit what is true behind the batch.
+func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refusal *pgwire.Error) {
 	plan.Kind = sharding.PlanAny
-	v, moves, encoding := s.view(), s.unit.pathMoves, s.unit.encodingMoves
-	defer func() { s.unit.pathMoves, s.unit.encodingMoves = moves, encoding }()
-	rtr := s.acct.Cluster.Router()
+	v := s.view()
 	for i := range s.unit.items {
 		it := &s.unit.items[i]
 		if it.typ == pgwire.MsgClose {
@@ -370,57 +423,66 @@ func (s *Session) planBatch() (plan sharding.Plan, needs bool, planned int, refu
 			}
 			continue
 		}
-		if it.msg == nil { // a portal that is not known here: PostgreSQL says so
+		m := it.message()
+		if m == nil { // a portal that is not known here: PostgreSQL says so
 			needs = true
 			continue
 		}
-		if st := single(it.msg); st != nil && s.localAt(st, v) && (it.typ != pgwire.MsgParse || it.name == "" || s.acct.Statements || own(st)) {
+		st := single(m)
+		if st != nil && s.localAt(st, v) && (it.typ != pgwire.MsgParse || it.name == "" || s.acct.Statements || own(st)) {
 			it.local = true
 			if it.typ == pgwire.MsgExecute {
-				v = v.after(st, true)
-				s.unit.pathMoves = s.unit.pathMoves || s.movesPath(st)
-				s.unit.encodingMoves = s.unit.encodingMoves || s.movesEncoding(st)
+				v = s.after(v, st, true)
+				s.moves(st)
 			}
 			continue
 		}
-		if len(it.msg.Statements) == 0 && it.msg.Unparsable == nil && !v.held && s.conn == nil {
+		if len(m.Statements) == 0 && m.Unparsable == nil && !v.held && s.conn == nil {
 			it.local = true // an empty text
 			continue
 		}
 		needs = true
 		v.held = true // whatever comes behind it, comes there
 		if v.tx == pgwire.TxFailed {
-			if st := single(it.msg); st == nil || !endsFailure(st) {
+			if st == nil || !endsFailure(st) {
 				return plan, true, i, errInFailedTransaction
 			}
 		}
 		switch it.typ {
 		case pgwire.MsgParse, pgwire.MsgDescribe:
-			if _, refusal := rtr.Route(it.msg, s.env()).Describe(s.input(nil)); refusal != nil && !ofExecution(refusal) {
+			if _, refusal := s.rtr.Route(m, s.env()).Describe(s.input(nil)); refusal != nil && !ofExecution(refusal) {
 				return plan, true, i, refusal
 			}
 		case pgwire.MsgExecute:
-			if st := single(it.msg); st != nil {
-				v = v.after(st, false)
-				s.unit.pathMoves = s.unit.pathMoves || s.movesPath(st)
-				s.unit.encodingMoves = s.unit.encodingMoves || s.movesEncoding(st)
+			if st != nil {
+				v = s.after(v, st, false)
+				s.moves(st)
 			}
 		case pgwire.MsgBind:
-			if st := single(it.msg); st != nil {
-				if e := s.lexing(it.msg, endsFailure(st)); e != nil {
+			if st != nil {
+				if e := s.lexing(m, endsFailure(st)); e != nil {
 					return plan, true, i, e
 				}
 			}
-			if e := s.sequences(it.msg); e != nil {
+			if e := s.sequences(m); e != nil {
 				return plan, true, i, e
 			}
-			if refusal := s.joinBind(&plan, it, rtr); refusal != nil {
+			if refusal := s.joinBind(&plan, i); refusal != nil {
 				return plan, true, i, refusal
 			}
 		}
 	}
 	s.unit.planned = v.tx
 	return plan, needs, len(s.unit.items), nil
+}
+
+// moves notes that st, in front of what is planned next, may change search_path or client_encoding.
+func (s *Session) moves(st *parser.Statement) {
+	if st.Inert {
+		return
+	}
+	s.unit.pathMoves = s.unit.pathMoves || s.movesPath(st)
+	s.unit.encodingMoves = s.unit.encodingMoves || s.movesEncoding(st)
 }
 
 // ofExecution reports whether a refusal is about where a statement would run. It can be described nevertheless, and its Bind is refused: some
@@ -434,13 +496,14 @@ func ofExecution(refusal *pgwire.Error) bool {
 }
 
 // joinBind routes a Bind and joins its plan to the batch's.
-func (s *Session) joinBind(plan *sharding.Plan, it *item, rtr *router.Router) *pgwire.Error {
-	var err error
-	s.bind.prep = it.prep
-	if s.bind.bind, err = pgwire.DecodeBind(it.frame[pgwire.HeaderBytes:]); err != nil {
-		return asError(err)
+func (s *Session) joinBind(plan *sharding.Plan, i int) *pgwire.Error {
+	it := &s.unit.items[i]
+	if s.bind.prep = it.prep; s.bind.at != i { // there are several
+		if err := s.bind.decode(it.frame[pgwire.HeaderBytes:], i); err != nil {
+			return asError(err)
+		}
 	}
-	p, refusal := rtr.Route(it.msg, s.env()).Plan(s.input(&s.bind))
+	p, refusal := s.rtr.Route(it.prep.Message, s.env()).Plan(s.input(&s.bind))
 	if refusal != nil {
 		return refusal
 	}

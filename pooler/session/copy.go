@@ -86,14 +86,14 @@ func (s *Session) copyBatch(plan sharding.Plan, how end) bool {
 			}
 			dst = pgwire.AppendNoData(dst)
 		case pgwire.MsgExecute:
-			st := single(it.msg)
+			st := it.statement()
 			if it.local || i != len(s.unit.items)-1 || st == nil || st.Kind != parser.CopyFrom {
 				refusal = pgwire.Errorf(pgwire.CodeFeatureNotSupported, "COPY FROM can't share a pipeline with other statements").
 					WithHint("Send a Sync in between.").WithRoutine(router.RefusalCrossShard)
 				break
 			}
-			m = it.msg
-			cr, refusal = s.acct.Cluster.Router().Route(m, s.env()).Copy(s.input(nil))
+			m = it.prep.Message
+			cr, refusal = s.rtr.Route(m, s.env()).Copy(s.input(nil))
 		}
 		if refusal != nil {
 			break
@@ -310,11 +310,11 @@ func (s *Session) emitAnswered(out []byte, it *item) []byte {
 	unnamed := it.name == ""
 	switch it.typ {
 	case pgwire.MsgParse:
-		s.setName(it.name, it.prep)
+		s.parsed(it)
 		return exec.Prepare(out, s.conn, it.prep, unnamed, true, exec.RefPrepare)
 	case pgwire.MsgBind:
-		s.bindPortal(it.portal, it.msg)
-		return exec.Bind(out, s.conn, []byte(it.portal), it.prep, unnamed, it.tail, true, exec.RefPrepare)
+		s.bindPortal(it.portal, it.prep)
+		return exec.Bind(out, s.conn, []byte(it.portal), it.prep, unnamed, it.frame[len(it.frame)-int(it.tail):], true, exec.RefPrepare)
 	}
 	return out
 }

@@ -135,12 +135,13 @@ func (s *Session) answerDescribed(how end) bool {
 		}
 	}
 	for i := range items {
-		s.setName(items[i].name, items[i].prep)
+		s.parsed(&items[i])
 	}
 	s.out = out[:0]
 	s.toClient(out)
 	clear(s.unit.items)
 	s.unit.items = s.unit.items[:0]
+	s.settleUnsent()
 	if how == endSync {
 		s.sync()
 	}

@@ -26,13 +26,12 @@ const (
 	CloseLost                               // its server went away in the middle of an answer
 	CloseShutdown                           // pgkennel stops
 	CloseKilled                             // an operator closed it
-	CloseSlow                               // it did not read what it was sent
 	CloseInternal                           // a bug of ours
 )
 
 var closeReasons = [...]string{
 	"", "client", "gone", "cancel", "protocol", "auth", "unavailable", "login_timeout", "idle_timeout", "idle_in_transaction_timeout",
-	"server_lost", "shutdown", "killed", "slow", "internal",
+	"server_lost", "shutdown", "killed", "internal",
 }
 
 // String names the reason.
@@ -74,13 +73,11 @@ func (s *Session) close(reason CloseReason) {
 	}
 	s.observeEnd()
 	s.letGo()
-	for _, p := range s.names {
-		s.sh.Registry.Drop(p)
-	}
 	s.settleNames()
 	s.dropItems()
+	s.dropStatements()
 	s.phase = phaseClosed
-	s.in, s.out, s.names, s.portals, s.told = nil, nil, nil, nil, nil
+	s.in, s.out, s.told = nil, nil, nil
 	s.copy = copyIn{}
 	s.track = state.Track{}
 	s.drv.Close()
@@ -126,18 +123,14 @@ func (s *Session) Abandon() *backend.Conn {
 				}
 			},
 			s.observeEnd,
-			func() {
-				for _, p := range s.names {
-					s.sh.Registry.Drop(p)
-				}
-			},
 			s.settleNames,
 			s.dropItems,
+			s.dropStatements,
 		} {
 			s.attempt(f)
 		}
 	}
-	s.phase, s.conn, s.in, s.names = phaseClosed, nil, nil, nil
+	s.phase, s.conn, s.in = phaseClosed, nil, nil
 	return c
 }
 

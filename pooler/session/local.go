@@ -6,7 +6,6 @@ import (
 
 	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
-	"github.com/pgkennel/pgkennel/pooler/state"
 	"github.com/pgkennel/pgkennel/sharding/router"
 )
 
@@ -17,6 +16,8 @@ type view struct {
 	held bool
 	// sets: a SET that outlives the transaction is queued.
 	sets bool
+	// queued is the weight of what is queued.
+	queued int
 }
 
 func (s *Session) view() view {
@@ -25,7 +26,7 @@ func (s *Session) view() view {
 	if s.open && s.unit.ahead != 0 {
 		tx = s.unit.ahead // should anything before it fail, what is behind it is skipped
 	}
-	return view{tx: tx, held: s.conn != nil && (!s.describing || s.tx == pgwire.TxIdle), sets: s.prologueSets}
+	return view{tx: tx, held: s.conn != nil && (!s.describing || s.tx == pgwire.TxIdle), sets: s.prologueSets, queued: s.queued}
 }
 
 // own reports whether st is about the pooler's own settings.
@@ -43,10 +44,14 @@ func (s *Session) local(st *parser.Statement) bool { return s.localAt(st, s.view
 
 // localAt reports whether st is answered here when the transaction stands as v says.
 func (s *Session) localAt(st *parser.Statement, v view) bool {
+	if st.Inert {
+		return false
+	}
 	if own(st) {
 		return true
 	}
 	virtual := !v.held && v.tx != pgwire.TxIdle
+	queues := virtual && v.queued <= maxQueued
 	switch st.Kind {
 	case parser.Deallocate:
 		if !s.acct.Statements || v.tx == pgwire.TxFailed {
@@ -55,7 +60,7 @@ func (s *Session) localAt(st *parser.Statement, v view) bool {
 		if st.Name == "" {
 			return len(s.sqlPrep) == 0
 		}
-		return s.sqlPrep[st.Name] == nil
+		return !s.hasPrepare(st.Name)
 	case parser.Discard:
 		return st.Name == "ALL" && !v.held && v.tx == pgwire.TxIdle && !s.acct.Session
 	case parser.Begin:
@@ -64,12 +69,14 @@ func (s *Session) localAt(st *parser.Statement, v view) bool {
 		if st.Effects&parser.EffUnjudged != 0 {
 			return false // SET ... FROM CURRENT: only the server knows what that is
 		}
-		return virtual && v.tx == pgwire.TxActive && st.Set != nil && st.Set.Name != "session_authorization" && s.checkSet(st.Set) == nil
+		return queues && v.tx == pgwire.TxActive && st.Set != nil && st.Set.Name != "session_authorization" && s.checkSet(st.Set) == nil
 	case parser.SetTransaction:
-		return virtual && v.tx == pgwire.TxActive && st.Tx != nil && !st.Tx.Session && !st.Tx.Snapshot
+		return queues && v.tx == pgwire.TxActive && st.Tx != nil && !st.Tx.Session && !st.Tx.Snapshot
 	case parser.ResetAll, parser.Savepoint, parser.Release:
-		return virtual && v.tx == pgwire.TxActive
-	case parser.RollbackTo, parser.Rollback:
+		return queues && v.tx == pgwire.TxActive
+	case parser.RollbackTo:
+		return queues
+	case parser.Rollback:
 		return virtual
 	case parser.Commit:
 		return virtual && (!v.sets || v.tx == pgwire.TxFailed)
@@ -79,8 +86,14 @@ func (s *Session) localAt(st *parser.Statement, v view) bool {
 }
 
 // after is the view once st, answered here or not, has run without an error.
-func (v view) after(st *parser.Statement, local bool) view {
-	if !local {
+func (s *Session) after(v view, st *parser.Statement, local bool) view {
+	if st.Inert {
+		v.held = true
+		return v
+	}
+	if local {
+		v.queued += st.End - st.Start + queuedOverhead
+	} else {
 		v.held = true
 	}
 	switch st.Kind {
@@ -92,6 +105,10 @@ func (v view) after(st *parser.Statement, local bool) view {
 		v.tx = pgwire.TxActive
 	case parser.Set:
 		v.sets = v.sets || st.Set != nil && !st.Set.Local
+	case parser.ResetAll:
+		for _, set := range s.base.Vars() {
+			v.queued += len(set.Name) + len(set.Value) + queuedOverhead
+		}
 	default: // leaves the transaction as it is
 	}
 	return v
@@ -114,7 +131,7 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 			tag = "DEALLOCATE ALL"
 			break
 		}
-		if s.names[st.Name] == nil {
+		if s.prepared(st.Name) == nil {
 			return dst, noStatement(st.Name)
 		}
 		s.setName(st.Name, nil)
@@ -128,7 +145,8 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 	case parser.Begin:
 		s.tx = pgwire.TxActive
 		s.track.Begin()
-		s.prologue = append(s.prologue[:0], sql)
+		s.prologue, s.queued = s.prologue[:0], 0
+		s.queue(sql)
 		s.noteIsolation(st.Tx)
 	case parser.Set, parser.Reset, parser.ResetAll:
 		if virtual {
@@ -136,22 +154,22 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 		}
 	case parser.SetTransaction:
 		s.noteIsolation(st.Tx)
-		s.prologue = append(s.prologue, sql)
+		s.queue(sql)
 	case parser.Savepoint:
 		s.track.Savepoint(st.Name)
-		s.prologue = append(s.prologue, sql)
+		s.queue(sql)
 	case parser.Release:
 		if !s.track.HasSavepoint(st.Name) {
 			return dst, noSavepoint(st.Name)
 		}
 		s.track.Release(st.Name)
-		s.prologue = append(s.prologue, sql)
+		s.queue(sql)
 	case parser.RollbackTo:
 		if !s.track.RollbackTo(st.Name) {
 			return dst, noSavepoint(st.Name)
 		}
 		s.tx = pgwire.TxActive
-		s.prologue = append(s.prologue, sql)
+		s.queue(sql)
 		s.queueParsing(st)
 	case parser.Commit, parser.Rollback:
 		chain := st.Tx != nil && st.Tx.Chain
@@ -165,7 +183,10 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 			s.tx = pgwire.TxActive
 			s.track.Begin()
 			s.prologue, s.prologueLocal = chained(s.prologue, tag == "ROLLBACK"), s.prologueLocal[:0]
-			s.prologueSets = false
+			s.prologueSets, s.queued = false, 0
+			for _, sql := range s.prologue {
+				s.queued += len(sql) + queuedOverhead
+			}
 		} else {
 			s.tx = pgwire.TxIdle
 		}
@@ -217,17 +238,17 @@ func chained(prologue []string, rollback bool) []string {
 func (s *Session) queueSetting(st *parser.Statement, sql string) {
 	switch {
 	case st.Kind == parser.ResetAll:
-		s.prologue = append(s.prologue, sql)
+		s.queue(sql)
 		for _, v := range s.base.Vars() {
-			s.prologue = append(s.prologue, v.SQL())
+			s.queue(v.SQL())
 		}
 	case st.Set.Default && !st.Set.Local:
 		if v, ok := s.base.Get(st.Set.Name); ok {
 			sql = v.SQL()
 		}
-		s.prologue = append(s.prologue, sql)
+		s.queue(sql)
 	default:
-		s.prologue = append(s.prologue, sql)
+		s.queue(sql)
 	}
 	if st.Set == nil || !st.Set.Local {
 		s.prologueSets = true
@@ -295,63 +316,4 @@ func (s *Session) ownSetting(name string) *string {
 // ownColumns describes the row of SHOW.
 func ownColumns(st *parser.Statement) []pgwire.Column {
 	return []pgwire.Column{pgwire.TextColumn(st.Set.Name, pgwire.OIDText)}
-}
-
-// setName points a prepared statement's name at p, nil = nowhere, and remembers how to take that back. It returns the Ref of the change.
-func (s *Session) setName(name string, p *state.Prepared) int32 {
-	prev := s.names[name]
-	s.unit.undo = append(s.unit.undo, undo{name: name, prev: prev})
-	s.point(name, p)
-	return int32(len(s.unit.undo)) //nolint:gosec // bounded by a batch's messages
-}
-
-func (s *Session) point(name string, p *state.Prepared) {
-	if old := s.names[name]; old != nil {
-		s.bytes -= old.Bytes()
-	}
-	if p == nil {
-		delete(s.names, name)
-		return
-	}
-	if s.names == nil {
-		s.names = make(map[string]*state.Prepared)
-	}
-	s.names[name] = p
-	s.bytes += p.Bytes()
-}
-
-// revert takes back the changes from ref on: their messages did not run.
-func (s *Session) revert(ref int32) {
-	for i := len(s.unit.undo) - 1; i >= int(ref)-1 && i >= 0; i-- {
-		u := s.unit.undo[i]
-		s.sh.Registry.Drop(s.names[u.name])
-		s.point(u.name, u.prev)
-		s.unit.undo = s.unit.undo[:i]
-	}
-}
-
-// settleNames gives up what the unit's changes replaced.
-func (s *Session) settleNames() {
-	for _, u := range s.unit.undo {
-		s.sh.Registry.Drop(u.prev)
-	}
-	s.unit.undo = s.unit.undo[:0]
-}
-
-// forgetStatements drops all prepared statements: DEALLOCATE ALL, DISCARD ALL. PostgreSQL keeps the unnamed one.
-func (s *Session) forgetStatements() {
-	for name := range s.names {
-		if name != "" {
-			s.setName(name, nil)
-		}
-	}
-}
-
-// dropUnnamed forgets the unnamed statement, as a simple Query does (PostgreSQL manual, 55.2.2).
-func (s *Session) dropUnnamed() {
-	if p := s.names[""]; p != nil {
-		s.point("", nil)
-		s.sh.Registry.Drop(p)
-	}
-	s.portal = nil
 }

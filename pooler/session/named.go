@@ -66,8 +66,11 @@ func (it *item) parsed() *state.Prepared {
 
 // declares reports whether the item may make a portal that is not known here.
 func (it *item) declares() bool {
-	st := single(it.msg)
-	return it.typ == pgwire.MsgExecute && st != nil && st.Kind == parser.Declare
+	if it.typ != pgwire.MsgExecute {
+		return false
+	}
+	st := it.statement()
+	return st != nil && st.Kind == parser.Declare
 }
 
 // statement finds a prepared statement by name: in the batch being decoded, latest first, else the session's.
@@ -81,16 +84,24 @@ func (s *Session) statement(name []byte) *state.Prepared {
 	if i, ok := s.unit.named.statements[string(name)]; ok {
 		return s.unit.items[i].parsed()
 	}
-	return s.names[string(name)]
+	return s.prepared(string(name))
+}
+
+// prepared is what the session has by a name; nil = nothing.
+func (s *Session) prepared(name string) *state.Prepared {
+	if name == "" {
+		return s.unnamed
+	}
+	return s.names[name]
 }
 
 // bound finds what a portal runs: by the batch being decoded, else by what was bound before.
-func (s *Session) bound(portal string) *parser.Message {
+func (s *Session) bound(portal string) *state.Prepared {
 	s.unit.reindex()
 	for i := len(s.unit.items) - 1; i >= s.unit.named.n; i-- {
 		it := &s.unit.items[i]
 		if it.typ == pgwire.MsgBind && it.portal == portal {
-			return it.msg
+			return it.prep
 		}
 		if it.declares() {
 			return nil // it may be its cursor: the server knows
@@ -102,7 +113,7 @@ func (s *Session) bound(portal string) *parser.Message {
 			return nil
 		}
 		if ok {
-			return s.unit.items[i].msg
+			return s.unit.items[i].prep
 		}
 	}
 	if portal == "" {

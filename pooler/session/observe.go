@@ -28,8 +28,6 @@ type Observer interface {
 	Refused(a *Account, name string)
 	// Error reports an error's SQLSTATE; server says whose it was.
 	Error(a *Account, code string, server bool)
-	// Waited reports how long a checkout waited.
-	Waited(a *Account, ns int64)
 }
 
 // Route is how a statement found the place where it runs.
@@ -91,7 +89,7 @@ func (s *Session) observeItems(plan sharding.Plan) {
 			if it.local {
 				s.routed(RouteLocal)
 			} else {
-				s.routed(s.routeOf(plan, it.msg))
+				s.routed(s.routeOf(plan, it.message()))
 			}
 		}
 		if !it.local {
@@ -127,6 +125,6 @@ func (s *Session) observeEnd() {
 		s.sh.Observer.Login(s.reason.String())
 	case CloseClient, CloseGone, CloseCancel: // nobody asked for anything, or went to ask for a password
 	case CloseAuth: // reported where it was found out
-	case CloseIdle, CloseIdleTx, CloseLost, CloseSlow, CloseInternal: // not before the login's end
+	case CloseIdle, CloseIdleTx, CloseLost, CloseInternal: // not before the login's end
 	}
 }

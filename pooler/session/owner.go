@@ -86,6 +86,9 @@ func runsCalls(st *parser.Statement) bool {
 
 // effect follows a statement that ran.
 func (s *Session) effect(st *parser.Statement, tag []byte) {
+	if st.Inert {
+		return
+	}
 	switch st.Kind {
 	case parser.Begin:
 		s.noteIsolation(st.Tx)
@@ -125,21 +128,18 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 		if st.Name == "" {
 			s.conn.Deallocated()
 			s.forgetStatements()
-			clear(s.sqlPrep)
+			s.forgetPrepares()
 		} else {
-			if s.acct.Statements && s.sqlPrep[st.Name] == nil {
+			if s.acct.Statements && !s.hasPrepare(st.Name) {
 				s.conn.Taint(backend.TaintSQLPrepare) // by its name on the server: others have it there
 			}
-			delete(s.sqlPrep, st.Name)
+			s.forgetPrepare(st.Name)
 			if !s.acct.Statements && s.names[st.Name] != nil {
 				s.setName(st.Name, nil) // the server has both kinds under one name
 			}
 		}
 	case parser.Prepare:
-		if s.sqlPrep == nil {
-			s.sqlPrep = make(map[string]*parser.Statement)
-		}
-		s.sqlPrep[st.Name] = st
+		s.prepare(st)
 	default: // leaves nothing to follow but what it set_configs
 	}
 	if runsCalls(st) {
@@ -193,7 +193,7 @@ func (s *Session) Failed(step *backend.Step, msg []byte) {
 	}
 	if step.Kind == backend.StepParse && step.Ref > 0 {
 		s.revert(step.Ref)
-		if step.Unnamed && s.names[""] != nil {
+		if step.Unnamed && s.unnamed != nil {
 			s.setName("", nil) // PostgreSQL drops it before it looks at the new one
 		}
 	}

@@ -23,7 +23,7 @@ type searchPath struct {
 
 // searchPath returns the schemas that unqualified names are looked up in.
 func (s *Session) searchPath() *searchPath {
-	r := s.acct.Cluster.Router()
+	r := s.rtr
 	p := &s.path
 	if s.unit.pathMoves || s.acct.Session && s.conn != nil && s.conn.Tainted()&backend.TaintUnjudged != 0 {
 		return &unknownPath

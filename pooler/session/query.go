@@ -89,7 +89,7 @@ func (s *Session) queryOf(shape *parser.Shape, body, frame []byte) bool {
 		s.refuseUnit(e, true)
 		return true
 	}
-	rt := s.acct.Cluster.Router().Route(m, s.env())
+	rt := s.rtr.Route(m, s.env())
 	in := s.input(nil)
 	if m.Shaped {
 		in.Text, in.Literals = sql, shape.Literals
@@ -153,7 +153,7 @@ func (s *Session) sendQuery(m *parser.Message, plan sharding.Plan, frame []byte)
 	}
 	if s.note(m, plan) {
 		sql, _ := pgwire.DecodeQuery(frame[pgwire.HeaderBytes:])
-		s.noteSetup(sqlOf(sql, m.Statements[0]))
+		s.queue(sqlOf(sql, m.Statements[0]))
 	}
 	s.unit.plan = plan
 	s.routed(s.routeOf(plan, m))
@@ -181,12 +181,7 @@ func endsTransaction(m *parser.Message) bool {
 	if len(m.Statements) == 0 {
 		return m.Unparsable != nil
 	}
-	switch m.Statements[0].Kind {
-	case parser.Commit, parser.Rollback, parser.RollbackTo, parser.PrepareTx:
-		return true
-	default: // PostgreSQL ignores all others
-		return false
-	}
+	return endsFailure(m.Statements[0])
 }
 
 // endsFailure reports whether PostgreSQL runs st in a failed transaction.
@@ -251,6 +246,7 @@ func (s *Session) awaitsSchema(m *parser.Message) bool {
 	wait := s.schemaWait
 	s.schemaWait = nil
 	if s.drv.Offload(wait, true) {
+		s.rtr = s.acct.Cluster.Router()
 		return false
 	}
 	s.wait = waitJob
@@ -285,7 +281,7 @@ func (s *Session) env() *router.Env {
 	s.renv.SearchPath, s.renv.SearchPathKey, s.renv.PathUnknown = p.list, p.key, !p.known
 	s.renv.Prepared = nil
 	if len(s.sqlPrep) > 0 {
-		s.renv.Prepared = func(name string) *parser.Statement { return s.sqlPrep[name] }
+		s.renv.Prepared = func(name string) *parser.Statement { return s.sqlPrep[name].statement }
 	}
 	return &s.renv
 }
@@ -297,7 +293,7 @@ func (s *Session) input(p router.Params) *router.Input {
 }
 
 // sqlOf cuts a statement's text out of its message's.
-func sqlOf(sql []byte, st *parser.Statement) string {
+func sqlOf[T ~string | ~[]byte](sql T, st *parser.Statement) string {
 	if st.Start >= 0 && st.End <= len(sql) && st.Start < st.End {
 		return string(sql[st.Start:st.End])
 	}

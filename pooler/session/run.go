@@ -5,6 +5,7 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/exec"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/state"
 	"github.com/pgkennel/pgkennel/sharding"
 )
 
@@ -19,9 +20,7 @@ func (s *Session) answerBatch(how end) bool {
 			s.out = dst[:0]
 			s.toClient(dst)
 			for j := i + 1; j < len(s.unit.items); j++ {
-				if rest := &s.unit.items[j]; rest.typ == pgwire.MsgParse {
-					s.sh.Registry.Drop(rest.prep)
-				}
+				s.dropItem(&s.unit.items[j])
 			}
 			s.refuseUnit(e, how == endSync)
 			return true
@@ -31,6 +30,7 @@ func (s *Session) answerBatch(how end) bool {
 	s.toClient(dst)
 	clear(s.unit.items)
 	s.unit.items = s.unit.items[:0]
+	s.settleUnsent()
 	if how == endSync {
 		s.sync()
 	}
@@ -39,13 +39,13 @@ func (s *Session) answerBatch(how end) bool {
 
 // answerItem does what a message asks for that is answered here and appends the answer. ref is the change of a prepared statement's name.
 func (s *Session) answerItem(dst []byte, it *item) (out []byte, ref int32, e *pgwire.Error) {
-	st := single(it.msg)
+	st := it.statement()
 	switch it.typ {
 	case pgwire.MsgParse:
-		return pgwire.AppendParseComplete(dst), s.setName(it.name, it.prep), nil
+		return pgwire.AppendParseComplete(dst), s.parsed(it), nil
 	case pgwire.MsgClose:
 		if it.target == pgwire.TargetStatement {
-			if s.names[it.name] != nil {
+			if s.prepared(it.name) != nil {
 				ref = s.setName(it.name, nil)
 			}
 		} else {
@@ -53,7 +53,7 @@ func (s *Session) answerItem(dst []byte, it *item) (out []byte, ref int32, e *pg
 		}
 		return pgwire.AppendCloseComplete(dst), ref, nil
 	case pgwire.MsgBind:
-		s.bindPortal(it.portal, it.msg)
+		s.bindPortal(it.portal, it.prep)
 		return pgwire.AppendBindComplete(dst), 0, nil
 	case pgwire.MsgDescribe:
 		if it.target == pgwire.TargetStatement {
@@ -67,45 +67,34 @@ func (s *Session) answerItem(dst []byte, it *item) (out []byte, ref int32, e *pg
 		if st == nil {
 			return pgwire.AppendEmptyQuery(dst), 0, nil
 		}
-		sql := ""
-		if len(it.msg.Statements) == 1 {
-			sql = s.sqlOfPortal(it)
-		}
-		dst, e = s.answerLocal(dst, st, sql, true)
+		dst, e = s.answerLocal(dst, st, sqlOf(it.prep.SQL, st), true)
 		return dst, 0, e
 	}
 	return dst, 0, nil
 }
 
-// sqlOfPortal is the text of the statement that a portal runs.
-func (s *Session) sqlOfPortal(it *item) string {
-	for i := it.pos - 1; i >= 0; i-- { // it may be bound again behind
-		if b := &s.unit.items[i]; b.typ == pgwire.MsgBind && b.portal == it.portal && b.prep != nil {
-			return sqlOf([]byte(b.prep.SQL), b.msg.Statements[0])
-		}
-	}
-	for _, p := range s.names {
-		if p.Message == it.msg {
-			return sqlOf([]byte(p.SQL), it.msg.Statements[0])
-		}
-	}
-	return it.msg.Statements[0].Tag
-}
-
-func (s *Session) bindPortal(name string, m *parser.Message) {
+// bindPortal notes what a portal runs; nil = it is closed.
+func (s *Session) bindPortal(name string, p *state.Prepared) {
 	if name == "" {
-		s.portal = m
+		s.portal = p
 		return
 	}
-	if m == nil {
+	if old := s.portals[name]; old != nil {
+		s.scoped.portals -= weightOfPortal(name, old)
+	}
+	if p == nil {
 		delete(s.portals, name)
 		return
 	}
 	if s.portals == nil {
-		s.portals = make(map[string]*parser.Message)
+		s.portals = make(map[string]*state.Prepared)
 	}
-	s.portals[name] = m
+	s.portals[name] = p
+	s.scoped.portals += weightOfPortal(name, p)
 }
+
+// weightOfPortal is what a portal weighs in limits: its statement may be gone by its name.
+func weightOfPortal(name string, p *state.Prepared) int { return len(name) + p.Bytes() }
 
 // describesOnly reports whether nothing of the batch is executed or bound but what is answered here.
 func (s *Session) describesOnly() bool {
@@ -172,6 +161,10 @@ func (s *Session) runBatch(plan sharding.Plan, how end) bool {
 		s.unit.internalDone = false
 		return s.runBatch(plan, how)
 	}
+	if s.conn.Pending() == 0 || s.unit.answeredSoFar { // nothing can be skipped any more, and no answer is to come to what was executed
+		s.settleNames()
+		s.unit.executed = emptied(s.unit.executed)
+	}
 	s.unit.plan, s.unit.answeredSoFar, s.unit.ahead = plan, false, s.unit.planned
 	s.observeItems(plan)
 	s.describing = outside
@@ -205,8 +198,8 @@ func (s *Session) runBatch(plan sharding.Plan, how end) bool {
 
 func (s *Session) firstEndsTransaction() bool {
 	for i := range s.unit.items {
-		if it := &s.unit.items[i]; it.typ == pgwire.MsgExecute && !it.local && it.msg != nil {
-			return endsTransaction(it.msg)
+		if it := &s.unit.items[i]; it.typ == pgwire.MsgExecute && !it.local && it.prep != nil {
+			return endsTransaction(it.prep.Message)
 		}
 	}
 	return false
@@ -228,7 +221,7 @@ func (s *Session) emit(out []byte, it *item, plan sharding.Plan) []byte {
 	unnamed := it.name == ""
 	switch it.typ {
 	case pgwire.MsgParse:
-		ref := s.setName(it.name, it.prep)
+		ref := s.parsed(it)
 		if !shared && !unnamed {
 			c.Ask(backend.Step{Kind: backend.StepParse, Ref: ref})
 			if !s.acct.Session {
@@ -238,7 +231,7 @@ func (s *Session) emit(out []byte, it *item, plan sharding.Plan) []byte {
 		}
 		return exec.Prepare(out, c, it.prep, unnamed, false, ref)
 	case pgwire.MsgBind:
-		s.bindPortal(it.portal, it.msg)
+		s.bindPortal(it.portal, it.prep)
 		if it.portal != "" {
 			s.fixed = true // it would be gone with the transaction
 		}
@@ -246,7 +239,7 @@ func (s *Session) emit(out []byte, it *item, plan sharding.Plan) []byte {
 			c.Ask(backend.Step{Kind: backend.StepBind})
 			return append(out, it.frame...)
 		}
-		return exec.Bind(out, c, []byte(it.portal), it.prep, unnamed, it.tail, false, 0)
+		return exec.Bind(out, c, []byte(it.portal), it.prep, unnamed, it.frame[len(it.frame)-int(it.tail):], false, 0)
 	case pgwire.MsgDescribe:
 		if it.target == pgwire.TargetPortal {
 			c.Ask(backend.Step{Kind: backend.StepDescribePortal})
@@ -261,7 +254,7 @@ func (s *Session) emit(out []byte, it *item, plan sharding.Plan) []byte {
 		var ref int32
 		if it.target == pgwire.TargetPortal {
 			s.bindPortal(it.portal, nil)
-		} else if s.names[it.name] != nil {
+		} else if s.prepared(it.name) != nil {
 			ref = s.setName(it.name, nil)
 		}
 		c.Ask(backend.Step{Kind: backend.StepClose, Ref: ref})
@@ -270,10 +263,11 @@ func (s *Session) emit(out []byte, it *item, plan sharding.Plan) []byte {
 		if it.limited {
 			s.fixed = true
 		}
-		if it.msg != nil && s.note(it.msg, plan) {
-			s.noteSetup(s.sqlOfPortal(it))
+		m := it.message()
+		if m != nil && s.note(m, plan) {
+			s.queue(sqlOf(it.prep.SQL, m.Statements[0]))
 		}
-		s.unit.executed = append(s.unit.executed, it.msg)
+		s.unit.executed = append(s.unit.executed, m)
 		c.Ask(backend.Step{
 			Kind: backend.StepExecute, DataFollows: s.copy.mode == copyDecided,
 			Ref: int32(len(s.unit.executed) - 1), //nolint:gosec // bounded by a batch's messages

@@ -157,6 +157,7 @@ type Session struct {
 	strictIsolation bool
 	// prologue are the statements that begin the transaction: queued while there is no backend, kept while it may move.
 	prologue []string
+	queued   int // their weight: see maxQueued
 	// prologueSets: a SET that outlives the transaction is among the queued.
 	prologueSets bool
 	// encodingQueued: what is queued changes client_encoding.
@@ -177,13 +178,18 @@ type Session struct {
 	base  *state.Set // what the client chose at its start
 	hint  router.Hint
 	path  searchPath
-	names map[string]*state.Prepared // prepared statements; "" is the unnamed one
-	bytes int                        // of names
-	// portals: what each is bound to, for its effects when it is executed.
-	portals map[string]*parser.Message
-	portal  *parser.Message // the unnamed one
-	sqlPrep map[string]*parser.Statement
+	// unnamed is the unnamed prepared statement, names are the others; each name, and unnamed, holds a reference.
+	unnamed *state.Prepared
+	names   map[string]*state.Prepared
+	bytes   int // of both
+	// portals: what each is bound to, for its effects when it is executed; portal is the unnamed one.
+	portal  *state.Prepared
+	portals map[string]*state.Prepared
+	// sqlPrep are the statements of SQL's own PREPARE in the transaction.
+	sqlPrep map[string]sqlPrepared
+	scoped  struct{ portals, sqlPrep int } // their bytes
 
+	rtr  *router.Router // of the unit, or the part of a pipeline, at hand
 	unit unit
 	copy copyIn
 	// dropping bytes of input are the rest of a message of a COPY that is over; dropTo has its head.
@@ -434,7 +440,12 @@ func (s *Session) WaitingSince() int64 {
 func (s *Session) ToldParameter(name string) string { return s.told[name] }
 
 // PreparedCount is the number of the session's prepared statements.
-func (s *Session) PreparedCount() int { return len(s.names) }
+func (s *Session) PreparedCount() int {
+	if s.unnamed != nil {
+		return len(s.names) + 1
+	}
+	return len(s.names)
+}
 
 func (s *Session) toClient(b []byte) {
 	s.stats.BytesOut += uint64(len(b))

@@ -54,7 +54,7 @@ func (s *Session) applyLocal(set *parser.Setting) {
 	switch set.Name {
 	case "search_path":
 		if set.Default {
-			v.Value, v.Raw = s.acct.Cluster.Router().SearchPath(s.acct.ServerUser), true
+			v.Value, v.Raw = s.rtr.SearchPath(s.acct.ServerUser), true
 		}
 	case "role", "session_authorization":
 		if set.Default {
@@ -118,6 +118,9 @@ func (s *Session) lexing(m *parser.Message, ends bool) *pgwire.Error {
 		return nil
 	}
 	for _, st := range m.Statements {
+		if st.Inert {
+			continue
+		}
 		if st.Kind == parser.Set && st.Set != nil {
 			if e := s.checkSet(st.Set); e != nil {
 				return e
@@ -146,7 +149,7 @@ func (s *Session) lexing(m *parser.Message, ends bool) *pgwire.Error {
 var lexingSettings = [...]string{"standard_conforming_strings", "client_encoding"}
 
 // plain: one shard and no tenants to tell apart; nothing is refused.
-func (s *Session) plain() bool { return s.acct.Cluster.Router().Plain() }
+func (s *Session) plain() bool { return s.rtr.Plain() }
 
 // checkLexing refuses a value of a setting that changes how statements are read.
 func checkLexing(name, value string) *pgwire.Error {

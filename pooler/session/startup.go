@@ -234,6 +234,9 @@ func (s *Session) authenticated(out []byte, r auth.Result) {
 		return
 	}
 	s.acct, s.hs.login = a, r.ServerLogin
+	if a.Cluster != nil {
+		s.rtr = a.Cluster.Router()
+	}
 	s.hs.server = nil
 	s.phase = phaseLogin
 	if e := s.startValues(); e != nil {

@@ -73,6 +73,7 @@ func emptied[T any](list []T) []T {
 type undo struct {
 	name string
 	prev *state.Prepared
+	kept bool // there was no change
 }
 
 // step handles the next unit at the front of b and returns its length, 0 if it is not complete or has to wait.
@@ -148,6 +149,7 @@ func (s *Session) skipMessage(typ byte, total int, b []byte) int {
 
 // start begins a unit.
 func (s *Session) start() {
+	s.rtr = s.acct.Cluster.Router()
 	if s.clock.unitStart != 0 {
 		return // it waited, and begins anew
 	}
@@ -213,14 +215,11 @@ func (s *Session) armIdle(now int64) {
 // endTransaction forgets what belonged to the client's transaction.
 func (s *Session) endTransaction() {
 	s.begun, s.fixed, s.strictIsolation, s.prologueSets, s.ran = false, false, false, false, false
-	clear(s.prologue)
-	s.prologue = s.prologue[:0]
-	s.prologueLocal = s.prologueLocal[:0]
-	s.encodingQueued = false
-	if len(s.portals) > 0 {
-		clear(s.portals)
+	if len(s.prologue) > 0 {
+		s.prologue, s.prologueLocal, s.queued = emptied(s.prologue), emptied(s.prologueLocal), 0
 	}
-	s.portal = nil
+	s.encodingQueued = false
+	s.forgetPortals()
 	s.lost = nil
 	if s.ddl {
 		s.ddl = false

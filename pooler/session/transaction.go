@@ -79,14 +79,7 @@ func (s *Session) leave() *pgwire.Error {
 }
 
 // named reports whether the client has named prepared statements, which in session pooling are its backend's.
-func (s *Session) named() bool {
-	for name := range s.names {
-		if name != "" {
-			return true
-		}
-	}
-	return false
-}
+func (s *Session) named() bool { return len(s.names) > 0 }
 
 // take makes c the session's.
 func (s *Session) take(c *backend.Conn) {
@@ -94,9 +87,7 @@ func (s *Session) take(c *backend.Conn) {
 	s.cleanSequences = false
 	c.Own(s)
 	if s.clock.wait != 0 {
-		ns := s.drv.Now() - s.clock.wait
-		s.stats.WaitNanos += ns
-		s.sh.Observer.Waited(s.acct, ns)
+		s.stats.WaitNanos += s.drv.Now() - s.clock.wait
 		s.clock.wait = 0
 	}
 }
@@ -178,7 +169,7 @@ func (s *Session) lead(out []byte) ([]byte, bool) {
 func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 	st := single(m)
 	again = st != nil && setup(st) // such a statement writes nothing
-	if plan.Kind == sharding.PlanShard || plan.Write && !again || s.acct.Cluster.Shards() == 1 {
+	if plan.Kind == sharding.PlanShard || plan.Write && !again || s.queued > maxQueued || s.rtr.Shards() == 1 {
 		s.fixed = true
 	}
 	if plan.Unjudged {
@@ -189,9 +180,12 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 		return false
 	}
 	for _, st := range m.Statements {
+		if st.Inert {
+			s.fixed = s.fixed || !st.ReadOnly || st.Kind != parser.Select
+			continue
+		}
 		s.noteParsing(st)
-		s.unit.pathMoves = s.unit.pathMoves || s.movesPath(st)
-		s.unit.encodingMoves = s.unit.encodingMoves || s.movesEncoding(st)
+		s.moves(st)
 		if t := taintOf(st); t != 0 {
 			s.conn.Taint(t)
 			s.fixed = s.fixed || t != backend.TaintSQLPrepare
@@ -239,8 +233,18 @@ func (s *Session) judge(m *parser.Message, code string) {
 	}
 }
 
-// noteSetup remembers a statement that is said again should the transaction begin anew elsewhere.
-func (s *Session) noteSetup(sql string) { s.prologue = append(s.prologue, sql) }
+// queue adds a statement to those that begin the transaction, or are said again should it begin anew elsewhere.
+func (s *Session) queue(sql string) {
+	s.prologue = append(s.prologue, sql)
+	s.queued += len(sql) + queuedOverhead
+}
+
+const (
+	// maxQueued bounds what is held of the beginning of a transaction, in bytes: with more of it there it goes to a server, and stays there.
+	maxQueued = 64 << 10
+	// queuedOverhead is what a statement of it weighs beside its text.
+	queuedOverhead = 128
+)
 
 // setup reports whether st shapes its transaction without reading anything.
 func setup(st *parser.Statement) bool {
@@ -256,6 +260,11 @@ func setup(st *parser.Statement) bool {
 // would be, another client may have left there. From then on the session's backends are cleaned beforehand.
 func (s *Session) sequences(m *parser.Message) *pgwire.Error {
 	for _, st := range m.Statements {
+		if st.Effects&parser.EffSQLPrepare != 0 {
+			if e := s.full(0); e != nil {
+				return e
+			}
+		}
 		if st.Effects&parser.EffSequenceRead == 0 {
 			continue
 		}
@@ -297,6 +306,9 @@ var taints = [...]struct {
 
 // taintOf returns what st leaves on a connection that can't be followed.
 func taintOf(st *parser.Statement) backend.Taint {
+	if st.Inert {
+		return 0
+	}
 	var t backend.Taint
 	if st.Effects != 0 {
 		for _, e := range taints {
@@ -308,11 +320,8 @@ func taintOf(st *parser.Statement) backend.Taint {
 			t |= backend.TaintRole
 		}
 	}
-	for i := range st.Calls {
-		if !parser.IsBuiltin(st.Calls[i]) {
-			t |= backend.TaintUnjudged
-			break
-		}
+	if !st.BuiltinCalls {
+		t |= backend.TaintUnjudged
 	}
 	return t
 }
@@ -332,7 +341,7 @@ func (s *Session) part(out []byte) {
 func (s *Session) release() {
 	c := s.conn
 	s.conn = nil
-	clear(s.sqlPrep)
+	s.forgetPrepares()
 	s.open, s.describing, s.begun = false, false, false
 	c.Own(nil)
 	switch {

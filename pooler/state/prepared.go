@@ -4,6 +4,7 @@ import (
 	"hash/maphash"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"github.com/pgkennel/pgkennel/parser"
 )
@@ -21,8 +22,12 @@ type Prepared struct {
 	// Message is the parsed SQL.
 	Message *parser.Message
 
-	key  uint64 // of the settings it is prepared under
-	refs int    // guarded by its shard of the registry
+	key uint64 // of the settings it is prepared under
+
+	// Guarded by its shard of the registry: the references to it, and the next statement there of the same hash.
+	hash uint64
+	refs int
+	same *Prepared
 }
 
 // Bytes is what the statement weighs in limits.
@@ -40,100 +45,95 @@ func (p *Prepared) ParamType(i int) uint32 {
 // Registry gives equal statements one identity across sessions. Memory is bounded by what sessions hold: a statement
 // that no session has is forgotten.
 type Registry struct {
-	shards [16]registryShard
-	next   struct {
-		sync.Mutex
-		id uint64
-	}
+	shards [registryShards]registryShard
+	next   atomic.Uint64
 }
 
+const registryShards = 16
+
 type registryShard struct {
-	mu    sync.Mutex
-	byKey map[string]*Prepared
-	bytes int
+	mu     sync.Mutex
+	byHash map[uint64]*Prepared // those of one hash are chained
+	count  int
+	bytes  int
+	_      [32]byte // shards on cache lines of their own
 }
 
 // NewRegistry returns an empty registry.
 func NewRegistry() *Registry {
 	r := &Registry{}
 	for i := range r.shards {
-		r.shards[i].byKey = make(map[string]*Prepared)
+		r.shards[i].byHash = make(map[uint64]*Prepared)
 	}
 	return r
 }
 
-// key joins types and text: the number of types first, so that no two pairs collide.
-func appendKey(dst []byte, sql, types []byte) []byte {
-	dst = append(dst, byte(len(types)>>2), byte(len(types)>>10)) //nolint:gosec // a Parse has at most 65535 types
-	dst = append(dst, types...)
-	return append(dst, sql...)
+// hashOf is the same for equal statements.
+func hashOf(sql, types []byte) uint64 {
+	h := maphash.Bytes(seed, sql)
+	if len(types) > 0 {
+		h = h*31 + maphash.Bytes(seed, types)
+	}
+	return h
 }
 
-// Intern returns the statement for sql and types and takes a reference to it, making it if there is none; message is
-// then called for the parsed text.
-func (r *Registry) Intern(sql, types []byte, message func() *parser.Message) *Prepared {
-	var buf [512]byte
-	key := appendKey(buf[:0], sql, types)
-	s := &r.shards[maphash.Bytes(seed, key)%uint64(len(r.shards))]
-	s.mu.Lock()
-	if p := s.byKey[string(key)]; p != nil {
-		p.refs++
-		s.mu.Unlock()
-		return p
-	}
-	s.mu.Unlock()
+func (r *Registry) shard(hash uint64) *registryShard { return &r.shards[hash%registryShards] }
 
-	m := message()
-	r.next.Lock()
-	r.next.id++
-	id := r.next.id
-	r.next.Unlock()
-	p := &Prepared{
-		ID: id, Name: "pgkennel_" + strconv.FormatUint(id, 10),
-		SQL: string(sql), Types: string(types), Message: m,
-	}
+// Intern returns the statement for sql and types and takes a reference to it, making it, with the parsed text m, if there is none.
+func (r *Registry) Intern(sql, types []byte, m *parser.Message) *Prepared {
+	return r.intern(hashOf(sql, types), sql, types, m)
+}
 
+func (r *Registry) intern(hash uint64, sql, types []byte, m *parser.Message) *Prepared {
+	s := r.shard(hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if other := s.byKey[string(key)]; other != nil {
-		other.refs++
-		return other
+	for p := s.byHash[hash]; p != nil; p = p.same {
+		if p.SQL == string(sql) && p.Types == string(types) {
+			p.refs++
+			return p
+		}
 	}
-	p.refs = 1
-	s.byKey[string(key)] = p
+	id := r.next.Add(1)
+	p := &Prepared{
+		ID: id, Name: "pgkennel_" + strconv.FormatUint(id, 10),
+		SQL: string(sql), Types: string(types), Message: m, hash: hash, refs: 1, same: s.byHash[hash],
+	}
+	s.byHash[hash] = p
+	s.count++
 	s.bytes += p.Bytes()
 	return p
 }
 
-// Retain takes one more reference.
-func (r *Registry) Retain(p *Prepared) {
-	s := r.shardOf(p)
-	s.mu.Lock()
-	p.refs++
-	s.mu.Unlock()
-}
-
-// Drop gives back one reference.
+// Drop gives back one reference; nil is none.
 func (r *Registry) Drop(p *Prepared) {
 	if p == nil {
 		return
 	}
-	var buf [512]byte
-	key := appendKey(buf[:0], []byte(p.SQL), []byte(p.Types))
-	s := &r.shards[maphash.Bytes(seed, key)%uint64(len(r.shards))]
+	s := r.shard(p.hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	p.refs--
-	if p.refs == 0 && s.byKey[string(key)] == p {
-		delete(s.byKey, string(key))
-		s.bytes -= p.Bytes()
+	if p.refs--; p.refs == 0 {
+		s.forget(p)
 	}
 }
 
-func (r *Registry) shardOf(p *Prepared) *registryShard {
-	var buf [512]byte
-	key := appendKey(buf[:0], []byte(p.SQL), []byte(p.Types))
-	return &r.shards[maphash.Bytes(seed, key)%uint64(len(r.shards))]
+// forget takes p out of its chain.
+func (s *registryShard) forget(p *Prepared) {
+	first := s.byHash[p.hash]
+	switch {
+	case first != p:
+		for first.same != p {
+			first = first.same
+		}
+		first.same = p.same
+	case p.same != nil:
+		s.byHash[p.hash] = p.same
+	default:
+		delete(s.byHash, p.hash)
+	}
+	s.count--
+	s.bytes -= p.Bytes()
 }
 
 // Stats returns how many statements are held and their bytes.
@@ -141,7 +141,7 @@ func (r *Registry) Stats() (statements, bytes int) {
 	for i := range r.shards {
 		s := &r.shards[i]
 		s.mu.Lock()
-		statements += len(s.byKey)
+		statements += s.count
 		bytes += s.bytes
 		s.mu.Unlock()
 	}
@@ -153,8 +153,10 @@ func (r *Registry) All(f func(p *Prepared, refs int)) {
 	for i := range r.shards {
 		s := &r.shards[i]
 		s.mu.Lock()
-		for _, p := range s.byKey {
-			f(p, p.refs)
+		for _, p := range s.byHash {
+			for ; p != nil; p = p.same {
+				f(p, p.refs)
+			}
 		}
 		s.mu.Unlock()
 	}

@@ -60,9 +60,6 @@ func (t *Track) savepoint(name string) int {
 	return -1
 }
 
-// Savepoints is the number of savepoints that are set.
-func (t *Track) Savepoints() int { return max(0, len(t.stack)-1) }
-
 // HasSavepoint reports whether a savepoint called name is set.
 func (t *Track) HasSavepoint(name string) bool { return t.savepoint(name) > 0 }
 

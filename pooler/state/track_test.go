@@ -16,8 +16,8 @@ func TestTrackKeepsHaveApart(t *testing.T) {
 	tr.Begin() // a second BEGIN is a warning
 	tr.Savepoint("s")
 	tr.Expected, tr.Have = base, nil // RESET
-	if tr.Savepoints() != 1 || !tr.HasSavepoint("s") || tr.HasSavepoint("") {
-		t.Errorf("got %d savepoints", tr.Savepoints())
+	if !tr.HasSavepoint("s") || tr.HasSavepoint("") {
+		t.Error("its savepoint is not known, or another is")
 	}
 	if !tr.Base().Equal(base) || tr.Expected.Equal(tr.Have) {
 		t.Error("the base in a transaction is not what was expected before it")

@@ -1,0 +1,136 @@
+package session
+
+import (
+	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/state"
+)
+
+// parsed points the name of a Parse at its statement. It returns the Ref of the change.
+func (s *Session) parsed(it *item) int32 {
+	if it.kept {
+		s.unit.undo = append(s.unit.undo, undo{kept: true})
+		return int32(len(s.unit.undo)) //nolint:gosec // bounded by maxPending and a batch's messages
+	}
+	return s.setName(it.name, it.prep)
+}
+
+// setName points a prepared statement's name at p, nil = nowhere, and remembers how to take that back. It returns the Ref of the change.
+func (s *Session) setName(name string, p *state.Prepared) int32 {
+	s.unit.undo = append(s.unit.undo, undo{name: name, prev: s.point(name, p)})
+	return int32(len(s.unit.undo)) //nolint:gosec // bounded by maxPending and a batch's messages
+}
+
+// point points a name at p and returns what it stood for.
+func (s *Session) point(name string, p *state.Prepared) (prev *state.Prepared) {
+	if name == "" {
+		prev, s.unnamed = s.unnamed, p
+	} else {
+		prev = s.names[name]
+		switch {
+		case p == nil:
+			delete(s.names, name)
+		case s.names == nil:
+			s.names = map[string]*state.Prepared{name: p}
+		default:
+			s.names[name] = p
+		}
+	}
+	if prev != nil {
+		s.bytes -= prev.Bytes() + len(name)
+	}
+	if p != nil {
+		s.bytes += p.Bytes() + len(name)
+	}
+	return prev
+}
+
+// revert takes back the changes from ref on: their messages did not run.
+func (s *Session) revert(ref int32) {
+	for i := len(s.unit.undo) - 1; i >= int(ref)-1 && i >= 0; i-- {
+		if u := s.unit.undo[i]; !u.kept {
+			s.sh.Registry.Drop(s.point(u.name, u.prev))
+		}
+		s.unit.undo = s.unit.undo[:i]
+	}
+}
+
+// settleNames gives up what the unit's changes replaced.
+func (s *Session) settleNames() {
+	if len(s.unit.undo) == 0 {
+		return
+	}
+	for i := range s.unit.undo {
+		s.sh.Registry.Drop(s.unit.undo[i].prev)
+	}
+	s.unit.undo = emptied(s.unit.undo)
+}
+
+// settleUnsent is settleNames where everything was answered here, and nothing of it can be skipped.
+func (s *Session) settleUnsent() {
+	if s.conn == nil {
+		s.settleNames()
+	}
+}
+
+// forgetStatements drops all prepared statements: DEALLOCATE ALL, DISCARD ALL. PostgreSQL keeps the unnamed one.
+func (s *Session) forgetStatements() {
+	for name := range s.names {
+		s.setName(name, nil)
+	}
+}
+
+// dropUnnamed forgets the unnamed statement, as a simple Query does (PostgreSQL manual, 55.2.2).
+func (s *Session) dropUnnamed() {
+	if s.unnamed != nil {
+		s.sh.Registry.Drop(s.point("", nil))
+	}
+	s.portal = nil
+}
+
+// dropStatements gives up all of them, of a session that ends.
+func (s *Session) dropStatements() {
+	for _, p := range s.names {
+		s.sh.Registry.Drop(p)
+	}
+	s.sh.Registry.Drop(s.unnamed)
+	s.names, s.unnamed, s.portals, s.portal, s.sqlPrep = nil, nil, nil, nil, nil
+}
+
+// sqlPrepared is a statement of SQL's own PREPARE.
+type sqlPrepared struct {
+	statement *parser.Statement
+	bytes     int
+}
+
+func (s *Session) hasPrepare(name string) bool { return s.sqlPrep[name].statement != nil }
+
+// prepare notes a PREPARE that ran.
+func (s *Session) prepare(st *parser.Statement) {
+	if s.sqlPrep == nil {
+		s.sqlPrep = make(map[string]sqlPrepared)
+	}
+	s.forgetPrepare(st.Name)
+	p := sqlPrepared{st, sqlPrepareOverhead + sqlPrepareFactor*(st.End-st.Start)}
+	s.sqlPrep[st.Name] = p
+	s.scoped.sqlPrep += p.bytes
+}
+
+// What the tree of a statement weighs, roughly: so much, and so much for each byte of its text.
+const (
+	sqlPrepareOverhead = 1 << 10
+	sqlPrepareFactor   = 8
+)
+
+func (s *Session) forgetPrepare(name string) {
+	if p := s.sqlPrep[name]; p.statement != nil {
+		s.scoped.sqlPrep -= p.bytes
+		delete(s.sqlPrep, name)
+	}
+}
+
+func (s *Session) forgetPrepares() {
+	if len(s.sqlPrep) > 0 {
+		clear(s.sqlPrep)
+		s.scoped.sqlPrep = 0
+	}
+}
