@@ -27,6 +27,59 @@ func TestLimitsOfStatements(t *testing.T) {
 	})
 }
 
+// Which column of COPY's rows is the key has to be known: by the statement, or by the table.
+func TestCopyFromWithoutColumns(t *testing.T) {
+	t.Parallel()
+	s := tableStand(t, "load_schema = \"off\"")
+	for n, extended := range []bool{false, true} {
+		c := s.connect(t)
+		for _, x := range [][2]string{
+			{"COPY orders FROM STDIN", "0A000 shard_missing; I"},
+			{"/* pgdog_shard: 1 */ COPY orders FROM STDIN", "0A000 shard_missing; I"},
+			{"COPY orders (tenant_id, id, note) FROM STDIN", "COPY 1; I"},
+		} {
+			if got := copyIn(c, extended, x[0], fmt.Sprintf("%d\t1\tx\n", 1005+n)); got != x[1] {
+				t.Errorf("%s: got %s, want %s", x[0], got, x[1])
+			}
+		}
+	}
+	if rows := s.shards[0].rows(t, "SELECT * FROM orders"); len(rows) != 0 {
+		t.Errorf("the first shard has %q", rows)
+	}
+	if rows := s.shards[1].rows(t, "SELECT tenant_id FROM orders"); len(rows) != 2 {
+		t.Errorf("the second shard has %q", rows)
+	}
+}
+
+// A Parse whose Bind is refused does not count as sent.
+func TestParseBeforeARefusedBind(t *testing.T) {
+	t.Parallel()
+	s := tableStand(t, "")
+	const sql = "SELECT note FROM orders WHERE tenant_id = $1"
+	c := s.connect(t)
+	bound := func(value string) *pgproto3.Bind {
+		return &pgproto3.Bind{PreparedStatement: "q", Parameters: [][]byte{[]byte(value)}}
+	}
+	for _, x := range []struct {
+		name, want string
+		messages   []pgproto3.FrontendMessage
+	}{
+		{"refused", "ErrorResponse 42704 tenant_unknown; I", []pgproto3.FrontendMessage{&pgproto3.Parse{Name: "q", Query: sql}, bound("9999999"), &pgproto3.Execute{}}},
+		{"the statement is not there", "ErrorResponse 26000; I", []pgproto3.FrontendMessage{bound("1"), &pgproto3.Execute{}}},
+		{"its name is free", "ParseComplete; BindComplete; I", []pgproto3.FrontendMessage{&pgproto3.Parse{Name: "q", Query: sql}, bound("1")}},
+	} {
+		c.Send(append(x.messages, syncs)...)
+		var parts []string
+		answer := c.UntilReady()
+		for _, msg := range answer[:len(answer)-1] {
+			parts = append(parts, strings.TrimSpace(strings.TrimPrefix(fmt.Sprintf("%T", msg), "*pgproto3.")+" "+outcome([]pgproto3.BackendMessage{msg})))
+		}
+		if got := strings.Join(append(parts, outcome(answer[len(answer)-1:])), "; "); got != x.want {
+			t.Errorf("%s: got %s, want %s", x.name, got, x.want)
+		}
+	}
+}
+
 // EXECUTE knows what PREPARE made, and not what a Parse message did: that is PostgreSQL's one namespace taken apart.
 func TestExecuteOfAParsedStatement(t *testing.T) {
 	t.Parallel()

@@ -21,7 +21,7 @@ var soak = flag.Duration("soak", 5*time.Second, "how long tests of endurance go 
 func goroutines(t testing.TB) bool {
 	t.Helper()
 	name := fnv.New32a()
-	name.Write([]byte(t.Name())) //nolint:errcheck // it can't fail
+	name.Write([]byte(t.Name()))
 	yes := *driver == "goroutines" || *driver == "" && name.Sum32()%3 == 0
 	if yes {
 		t.Cleanup(func() {
