@@ -149,7 +149,7 @@ func (s *Session) batch(b []byte, how end) bool {
 	}
 	plan, needs, planned, e := s.planBatch()
 	if e != nil {
-		refusal = e
+		refusal, s.unit.badParse = e, false
 	}
 	if refusal != nil && s.asks(planned) && plan.Kind != sharding.PlanCopy {
 		// What stands in front of the refused message runs and is answered first, as PostgreSQL does.
@@ -166,7 +166,7 @@ func (s *Session) batch(b []byte, how end) bool {
 		return s.answerBatch(endOpen)
 	}
 	if refusal != nil {
-		unnamed := planned < len(s.unit.items) && s.unit.items[planned].typ == pgwire.MsgParse && s.unit.items[planned].name == ""
+		unnamed := s.unit.badParse || planned < len(s.unit.items) && s.unit.items[planned].typ == pgwire.MsgParse && s.unit.items[planned].name == ""
 		s.dropItems()
 		if unnamed && s.unnamed != nil {
 			s.setName("", nil) // as behind a Parse that the server refuses
@@ -254,6 +254,7 @@ func (s *Session) dropItem(it *item) {
 func (s *Session) decodeBatch(b []byte) (refusal *pgwire.Error, wait bool) {
 	s.unit.items = s.unit.items[:0]
 	s.unit.unindex(0)
+	s.unit.badParse = false
 	for pos := 0; pos < len(b); {
 		typ, total, _ := pgwire.Header(b[pos:])
 		frame := b[pos : pos+total]
@@ -327,16 +328,18 @@ func (s *Session) decodeParse(it *item, body []byte) (refusal *pgwire.Error, wai
 	if err != nil {
 		return asError(err), false
 	}
+	it.name = string(p.Name)
+	s.unit.badParse = it.name == "" // until it is known better
 	if e := s.tooLong(p.SQL); e != nil {
 		return e, false
 	}
-	it.name = string(p.Name)
 	if it.name != "" && s.statement(p.Name) != nil {
 		return pgwire.Errorf(pgwire.CodeDuplicatePreparedStatement, "prepared statement %q already exists", it.name), false
 	}
 	types := body[p.Tail+len(p.SQL)+1:][2:]
 	if u := s.unnamed; u != nil && it.name == "" && u.SQL == string(p.SQL) && u.Types == string(types) && s.statement(nil) == u {
 		it.prep, it.kept = u, true
+		s.unit.badParse = false
 		return nil, s.awaitsSchema(u.Message)
 	}
 	if e := s.full(len(p.SQL) + len(p.Name)); e != nil {
@@ -350,6 +353,7 @@ func (s *Session) decodeParse(it *item, body []byte) (refusal *pgwire.Error, wai
 		return pgwire.Errorf(pgwire.CodeSyntaxError, "cannot insert multiple commands into a prepared statement"), false
 	}
 	it.prep = s.sh.Registry.Intern(p.SQL, types, m)
+	s.unit.badParse = false
 	return nil, false
 }
 

@@ -122,7 +122,6 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 	if own(st) {
 		return s.answerOwn(dst, st, extended)
 	}
-	virtual := s.conn == nil && s.tx != pgwire.TxIdle
 	tag := st.Tag
 	switch st.Kind {
 	case parser.Deallocate:
@@ -149,9 +148,7 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 		s.queue(sql)
 		s.noteIsolation(st.Tx)
 	case parser.Set, parser.Reset, parser.ResetAll:
-		if virtual {
-			s.queueSetting(st, sql)
-		}
+		s.queueSetting(st, sql)
 	case parser.SetTransaction:
 		s.noteIsolation(st.Tx)
 		s.queue(sql)
