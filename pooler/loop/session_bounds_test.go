@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"errors"
 	"fmt"
 	"runtime"
 	"strings"
@@ -233,4 +234,50 @@ func TestUnnamedStatementIsKept(t *testing.T) {
 	for m.Step() {
 	}
 	wantNothingLeft(t, m)
+}
+
+// TestLostTransactionStaysLost: a transaction whose server went away can't be gone on with behind a savepoint: what was written in front of it
+// is gone, too.
+func TestLostTransactionStaysLost(t *testing.T) {
+	t.Parallel()
+	for name, lose := range map[string]string{"between": "", "in a statement": "SELECT 'b' FROM orders WHERE tenant_id = 2"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			m := newModel(t, 1, 2, 1)
+			k := newTalk(t, m)
+			k.login("R Z:I")
+			k.query("BEGIN", "C:BEGIN Z:T")
+			k.query("SAVEPOINT a", "C:SAVEPOINT Z:T")
+			k.query("UPDATE orders SET v = 'a' WHERE tenant_id = 2", "T D:a@0 C:SELECT 1 Z:T")
+			k.query("SAVEPOINT b", "C:SAVEPOINT Z:T")
+			if lose != "" {
+				k.c.toSession = pgwire.AppendQuery(nil, lose)
+				k.c.sess.Input(k.c.toSession)
+				k.c.toSession = nil
+			}
+			k.c.sess.Lost(errors.New("test"))
+			if lose == "" {
+				k.query("SELECT 'b' FROM orders WHERE tenant_id = 2", "E:08006 Z:E")
+			} else {
+				k.expect("E:08006 Z:E")
+			}
+			k.query("ROLLBACK TO b", "E:25P02 Z:E")
+			k.query("ROLLBACK TO a", "E:25P02 Z:E")
+			k.query("COMMIT", "C:ROLLBACK Z:I")
+		})
+	}
+}
+
+// TestPrepareOfAFailedTransaction rolls it back, also where no server knows of it.
+func TestPrepareOfAFailedTransaction(t *testing.T) {
+	t.Parallel()
+	m := newModel(t, 1, 2, 1)
+	k := newTalk(t, m)
+	k.login("R Z:I")
+	for range 2 {
+		k.query("BEGIN", "C:BEGIN Z:T")
+		k.query("SELECT 'a' FROM orders", "E:42501 Z:E")
+		k.query("PREPARE TRANSACTION 'x'", "C:ROLLBACK Z:I")
+		k.query("SELECT 'a' FROM orders WHERE tenant_id = 2", "T D:a@0 C:SELECT 1 Z:I")
+	}
 }

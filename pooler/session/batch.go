@@ -448,7 +448,7 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 		needs = true
 		v.held = true // whatever comes behind it, comes there
 		if v.tx == pgwire.TxFailed {
-			if st == nil || !endsFailure(st) {
+			if st == nil || !s.runsFailed(st, v.tx) {
 				return plan, true, i, errInFailedTransaction
 			}
 		}

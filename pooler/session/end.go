@@ -254,6 +254,7 @@ func (s *Session) Lost(err error) {
 	open := s.open || copying && s.copy.extended
 	busy := s.wait == waitAnswer || s.wait == waitInternal || copying && !s.copy.extended
 	s.copyDrop()
+	s.gone = s.gone || s.begun
 	s.open, s.describing, s.begun = false, false, false
 	s.unit.outside = false
 	if s.tx != pgwire.TxIdle {

@@ -75,9 +75,11 @@ func (s *Session) localAt(st *parser.Statement, v view) bool {
 	case parser.ResetAll, parser.Savepoint, parser.Release:
 		return queues && v.tx == pgwire.TxActive
 	case parser.RollbackTo:
-		return queues
+		return queues && s.runsFailed(st, v.tx)
 	case parser.Rollback:
 		return virtual
+	case parser.PrepareTx:
+		return virtual && v.tx == pgwire.TxFailed // it rolls back
 	case parser.Commit:
 		return virtual && (!v.sets || v.tx == pgwire.TxFailed)
 	default: // all else is the server's
@@ -99,7 +101,7 @@ func (s *Session) after(v view, st *parser.Statement, local bool) view {
 	switch st.Kind {
 	case parser.Begin:
 		v.tx = pgwire.TxActive
-	case parser.Commit, parser.Rollback:
+	case parser.Commit, parser.Rollback, parser.PrepareTx:
 		v.tx, v.sets = pgwire.TxIdle, false
 	case parser.RollbackTo:
 		v.tx = pgwire.TxActive
@@ -168,7 +170,8 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 		s.tx = pgwire.TxActive
 		s.queue(sql)
 		s.queueParsing(st)
-	case parser.Commit, parser.Rollback:
+	case parser.Commit, parser.Rollback, parser.PrepareTx:
+		s.gone = false
 		chain := st.Tx != nil && st.Tx.Chain
 		if st.Kind == parser.Commit && s.tx == pgwire.TxActive {
 			s.track.Commit()

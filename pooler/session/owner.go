@@ -318,6 +318,7 @@ func (s *Session) afterServer() {
 		// It does not carry what the session wants; nothing more runs on it.
 		if s.tx != pgwire.TxIdle {
 			s.tx = pgwire.TxFailed
+			s.gone = s.gone || s.begun
 		}
 		s.begun = false
 		s.conn.Taint(backend.TaintContext)

@@ -59,7 +59,7 @@ func (s *Session) queryOf(shape *parser.Shape, body, frame []byte) bool {
 		s.finish()
 		return true
 	}
-	if s.tx == pgwire.TxFailed && !s.open && (len(m.Statements) == 0 || !endsFailure(m.Statements[0])) {
+	if s.tx == pgwire.TxFailed && !s.open && (len(m.Statements) == 0 || !s.runsFailed(m.Statements[0], s.tx)) {
 		s.refuseUnit(errInFailedTransaction, true)
 		return true
 	}
@@ -192,6 +192,12 @@ func endsFailure(st *parser.Statement) bool {
 	default: // PostgreSQL ignores all others
 		return false
 	}
+}
+
+// runsFailed reports whether st runs in the transaction with the given status, as far as that has failed: there is nothing to roll back to where
+// its server went away.
+func (s *Session) runsFailed(st *parser.Statement, tx pgwire.TxStatus) bool {
+	return tx != pgwire.TxFailed || endsFailure(st) && !(s.gone && st.Kind == parser.RollbackTo)
 }
 
 var errInFailedTransaction = pgwire.Errorf(pgwire.CodeInFailedTransaction,

@@ -173,6 +173,8 @@ type Session struct {
 	readsSequences, cleanSequences bool
 	// lost: the backend went away in the transaction; told with the next statement.
 	lost *pgwire.Error
+	// gone: with it went what the transaction did, so that it can do nothing but end.
+	gone bool
 
 	track state.Track
 	base  *state.Set // what the client chose at its start

@@ -222,7 +222,7 @@ func (s *Session) endTransaction() {
 	}
 	s.encodingQueued = false
 	s.forgetPortals()
-	s.lost = nil
+	s.lost, s.gone = nil, false
 	if s.ddl {
 		s.ddl = false
 		if s.sh.Descriptions != nil {
