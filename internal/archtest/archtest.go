@@ -51,6 +51,7 @@ var floors = map[string]int{
 	// Above it: they may use everything, and nothing may use them.
 	"integration": 9,
 	"bench":       9,
+	"bench/load":  0,
 }
 
 // testsOnly are packages that only tests may import.
