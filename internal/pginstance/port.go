@@ -44,7 +44,7 @@ func (s *Scratch) leasePort() (*portLease, error) {
 }
 
 // FreePort is a port on which nobody listens, for a server other than PostgreSQL. It is kept from other processes that ask here, until
-// release is called or this process ends.
+// release is called or the scratch folder is closed.
 func (s *Scratch) FreePort() (port int, release func(), err error) {
 	for range 200 {
 		lease, err := s.leasePort()
@@ -53,6 +53,9 @@ func (s *Scratch) FreePort() (port int, release func(), err error) {
 		}
 		l, err := net.Listen("tcp", "127.0.0.1:"+strconv.Itoa(lease.port))
 		if err == nil {
+			s.mu.Lock()
+			s.leases = append(s.leases, lease)
+			s.mu.Unlock()
 			return lease.port, lease.release, l.Close()
 		}
 		lease.release()

@@ -27,8 +27,9 @@ type Scratch struct {
 	account account
 	lock    *os.File // flocked while the process lives
 
-	mu   sync.Mutex
-	next int // number of the next instance's folder
+	mu     sync.Mutex
+	next   int          // number of the next instance's folder
+	leases []*portLease // FreePort's
 }
 
 // OpenScratch creates this process's folder under base, which the unprivileged account must be able to reach and
@@ -71,6 +72,12 @@ func (s *Scratch) Install() Install { return s.install }
 
 // Close removes the folder and everything in it. The instances must be stopped.
 func (s *Scratch) Close() error {
+	s.mu.Lock()
+	for _, l := range s.leases {
+		l.release()
+	}
+	s.leases = nil
+	s.mu.Unlock()
 	err := os.RemoveAll(s.Dir)
 	return errors.Join(err, s.lock.Close())
 }
