@@ -461,6 +461,7 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 			if st != nil {
 				v = s.after(v, st, false)
 				s.moves(st)
+				s.unit.pathMoves = s.unit.pathMoves || plan.Unjudged
 			}
 		case pgwire.MsgBind:
 			if st != nil {

@@ -7,7 +7,6 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/exec"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
-	"github.com/pgkennel/pgkennel/pooler/state"
 	"github.com/pgkennel/pgkennel/sharding/router"
 )
 
@@ -27,7 +26,7 @@ func (s *Session) Complete(step *backend.Step, tag []byte) {
 		s.soFar(step)
 		return
 	}
-	if step.Kind == backend.StepExecute && int(step.Ref) < len(s.unit.executed) && s.unit.executed[step.Ref] == nil {
+	if step.Kind == backend.StepExecute && int(step.Ref) < len(s.unit.executed) && s.unit.executed[step.Ref].message == nil {
 		s.conn.Taint(backend.TaintUnjudged) // the server knows the portal, and nobody here what it ran
 	}
 	if tag == nil {
@@ -35,6 +34,7 @@ func (s *Session) Complete(step *backend.Step, tag []byte) {
 		return
 	}
 	var m *parser.Message
+	unjudged := s.unit.plan.Unjudged
 	i := 0
 	switch step.Kind {
 	case backend.StepQuery:
@@ -42,7 +42,7 @@ func (s *Session) Complete(step *backend.Step, tag []byte) {
 		s.unit.index++
 	case backend.StepExecute:
 		if int(step.Ref) < len(s.unit.executed) {
-			m = s.unit.executed[step.Ref]
+			m, unjudged = s.unit.executed[step.Ref].message, s.unit.executed[step.Ref].unjudged
 		}
 	default:
 		return
@@ -50,6 +50,9 @@ func (s *Session) Complete(step *backend.Step, tag []byte) {
 	s.judge(m, "")
 	if m != nil && i < len(m.Statements) {
 		s.effect(m.Statements[i], tag)
+		if unjudged {
+			s.losePath()
+		}
 	}
 }
 
@@ -59,9 +62,14 @@ func (s *Session) suspended(step *backend.Step) {
 	if step.Kind != backend.StepExecute || int(step.Ref) >= len(s.unit.executed) {
 		return
 	}
-	if st := single(s.unit.executed[step.Ref]); st != nil && len(st.SetConfigs) > 0 {
+	e := s.unit.executed[step.Ref]
+	st := single(e.message)
+	if st != nil && len(st.SetConfigs) > 0 {
 		s.conn.Taint(backend.TaintUnjudged)
 		s.applySetConfigs(st)
+	}
+	if e.unjudged || st != nil && runsUnjudged(st) || st == nil {
+		s.losePath()
 	}
 }
 
@@ -145,8 +153,8 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 	if runsCalls(st) {
 		s.applySetConfigs(st)
 	}
-	if runsUnjudged(st) && s.track.InTransaction() {
-		s.track.Local = s.track.Local.With(state.Var{Name: "search_path", Special: true})
+	if runsUnjudged(st) || (st.Kind == parser.Fetch || st.Kind == parser.Execute) && s.unjudged() {
+		s.losePath()
 	}
 }
 
@@ -172,7 +180,7 @@ func (s *Session) Failed(step *backend.Step, msg []byte) {
 	case step.Kind == backend.StepQuery:
 		s.judge(s.unit.message, e.Code)
 	case step.Kind == backend.StepExecute && int(step.Ref) < len(s.unit.executed):
-		s.judge(s.unit.executed[step.Ref], e.Code)
+		s.judge(s.unit.executed[step.Ref].message, e.Code)
 	}
 	s.unit.failed = true
 	s.unit.answered = true

@@ -25,7 +25,7 @@ type searchPath struct {
 func (s *Session) searchPath() *searchPath {
 	r := s.rtr
 	p := &s.path
-	if s.unit.pathMoves || s.acct.Session && s.conn != nil && s.conn.Tainted()&backend.TaintUnjudged != 0 {
+	if s.unit.pathMoves || s.acct.Session && s.unjudged() {
 		return &unknownPath
 	}
 	if p.router == r && p.expected == s.track.Expected && p.local == s.track.Local {
@@ -83,6 +83,8 @@ func (s *Session) movesPath(st *parser.Statement) bool {
 	switch st.Kind {
 	case parser.ResetAll, parser.Discard, parser.Do, parser.Call, parser.Execute:
 		return true
+	case parser.Fetch:
+		return s.unjudged() // by what the cursor calls
 	case parser.Commit, parser.Rollback, parser.RollbackTo, parser.PrepareTx:
 		return s.unit.pathMoves || s.track.Local != nil || !samePath(s.track.Expected, s.track.Base())
 	case parser.Set, parser.Reset:
@@ -120,6 +122,18 @@ func samePath(a, b *state.Set) bool {
 
 // runsUnjudged reports whether st runs code that may do anything to the session.
 func runsUnjudged(st *parser.Statement) bool { return taintOf(st)&backend.TaintUnjudged != 0 }
+
+// unjudged reports whether code that may do anything to the session ran on the backend at hand, or is prepared there.
+func (s *Session) unjudged() bool {
+	return s.conn != nil && s.conn.Tainted()&backend.TaintUnjudged != 0
+}
+
+// losePath notes that code ran in the transaction that may have changed what unqualified names mean.
+func (s *Session) losePath() {
+	if s.track.InTransaction() {
+		s.track.Local = s.track.Local.With(state.Var{Name: "search_path", Special: true})
+	}
+}
 
 // currentUser is PostgreSQL's current_user, whose schema "$user" stands for.
 func (s *Session) currentUser() (name string, ok bool) {

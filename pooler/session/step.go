@@ -14,7 +14,7 @@ type unit struct {
 	message *parser.Message
 	index   int
 	// messages executed by a batch, by the Ref of their steps.
-	executed []*parser.Message
+	executed []executed
 	items    []item
 	held     held
 	undo     []undo
@@ -69,6 +69,12 @@ func emptied[T any](list []T) []T {
 	}
 	clear(list)
 	return list[:0]
+}
+
+// executed is a message that a batch executes.
+type executed struct {
+	message  *parser.Message
+	unjudged bool // as its plan says
 }
 
 // undo takes back a change of the session's statements whose message did not run.

@@ -174,6 +174,7 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 	}
 	if plan.Unjudged {
 		s.conn.Taint(backend.TaintUnjudged)
+		s.unit.pathMoves = true
 	}
 	if m.Unparsable != nil {
 		s.fixed = true // and tainted if anything of it ran: see judge

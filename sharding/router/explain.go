@@ -53,7 +53,7 @@ func (rt *Route) Explain(in *Input) (*Explanation, *pgwire.Error) {
 		note := StatementNote{Tag: s.Tag}
 		c.notes = &note.Relations
 		st := c.statement(s)
-		c.follow(s)
+		c.follow(s, st)
 		for i := range st.constraints {
 			note.Keys = append(note.Keys, st.constraints[i].note(in))
 		}

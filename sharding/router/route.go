@@ -75,7 +75,7 @@ func (c *compiler) message(m *parser.Message) *Route {
 	}
 	for _, s := range m.Statements {
 		st := c.statement(s)
-		c.follow(s)
+		c.follow(s, st)
 		rt.statements = append(rt.statements, st)
 		rt.write = rt.write || st.write
 		rt.unjudged = rt.unjudged || st.unjudged

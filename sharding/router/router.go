@@ -283,7 +283,7 @@ const maxWork = 4_000_000
 func (c *compiler) tooComplex() bool { return c.work > maxWork }
 
 // follow notes what a statement does to the search path of those behind it in the message.
-func (c *compiler) follow(s *parser.Statement) {
+func (c *compiler) follow(s *parser.Statement, st *statement) {
 	lost := func() { c.path, c.pathLost = nil, true }
 	for i := range s.SetConfigs {
 		switch s.SetConfigs[i].Name {
@@ -291,7 +291,7 @@ func (c *compiler) follow(s *parser.Statement) {
 			lost()
 		}
 	}
-	if s.Effects&parser.EffUnjudged != 0 || slices.ContainsFunc(s.Calls, func(f parser.Function) bool { return !parser.IsBuiltin(f) }) {
+	if s.Effects&parser.EffUnjudged != 0 || !s.BuiltinCalls || st.unjudged {
 		lost()
 	}
 	switch s.Kind {
@@ -310,7 +310,7 @@ func (c *compiler) follow(s *parser.Statement) {
 		if s.Set.Name == "search_path" || s.Effects&parser.EffSetRole != 0 {
 			lost()
 		}
-	case parser.ResetAll, parser.Discard, parser.Do, parser.Call, parser.Execute:
+	case parser.ResetAll, parser.Discard, parser.Do, parser.Call, parser.Execute, parser.Fetch:
 		lost()
 	case parser.Rollback, parser.RollbackTo, parser.Commit:
 		if c.pathLost || !slices.Equal(c.path, c.env.SearchPath) {

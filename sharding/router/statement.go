@@ -232,6 +232,7 @@ func (c *compiler) analyse(q *parser.Query) {
 func (c *compiler) calls(list []parser.Function) {
 	for _, f := range list {
 		if !c.builtin(f) {
+			c.st.unjudged = c.st.unjudged || slices.ContainsFunc(list, func(f parser.Function) bool { return parser.IsBuiltin(f) && !c.builtin(f) })
 			c.opaque("function " + quote(f.Name))
 			return
 		}
