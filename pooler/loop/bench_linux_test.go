@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"testing"
 
@@ -28,6 +29,10 @@ type bench struct {
 	cl    *cluster.Cluster[*Backend]
 	login *cluster.Login
 	null  int
+	// wire, if set, makes the sockets of backends, which are real then.
+	wire func() net.Conn
+	// closed, if set, hears of each backend that its pool closes.
+	closed atomic.Pointer[func(b *Backend)]
 }
 
 func (s *bench) TryCheckout(_ *session.Account, _ *auth.ClientCredential, shard topology.ShardID) *pool.Lease[*Backend] {
@@ -38,16 +43,20 @@ func (s *bench) Checkout(_ *session.Account, _ *auth.ClientCredential, shard top
 	s.cl.Checkout(shard, topology.Primary, s.login, w)
 }
 
-func (s *bench) Discard(_ *Backend, reason pool.Reason, err error) {
+func (s *bench) Discard(b *Backend, reason pool.Reason, err error) {
+	if s.wire != nil {
+		s.cl.Discard(b.Lease(), reason, err)
+		return
+	}
 	s.b.Fatal("discard: ", reason, " ", err)
 }
 
 func (*bench) Parameters(*session.Account, *auth.ClientCredential) *pgwire.Error { return nil }
-func (*bench) Cancel(*Backend)                              {}
-func (*bench) CancelRequest(uint32, []byte)                 {}
-func (*bench) Register(*Client, int) (pid uint32, _ []byte) { return 1, make([]byte, 4) }
-func (*bench) Unregister(*Client, uint32)                   {}
-func (*bench) Traffic(*Backend, int, int, int64)            {}
+func (*bench) Cancel(*Backend)                                                   {}
+func (*bench) CancelRequest(uint32, []byte)                                      {}
+func (*bench) Register(*Client, int) (pid uint32, _ []byte)                      { return 1, make([]byte, 4) }
+func (*bench) Unregister(*Client, uint32)                                        {}
+func (*bench) Traffic(*Backend, int, int, int64)                                 {}
 
 // newBench returns a driver for two shards with n backends each.
 func newBench(b testing.TB, n int) *bench {
@@ -80,6 +89,12 @@ func newBench(b testing.TB, n int) *bench {
 			return &backend.Login{PID: 1, Params: modelParams}, nil
 		},
 		Adopt: func(l *backend.Login, _ backend.DialOptions, info cluster.PoolInfo) (*Backend, error) {
+			if s.wire != nil {
+				conn := backend.New(l, 1<<20)
+				conn.Shard = info.Shard
+				conn.Statements.MaxCount, conn.Statements.MaxBytes = 100, 1<<20
+				return s.g.NewBackend(s.wire(), conn, nil)
+			}
 			x := &Backend{Conn: backend.New(l, 1<<20), g: s.g, ev: s.socket()}
 			x.Conn.Shard = info.Shard
 			x.Conn.Statements.MaxCount, x.Conn.Statements.MaxBytes = 100, 1<<20
@@ -89,7 +104,14 @@ func newBench(b testing.TB, n int) *bench {
 			x.w.watch(x.ev)
 			return x, nil
 		},
-		Close: func(*Backend, pool.Reason) {},
+		Close: func(b *Backend, _ pool.Reason) {
+			if f := s.closed.Load(); f != nil {
+				(*f)(b)
+			}
+			if s.wire != nil {
+				b.Close()
+			}
+		},
 	}, cluster.Env{Go: func(f func()) { f() }})
 	return s
 }

@@ -35,15 +35,15 @@ type Client struct {
 	free    *Backend
 	queue   *waiter
 	todo    []action
-	wait    *waiter  // of the checkout under way
-	kept *waiter  // for the next one
-	pid  uint32
-	key  bool // pid is registered
+	wait    *waiter // of the checkout under way
+	kept    *waiter // for the next one
+	pid     uint32
+	key     bool // pid is registered
 
 	timer      *time.Timer
 	armed      int64
-	tls        bool // the handshake is due
-	closing    bool // the socket is closed when all is written
+	tls        bool            // the handshake is due
+	closing    bool            // the socket is closed when all is written
 	cancelling *sync.WaitGroup // of a cancel request that is being handled
 	ev         *socket         // nc, once a poller watches it
 }
@@ -627,7 +627,7 @@ func (c *Client) Parameters(a *session.Account) {
 // Close implements session.Driver.
 func (c *Client) Close() {
 	c.closing = true
-	c.w.stage() // what was said before goes out
+	c.w.stage()                                         // what was said before goes out
 	c.nc.SetWriteDeadline(time.Now().Add(closeTimeout)) //nolint:errcheck // the socket is closed in any case
 	c.w.closeAfter()
 	c.room.Broadcast()
