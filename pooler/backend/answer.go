@@ -210,7 +210,6 @@ func (c *Conn) ready(s *Step, body []byte) error {
 		c.doubt.key, c.doubt.local = 0, false
 	}
 	c.owner.Ready(&c.done, tx)
-	c.done = Step{}
 	c.Flush()
 	return nil
 }

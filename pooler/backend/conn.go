@@ -3,6 +3,7 @@ package backend
 import (
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
@@ -42,9 +43,10 @@ type Conn struct {
 	flushing bool  // an owner is being called for a step that is not popped yet
 	err      error // what broke it
 
-	in      []byte // a message that is not complete yet
-	stream  int    // bytes to come of a message whose head was relayed or dropped already
-	relay   bool   // whether they are relayed
+	in      []byte  // a message that is not complete yet
+	lent    *[]byte // what in is made of
+	stream  int     // bytes to come of a message whose head was relayed or dropped already
+	relay   bool    // whether they are relayed
 	tx      pgwire.TxStatus
 	taint   Taint
 	params  Params
@@ -64,11 +66,14 @@ var (
 	ErrLead = errors.New("server refused the beginning of a transaction")
 )
 
-// Bounds of what an idle or drained connection keeps.
+// Bounds of what is kept when it is empty: of a buffer for others, and of a connection's own queue.
 const (
-	keepBytes = 64 << 10
-	keepSteps = 1 << 10
+	keepBytes = 128 << 10
+	keepSteps = 32
 )
+
+// inputs are lent to connections while a message is not complete: an idle one has none.
+var inputs = sync.Pool{New: func() any { return new([]byte) }}
 
 // New returns the machine of a connection that has just logged in. maxMessage bounds messages that have to be held whole, in bytes.
 func New(l *Login, maxMessage int) *Conn {
@@ -214,14 +219,21 @@ func (c *Conn) feed(b []byte) error {
 	if err != nil {
 		return err
 	}
-	c.in = append(c.in, b[n:]...)
+	if n < len(b) {
+		c.lent = inputs.Get().(*[]byte) //nolint:forcetypeassert // it holds nothing else
+		c.in = append((*c.lent)[:0], b[n:]...)
+	}
 	return nil
 }
 
 // shrink gives back what a large message or a long pipeline took.
 func (c *Conn) shrink() {
-	if len(c.in) == 0 && cap(c.in) > keepBytes {
-		c.in = nil
+	if c.lent != nil && len(c.in) == 0 {
+		if cap(c.in) <= keepBytes {
+			*c.lent = c.in[:0]
+			inputs.Put(c.lent)
+		}
+		c.in, c.lent = nil, nil
 	}
 	switch {
 	case c.head == len(c.steps):
