@@ -72,7 +72,7 @@ func (p *Pooler) drain() {
 		}
 		p.log.Info("cancelling what still runs", "clients", p.driver.Len())
 		for _, c := range p.driver.Clients() {
-			go c.Cancel()
+			wg.Go(c.Cancel) // bounded by cancelTimeout
 		}
 		p.hurried(ctx, conf.TerminationTimeout)
 	})

@@ -105,7 +105,7 @@ func (s source) Cancel(b *loop.Backend) {
 
 // CancelRequest implements loop.Source.
 func (s source) CancelRequest(pid uint32, secret []byte) {
-	c := s.p.keys.find(pid, secret, time.Now())
+	c := s.p.keys.find(pid, secret)
 	if c == nil {
 		s.p.metrics.Cancels.Inc("unknown_key")
 		return
