@@ -1,6 +1,7 @@
 package session
 
 import (
+	"slices"
 	"sync"
 
 	"github.com/pgkennel/pgkennel/parser"
@@ -88,6 +89,9 @@ func (s *Session) queryOf(shape *parser.Shape, body, frame []byte) bool {
 	if e := s.sequences(m); e != nil {
 		s.refuseUnit(e, true)
 		return true
+	}
+	if len(m.Statements) > 1 && s.unjudged() && slices.ContainsFunc(m.Statements, func(st *parser.Statement) bool { return st.Kind == parser.Fetch }) {
+		s.unit.pathMoves = true // by what the cursor calls, in front of what is behind it
 	}
 	rt := s.rtr.Route(m, s.env())
 	in := s.input(nil)

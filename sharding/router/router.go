@@ -310,7 +310,7 @@ func (c *compiler) follow(s *parser.Statement, st *statement) {
 		if s.Set.Name == "search_path" || s.Effects&parser.EffSetRole != 0 {
 			lost()
 		}
-	case parser.ResetAll, parser.Discard, parser.Do, parser.Call, parser.Execute, parser.Fetch:
+	case parser.ResetAll, parser.Discard, parser.Do, parser.Call, parser.Execute:
 		lost()
 	case parser.Rollback, parser.RollbackTo, parser.Commit:
 		if c.pathLost || !slices.Equal(c.path, c.env.SearchPath) {
