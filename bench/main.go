@@ -1,6 +1,6 @@
-// The bench compares pgkennel with PgBouncer and with PostgreSQL itself, side by side on this machine: the same server, the
-// same load, one after the other in turns, so that what disturbs one run disturbs its neighbours too. It writes tables and plots;
-// what counts in them are the ratios. `make bench` builds and runs it.
+// The bench compares pgkennel with PgBouncer, with PostgreSQL itself and with what other poolers this machine has, side by
+// side: the same server, the same load, one after the other in turns, so that what disturbs one run disturbs its neighbours too. It
+// writes tables and plots; what counts in them are the ratios. `make bench` builds and runs it.
 package main
 
 import (
@@ -13,6 +13,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -20,11 +21,9 @@ import (
 )
 
 func main() {
-	o, err := flags()
+	o, err := flags(flag.CommandLine, os.Args[1:])
 	if err == nil {
-		var stop context.CancelFunc
-		ctx := context.Background()
-		ctx, stop = signal.NotifyContext(ctx, os.Interrupt, syscall.SIGTERM)
+		ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 		err = run(ctx, o)
 		stop()
 	}
@@ -34,24 +33,71 @@ func main() {
 	}
 }
 
-func flags() (*options, error) {
+// options say what is run.
+type options struct {
+	program   string
+	base      string
+	out       string
+	scenarios string
+	only      *regexp.Regexp
+	length    time.Duration
+	repeats   int
+	clients   []int
+	scale     int
+	bulk      int // MB
+	idle      int
+	shapes    int
+	tenants   int
+	log       io.Writer
+}
+
+// quick are the values of a run that only shows that everything works.
+var quick = map[string]string{
+	"length": "1s", "repeats": "1", "clients": "8", "scale": "1", "bulk": "10", "idle": "1000", "shapes": "2000", "tenants": "100000",
+}
+
+func flags(set *flag.FlagSet, args []string) (*options, error) {
 	o := &options{log: os.Stdout}
-	clients, only := "", ""
-	flag.StringVar(&o.program, "pgkennel", "bin/pgkennel", "the program")
-	flag.StringVar(&o.base, "base", "", "an older program, to compare with")
-	flag.StringVar(&o.out, "out", "bench/results", "folder of the results")
-	flag.DurationVar(&o.length, "length", 5*time.Second, "how long each run lasts")
-	flag.IntVar(&o.repeats, "repeats", 3, "runs of each kind; medians are reported")
-	flag.StringVar(&clients, "clients", "1,8,64,1000", "numbers of clients")
-	flag.StringVar(&only, "only", "", "a regular expression: run matching scenarios only")
-	flag.IntVar(&o.scale, "scale", 5, "pgbench's scale factor")
-	flag.Parse()
+	clients, only, short := "", "", false
+	set.StringVar(&o.program, "pgkennel", "bin/pgkennel", "the program")
+	set.StringVar(&o.base, "base", "", "an older program, to compare with")
+	set.StringVar(&o.out, "out", "bench/results", "folder of the results")
+	set.StringVar(&o.scenarios, "scenarios", usual, "what is run, or all")
+	set.StringVar(&only, "only", "", "a regular expression: of the scenarios, matching rows of the tables only")
+	set.DurationVar(&o.length, "length", 3*time.Second, "how long each run lasts")
+	set.IntVar(&o.repeats, "repeats", 3, "runs of each kind; medians are reported")
+	set.StringVar(&clients, "clients", "1,8,64,1000", "numbers of clients")
+	set.IntVar(&o.scale, "scale", 10, "pgbench's scale factor")
+	set.IntVar(&o.bulk, "bulk", 100, "size of big results, in MB")
+	set.IntVar(&o.idle, "idle", 10_000, "number of idle clients")
+	set.IntVar(&o.shapes, "shapes", 20_000, "number of shapes")
+	set.IntVar(&o.tenants, "tenants", manyTenants, "number of ranges of the scenario tenants")
+	set.BoolVar(&short, "quick", false, "everything small: to see that it works")
+	if err := set.Parse(args); err != nil {
+		return nil, err
+	}
+	if short {
+		given := make(map[string]bool)
+		set.Visit(func(f *flag.Flag) { given[f.Name] = true })
+		for name, value := range quick {
+			if !given[name] {
+				if err := set.Set(name, value); err != nil {
+					return nil, err
+				}
+			}
+		}
+	}
 	for n := range strings.SplitSeq(clients, ",") {
 		c, err := strconv.Atoi(n)
 		if err != nil || c < 1 {
 			return nil, fmt.Errorf("-clients %q: %q is no number of clients", clients, n)
 		}
 		o.clients = append(o.clients, c)
+	}
+	for name, n := range map[string]int{"repeats": o.repeats, "scale": o.scale, "bulk": o.bulk, "idle": o.idle, "shapes": o.shapes, "tenants": o.tenants} {
+		if n < 1 {
+			return nil, fmt.Errorf("-%s %d: want 1 at least", name, n)
+		}
 	}
 	var err error
 	if o.only, err = regexp.Compile(only); err != nil {
@@ -63,48 +109,97 @@ func flags() (*options, error) {
 	return o, err
 }
 
-// options say what is run.
-type options struct {
-	program string
-	base    string
-	out     string
-	length  time.Duration
-	repeats int
-	clients []int
-	only    *regexp.Regexp
-	scale   int
-	log     io.Writer
+// seconds is the length of a run as pgbench counts.
+func (o *options) seconds() int { return max(1, int(o.length.Seconds())) }
+
+// middle is how many clients load a pooler well without being a crowd: 64, or the most that is not more.
+func (o *options) middle() int {
+	const well = 64
+	most := slices.Min(o.clients)
+	for _, n := range o.clients {
+		if n <= well {
+			most = max(most, n)
+		}
+	}
+	return most
 }
 
-// run sets up the server and the poolers, runs all scenarios and writes the report.
+// bench is the course of all runs.
+type bench struct {
+	o      *options
+	env    *environment
+	peak   float64 // statements each second that the peer answers at most; 0: not measured yet
+	unseen int     // number of the first shape that nobody has sent
+}
+
+// run sets up the server, runs the scenarios and writes the report.
 func run(ctx context.Context, o *options) (err error) {
+	chosen, err := choose(scenarios(o), o.scenarios)
+	if err != nil {
+		return err
+	}
 	env, err := newEnvironment(ctx, o)
 	if err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, env.close()) }()
-	report := newReport(o, env)
-	for _, s := range scenarios(o) {
-		if !o.only.MatchString(s.name()) {
-			continue
+	const known = 1_000_000 // more than manyShapes sends
+	b := &bench{o: o, env: env, unseen: known}
+	r := newReport(o, env)
+	begin := time.Now()
+	for _, s := range chosen {
+		if err := b.scenario(ctx, s, r); err != nil {
+			return err
 		}
+	}
+	fmt.Fprintf(o.log, "\n%v for all runs\n", time.Since(begin).Round(time.Second))
+	return r.write(o.log)
+}
+
+// scenario runs one scenario's trials, each by all targets in turns.
+func (b *bench) scenario(ctx context.Context, s *scenario, r *report) error {
+	wanted := slices.DeleteFunc(slices.Clone(s.trials), func(t trial) bool { return !b.o.only.MatchString(s.label(&t)) })
+	if len(wanted) == 0 {
+		return nil
+	}
+	if err := b.env.start(ctx, s); err != nil {
+		return err
+	}
+	for i := range wanted {
 		results := make(map[string][]sample)
-		for range o.repeats {
-			for _, t := range env.targets {
+		for round := range b.o.repeats {
+			if s.fresh && round+i > 0 {
+				if err := b.env.start(ctx, s); err != nil {
+					return err
+				}
+			}
+			for _, t := range b.env.targets {
+				got, err := wanted[i].run(ctx, b, t)
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}
-				r, err := s.run(ctx, env, t)
 				if err != nil {
-					fmt.Fprintf(o.log, "%-22s %-10s %v\n", s.name(), t.name, err)
-					r = sample{Failed: err.Error()}
-				} else {
-					fmt.Fprintf(o.log, "%-22s %-10s %7.0f tps  %6.2f µs CPU  p99 %.2f ms\n", s.name(), t.name, r.TPS, r.CPU, r.P99)
+					got = sample{Failed: err.Error()}
+				} else if t.process != nil {
+					got.Values[began] = t.starting.Seconds()
 				}
-				results[t.name] = append(results[t.name], r)
+				b.show(s, &wanted[i], t, &got)
+				results[t.name] = append(results[t.name], got)
 			}
 		}
-		report.add(s, results)
+		r.add(s, &wanted[i], results)
 	}
-	return report.write(o.log)
+	b.env.stop()
+	return nil
+}
+
+// show writes one line for one run.
+func (b *bench) show(s *scenario, t *trial, of *target, got *sample) {
+	fmt.Fprintf(b.o.log, "%-48s %-10s", s.label(t), of.name)
+	for _, m := range s.metrics {
+		if v, ok := got.Values[m]; ok {
+			fmt.Fprintf(b.o.log, "  %s %.*f", columns[m].title, columns[m].digits, v)
+		}
+	}
+	fmt.Fprintln(b.o.log, "", got.Failed)
 }

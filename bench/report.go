@@ -8,42 +8,50 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strings"
 	"time"
 )
 
 // report is what was measured.
 type report struct {
-	dir string
+	dir   string
+	names []string // of the targets, in the order of tables
 
-	Machine  string            `json:"machine"`
-	Cores    int               `json:"cores"`
-	Go       string            `json:"go"`
-	Versions map[string]string `json:"versions"`
-	Date     string            `json:"date"`
-	Seconds  int               `json:"seconds"`
-	Repeats  int               `json:"repeats"`
-	Results  []result          `json:"results"`
+	Machine   string            `json:"machine"`
+	Cores     int               `json:"cores"`
+	Kernel    string            `json:"kernel"`
+	Go        string            `json:"go"`
+	Versions  map[string]string `json:"versions"`
+	Date      string            `json:"date"`
+	Seconds   int               `json:"seconds"`
+	Repeats   int               `json:"repeats"`
+	Reference string            `json:"reference"` // the target that ratios are to
+	Results   []result          `json:"results"`
 }
 
-// result is one scenario's.
+// result is one trial's.
 type result struct {
-	Scenario string              `json:"scenario"`
-	Medians  map[string]sample   `json:"medians"`
-	Samples  map[string][]sample `json:"samples"`
-	// Ratios are of pgkennel to PgBouncer: the median of those of neighbouring runs.
-	CPURatio float64 `json:"cpu_ratio,omitempty"`
-	TPSRatio float64 `json:"tps_ratio,omitempty"`
+	scenario *scenario
+
+	Scenario string                       `json:"scenario"`
+	Load     string                       `json:"load"`
+	Figures  map[string]map[metric]figure `json:"figures"` // by target
+	Ratios   map[string]map[metric]figure `json:"ratios"`  // by target, of neighbouring runs to the reference
+	Samples  map[string][]sample          `json:"samples"`
 }
 
 func newReport(o *options, env *environment) *report {
 	r := &report{
-		dir: o.out, Machine: processor(), Cores: runtime.NumCPU(), Go: runtime.Version(), Versions: map[string]string{},
-		Date: time.Now().UTC().Format("2006-01-02"), Seconds: max(1, int(o.length.Seconds())), Repeats: o.repeats,
+		dir: o.out, names: []string{direct}, Machine: processor(), Cores: runtime.NumCPU(), Kernel: kernel(), Go: runtime.Version(),
+		Versions: map[string]string{direct: version(env.scratch.Install().Version)}, Date: time.Now().UTC().Format(time.DateOnly),
+		Seconds: o.seconds(), Repeats: o.repeats, Reference: pgbouncer,
 	}
-	for _, t := range env.targets {
-		r.Versions[t.name] = t.version
+	if o.base != "" {
+		r.Reference = base
+	}
+	for _, p := range env.peers {
+		r.names = append(r.names, p.name)
+		r.Versions[p.name] = p.version
 	}
 	return r
 }
@@ -58,55 +66,20 @@ func processor() string {
 	return runtime.GOARCH
 }
 
-func (r *report) add(s *scenario, samples map[string][]sample) {
-	res := result{Scenario: s.name(), Medians: map[string]sample{}, Samples: samples}
+func kernel() string {
+	text, _ := os.ReadFile("/proc/sys/kernel/osrelease")
+	return cmp.Or(strings.TrimSpace(string(text)), "unknown")
+}
+
+func (r *report) add(s *scenario, t *trial, samples map[string][]sample) {
+	res := result{scenario: s, Scenario: s.name, Load: s.label(t), Figures: map[string]map[metric]figure{}, Ratios: map[string]map[metric]figure{}, Samples: samples}
 	for name, list := range samples {
-		res.Medians[name] = medians(list)
+		res.Figures[name] = figures(list)
+		if name != r.Reference {
+			res.Ratios[name] = ratios(list, samples[r.Reference])
+		}
 	}
-	ours, theirs := samples["pgkennel"], samples["pgbouncer"]
-	res.CPURatio = ratio(ours, theirs, func(s sample) float64 { return s.CPU })
-	res.TPSRatio = ratio(ours, theirs, func(s sample) float64 { return s.TPS })
 	r.Results = append(r.Results, res)
-}
-
-func median(list []float64) float64 {
-	if len(list) == 0 {
-		return 0
-	}
-	slices.Sort(list)
-	if n := len(list); n%2 == 0 {
-		return (list[n/2-1] + list[n/2]) / 2
-	}
-	return list[len(list)/2]
-}
-
-func medians(list []sample) (m sample) {
-	list = slices.DeleteFunc(slices.Clone(list), func(s sample) bool { return s.Failed != "" })
-	of := func(f func(s sample) float64) float64 {
-		values := make([]float64, len(list))
-		for i, s := range list {
-			values[i] = f(s)
-		}
-		return median(values)
-	}
-	if len(list) == 0 {
-		m.Failed = "all runs"
-	}
-	m.TPS, m.CPU, m.User = of(func(s sample) float64 { return s.TPS }), of(func(s sample) float64 { return s.CPU }), of(func(s sample) float64 { return s.User })
-	m.P50, m.P99, m.P999 = of(func(s sample) float64 { return s.P50 }), of(func(s sample) float64 { return s.P99 }), of(func(s sample) float64 { return s.P999 })
-	m.Memory = of(func(s sample) float64 { return s.Memory })
-	return m
-}
-
-// ratio is the median of the ratios of runs that followed each other.
-func ratio(ours, theirs []sample, f func(s sample) float64) float64 {
-	var list []float64
-	for i := range min(len(ours), len(theirs)) {
-		if ours[i].Failed == "" && theirs[i].Failed == "" && f(theirs[i]) > 0 {
-			list = append(list, f(ours[i])/f(theirs[i]))
-		}
-	}
-	return median(list)
 }
 
 // write writes latest.json, latest.md and latest.svg.
@@ -114,7 +87,7 @@ func (r *report) write(log io.Writer) error {
 	if err := os.MkdirAll(r.dir, 0o755); err != nil { //nolint:gosec // results are for everybody
 		return err
 	}
-	data, err := json.MarshalIndent(r, "", "  ")
+	data, err := json.MarshalIndent(r, "", " ")
 	if err != nil {
 		return err
 	}
@@ -127,82 +100,97 @@ func (r *report) write(log io.Writer) error {
 	return err
 }
 
-// targetNames are the targets in the order of the table.
-var targetNames = []string{"direct", "pgbouncer", "pgkennel"}
-
 func (r *report) markdown() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%s, %d cores, PostgreSQL %s on the same machine, PgBouncer %s (no routing), pgkennel %s (routes by range over two shards, 2 × %d connections), "+
-		"pools of %d, runs of %d s, medians of %d, in turns. %s.\n\n", r.Machine, r.Cores, r.Versions["direct"], cmp.Or(r.Versions["pgbouncer"], "not installed"),
-		r.Versions["pgkennel"], poolSize/2, poolSize, r.Seconds, r.Repeats, r.Date)
-	if _, ok := r.Versions["base"]; ok {
-		r.comparison(&b)
-		return b.String()
+	fmt.Fprintf(&b, "%s, %d cores, Linux %s, PostgreSQL %s on the same machine", r.Machine, r.Cores, r.Kernel, r.Versions[direct])
+	for _, name := range r.names[1:] {
+		fmt.Fprintf(&b, ", %s %s", name, r.Versions[name])
 	}
-	b.WriteString("| load | direct tps | PgBouncer tps | pgkennel tps | × PgBouncer | PgBouncer CPU µs | pgkennel CPU µs | × PgBouncer | p99 ms: PgBouncer, pgkennel |\n|---|---|---|---|---|---|---|---|---|\n")
-	for _, res := range r.Results {
-		d, p, k := res.Medians["direct"], res.Medians["pgbouncer"], res.Medians["pgkennel"]
-		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s | %s | %s | %s, %s |\n", res.Scenario, figure(d, d.TPS, 0), figure(p, p.TPS, 0), figure(k, k.TPS, 0), times(res.TPSRatio),
-			figure(p, p.CPU, 1), figure(k, k.CPU, 1), times(res.CPURatio), figure(p, p.P99, 1), figure(k, k.P99, 1))
+	fmt.Fprintf(&b, ". Pools of %d; where pgkennel routes it has two shards of %d, and PgBouncer one database. Runs of %d s, in turns; medians of %d, "+
+		"± half of the distance between the lowest and the highest; × is the median of the ratios of neighbouring runs to %s (lowest–highest). %s.\n\n",
+		poolSize, poolSize/2, r.Seconds, r.Repeats, r.Reference, r.Date)
+	if r.Reference == pgbouncer {
+		goalTable(&b, r.Results, r.Cores)
+	}
+	for i := range r.Results {
+		if i == 0 || r.Results[i].scenario.about != r.Results[i-1].scenario.about {
+			r.head(&b, r.Results[i].scenario)
+		}
+		r.rows(&b, &r.Results[i])
 	}
 	return b.String()
 }
 
-// comparison is the table of two programs of ours.
-func (r *report) comparison(b *strings.Builder) {
-	b.WriteString("| load | base tps | pgkennel tps | × | base CPU µs | pgkennel CPU µs | × |\n|---|---|---|---|---|---|---|\n")
-	for _, res := range r.Results {
-		old, now := res.Medians["base"], res.Medians["pgkennel"]
-		fmt.Fprintf(b, "| %s | %s | %s | %s | %s | %s | %s |\n", res.Scenario, figure(old, old.TPS, 0), figure(now, now.TPS, 0),
-			times(ratio(res.Samples["pgkennel"], res.Samples["base"], func(s sample) float64 { return s.TPS })), figure(old, old.CPU, 1), figure(now, now.CPU, 1),
-			times(ratio(res.Samples["pgkennel"], res.Samples["base"], func(s sample) float64 { return s.CPU })))
-	}
-}
-
-func figure(s sample, v float64, digits int) string {
-	if s.Failed != "" || v == 0 {
-		return "–"
-	}
-	return fmt.Sprintf("%.*f", digits, v)
-}
-
-func times(v float64) string {
-	if v == 0 {
-		return "–"
-	}
-	return fmt.Sprintf("%.2f", v)
-}
-
-// plot draws the transactions per second of every scenario.
-func (r *report) plot() string {
-	const left, width, bar, gap = 170, 520, 12, 10
-	colors := map[string]string{"direct": "#bbbbbb", "pgbouncer": "#4e79a7", "pgkennel": "#e15759"}
-	top := 0.0
-	for _, res := range r.Results {
-		for _, m := range res.Medians {
-			top = max(top, m.TPS)
+func (r *report) head(b *strings.Builder, s *scenario) {
+	fmt.Fprintf(b, "\n**%s**\n\n| load | by |", s.about)
+	line := "\n|---|---|"
+	for _, m := range s.metrics {
+		fmt.Fprintf(b, " %s |", columns[m].title)
+		line += "---|"
+		if columns[m].compared {
+			b.WriteString(" × |")
+			line += "---|"
 		}
 	}
-	height := 30 + len(r.Results)*(len(targetNames)*bar+gap)
-	var b strings.Builder
-	fmt.Fprintf(&b, `<svg xmlns="http://www.w3.org/2000/svg" width="%d" height="%d" font-family="sans-serif" font-size="11">`+"\n", left+width+80, height)
-	for i, name := range targetNames {
-		fmt.Fprintf(&b, `<rect x="%d" y="4" width="10" height="10" fill="%s"/><text x="%d" y="13">%s, transactions/s</text>`+"\n", left+i*170, colors[name], left+i*170+14, name)
-	}
-	y := 26
-	for _, res := range r.Results {
-		fmt.Fprintf(&b, `<text x="%d" y="%d" text-anchor="end">%s</text>`+"\n", left-8, y+22, res.Scenario)
-		for _, name := range targetNames {
-			tps := res.Medians[name].TPS
-			w := 0.0
-			if top > 0 {
-				w = tps / top * width
+	b.WriteString(line + "\n")
+}
+
+// rows are a result's, one for each target.
+func (r *report) rows(b *strings.Builder, res *result) {
+	for _, name := range r.names {
+		samples, ran := res.Samples[name]
+		if !ran {
+			continue
+		}
+		fmt.Fprintf(b, "| %s | %s |", strings.TrimPrefix(res.Load, res.scenario.about+", "), name)
+		for _, m := range res.scenario.metrics {
+			b.WriteString(" " + cell(res.Figures[name], m) + " |")
+			if columns[m].compared {
+				b.WriteString(" " + ratioCell(res.Ratios[name], m) + " |")
 			}
-			fmt.Fprintf(&b, `<rect x="%d" y="%d" width="%.1f" height="%d" fill="%s"/><text x="%.1f" y="%d">%.0f</text>`+"\n", left, y, w, bar-2, colors[name], left+w+4, y+9, tps)
-			y += bar
 		}
-		y += gap
+		b.WriteString("\n")
+		if failed := failures(samples); failed != "" {
+			fmt.Fprintf(b, "| | | %s |\n", failed) // the cells behind it stay empty
+		}
 	}
-	b.WriteString("</svg>\n")
-	return b.String()
+}
+
+// failures tells how many runs failed, and why the first did.
+func failures(samples []sample) string {
+	n, why := 0, ""
+	for _, s := range samples {
+		if s.Failed != "" {
+			n++
+			why = cmp.Or(why, s.Failed)
+		}
+	}
+	if n == 0 {
+		return ""
+	}
+	why, _, _ = strings.Cut(why, "\n")
+	return fmt.Sprintf("%d of %d failed: %s", n, len(samples), strings.ReplaceAll(why, "|", "/"))
+}
+
+func cell(of map[metric]figure, m metric) string {
+	f, ok := of[m]
+	if !ok {
+		return "–"
+	}
+	text := fmt.Sprintf("%.*f", columns[m].digits, f.Median)
+	if spread := f.spread(); spread >= 0.5 {
+		text += fmt.Sprintf(" ±%.0f %%", spread)
+	}
+	return text
+}
+
+func ratioCell(of map[metric]figure, m metric) string {
+	f, ok := of[m]
+	if !ok {
+		return "–"
+	}
+	if f.Low == f.High {
+		return fmt.Sprintf("%.2f", f.Median)
+	}
+	return fmt.Sprintf("%.2f (%.2f–%.2f)", f.Median, f.Low, f.High)
 }

@@ -120,3 +120,6 @@ func (c *Conn) untilReady(each func(kind byte, body []byte) error) (total int64,
 	}
 	return total, err
 }
+
+// Rest frees the buffer of a connection that will have nothing to do for a while.
+func (c *Conn) Rest() { c.buf = nil }

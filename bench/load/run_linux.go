@@ -79,7 +79,7 @@ func (g *generator) connect(ctx context.Context) (err error) {
 		if err := syscall.SetNonblock(c.fd, true); err != nil {
 			return err
 		}
-		event := syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: int32(i)} //nolint:gosec // the client's number, for the way back
+		event := syscall.EpollEvent{Events: syscall.EPOLLIN, Fd: int32(i)} // the client's number comes back with the event
 		if err := syscall.EpollCtl(g.ep, syscall.EPOLL_CTL_ADD, c.fd, &event); err != nil {
 			return fmt.Errorf("epoll_ctl: %w", err)
 		}
