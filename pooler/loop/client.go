@@ -420,7 +420,7 @@ func (c *Client) move() bool {
 	c.mu.Unlock()
 	old.Close()
 	s.start()
-	c.w.flush(c.g, s, nil)
+	c.w.flush(c.g, s)
 	return true
 }
 

@@ -42,7 +42,7 @@ func newWire(t *testing.T) *wire {
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 0)
 		defer cancel()
-		w.cl.Close(ctx) //nolint:errcheck // it is closed in any case
+		w.cl.Close(ctx)
 		done := make(chan struct{})
 		go func() {
 			defer close(done)
@@ -116,14 +116,14 @@ func (w *wire) client() (net.Conn, *Client) {
 	return nil, nil
 }
 
-// ready reads up to a ReadyForQuery, and returns the types of the messages.
-func (w *wire) ready(c net.Conn) string {
+// ready reads up to a ReadyForQuery.
+func (w *wire) ready(c net.Conn) {
 	w.t.Helper()
-	return w.until(c, pgwire.MsgReadyForQuery)
+	w.until(c, pgwire.MsgReadyForQuery)
 }
 
-// until reads up to a message of the given type, and returns the types of all.
-func (w *wire) until(c net.Conn, typ byte) string {
+// until reads up to a message of the given type.
+func (w *wire) until(c net.Conn, typ byte) {
 	w.t.Helper()
 	c.SetReadDeadline(time.Now().Add(10 * time.Second)) //nolint:errcheck // it is a test
 	var types []byte
@@ -138,7 +138,6 @@ func (w *wire) until(c net.Conn, typ byte) string {
 		}
 		types = append(types, head[0])
 	}
-	return string(types)
 }
 
 func (w *wire) eventually(what string, f func() bool) {
@@ -307,7 +306,7 @@ func TestWhoWaitsForRoomHearsOfTheEnd(t *testing.T) {
 	w.eventually("nobody waits", func() bool { b.w.mu.Lock(); defer b.w.mu.Unlock(); return b.w.waiting > 0 })
 	held := &socket{p: b.ev.p}
 	held.paused.Store(pauseInput) // so that it is not posted
-	b.w.flush(w.g, held, nil)
+	b.w.flush(w.g, held)
 	if !held.isHeld() {
 		t.Error("a socket is read from whose bytes there is no room for")
 	}
@@ -318,7 +317,7 @@ func TestWhoWaitsForRoomHearsOfTheEnd(t *testing.T) {
 		t.Fatal("it waits for ever")
 	}
 	w.eventually("a socket is held by one that was closed", func() bool { return !held.isHeld() })
-	if b.w.flush(w.g, held, nil); held.isHeld() {
+	if b.w.flush(w.g, held); held.isHeld() {
 		t.Error("a socket is held by one that was closed before")
 	}
 }

@@ -138,13 +138,13 @@ func (w *writer) abandon() {
 }
 
 // flush writes what is staged without waiting for the peer: what the socket doesn't take at once is left to the poller, or to a goroutine of g.
-// Nothing more is read from a and b, which may be nil, while too much is left.
-func (w *writer) flush(g *Goroutines, a, b *socket) {
+// Nothing more is read from s, which may be nil, while too much is left.
+func (w *writer) flush(g *Goroutines, s *socket) {
 	w.mu.Lock()
-	w.flushLocked(g, a, b)
+	w.flushLocked(g, s, nil)
 }
 
-// flushLocked is flush by who holds w.mu, and releases it.
+// flushLocked is flush by who holds w.mu, and releases it; for two sockets.
 func (w *writer) flushLocked(g *Goroutines, a, b *socket) {
 	switch {
 	case w.ev != nil:

@@ -19,7 +19,7 @@ func TestOneGoroutineWritesToTLS(t *testing.T) {
 	for i := range 100 {
 		w.append([]byte{byte(i)})
 		w.stage()
-		w.flush(g, nil, nil)
+		w.flush(g, nil)
 		if i == 0 {
 			w.mu.Lock()
 			first := w.wake
