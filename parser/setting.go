@@ -2,6 +2,8 @@ package parser
 
 import (
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	pg_query "github.com/pganalyze/pg_query_go/v5"
 )
@@ -88,14 +90,42 @@ func (u *unit) setValues(set *Setting, args []*pg_query.Node) {
 			u.setInterval(set, n)
 			return
 		}
-		set.Values = append(set.Values, e.Value.Text)
-		if e.Value.Kind == ValueInteger || e.Value.Kind == ValueNumeric {
+		number := e.Value.Kind == ValueInteger || e.Value.Kind == ValueNumeric
+		set.Values = append(set.Values, listed(set.Name, e.Value.Text, number))
+		if number {
 			sql = append(sql, e.Value.Text)
 		} else {
 			sql = append(sql, quoteLiteral(e.Value.Text))
 		}
 	}
 	set.SQL = strings.Join(sql, ", ")
+}
+
+// listed gives what an argument of SET is to a list of identifiers, where the setting is one: it is quoted, unless it is a number, and then
+// the list is split again.
+func listed(setting, text string, number bool) string {
+	if !listQuoted(setting) {
+		return text
+	}
+	if number {
+		text = lower(text)
+	}
+	return CutName(text)
+}
+
+// foldsByLocale reports that a list of identifiers may hold an upper-case letter that PostgreSQL makes a lower-case one in databases of a
+// single-byte encoding, as their locale says. Quotes are not looked at.
+func foldsByLocale(list string) bool {
+	return strings.ContainsFunc(list, func(r rune) bool {
+		return r >= utf8.RuneSelf && (r == utf8.RuneError || unicode.IsUpper(r) || unicode.IsTitle(r))
+	})
+}
+
+// EncodingMatters reports that a name is not the same in databases of all encodings: it may be too long in some, or be folded in some.
+func EncodingMatters(name string) bool {
+	const longest = 2 // bytes of a character in another encoding, for each byte of it in UTF-8
+	beyond := strings.ContainsFunc(name, func(r rune) bool { return r >= utf8.RuneSelf })
+	return beyond && (len(name)*longest > maxName || foldsByLocale(name))
 }
 
 // Bits of an interval's fields in its type modifier (datetime.h).
@@ -225,8 +255,8 @@ func (u *unit) setConfig(call *pg_query.FuncCall) {
 	case text == nil:
 		set.Default, set.SQL = true, "DEFAULT"
 	case listQuoted(set.Name):
-		list, ok := splitIdents(*text)
-		if !ok { // PostgreSQL refuses the value
+		list, ok := SplitIdents(*text)
+		if !ok || foldsByLocale(*text) {
 			u.s.Effects |= EffUnjudged
 			return
 		}
@@ -303,8 +333,9 @@ func (u *unit) constantText(n *pg_query.Node) (text *string, ok bool) {
 	return nil, false
 }
 
-// splitIdents splits a list of identifiers as PostgreSQL's SplitIdentifierString does.
-func splitIdents(s string) (list []string, ok bool) {
+// SplitIdents splits a list of identifiers as PostgreSQL's SplitIdentifierString does in a database whose encoding is UTF8. It is not ok where
+// PostgreSQL refuses the list, and where its versions differ: a vertical tab is space to some, and part of a name to others.
+func SplitIdents(s string) (list []string, ok bool) {
 	const space = " \t\n\r\f"
 	s = strings.TrimLeft(s, space)
 	if s == "" {
@@ -329,12 +360,12 @@ func splitIdents(s string) (list []string, ok bool) {
 			if i < 0 {
 				i = len(s)
 			}
-			if i == 0 {
+			if i == 0 || strings.IndexByte(s[:i], '\v') >= 0 {
 				return nil, false
 			}
 			name, s = lower(s[:i]), s[i:]
 		}
-		list = append(list, name)
+		list = append(list, CutName(name))
 		s = strings.TrimLeft(s, space)
 		if s == "" {
 			return list, true
@@ -344,4 +375,32 @@ func splitIdents(s string) (list []string, ok bool) {
 		}
 		s = strings.TrimLeft(s[1:], space)
 	}
+}
+
+// maxName is how many bytes of a name PostgreSQL keeps (NAMEDATALEN without the NUL).
+const maxName = 63
+
+// CutName gives what PostgreSQL makes of a name that is too long, in a database whose encoding is UTF8: as many whole characters as fit
+// (truncate_identifier, pg_mbcliplen).
+func CutName(name string) string {
+	if len(name) <= maxName {
+		return name
+	}
+	at := 0
+	for at < len(name) {
+		n := 1
+		switch c := name[at]; { // as pg_utf_mblen, which looks at the first byte only
+		case c&0xe0 == 0xc0:
+			n = 2
+		case c&0xf0 == 0xe0:
+			n = 3
+		case c&0xf8 == 0xf0:
+			n = 4
+		}
+		if at+n > maxName {
+			break
+		}
+		at += n
+	}
+	return name[:at]
 }

@@ -187,7 +187,7 @@ func TestSplitIdents(t *testing.T) {
 		{`"a`, nil, false},
 		{`""`, []string{""}, true},
 	} {
-		got, ok := splitIdents(test.in)
+		got, ok := SplitIdents(test.in)
 		if ok != test.ok || !cmp.Equal(got, test.want) {
 			t.Errorf("%q: got %q, %v", test.in, got, ok)
 		}

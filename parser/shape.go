@@ -55,106 +55,117 @@ func integerMark(text string) byte {
 // Of finds the shape of sql. It reports false for texts that are to be parsed as they are: what does not begin as a query or a change of
 // rows, several statements, what PostgreSQL's scanner refuses, and a few odd forms.
 //
-// It is the Scanner's rules once more, for the forms that most texts consist of, in one loop; the Scanner has the others.
+// It is the Scanner's rules once more, for the forms that most texts consist of: tokens that follow each other directly or behind one
+// space go into the key as they are, in one piece. The Scanner has the others.
 func (s *Shape) Of(sql []byte) bool {
 	text := bytesAsString(sql)
+	classes := &class
 	key, list := append(s.Key[:0], shapeKey), s.Literals[:0]
-	from, end := 0, 0 // text[from:end] is to go into the key as it is
-	first, ended, gap := true, false, false
-	for i := 0; ; {
-		for i < len(text) && class[text[i]]&classSpace != 0 {
-			i++
-		}
-		if i == len(text) {
-			break
-		}
+	first := true // nothing but ( so far
+	from := 0     // text[from:i] is to go into the key
+	for i := 0; i < len(text); {
 		start, c := i, text[i]
-		next := byte(' ')
+		next := byte(0)
 		if i+1 < len(text) {
 			next = text[i+1]
 		}
-		mark := byte(0)
-		switch cl := class[c]; {
+		switch cl := classes[c]; {
 		case cl&classIdentStart != 0 && next != '\'' && next != '&':
-			for i++; i < len(text) && class[text[i]]&classIdentCont != 0; {
+			for i++; i < len(text) && classes[text[i]]&classIdentCont != 0; {
 				i++
 			}
-			if first && !shaped(text[start:i]) {
-				return false
-			}
-			first = false
-		case cl&classOp != 0 && class[next]&classOp == 0, c == '.' && next != '.' && class[next]&classDigit == 0,
-			cl&(classSelf|classOp) == classSelf && c != '.' && c != ':':
-			if i++; c == ';' && !ended {
-				ended = true
-				continue
-			}
-		default:
-			tok := TokenInteger
-			if i = plainInteger(text, i); i == start {
-				sc := Scanner{text: text}
-				tok, i = sc.token(i)
-			}
-			switch tok {
-			case TokenLineComment, TokenBlockComment:
-				if strings.Contains(text[start:i], hintPrefix) {
-					key = append(append(append(append(key, text[from:end]...), ' '), text[start:i]...), '\n')
-					from = end
-				}
-				gap = true
-				continue
-			case TokenInteger:
-				mark = integerMark(text[start:i])
-			case TokenFloat:
-				mark = markFloat
-			case TokenString, TokenEscapeString, TokenDollarString:
-				mark = markString
-			case TokenWord:
-				if first && !shaped(text[start:i]) {
+			if first {
+				if !shaped(text[start:i]) {
 					return false
 				}
 				first = false
-			case TokenPunct:
-				if c < ' ' {
-					return false
-				}
-			case TokenQuotedIdent, TokenBitString, TokenHexString, TokenParam, TokenOperator:
-			default: // U&'', U&"", and what is no token
+			}
+			continue
+		case c == ' ' && classes[next]&classSpace == 0 && next != '-' && next != '/' && next != ';' && next != 0 && i > from:
+			i++
+			continue
+		case cl&classOp != 0 && classes[next]&classOp == 0, c == '.' && next != '.' && classes[next]&classDigit == 0,
+			cl&(classSelf|classOp) == classSelf && c != '.' && c != ':' && c != ';':
+			if first && c != '(' {
 				return false
 			}
-			if mark != 0 {
-				list = append(list, Literal{tok, int32(start), int32(i)}) //nolint:gosec // texts are bounded
-			}
+			i++
+			continue
 		}
-		if ended || first && c != '(' {
+		tok, end := TokenInteger, i
+		if end = plainInteger(text, i); end == i {
+			sc := Scanner{text: text, pos: i}
+			t := sc.Next()
+			if t.Start > i || t.Kind == TokenLineComment || t.Kind == TokenBlockComment || t.Kind == TokenPunct && c == ';' {
+				// A gap, and maybe the end.
+				key = append(key, text[from:i]...)
+				if i = s.gap(text, i, &key); i < 0 {
+					return false
+				}
+				from = i
+				if i < len(text) && len(key) > 1 {
+					key = append(key, ' ')
+				}
+				continue
+			}
+			tok, end = t.Kind, t.End
+		}
+		i = end
+		mark := byte(0)
+		switch tok {
+		case TokenInteger:
+			mark = integerMark(text[start:end])
+		case TokenFloat:
+			mark = markFloat
+		case TokenString, TokenEscapeString, TokenDollarString:
+			mark = markString
+		case TokenWord:
+			if first && !shaped(text[start:end]) {
+				return false
+			}
+			first = false
+		case TokenPunct:
+			if c < ' ' {
+				return false
+			}
+		case TokenQuotedIdent, TokenBitString, TokenHexString, TokenParam, TokenOperator:
+		default: // U&'', U&"", and what is no token
 			return false
 		}
-		if start != end && (gap || start != end+1 || text[end] != ' ' || len(key) == 1 && from == end) {
-			key = append(key, text[from:end]...)
-			if len(key) > 1 {
-				key = append(key, ' ')
-			}
-			from = start
+		if first {
+			return false
 		}
-		if end, gap = i, false; mark != 0 {
+		if mark != 0 {
+			list = append(list, Literal{tok, int32(start), int32(end)}) //nolint:gosec // texts are bounded
 			key = append(append(key, text[from:start]...), mark)
 			from = end
 		}
 	}
-	s.Key, s.Literals = append(key, text[from:end]...), list
+	s.Key, s.Literals = append(key, text[from:]...), list
 	return !first && (ascii(sql) || utf8.Valid(sql)) // what is not UTF-8 is parsed in another way
 }
 
-// plainInteger ends the number at i if it is of nothing but digits; else it returns i.
-func plainInteger(text string, i int) int {
-	j := i
-	for j < len(text) && class[text[j]]&classDigit != 0 {
-		j++
+// gap ends what is between tokens at i, and the statement, if it ends there: comments with hints go into the key. It returns the
+// place of the next token, -1 if there is none to be where it is.
+func (s *Shape) gap(text string, i int, key *[]byte) int {
+	sc := Scanner{text: text, pos: i}
+	ended := false
+	for {
+		switch t := sc.Next(); {
+		case t.Kind == TokenEnd:
+			return len(text)
+		case t.Kind == TokenLineComment, t.Kind == TokenBlockComment:
+			if strings.Contains(text[t.Start:t.End], hintPrefix) {
+				*key = append(append(append(*key, ' '), text[t.Start:t.End]...), '\n')
+			}
+		case ended:
+			return -1
+		case t.Kind == TokenPunct && text[t.Start] == ';':
+			ended = true
+		default:
+			return t.Start
+		}
 	}
-	if j == len(text) || class[text[j]]&classIdentCont == 0 && text[j] != '.' {
-		return j
-	}
-	return i
 }
 
 // ascii reports whether b has no byte above 127.
@@ -172,16 +183,48 @@ func ascii(b []byte) bool {
 	return true
 }
 
+// plainInteger ends the number at i if it is of nothing but digits; else it returns i.
+func plainInteger(text string, i int) int {
+	j := i
+	for j < len(text) && class[text[j]]&classDigit != 0 {
+		j++
+	}
+	if j == len(text) || class[text[j]]&classIdentCont == 0 && text[j] != '.' {
+		return j
+	}
+	return i
+}
+
 // shaped reports whether statements that begin with word may be shared by shape.
 func shaped(word string) bool {
-	switch len(word) {
-	case 4:
-		return strings.EqualFold(word, "with")
-	case 6:
-		return strings.EqualFold(word, "select") || strings.EqualFold(word, "insert") || strings.EqualFold(word, "update") ||
-			strings.EqualFold(word, "delete") || strings.EqualFold(word, "values")
+	switch word[0] | ' ' {
+	case 's':
+		return isWord(word, "select")
+	case 'i':
+		return isWord(word, "insert")
+	case 'u':
+		return isWord(word, "update")
+	case 'd':
+		return isWord(word, "delete")
+	case 'w':
+		return isWord(word, "with")
+	case 'v':
+		return isWord(word, "values")
 	}
 	return false
+}
+
+// isWord reports whether word is lower, which is of lower-case letters, in any case.
+func isWord(word, lower string) bool {
+	if len(word) != len(lower) {
+		return false
+	}
+	for i := range len(lower) {
+		if word[i]|' ' != lower[i] {
+			return false
+		}
+	}
+	return true
 }
 
 // Value is the literal of the text sql as Value.Text has it; ok is false for forms that are too odd to be worth it here. The string may be a
