@@ -13,6 +13,12 @@ MEASURED  ?= 'Allocat|TestHostile(Announcements|Syncs|Batches|SlowReader|Idlers)
 FUZZTOTAL ?= 60# seconds that `make fuzz` shares out among all targets
 BENCHTIME ?= 1x
 
+# What `make bench` runs; results of anything but the whole go to bin/bench.
+QUICK     ?=
+SCENARIOS ?=
+BENCH     ?=
+SCENES     = $(if $(filter-out 0,$(QUICK)),-quick) $(if $(SCENARIOS),-scenarios $(SCENARIOS))
+
 GOLANGCI := bin/tools/golangci-lint
 TOOL     := $(GO) tool -modfile=tools/go.mod
 START    := $(shell date +%s)
@@ -139,16 +145,16 @@ benchstat: ## compare two files of their output: OLD=a.txt NEW=b.txt
 	@$(TOOL) benchstat $(OLD) $(NEW)
 
 .PHONY: bench
-bench: deps build ## beside PgBouncer and PostgreSQL itself, into bench/results; BENCH="-only simple -clients 64 -repeats 5"
+bench: deps build ## beside PgBouncer, PostgreSQL itself and what else is in PATH, 15 minutes; QUICK=1, SCENARIOS=all or range,idle,..., BENCH="-repeats 5"
 	@scripts/peers
-	@$(GO) run ./bench -pgkennel bin/pgkennel $(BENCH)
+	@$(GO) run ./bench -pgkennel bin/pgkennel $(SCENES) -out $(if $(strip $(SCENES) $(BENCH)),bin/bench,bench/results) $(BENCH)
 
 .PHONY: bench-compare
 bench-compare: deps build ## the same beside another commit of ours: BASE=main~1
 	@scripts/peers
 	@rm -rf bin/base && git worktree prune && git worktree add -q --detach bin/base $(BASE)
 	@cd bin/base && $(GO) build -o ../pgkennel-base ./cmd/pgkennel; status=$$?; cd ../.. && git worktree remove --force bin/base; exit $$status
-	@$(GO) run ./bench -pgkennel bin/pgkennel -base bin/pgkennel-base -out bin/bench $(BENCH)
+	@$(GO) run ./bench -pgkennel bin/pgkennel -base bin/pgkennel-base -out bin/bench $(if $(SCENARIOS),,-scenarios range,login) $(SCENES) $(BENCH)
 
 .PHONY: vuln
 vuln: ## known vulnerabilities in what we import

@@ -4,11 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"syscall"
 	"time"
 
@@ -21,6 +23,7 @@ type environment struct {
 	dir     string
 	scratch *pginstance.Scratch
 	server  *pginstance.Server
+	secret  string    // what PostgreSQL keeps of the account's password
 	peers   []*peer   // those that this machine has
 	targets []*target // those that run
 }
@@ -97,6 +100,13 @@ func newEnvironment(ctx context.Context, o *options) (env *environment, err erro
 			return env, err
 		}
 	}
+	psql := exec.CommandContext(ctx, env.scratch.Install().Path("psql"), "-XAtq", "-h", "127.0.0.1", "-p", strconv.Itoa(env.server.Port), "-U", pginstance.Superuser,
+		"-c", "SELECT rolpassword FROM pg_authid WHERE rolname = '"+account+"'")
+	secret, err := psql.Output()
+	if err != nil {
+		return env, fmt.Errorf("psql: %w", err)
+	}
+	env.secret = strings.TrimSpace(string(secret))
 	env.peers = installed(ctx, o)
 	return env, nil
 }
@@ -121,39 +131,52 @@ func (env *environment) query(ctx context.Context, db, sql string) error {
 	return err
 }
 
-// start starts all that a scenario compares, and stops what ran before.
-func (env *environment) start(ctx context.Context, s *scenario) error {
+// start starts all that a scenario compares, and stops what ran before. warm is the first to use each of them.
+func (env *environment) start(ctx context.Context, s *scenario, warm func(t *target) error, log io.Writer) error {
 	env.stop()
 	if !s.indirect {
-		env.targets = append(env.targets, &target{name: direct, port: env.server.Port, setup: &s.setup})
-	}
-	for _, p := range env.peers {
-		if p.lacks(&s.setup) || s.ours && p.name != pgkennel && p.name != base {
-			continue
-		}
-		if err := env.startPeer(ctx, p, &s.setup); err != nil {
+		t := &target{name: direct, port: env.server.Port, setup: &s.setup}
+		env.targets = append(env.targets, t)
+		if err := warm(t); err != nil {
 			return err
 		}
+	}
+	for _, p := range env.peers {
+		if p.lacks(s) {
+			continue
+		}
+		t, err := env.startPeer(ctx, p, &s.setup)
+		if err == nil {
+			if err = warm(t); err == nil {
+				env.targets = append(env.targets, t)
+				continue
+			}
+			t.stop()
+		}
+		if ctx.Err() != nil || p.needed {
+			return err
+		}
+		fmt.Fprintf(log, "%s: without %s: %v\n", s.about, p.name, err)
 	}
 	return nil
 }
 
 // startPeer starts a pooler and waits until it takes connections.
-func (env *environment) startPeer(ctx context.Context, p *peer, s *setup) error {
+func (env *environment) startPeer(ctx context.Context, p *peer, s *setup) (*target, error) {
 	t := &target{name: p.name, setup: s, log: filepath.Join(env.dir, p.name+".log"), traced: p.traced}
 	port, release, err := env.scratch.FreePort()
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer release() // by then it listens
 	t.port = port
 	args, err := p.configure(env, s, p.name, t.port)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	log, err := os.Create(t.log)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer log.Close()
 	// As many files as the machine allows: a client needs one.
@@ -165,17 +188,19 @@ func (env *environment) startPeer(ctx context.Context, p *peer, s *setup) error 
 	}
 	if p.unprivileged {
 		if cmd.SysProcAttr, err = pginstance.Unprivileged(); err != nil {
-			return err
+			return nil, err
 		}
 	}
 	begin := time.Now()
 	if t.process, err = pginstance.Spawn(cmd); err != nil {
-		return fmt.Errorf("%s: %w", t.name, err)
+		return nil, fmt.Errorf("%s: %w", t.name, err)
 	}
-	env.targets = append(env.targets, t)
-	err = t.wait(ctx)
+	if err := t.wait(ctx); err != nil {
+		t.stop()
+		return nil, err
+	}
 	t.starting = time.Since(begin)
-	return err
+	return t, nil
 }
 
 // wait waits until the target takes connections.
@@ -199,12 +224,17 @@ func (t *target) wait(ctx context.Context) error {
 // stop ends all poolers.
 func (env *environment) stop() {
 	for _, t := range env.targets {
-		if t.process != nil {
-			_ = t.process.Signal(syscall.SIGKILL) // it may have ended
-			<-t.process.Done()
-		}
+		t.stop()
 	}
 	env.targets = nil
+}
+
+// stop ends a pooler.
+func (t *target) stop() {
+	if t.process != nil {
+		_ = t.process.Signal(syscall.SIGKILL) // it may have ended
+		<-t.process.Done()
+	}
 }
 
 func (env *environment) write(name, text string) error {

@@ -18,6 +18,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/pgkennel/pgkennel/bench/load"
 )
 
 func main() {
@@ -162,14 +164,14 @@ func (b *bench) scenario(ctx context.Context, s *scenario, r *report) error {
 	if len(wanted) == 0 {
 		return nil
 	}
-	if err := b.env.start(ctx, s); err != nil {
+	if err := b.start(ctx, s); err != nil {
 		return err
 	}
 	for i := range wanted {
 		results := make(map[string][]sample)
 		for round := range b.o.repeats {
 			if s.fresh && round+i > 0 {
-				if err := b.env.start(ctx, s); err != nil {
+				if err := b.start(ctx, s); err != nil {
 					return err
 				}
 			}
@@ -191,6 +193,25 @@ func (b *bench) scenario(ctx context.Context, s *scenario, r *report) error {
 	}
 	b.env.stop()
 	return nil
+}
+
+// start starts a scenario's targets and has each make the connections that it may.
+func (b *bench) start(ctx context.Context, s *scenario) error {
+	return b.env.start(ctx, s, func(t *target) error {
+		if s.ours || s.setup.scram { // the load does not log in with SCRAM
+			return nil
+		}
+		o := b.load(t, poolSize, 0, lookup(t.setup.keys()))
+		o.Length = 2 * o.Warm
+		r, err := load.Run(ctx, o)
+		switch {
+		case err != nil:
+			return fmt.Errorf("%s: %w\n%s", t.name, err, t.logText())
+		case r.Failed > 0:
+			return fmt.Errorf("%s: %s", t.name, r.Message)
+		}
+		return nil
+	}, b.o.log)
 }
 
 // show writes one line for one run.

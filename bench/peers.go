@@ -56,31 +56,35 @@ type peer struct {
 	path         string // found
 	version      string // said
 	ask          string // the argument that has it say its version
-	routes       bool   // it obeys routing
 	scram        bool   // it is configured for SCRAM here
 	traced       bool   // it says what the collector used
+	needed       bool   // the bench cannot do without it; others may want another configuration than the one that is known here
+	session      bool   // each of its clients has a server connection
 	unprivileged bool   // it does not run as root
 	configure    func(env *environment, s *setup, name string, port int) (args []string, err error)
 }
 
-// lacks tells that a scenario is not for the peer. PgBouncer is in all of them: routing is compared with a pooler that has none.
-func (p *peer) lacks(s *setup) bool {
-	return p.name != pgbouncer && (s.routing != unrouted && !p.routes || s.scram && !p.scram)
+// lacks tells that a scenario is not for the peer. Those that have no routing are in all the same: what routing costs is the question.
+func (p *peer) lacks(s *scenario) bool {
+	return s.ours && p.name != pgkennel || s.indirect && p.session || s.setup.scram && !p.scram
 }
 
 // installed are the peers that there are, PgBouncer first and pgkennel last.
 func installed(ctx context.Context, o *options) (found []*peer) {
 	for _, p := range []*peer{
-		{name: pgbouncer, program: "pgbouncer", ask: "--version", scram: true, unprivileged: true, configure: configurePgBouncer},
-		{name: "pgdog", program: "pgdog", ask: "--version", routes: true, scram: true, configure: configurePgDog},
+		{name: pgbouncer, program: "pgbouncer", ask: "--version", needed: true, scram: true, unprivileged: true, configure: configurePgBouncer},
+		{name: "pgdog", program: "pgdog", ask: "--version", scram: true, configure: configurePgDog},
 		{name: "pgcat", program: "pgcat", ask: "--version", configure: configurePgCat},
 		{name: "odyssey", program: "odyssey", ask: "--version", configure: configureOdyssey},
 		{name: "spqr", program: "spqr-router", ask: "--version", configure: configureSPQR},
-		{name: "haproxy", program: "haproxy", ask: "-v", configure: configureHAProxy},
-		{name: base, program: o.base, ask: "version", routes: true, scram: true, traced: true, configure: configurePgkennel},
-		{name: pgkennel, program: o.program, ask: "version", routes: true, scram: true, traced: true, configure: configurePgkennel},
+		{name: "haproxy", program: "haproxy", ask: "-v", session: true, configure: configureHAProxy},
+		{name: base, program: o.base, ask: "version", needed: true, scram: true, traced: true, configure: configurePgkennel},
+		{name: pgkennel, program: o.program, ask: "version", needed: true, scram: true, traced: true, configure: configurePgkennel},
 	} {
 		path, err := exec.LookPath(p.program)
+		if err != nil && p.program != "" { // Debian's are where the PATH of mere users does not lead
+			path, err = exec.LookPath("/usr/sbin/" + p.program)
+		}
 		if err != nil {
 			if p.name == pgbouncer {
 				fmt.Fprintln(o.log, "PgBouncer is not installed: there is nothing to compare with")
@@ -111,7 +115,7 @@ func configurePgBouncer(env *environment, s *setup, name string, port int) ([]st
 	if s.scram {
 		auth = "scram-sha-256"
 	}
-	users := fmt.Sprintf("\"%s\" \"\"\n\"%s\" \"%s\"\n", pginstance.Superuser, account, password)
+	users := fmt.Sprintf("\"%s\" \"\"\n\"%s\" \"%s\"\n", pginstance.Superuser, account, env.secret) // with the password itself each login costs it more
 	ini := fmt.Sprintf("[databases]\n%s = host=127.0.0.1 port=%d dbname=%s\n[pgbouncer]\nlisten_addr = 127.0.0.1\nlisten_port = %d\n"+
 		"auth_type = %s\nauth_file = %s\npool_mode = transaction\ndefault_pool_size = %d\nmax_client_conn = 18000\nunix_socket_dir =\n"+
 		"log_connections = 0\nlog_disconnections = 0\n", database, env.server.Port, database, port, auth, filepath.Join(env.dir, "users.txt"), poolSize)
@@ -246,7 +250,7 @@ func configureSPQR(env *environment, s *setup, name string, port int) ([]string,
 
 // configureHAProxy has it pass connections on: each client has a server connection of its own.
 func configureHAProxy(env *environment, s *setup, name string, port int) ([]string, error) {
-	text := fmt.Sprintf("global\n nbthread %d\n maxconn 15000\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 10m\n timeout server 10m\n"+
+	text := fmt.Sprintf("global\n nbthread %d\n maxconn 5000\ndefaults\n mode tcp\n timeout connect 5s\n timeout client 10m\n timeout server 10m\n"+
 		"listen postgresql\n bind 127.0.0.1:%d\n server one 127.0.0.1:%d\n", max(1, s.procs), port, env.server.Port)
 	return []string{"-db", "-f", filepath.Join(env.dir, name+".cfg")}, env.write(name+".cfg", text)
 }

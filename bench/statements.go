@@ -39,10 +39,11 @@ func shape(n, key int) string {
 	return sql
 }
 
-// options of a load on a target.
+// load describes a load on a target. Its first moments, when poolers make connections, are not measured.
 func (b *bench) load(t *target, clients int, perSecond float64, statement func(dst []byte, n int) []byte) *load.Options {
+	const warm = 300 * time.Millisecond
 	return &load.Options{
-		Addr: t.addr(), User: t.setup.user(), Database: database, Clients: clients, Rate: perSecond, Length: b.o.length, Seed: 1, Statement: statement,
+		Addr: t.addr(), User: t.setup.user(), Database: database, Clients: clients, Rate: perSecond, Warm: warm, Length: warm + b.o.length, Seed: 1, Statement: statement,
 	}
 }
 
@@ -74,7 +75,7 @@ func manyShapes(shapes int) trial {
 			return load.AppendQuery(dst, shape(n%shapes, 1+n*7919%keys))
 		})
 		first := *o
-		first.Count, first.Length = shapes, time.Minute
+		first.Count, first.Warm, first.Length = shapes, 0, time.Minute
 		if _, err := load.Run(ctx, &first); err != nil {
 			return sample{}, err
 		}

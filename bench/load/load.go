@@ -24,6 +24,7 @@ type Options struct {
 	Clients  int
 	Rate     float64       // statements each second over all clients; 0: each client sends when it has its answer
 	Length   time.Duration // when to send no more
+	Warm     time.Duration // statements meant to start before are sent and not measured: until then connections are made
 	Count    int           // of statements after which to send no more; 0: no limit
 	Seed     uint64        // of the times of a fixed rate: the same seed gives the same times
 	// Statement appends the messages of statement n, counted from 0, which one ReadyForQuery answers. It must not block.
@@ -35,9 +36,9 @@ type Result struct {
 	Sent       int
 	Failed     int           // answered with an error
 	Unanswered int           // meant to start, and without an answer when Run gave up
-	Elapsed    time.Duration // from the first time to start to the last answer
+	Elapsed    time.Duration // from the end of Warm to the last answer
 	Message    string        // of the first error
-	Latencies  Latencies     // of all that were meant to start; those without an answer with what they had waited
+	Latencies  Latencies     // of all that were meant to start after Warm; those without an answer with what they had waited
 }
 
 // PerSecond is how many statements were answered each second.
@@ -56,7 +57,7 @@ func Run(ctx context.Context, o *Options) (*Result, error) {
 	switch {
 	case o.Clients < 1:
 		return nil, errors.New("load: no clients")
-	case o.Rate < 0 || o.Length <= 0 || o.Statement == nil:
+	case o.Rate < 0 || o.Length <= o.Warm || o.Statement == nil:
 		return nil, errors.New("load: a rate, a length and statements are needed")
 	}
 	return run(ctx, o)

@@ -114,6 +114,28 @@ func TestRunAtARate(t *testing.T) {
 	}
 }
 
+func TestWarmingUpIsNotMeasured(t *testing.T) {
+	t.Parallel()
+	o := options(pgtest.Shared(t).Addr())
+	o.Rate, o.Length, o.Warm = 500, 600*time.Millisecond, 300*time.Millisecond
+	r, err := Run(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, want := 0, 0
+	for s := newSchedule(o.Rate, o.Seed); s.peek() < o.Length; all++ {
+		if s.take() >= o.Warm {
+			want++
+		}
+	}
+	if r.Sent != all || len(r.Latencies) != want {
+		t.Errorf("got %d sent and %d measured, want %d and %d", r.Sent, len(r.Latencies), all, want)
+	}
+	if r.Elapsed < o.Length-o.Warm-100*time.Millisecond || r.Elapsed > o.Length {
+		t.Errorf("got %v for what was measured, want about %v", r.Elapsed, o.Length-o.Warm)
+	}
+}
+
 func TestRunAsFastAsAnswersCome(t *testing.T) {
 	t.Parallel()
 	pg := pgtest.Shared(t)

@@ -114,7 +114,7 @@ func (g *generator) loop(ctx context.Context) error {
 		}
 		busy := len(g.clients) - g.idle.len()
 		if over && busy == 0 && g.backlog.len() == 0 {
-			g.result.Elapsed = now
+			g.result.Elapsed = now - g.o.Warm
 			return nil
 		}
 		if now >= g.o.Length+patience {
@@ -243,23 +243,30 @@ func (g *generator) answered(c *client) {
 	if c.failed {
 		g.result.Failed++
 	}
-	g.result.Latencies = append(g.result.Latencies, time.Since(g.begin)-c.meant)
+	g.measured(c.meant, time.Since(g.begin))
 	g.idle.push(c)
+}
+
+// measured notes a latency, unless the run had yet to warm up.
+func (g *generator) measured(meant, now time.Duration) {
+	if meant >= g.o.Warm {
+		g.result.Latencies = append(g.result.Latencies, now-meant)
+	}
 }
 
 // giveUp counts what has no answer with the time that it has waited.
 func (g *generator) giveUp(now time.Duration) {
 	r := g.result
-	r.Elapsed = now
+	r.Elapsed = now - g.o.Warm
 	for _, c := range g.clients {
 		if c.busy {
 			r.Unanswered++
-			r.Latencies = append(r.Latencies, now-c.meant)
+			g.measured(c.meant, now)
 		}
 	}
 	for g.backlog.len() > 0 {
 		r.Unanswered++
-		r.Latencies = append(r.Latencies, now-g.backlog.pop())
+		g.measured(g.backlog.pop(), now)
 	}
 }
 
