@@ -3,6 +3,7 @@ package parser
 import (
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -220,5 +221,84 @@ func TestErrorsArePostgreSQLs(t *testing.T) {
 		if e := m.Unparsable; e.Message != failure.Message || e.Position != int(failure.Position) || e.Code != failure.Code {
 			t.Errorf("%s: got %v, want %s %s %d", sql, e, failure.Code, failure.Message, failure.Position)
 		}
+	}
+}
+
+// A search_path of random names, well written or not, means to PostgreSQL the schemas that SplitIdents and SET's values say.
+func TestSearchPathsArePostgreSQLs(t *testing.T) {
+	t.Parallel()
+	c := server(t)
+	long := strings.Repeat("x", 61)
+	words := []string{"a", "A", "é", "É", "b c", `q"`, "safe", "safe\u00a0", "1e5", "1E5", "", long, long + "yy", long + "yyz", long + "é", long + "éz", long + "yé", long + "y", "\u2003a", "ẞ", "ß"}
+	known := map[string]bool{}
+	for _, w := range words {
+		if w != "" && len(w) <= 63 {
+			known[w] = true
+			if _, _, failure := answer(c.Query("CREATE SCHEMA " + quoteIdent(w))); failure != nil {
+				t.Fatal(w, failure)
+			}
+		}
+	}
+	// compare demands that list means what PostgreSQL has after sql; ok: that sql works.
+	compare := func(sql string, list []string, ok bool) bool {
+		t.Helper()
+		_, _, failure := answer(c.Query(sql))
+		if (failure == nil) != ok {
+			t.Errorf("%q: ok is %v, PostgreSQL says %v", sql, ok, failure)
+			return false
+		}
+		want := []string{}
+		for _, name := range list {
+			if known[name] && !slices.Contains(want, name) {
+				want = append(want, name)
+			}
+		}
+		_, rows, _ := answer(c.Query("SELECT unnest(current_schemas(false))"))
+		got := []string{}
+		for _, row := range rows {
+			got = append(got, row[0])
+		}
+		if ok && !slices.Equal(got, want) {
+			t.Errorf("%q: PostgreSQL looks in %q, not in %q", sql, got, want)
+			return false
+		}
+		return true
+	}
+	rnd := rand.New(rand.NewPCG(7, 63))
+	glue := []string{",", ", ", " ,", "\t,\n", "\f,\r", " ", "", `"`, ",,"}
+	for range 4000 {
+		var list strings.Builder
+		var names, literals []string
+		for i := range 1 + rnd.IntN(4) {
+			w := words[rnd.IntN(len(words))]
+			names = append(names, w)
+			literals = append(literals, quoteLiteral(w))
+			if i > 0 {
+				list.WriteString(glue[min(rnd.IntN(3*len(glue)), 3*len(glue)-1)/3])
+			}
+			if rnd.IntN(2) == 0 {
+				w = quoteIdent(w)
+			}
+			list.WriteString(w)
+		}
+		want, ok := SplitIdents(list.String())
+		if !compare("SELECT set_config('search_path', "+quoteLiteral(list.String())+", false)", want, ok) {
+			return
+		}
+		sql := "SET search_path = " + strings.Join(literals, ", ")
+		if !compare(sql, Parse(sql).Statements[0].Set.Values, true) {
+			return
+		}
+		if sql = "SET search_path = 1E5, " + quoteIdent(names[0]); names[0] != "" && !compare(sql, Parse(sql).Statements[0].Set.Values, true) {
+			return
+		}
+	}
+	for _, list := range []string{"\va", "a\v", "a,\vb", "\v"} {
+		if _, ok := SplitIdents(list); ok {
+			t.Errorf("%q is ok: PostgreSQL's versions differ", list)
+		}
+	}
+	if list, ok := SplitIdents("\"\v\""); !ok || !slices.Equal(list, []string{"\v"}) {
+		t.Errorf("in quotes: %q, %v", list, ok)
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"encoding/binary"
 	"slices"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/backend"
@@ -15,6 +16,7 @@ import (
 type searchPath struct {
 	expected, local *state.Set
 	router          *router.Router
+	unicode         bool // so is what the client writes
 
 	list  []string
 	key   string
@@ -28,18 +30,19 @@ func (s *Session) searchPath() *searchPath {
 	if s.unit.pathMoves || s.acct.Session && s.unjudged() {
 		return &unknownPath
 	}
-	if p.router == r && p.expected == s.track.Expected && p.local == s.track.Local {
+	unicode := s.utf8()
+	if p.router == r && p.expected == s.track.Expected && p.local == s.track.Local && p.unicode == unicode {
 		return p
 	}
-	*p = searchPath{expected: s.track.Expected, local: s.track.Local, router: r, known: true}
+	*p = searchPath{expected: s.track.Expected, local: s.track.Local, router: r, unicode: unicode, known: true}
 	v, ok := s.setting("search_path")
 	switch {
 	case !ok:
-		p.list = splitIdents(r.SearchPath(s.acct.ServerUser))
+		p.list, p.known = parser.SplitIdents(r.SearchPath(s.acct.ServerUser))
 	case v.Special: // FROM CURRENT, or by a parameter
 		p.known = false
 	case v.Raw:
-		p.list = splitIdents(v.Value)
+		p.list, p.known = parser.SplitIdents(v.Value)
 	default:
 		p.list = splitLiterals(v.Value)
 	}
@@ -50,11 +53,18 @@ func (s *Session) searchPath() *searchPath {
 			p.known = false
 		}
 	}
+	if !(unicode && s.told["server_encoding"] == "UTF8") && slices.ContainsFunc(p.list, beyondASCII) {
+		p.known = false // other bytes there, and another length and other lower-case letters, than here
+	}
 	if !p.known {
 		p.list = nil
 	}
 	p.key = pathKey(p.list)
 	return p
+}
+
+func beyondASCII(name string) bool {
+	return strings.ContainsFunc(name, func(r rune) bool { return r >= utf8.RuneSelf })
 }
 
 // unknownPath has no key of its own: whoever keeps something by the key asks whether the path is known.
@@ -150,7 +160,7 @@ func (s *Session) currentUser() (name string, ok bool) {
 			return user[0], true
 		}
 	}
-	return s.acct.ServerUser, true
+	return parser.CutName(s.acct.ServerUser), true
 }
 
 // splitLiterals takes apart the argument of a SET as the parser writes it: literals between commas, each one name.
@@ -175,44 +185,13 @@ func splitLiterals(sql string) (list []string) {
 				word = append(word, sql[i])
 			}
 			i++
-			list = append(list, string(word))
+			list = append(list, parser.CutName(string(word)))
 		default: // a number, or DEFAULT
 			j := i
 			for j < len(sql) && sql[j] != ',' {
 				j++
 			}
-			list = append(list, strings.ToLower(strings.TrimSpace(sql[i:j])))
-			i = j
-		}
-	}
-	return list
-}
-
-// splitIdents takes apart a list of identifiers as it stands in a startup parameter (SplitIdentifierString in varlena.c).
-func splitIdents(v string) (list []string) {
-	for i := 0; i < len(v); {
-		switch c := v[i]; c {
-		case ' ', '\t', '\n', '\r', '\f', '\v', ',':
-			i++
-		case '"':
-			var word []byte
-			for i++; i < len(v); i++ {
-				if v[i] == '"' {
-					if i+1 >= len(v) || v[i+1] != '"' {
-						break
-					}
-					i++
-				}
-				word = append(word, v[i])
-			}
-			i++
-			list = append(list, string(word))
-		default:
-			j := i
-			for j < len(v) && v[j] != ',' {
-				j++
-			}
-			list = append(list, strings.ToLower(strings.TrimSpace(v[i:j])))
+			list = append(list, parser.CutName(strings.ToLower(strings.TrimSpace(sql[i:j]))))
 			i = j
 		}
 	}

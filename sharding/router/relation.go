@@ -71,7 +71,7 @@ func isTemp(schema string) bool { return schema == "pg_temp" || strings.HasPrefi
 // relation finds out what t is.
 func (c *compiler) relation(t *parser.Table) *relation {
 	rel := c.findRelation(t)
-	if !ascii(t.Schema) || !ascii(t.Name) {
+	if !ascii(t.Schema) || !ascii(t.Name) || t.Schema == "" && slices.ContainsFunc(c.path, func(schema string) bool { return !ascii(schema) }) {
 		c.beyondASCII = true
 	}
 	if c.notes != nil {

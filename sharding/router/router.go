@@ -161,7 +161,7 @@ func (r *Router) Cluster() string { return r.cluster }
 func (r *Router) Shards() int { return r.shards }
 
 // SearchPath is the search_path that a session of a server's user begins with, as a list of identifiers.
-func (r *Router) SearchPath(user string) string { return r.schema.SearchPath(user) }
+func (r *Router) SearchPath(user string) string { return r.schema.SearchPath(parser.CutName(user)) }
 
 // Plain reports that every message goes to the one shard there is: it need not even be parsed.
 func (r *Router) Plain() bool { return r.plain }
@@ -299,6 +299,9 @@ func (c *compiler) follow(s *parser.Statement, st *statement) {
 		switch set := s.Set; {
 		case set.Name == "search_path" && !set.Default && !slices.Contains(set.Values, "$user"):
 			c.path, c.pathLost = set.Values, false
+			if slices.ContainsFunc(set.Values, parser.EncodingMatters) {
+				lost()
+			}
 		case set.Name == "search_path":
 			lost()
 		case s.Effects&parser.EffSetRole != 0 && len(set.Values) == 1: // who may have a schema of that name
