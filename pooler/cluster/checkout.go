@@ -53,7 +53,7 @@ func (c *Cluster[C]) Checkout(id topology.ShardID, role topology.Role, l *Login,
 	w.mu.Unlock()
 	if id == AnyShard {
 		var lease *pool.Lease[C]
-		if lease, w.first = c.tryAny(role, l); lease != nil {
+		if lease, w.first = c.tryAny(role, l, c.poolNow()); lease != nil {
 			w.To.Granted(lease)
 			return
 		}
@@ -61,44 +61,50 @@ func (c *Cluster[C]) Checkout(id topology.ShardID, role topology.Role, l *Login,
 	w.wait(nil)
 }
 
-// TryCheckout lends an idle connection, or returns nil when there is none or others wait for one.
-func (c *Cluster[C]) TryCheckout(id topology.ShardID, role topology.Role, l *Login) *pool.Lease[C] {
+// TryCheckout lends an idle connection, or returns nil when there is none or others wait for one. It is now by the clock of the pools.
+func (c *Cluster[C]) TryCheckout(id topology.ShardID, role topology.Role, l *Login, now pool.Instant) *pool.Lease[C] {
 	if id == AnyShard {
-		lease, _ := c.tryAny(role, l)
+		lease, _ := c.tryAny(role, l, now)
 		return lease
 	}
 	if s := c.top.Load().at(id); s != nil {
-		return s.pick(role).try(l)
+		return s.pick(role).try(l, now)
 	}
 	return nil
 }
 
 // tryAny looks for an idle connection on every shard, beginning at a different one each time: at the index returned.
-func (c *Cluster[C]) tryAny(role topology.Role, l *Login) (*pool.Lease[C], int) {
+func (c *Cluster[C]) tryAny(role topology.Role, l *Login, now pool.Instant) (*pool.Lease[C], int) {
 	top := c.top.Load()
 	if len(top.list) == 0 {
 		return nil, 0
 	}
-	first := int((top.turn.Add(1) - 1) % int64(len(top.list)))
+	first := 0
+	if len(top.list) > 1 {
+		first = int((top.turn.Add(1) - 1) % int64(len(top.list)))
+	}
 	for i := range top.list {
 		e := top.list[(first+i)%len(top.list)].pick(role)
 		if e == nil || e.State() == Down {
 			continue
 		}
-		if lease := e.try(l); lease != nil {
+		if lease := e.try(l, now); lease != nil {
 			return lease, first
 		}
 	}
 	return nil, first
 }
 
+// poolNow is the time by the clock of the pools.
+func (c *Cluster[C]) poolNow() pool.Instant { return pool.NowBy(c.clock) }
+
 // try lends an idle connection of the endpoint, which may be nil.
-func (e *endpoint[C]) try(l *Login) *pool.Lease[C] {
+func (e *endpoint[C]) try(l *Login, now pool.Instant) *pool.Lease[C] {
 	if e == nil {
 		return nil
 	}
 	if en := e.lookup(l); en != nil {
-		return en.pool.TryCheckout()
+		return en.pool.TryCheckoutAt(now)
 	}
 	return nil
 }

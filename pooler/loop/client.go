@@ -79,9 +79,8 @@ const (
 	doFlush
 )
 
-var start = time.Now()
-
-func nanos() int64 { return int64(time.Since(start)) + 1 }
+// nanos is the time of steps, and of pools.
+func nanos() int64 { return int64(pool.Now()) }
 
 // step runs f with the client's lock, then does what it asked for.
 func (c *Client) step(f func()) {
@@ -145,6 +144,7 @@ func (c *Client) unlock(reader *Backend, own bool) {
 		polled: own && c.ev != nil || reader != nil && reader.ev != nil,
 		talks:  len(c.w.out) > 0 || c.closing,
 		yields: c.sess.Yielded(),
+		now:    c.now,
 	}
 	b, free, queue, todo := c.sending, c.free, c.queue, c.todo
 	if todo == nil && free == nil && queue == nil && !s.yields {
@@ -188,6 +188,7 @@ type step struct {
 	ev                 *socket // the client's
 	own, waits, polled bool
 	talks, yields      bool
+	now                int64
 }
 
 // after does what a step asked for, without the lock.
@@ -197,7 +198,7 @@ func (c *Client) after(b, free *Backend, queue *waiter, todo []action, s *step) 
 		c.do(&todo[i], s)
 	}
 	if free != nil {
-		free.lease.Release()
+		free.lease.ReleaseAt(pool.Instant(s.now))
 	}
 	if queue != nil {
 		c.w.whenRead(queue.join) // who does not read gets nothing to do
@@ -522,7 +523,7 @@ func (c *Client) staged(b *Backend) {
 // Checkout implements session.Driver.
 func (c *Client) Checkout(a *session.Account, shard topology.ShardID) *backend.Conn {
 	for !c.slow() {
-		l := c.g.source.TryCheckout(a, c.sess.ServerLogin(), shard)
+		l := c.g.source.TryCheckout(a, c.sess.ServerLogin(), shard, pool.Instant(c.now))
 		if l == nil {
 			break
 		}

@@ -4,15 +4,13 @@ import (
 	"net"
 	"time"
 
+	"github.com/pgkennel/pgkennel/pooler/pool"
 	"github.com/pgkennel/pgkennel/pooler/session"
 )
 
 // Time is the time of day of a driver's time in nanoseconds, zero for 0.
 func Time(ns int64) time.Time {
-	if ns == 0 {
-		return time.Time{}
-	}
-	return start.Add(time.Duration(ns - 1))
+	return pool.Instant(ns).Time()
 }
 
 // Inspect calls f with the client's session and socket, which it may read. Nothing of the client goes on meanwhile: f

@@ -2,9 +2,11 @@ package pool
 
 // TryCheckout lends an idle connection, or returns nil when there is none, when others wait, or when the pool is
 // paused or closed; Checkout is the way to wait then.
-func (p *Pool[C]) TryCheckout() *Lease[C] {
+func (p *Pool[C]) TryCheckout() *Lease[C] { return p.TryCheckoutAt(p.now()) }
+
+// TryCheckoutAt is TryCheckout by who knows what time it is, by Now.
+func (p *Pool[C]) TryCheckoutAt(now Instant) *Lease[C] {
 	for {
-		now := p.now()
 		p.mu.Lock()
 		l := p.mu.idle.front
 		if l == nil || p.mu.waiters.len > 0 || p.mu.paused || p.mu.closed {
@@ -80,8 +82,10 @@ func (p *Pool[C]) Withdraw(w *Waiter[C]) bool {
 
 // Release gives a connection back that is in the state its next holder expects. It goes to the first waiter, else it
 // becomes idle; it is closed when it is too old, retired or one too many.
-func (p *Pool[C]) Release(l *Lease[C]) {
-	now := p.now()
+func (p *Pool[C]) Release(l *Lease[C]) { p.ReleaseAt(l, p.now()) }
+
+// ReleaseAt is Release by who knows what time it is, by Now.
+func (p *Pool[C]) ReleaseAt(l *Lease[C], now Instant) {
 	p.mu.Lock()
 	if l.state != Leased {
 		p.mu.Unlock()
@@ -95,7 +99,7 @@ func (p *Pool[C]) Release(l *Lease[C]) {
 	}
 	if w := p.mu.waiters.front; w != nil && !p.mu.paused {
 		p.mu.waiters.remove(w)
-		waited := now.sub(w.since)
+		waited := max(now.sub(w.since), 0)
 		p.mu.count.waited(waited)
 		p.lendLocked(l, now)
 		p.mu.Unlock()
@@ -117,7 +121,7 @@ func (p *Pool[C]) Release(l *Lease[C]) {
 }
 
 // retireLocked is the end of Release for a connection that is not lent again, or not before a check. It unlocks.
-func (p *Pool[C]) retireLocked(l *Lease[C], reason Reason, now instant) {
+func (p *Pool[C]) retireLocked(l *Lease[C], reason Reason, now Instant) {
 	var e effects[C]
 	if reason != "" {
 		p.closeLocked(l, reason, now, &e)
@@ -169,19 +173,19 @@ func (p *Pool[C]) Expire(l *Lease[C], reason Reason) {
 }
 
 // lendLocked makes the caller's waiter the holder of l.
-func (p *Pool[C]) lendLocked(l *Lease[C], now instant) {
+func (p *Pool[C]) lendLocked(l *Lease[C], now Instant) {
 	p.setStateLocked(l, Leased, now)
 	l.uses++
 	p.mu.count.Checkouts++
 }
 
 // staleLocked tells whether Hooks.Alive must be asked before l is lent.
-func (p *Pool[C]) staleLocked(l *Lease[C], now instant) bool {
+func (p *Pool[C]) staleLocked(l *Lease[C], now Instant) bool {
 	return p.hooks.Alive != nil && now.sub(l.verified) >= p.mu.set.AliveAfter
 }
 
 // doomLocked returns why l must not be lent again; empty = it may.
-func (p *Pool[C]) doomLocked(l *Lease[C], now instant) Reason {
+func (p *Pool[C]) doomLocked(l *Lease[C], now Instant) Reason {
 	switch {
 	case l.doom != "":
 		return l.doom

@@ -2,26 +2,34 @@ package pool
 
 import "time"
 
-// instant is a time in nanoseconds since the pool was made; it is never 0, which stands for none, or never. It costs a third of what a
-// time.Time does to get and to keep.
-type instant int64
+// Instant is a time in nanoseconds since the program began, by the monotonic clock; it is never 0, which stands for none, or never. It costs
+// a third of what a time.Time does to get and to keep.
+type Instant int64
 
-func (t instant) add(d time.Duration) instant { return t + instant(d) }
+func (t Instant) add(d time.Duration) Instant { return t + Instant(d) }
 
-func (t instant) sub(u instant) time.Duration { return time.Duration(t - u) }
+func (t Instant) sub(u Instant) time.Duration { return time.Duration(t - u) }
 
-// now reads the clock.
-func (p *Pool[C]) now() instant {
-	if p.clock != nil {
-		return instant(p.clock().Sub(p.made)) + 1
+// start is the instant 1.
+var start = time.Now()
+
+// Now reads the clock.
+func Now() Instant { return Instant(time.Since(start)) + 1 }
+
+// NowBy reads another clock; nil = that of Now.
+func NowBy(clock func() time.Time) Instant {
+	if clock != nil {
+		return Instant(clock().Sub(start)) + 1
 	}
-	return instant(time.Since(p.made)) + 1
+	return Now()
 }
 
-// time is what others call an instant.
-func (p *Pool[C]) time(t instant) time.Time {
+func (p *Pool[C]) now() Instant { return NowBy(p.clock) }
+
+// Time is the time of day, zero for 0.
+func (t Instant) Time() time.Time {
 	if t == 0 {
 		return time.Time{}
 	}
-	return p.made.Add(time.Duration(t - 1))
+	return start.Add(time.Duration(t - 1))
 }

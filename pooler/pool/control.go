@@ -24,7 +24,7 @@ func (p *Pool[C]) Resume() {
 		p.mu.paused = false
 		p.mu.trouble.clear()
 		p.suspectLocked(now)
-		p.setDeadlinesLocked(func(*Waiter[C]) instant { return now }, &e)
+		p.setDeadlinesLocked(func(*Waiter[C]) Instant { return now }, &e)
 		p.dispatchLocked(now, &e)
 		p.lookAgainLocked(&e)
 	}
@@ -108,7 +108,7 @@ func (p *Pool[C]) Reconfigure(s Settings) {
 		p.closeLocked(p.mu.idle.back, ReasonResized, now, &e)
 	}
 	if retimed {
-		p.setDeadlinesLocked(func(w *Waiter[C]) instant { return w.since }, &e)
+		p.setDeadlinesLocked(func(w *Waiter[C]) Instant { return w.since }, &e)
 	}
 	p.dispatchLocked(now, &e)
 	p.lookAgainLocked(&e)
@@ -213,7 +213,7 @@ func (p *Pool[C]) drainedLocked() {
 	}
 }
 
-func (p *Pool[C]) closeUnusedLocked(reason Reason, now instant, e *effects[C]) {
+func (p *Pool[C]) closeUnusedLocked(reason Reason, now Instant, e *effects[C]) {
 	for p.mu.idle.len > 0 {
 		p.closeLocked(p.mu.idle.back, reason, now, e)
 	}
@@ -234,7 +234,7 @@ func (p *Pool[C]) interruptLocked(reason Reason, e *effects[C]) {
 	}
 }
 
-func (p *Pool[C]) setDeadlinesLocked(from func(*Waiter[C]) instant, e *effects[C]) {
+func (p *Pool[C]) setDeadlinesLocked(from func(*Waiter[C]) Instant, e *effects[C]) {
 	d := p.mu.set.CheckoutTimeout
 	for w := p.mu.waiters.front; w != nil; w = w.next {
 		w.deadline = 0

@@ -49,14 +49,14 @@ func (p *Pool[C]) perform(e *effects[C]) {
 		p.rouse()
 	}
 	for _, c := range e.closes {
-		p.start(func() { p.closeTask(c.l, c.reason) })
+		p.spawn(func() { p.closeTask(c.l, c.reason) })
 	}
 	store, attempt := e.store, e.attempt
 	for range e.opens {
-		p.start(func() { p.openTask(store, attempt) })
+		p.spawn(func() { p.openTask(store, attempt) })
 	}
 	for _, c := range e.checks {
-		p.start(func() { p.checkTask(c.l, c.gen) })
+		p.spawn(func() { p.checkTask(c.l, c.gen) })
 	}
 	for _, c := range e.interrupts {
 		p.hooks.Interrupt(c)
@@ -79,7 +79,7 @@ func (p *Pool[C]) rouse() {
 }
 
 // dispatchLocked brings together who waits and what is there, after any change of either.
-func (p *Pool[C]) dispatchLocked(now instant, e *effects[C]) {
+func (p *Pool[C]) dispatchLocked(now Instant, e *effects[C]) {
 	if p.mu.closed {
 		return
 	}
@@ -89,7 +89,7 @@ func (p *Pool[C]) dispatchLocked(now instant, e *effects[C]) {
 	p.refuseLocked(now, e)
 }
 
-func (p *Pool[C]) pairLocked(now instant, e *effects[C]) {
+func (p *Pool[C]) pairLocked(now Instant, e *effects[C]) {
 	for !p.mu.paused && p.mu.waiters.len > 0 && p.mu.idle.len > 0 {
 		l := p.mu.idle.front
 		if p.staleLocked(l, now) {
@@ -105,13 +105,13 @@ func (p *Pool[C]) pairLocked(now instant, e *effects[C]) {
 	}
 }
 
-func (p *Pool[C]) checkDoubtfulLocked(now instant, e *effects[C]) {
+func (p *Pool[C]) checkDoubtfulLocked(now Instant, e *effects[C]) {
 	for p.mu.doubtful.len > 0 && p.mu.checking < maxChecks {
 		p.checkLocked(p.mu.doubtful.front, now, e)
 	}
 }
 
-func (p *Pool[C]) checkLocked(l *Lease[C], now instant, e *effects[C]) {
+func (p *Pool[C]) checkLocked(l *Lease[C], now Instant, e *effects[C]) {
 	p.setStateLocked(l, Checking, now)
 	p.mu.tasks++
 	e.checks = append(e.checks, check[C]{l, p.mu.gen})
@@ -119,7 +119,7 @@ func (p *Pool[C]) checkLocked(l *Lease[C], now instant, e *effects[C]) {
 
 // growLocked opens what waiters and Min need, as far as Max and earlier failures allow. Connections in doubt are not
 // counted on: a dial may be quicker than the check of a dead one.
-func (p *Pool[C]) growLocked(now instant, e *effects[C]) {
+func (p *Pool[C]) growLocked(now Instant, e *effects[C]) {
 	if p.mu.paused {
 		return
 	}
@@ -129,7 +129,7 @@ func (p *Pool[C]) growLocked(now instant, e *effects[C]) {
 		return
 	}
 	t := &p.mu.trouble
-	if now < t.notBefore {
+	if t.waits(now) {
 		p.wakeByLocked(t.notBefore, e)
 		return
 	}
@@ -146,9 +146,9 @@ func (p *Pool[C]) growLocked(now instant, e *effects[C]) {
 }
 
 // refuseLocked fails every waiter when none can be served: nothing can be opened, and nothing is there.
-func (p *Pool[C]) refuseLocked(now instant, e *effects[C]) {
+func (p *Pool[C]) refuseLocked(now Instant, e *effects[C]) {
 	t := &p.mu.trouble
-	if t.down == nil || p.mu.paused || p.mu.opening > 0 || p.usableLocked() > 0 || now >= t.notBefore {
+	if t.down == nil || p.mu.paused || p.mu.opening > 0 || p.usableLocked() > 0 || !t.waits(now) {
 		return
 	}
 	for p.mu.waiters.len > 0 {
@@ -165,7 +165,7 @@ func (p *Pool[C]) refuseOneLocked(err error, e *effects[C]) {
 }
 
 // pushIdleLocked makes l lendable: first in line when it was just used, last when it was only checked.
-func (p *Pool[C]) pushIdleLocked(l *Lease[C], front bool, now instant, e *effects[C]) {
+func (p *Pool[C]) pushIdleLocked(l *Lease[C], front bool, now Instant, e *effects[C]) {
 	p.setStateLocked(l, Idle, now)
 	if front {
 		p.mu.idle.pushFront(l)
@@ -176,13 +176,13 @@ func (p *Pool[C]) pushIdleLocked(l *Lease[C], front bool, now instant, e *effect
 }
 
 // doubtLocked keeps l from being lent before a check.
-func (p *Pool[C]) doubtLocked(l *Lease[C], now instant) {
+func (p *Pool[C]) doubtLocked(l *Lease[C], now Instant) {
 	p.setStateLocked(l, Doubtful, now)
 	p.mu.doubtful.pushBack(l)
 }
 
 // suspectLocked begins a new generation: whatever was verified before has to be again.
-func (p *Pool[C]) suspectLocked(now instant) {
+func (p *Pool[C]) suspectLocked(now Instant) {
 	if p.hooks.Check == nil && p.hooks.Alive == nil {
 		return
 	}
@@ -192,14 +192,14 @@ func (p *Pool[C]) suspectLocked(now instant) {
 	}
 }
 
-func (p *Pool[C]) closeLocked(l *Lease[C], reason Reason, now instant, e *effects[C]) {
+func (p *Pool[C]) closeLocked(l *Lease[C], reason Reason, now Instant, e *effects[C]) {
 	p.setStateLocked(l, Closing, now)
 	p.mu.tasks++
 	e.closes = append(e.closes, closing[C]{l, reason})
 }
 
 // wakeByLocked makes Run look at t at the latest; 0 is never.
-func (p *Pool[C]) wakeByLocked(t instant, e *effects[C]) {
+func (p *Pool[C]) wakeByLocked(t Instant, e *effects[C]) {
 	if p.sleepsBeyondLocked(t) {
 		p.mu.wakeAt = t
 		e.wake = true
@@ -207,6 +207,6 @@ func (p *Pool[C]) wakeByLocked(t instant, e *effects[C]) {
 }
 
 // sleepsBeyondLocked reports whether Run would look later than at t.
-func (p *Pool[C]) sleepsBeyondLocked(t instant) bool {
+func (p *Pool[C]) sleepsBeyondLocked(t Instant) bool {
 	return t != 0 && (p.mu.wakeAt == 0 || t < p.mu.wakeAt)
 }

@@ -209,5 +209,5 @@ func (b *bench) end(lent ...*client) {
 func (b *bench) next() time.Time {
 	b.p.mu.Lock()
 	defer b.p.mu.Unlock()
-	return b.p.time(b.p.mu.wakeAt)
+	return b.p.mu.wakeAt.Time()
 }

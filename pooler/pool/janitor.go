@@ -31,9 +31,9 @@ func (p *Pool[C]) Run(ctx context.Context) error {
 // Tick does what is due now: it fails waiters whose time is over, closes connections that are too old or idle for
 // too long, starts health checks, and opens connections for Min and after a back-off. It returns when it wants to be
 // called next, zero for not before something else happens; it may be called at any time.
-func (p *Pool[C]) Tick() time.Time { return p.time(p.tick()) }
+func (p *Pool[C]) Tick() time.Time { return p.tick().Time() }
 
-func (p *Pool[C]) tick() instant {
+func (p *Pool[C]) tick() Instant {
 	var e effects[C]
 	now := p.now()
 	p.mu.Lock()
@@ -54,7 +54,7 @@ func (p *Pool[C]) tick() instant {
 }
 
 // expireWaitersLocked relies on deadlines being in the order of the queue: all were made with the same timeout.
-func (p *Pool[C]) expireWaitersLocked(now instant, e *effects[C]) {
+func (p *Pool[C]) expireWaitersLocked(now Instant, e *effects[C]) {
 	if p.mu.paused {
 		return
 	}
@@ -68,7 +68,7 @@ func (p *Pool[C]) expireWaitersLocked(now instant, e *effects[C]) {
 	}
 }
 
-func (p *Pool[C]) expireIdleLocked(now instant, e *effects[C]) {
+func (p *Pool[C]) expireIdleLocked(now Instant, e *effects[C]) {
 	spare := p.usableLocked() - p.mu.set.Min
 	for l := p.mu.idle.back; l != nil; {
 		prev := l.prev // less recently used first
@@ -85,7 +85,7 @@ func (p *Pool[C]) expireIdleLocked(now instant, e *effects[C]) {
 }
 
 // checkDueLocked starts the health checks that are due, sparing half of the idle connections for those who come.
-func (p *Pool[C]) checkDueLocked(now instant, e *effects[C]) {
+func (p *Pool[C]) checkDueLocked(now Instant, e *effects[C]) {
 	if p.mu.closed || p.mu.paused {
 		return
 	}
@@ -100,14 +100,14 @@ func (p *Pool[C]) checkDueLocked(now instant, e *effects[C]) {
 	}
 }
 
-func (p *Pool[C]) healthDueLocked(l *Lease[C]) instant {
+func (p *Pool[C]) healthDueLocked(l *Lease[C]) Instant {
 	if p.mu.set.HealthInterval <= 0 || (p.hooks.Check == nil && p.hooks.Alive == nil) {
 		return 0
 	}
 	return l.verified.add(p.mu.set.HealthInterval)
 }
 
-func (p *Pool[C]) idleTimeoutLocked(l *Lease[C]) instant {
+func (p *Pool[C]) idleTimeoutLocked(l *Lease[C]) Instant {
 	if p.mu.set.IdleTimeout <= 0 {
 		return 0
 	}
@@ -115,7 +115,7 @@ func (p *Pool[C]) idleTimeoutLocked(l *Lease[C]) instant {
 }
 
 // dueLocked returns when something is to be done about an idle connection; zero = never.
-func (p *Pool[C]) dueLocked(l *Lease[C]) instant {
+func (p *Pool[C]) dueLocked(l *Lease[C]) Instant {
 	due := earlier(l.expires, p.healthDueLocked(l))
 	if p.usableLocked() > p.mu.set.Min {
 		due = earlier(due, p.idleTimeoutLocked(l))
@@ -124,9 +124,9 @@ func (p *Pool[C]) dueLocked(l *Lease[C]) instant {
 }
 
 // nextLocked returns when Tick has something to do. What is due already waits for a task to end, not for time.
-func (p *Pool[C]) nextLocked(now instant) instant {
-	var next instant
-	at := func(t instant) {
+func (p *Pool[C]) nextLocked(now Instant) Instant {
+	var next Instant
+	at := func(t Instant) {
 		if t > now {
 			next = earlier(next, t)
 		}
@@ -149,7 +149,7 @@ func (p *Pool[C]) nextLocked(now instant) instant {
 }
 
 // earlier returns the earlier of two times, of which zero is never.
-func earlier(a, b instant) instant {
+func earlier(a, b Instant) Instant {
 	if a == 0 || b != 0 && b < a {
 		return b
 	}

@@ -50,8 +50,8 @@ type Lease[C any] struct {
 	pool *Pool[C]
 	res  *puddle.Resource[*Lease[C]]
 
-	opened  instant
-	expires instant // 0 = never
+	opened  Instant
+	expires Instant // 0 = never
 	epoch   uint64  // of the pool when its open began
 
 	// The rest is guarded by pool.mu.
@@ -59,9 +59,9 @@ type Lease[C any] struct {
 	prev, next *Lease[C] // in the list of its state
 	index      int       // in pool.mu.all
 	gen        uint64    // generation in which it was verified
-	since      instant   // of the state
-	idleSince  instant   // when it was last released
-	verified   instant   // when it was last known to be good; read by the holder too
+	since      Instant   // of the state
+	idleSince  Instant   // when it was last released
+	verified   Instant   // when it was last known to be good; read by the holder too
 	uses       uint64
 	doom       Reason // close it with this reason as soon as nobody uses it; empty = don't
 }
@@ -73,17 +73,20 @@ func (l *Lease[C]) Conn() C { return l.conn }
 func (l *Lease[C]) Pool() *Pool[C] { return l.pool }
 
 // Opened returns when the connection was opened.
-func (l *Lease[C]) Opened() time.Time { return l.pool.time(l.opened) }
+func (l *Lease[C]) Opened() time.Time { return l.opened.Time() }
 
 // Release is Pool.Release.
 func (l *Lease[C]) Release() { l.pool.Release(l) }
+
+// ReleaseAt is Pool.ReleaseAt.
+func (l *Lease[C]) ReleaseAt(now Instant) { l.pool.ReleaseAt(l, now) }
 
 // Discard is Pool.Discard.
 func (l *Lease[C]) Discard(reason Reason) { l.pool.Discard(l, reason) }
 
 // setStateLocked makes every move of a connection, keeps the lists and the counts, and panics on an illegal one.
 // To Idle and Doubtful a connection goes by pushIdleLocked and doubtLocked.
-func (p *Pool[C]) setStateLocked(l *Lease[C], to State, now instant) {
+func (p *Pool[C]) setStateLocked(l *Lease[C], to State, now Instant) {
 	from := l.state
 	if !legal[from][to] {
 		panic("pool: a connection goes from " + from.String() + " to " + to.String())

@@ -12,17 +12,20 @@ type trouble struct {
 	attempt   uint64     // number of the present attempt; opens begun in an earlier one don't count again
 	tries     int        // failed attempts of the present round, see Settings.ConnectAttempts
 	rounds    int        // failed rounds in a row
-	notBefore instant    // of the next open
+	notBefore Instant    // of the next open
 	last      *OpenError // the last failure since an open succeeded
 	down      error      // what waiters are refused with until notBefore; nil = they wait
 }
+
+// waits reports whether nothing is to be opened yet.
+func (t *trouble) waits(now Instant) bool { return t.notBefore != 0 && now < t.notBefore }
 
 func (t *trouble) any() bool { return t.last != nil }
 
 // clear forgets everything: an open succeeded, or the endpoint is another one now.
 func (t *trouble) clear() { *t = trouble{attempt: t.attempt + 1} }
 
-func (p *Pool[C]) openFailedLocked(now instant, attempt uint64, f Failure, err error) {
+func (p *Pool[C]) openFailedLocked(now Instant, attempt uint64, f Failure, err error) {
 	p.mu.count.OpenFailures++
 	t, s := &p.mu.trouble, &p.mu.set
 	if attempt != t.attempt {
@@ -120,7 +123,7 @@ func (p *Pool[C]) openTask(store *puddle.Pool[*Lease[C]], attempt uint64) {
 	p.endTask()
 }
 
-func (p *Pool[C]) openedLocked(l *Lease[C], now instant, e *effects[C]) {
+func (p *Pool[C]) openedLocked(l *Lease[C], now Instant, e *effects[C]) {
 	p.mu.count.Opens++
 	l.opened, l.idleSince, l.verified = now, now, now
 	if s := &p.mu.set; s.Lifetime > 0 {

@@ -93,8 +93,7 @@ type Pool[C any] struct {
 	owner any
 	hooks Hooks[C]
 	clock func() time.Time // nil = the real one
-	made  time.Time
-	start func(func())
+	spawn func(func())
 	rand  func() float64
 
 	// ctx is the root context of opens and checks; Close cancels it.
@@ -121,7 +120,7 @@ type Pool[C any] struct {
 		gen      uint64         // connections not verified in this generation are doubtful
 		paused   bool
 		closed   bool
-		wakeAt   instant       // when Run looks next; 0 = never
+		wakeAt   Instant       // when Run looks next; 0 = never
 		quiet    chan struct{} // closed when nothing is lent; nil = nobody asks
 		ended    chan struct{} // closed when a background task ends; nil = nobody asks
 		drained  chan struct{} // closed when closed, no connection and no task is left
@@ -133,12 +132,9 @@ type Pool[C any] struct {
 
 // New makes a pool. It opens nothing and starts nothing; Run fills it up to Min.
 func New[C any](o Options, h Hooks[C]) *Pool[C] {
-	p := &Pool[C]{name: o.Name, owner: o.Owner, hooks: h, clock: o.Now, start: o.Go, rand: o.Rand, wake: make(chan struct{}, 1)}
-	if p.made = time.Now(); p.clock != nil {
-		p.made = p.clock()
-	}
-	if p.start == nil {
-		p.start = func(f func()) { go f() }
+	p := &Pool[C]{name: o.Name, owner: o.Owner, hooks: h, clock: o.Now, spawn: o.Go, rand: o.Rand, wake: make(chan struct{}, 1)}
+	if p.spawn == nil {
+		p.spawn = func(f func()) { go f() }
 	}
 	if p.rand == nil {
 		p.rand = rand.Float64

@@ -70,7 +70,7 @@ func (p *Pool[C]) Stats() Stats {
 	}
 	s.Closes = maps.Clone(s.Closes)
 	if s.Trouble != nil {
-		s.NextOpen = p.time(p.mu.trouble.notBefore)
+		s.NextOpen = p.mu.trouble.notBefore.Time()
 	}
 	if w := p.mu.waiters.front; w != nil {
 		s.MaxWait = now.sub(w.since)
@@ -94,7 +94,7 @@ func (p *Pool[C]) Connections() []Info[C] {
 	defer p.mu.Unlock()
 	all := make([]Info[C], 0, len(p.mu.all))
 	for _, l := range p.mu.all {
-		all = append(all, Info[C]{Conn: l.conn, State: l.state, Opened: p.time(l.opened), Since: p.time(l.since), Uses: l.uses, Doomed: l.doom != "" || l.epoch != p.mu.epoch})
+		all = append(all, Info[C]{Conn: l.conn, State: l.state, Opened: l.opened.Time(), Since: l.since.Time(), Uses: l.uses, Doomed: l.doom != "" || l.epoch != p.mu.epoch})
 	}
 	return all
 }

@@ -17,8 +17,8 @@ type Waiter[C any] struct {
 	pool       *Pool[C] // of the last checkout; for the owner's goroutine
 	waiting    bool     // guarded by pool.mu, as the rest
 	prev, next *Waiter[C]
-	since      instant
-	deadline   instant // 0 = none
+	since      Instant
+	deadline   Instant // 0 = none
 }
 
 // Withdraw ends the wait: the owner went away. False means that the waiter was answered, or is about to be, by a
