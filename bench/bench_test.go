@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+
 	"github.com/pgkennel/pgkennel/config"
 	"github.com/pgkennel/pgkennel/parser"
 )

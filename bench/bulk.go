@@ -8,8 +8,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/pgkennel/pgkennel/bench/load"
 	"golang.org/x/sync/errgroup"
+
+	"github.com/pgkennel/pgkennel/bench/load"
 )
 
 // bigResults are the rows of one tenant, 1 KB each.

@@ -82,7 +82,8 @@ func newEnvironment(ctx context.Context, o *options) (env *environment, err erro
 	if err := os.Mkdir(env.dir, 0o755); err != nil { //nolint:gosec // poolers read it as another user
 		return env, err
 	}
-	env.server, err = env.scratch.NewServer(ctx, pginstance.Options{Name: "bench", HBA: []string{"host all " + account + " 127.0.0.1/32 scram-sha-256"}, Settings: map[string]string{
+	hba := []string{"host all " + account + " 127.0.0.1/32 scram-sha-256"}
+	env.server, err = env.scratch.NewServer(ctx, pginstance.Options{Name: "bench", HBA: hba, Settings: map[string]string{ //nolint:gosec // no credentials
 		"max_connections": "1100", "shared_buffers": "512MB", "autovacuum": "off", "synchronous_commit": "off", "fsync": "off", "full_page_writes": "off",
 		"max_wal_size": "4GB", "password_encryption": "scram-sha-256",
 	}})

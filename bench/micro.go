@@ -52,7 +52,7 @@ func micro() (list []trial) {
 func (p part) run(ctx context.Context) (ns, allocs float64, err error) {
 	// Each level of a name is matched for itself, and as a whole.
 	pattern := "^" + strings.ReplaceAll(p.name, "/", "$/^") + "$"
-	out, err := exec.CommandContext(ctx, "go", "test", "-run=^$", "-bench="+pattern, "-benchmem", "-benchtime=0.2s", "./"+p.dir).CombinedOutput()
+	out, err := exec.CommandContext(ctx, "go", "test", "-run=^$", "-bench="+pattern, "-benchmem", "-benchtime=0.1s", "./"+p.dir).CombinedOutput()
 	if err != nil {
 		return 0, 0, fmt.Errorf("go test ./%s: %w: %s", p.dir, err, lastLine(out))
 	}

@@ -175,13 +175,13 @@ func writeConfig(w *bufio.Writer, s *setup, port, server int, general string) {
 		fmt.Fprintf(w, "\n[[sharded_mappings]]\ndatabase = %q\ncolumn = %q\nkind = %q\n", database, column, kind)
 	}
 	mapping("tenant", "list")
-	w.WriteString("values = [1]\nshard = 0\n")
+	fmt.Fprint(w, "values = [1]\nshard = 0\n")
 	switch s.routing {
 	case unrouted:
 	case byList:
 		for shard := range shards {
 			mapping("aid", "list")
-			w.WriteString("values = [")
+			fmt.Fprint(w, "values = [")
 			for key := 1 + shard; key <= s.entries; key += len(shards) {
 				fmt.Fprintf(w, "%d, ", key)
 			}

@@ -19,14 +19,15 @@ import (
 // pgbench is the usual load: one statement each transaction, in one of pgbench's modes.
 func pgbench(mode string, clients int) trial {
 	return trial{name: fmt.Sprintf("%s, %d clients", mode, clients), run: func(ctx context.Context, b *bench, t *target) (sample, error) {
-		return b.pgbench(ctx, t, "-M", mode, "-c", strconv.Itoa(clients))
+		const logins = 1000 // each second: the time that pgbench takes to connect is part of the length of a run
+		return b.pgbench(ctx, t, "-M", mode, "-c", strconv.Itoa(clients), "-T", strconv.Itoa(b.o.seconds()+clients/logins))
 	}}
 }
 
 // logins is a new connection for each transaction.
 func logins(clients int) trial {
 	return trial{name: fmt.Sprintf("%d clients", clients), run: func(ctx context.Context, b *bench, t *target) (sample, error) {
-		return b.pgbench(ctx, t, "-C", "-c", strconv.Itoa(clients))
+		return b.pgbench(ctx, t, "-C", "-c", strconv.Itoa(clients), "-T", strconv.Itoa(b.o.seconds()))
 	}}
 }
 
@@ -50,7 +51,7 @@ func (b *bench) pgbench(ctx context.Context, t *target, more ...string) (s sampl
 		return s, err
 	}
 	args := append([]string{
-		"-n", "-h", "127.0.0.1", "-p", strconv.Itoa(t.port), "-U", t.setup.user(), "-j", "1", "-T", strconv.Itoa(b.o.seconds()), "-f", script,
+		"-n", "-h", "127.0.0.1", "-p", strconv.Itoa(t.port), "-U", t.setup.user(), "-j", "1", "-f", script,
 		"-l", "--log-prefix=" + filepath.Join(dir, "log"),
 	}, more...)
 	m, err := newMeasure(t)

@@ -123,16 +123,16 @@ func (r *report) markdown() string {
 
 func (r *report) head(b *strings.Builder, s *scenario) {
 	fmt.Fprintf(b, "\n**%s**\n\n| load | by |", s.about)
-	line := "\n|---|---|"
+	cells := 2
 	for _, m := range s.metrics {
 		fmt.Fprintf(b, " %s |", columns[m].title)
-		line += "---|"
+		cells++
 		if columns[m].compared {
 			b.WriteString(" × |")
-			line += "---|"
+			cells++
 		}
 	}
-	b.WriteString(line + "\n")
+	b.WriteString("\n|" + strings.Repeat("---|", cells) + "\n")
 }
 
 // rows are a result's, one for each target.

@@ -53,7 +53,7 @@ func scenarios(o *options) []*scenario {
 		return &scenario{name: "scaling", about: fmt.Sprintf("GOMAXPROCS=%d", procs), setup: s, metrics: transactions, trials: grid(few, "simple", "prepared")}
 	}
 	list := []*scenario{
-		{name: "pooling", about: "pooling only", metrics: transactions, trials: grid(few, "simple", "extended", "prepared")},
+		{name: "pooling", about: "pooling only", metrics: transactions, trials: grid(few, "simple", "prepared")},
 		{name: "range", about: "routing by range", setup: ranges, metrics: transactions, trials: grid(o.clients, "simple", "extended", "prepared")},
 		{name: "list", about: "routing by list", setup: setup{routing: byList, entries: 10_000}, metrics: transactions, trials: grid(few, "simple", "prepared")},
 		{name: "tenants", about: fmt.Sprintf("routing by range, %d tenants", o.tenants), setup: setup{routing: byRange, entries: o.tenants}, metrics: append(transactions, began), trials: grid(few, "simple", "prepared")},

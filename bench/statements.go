@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/pgkennel/pgkennel/bench/load"
@@ -21,22 +22,19 @@ func lookup(keys int) func(dst []byte, n int) []byte {
 
 // shape is a statement whose text without its constants is that of no other n: names and conditions follow from n.
 func shape(n, key int) string {
-	sql := fmt.Sprintf("SELECT abalance AS a%d", n)
-	for i, part := range []string{", bid", ", filler", ", abalance + bid AS total", ", aid"} {
-		if n&(1<<i) != 0 {
-			sql += part
+	var sql strings.Builder
+	fmt.Fprintf(&sql, "SELECT abalance AS a%d", n)
+	add := func(bit int, parts ...string) {
+		for i, part := range parts {
+			if n&(bit<<i) != 0 {
+				sql.WriteString(part)
+			}
 		}
 	}
-	sql += fmt.Sprintf(" FROM pgbench_accounts AS t%d WHERE aid = %d", n%97, key)
-	for i, part := range []string{" AND bid IS NOT NULL", " AND abalance < 1000000", " AND filler IS NOT NULL"} {
-		if n&(16<<i) != 0 {
-			sql += part
-		}
-	}
-	if n&128 != 0 {
-		sql += " ORDER BY aid LIMIT 5"
-	}
-	return sql
+	add(1, ", bid", ", filler", ", abalance + bid AS total", ", aid")
+	fmt.Fprintf(&sql, " FROM pgbench_accounts AS t%d WHERE aid = %d", n%97, key)
+	add(16, " AND bid IS NOT NULL", " AND abalance < 1000000", " AND filler IS NOT NULL", " ORDER BY aid LIMIT 5")
+	return sql.String()
 }
 
 // load describes a load on a target. Its first moments, when poolers make connections, are not measured.
