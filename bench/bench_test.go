@@ -218,6 +218,14 @@ func TestConfigurationsAreGood(t *testing.T) {
 	}
 }
 
+func TestRoundsTakeTurns(t *testing.T) {
+	t.Parallel()
+	list := []int{1, 2, 3}
+	if diff := cmp.Diff([][]int{{1, 2, 3}, {3, 2, 1}, {1, 2, 3}}, [][]int{turn(list, 0), turn(list, 1), turn(list, 2)}); diff != "" {
+		t.Errorf("(-want +got)\n%s", diff)
+	}
+}
+
 func TestShapesDiffer(t *testing.T) {
 	t.Parallel()
 	const n = 5000

@@ -64,7 +64,7 @@ func flags(set *flag.FlagSet, args []string) (*options, error) {
 	set.StringVar(&o.program, "pgkennel", "bin/pgkennel", "the program")
 	set.StringVar(&o.base, "base", "", "an older program, to compare with")
 	set.StringVar(&o.out, "out", "bench/results", "folder of the results")
-	set.StringVar(&o.scenarios, "scenarios", usual, "what is run, or all")
+	set.StringVar(&o.scenarios, "scenarios", usual, "what is run; there are list, copy and scaling too, and all")
 	set.StringVar(&only, "only", "", "a regular expression: of the scenarios, matching rows of the tables only")
 	set.DurationVar(&o.length, "length", 3*time.Second, "how long each run lasts")
 	set.IntVar(&o.repeats, "repeats", 3, "runs of each kind; medians are reported")
@@ -149,13 +149,19 @@ func run(ctx context.Context, o *options) (err error) {
 	b := &bench{o: o, env: env, unseen: known}
 	r := newReport(o, env)
 	begin := time.Now()
+	var errs []error
 	for _, s := range chosen {
-		if err := b.scenario(ctx, s, r); err != nil {
-			return err
+		err := b.scenario(ctx, s, r)
+		if ctx.Err() != nil {
+			return ctx.Err()
+		}
+		if err != nil { // the others are worth to be known all the same
+			errs = append(errs, fmt.Errorf("%s: %w", s.about, err))
+			fmt.Fprintln(o.log, errs[len(errs)-1])
 		}
 	}
 	fmt.Fprintf(o.log, "\n%v for all runs\n", time.Since(begin).Round(time.Second))
-	return r.write(o.log)
+	return errors.Join(append(errs, r.write(o.log))...)
 }
 
 // scenario runs one scenario's trials, each by all targets in turns.
@@ -175,7 +181,7 @@ func (b *bench) scenario(ctx context.Context, s *scenario, r *report) error {
 					return err
 				}
 			}
-			for _, t := range b.env.targets {
+			for _, t := range turn(b.env.targets, round) {
 				got, err := wanted[i].run(ctx, b, t)
 				if ctx.Err() != nil {
 					return ctx.Err()
@@ -193,6 +199,15 @@ func (b *bench) scenario(ctx context.Context, s *scenario, r *report) error {
 	}
 	b.env.stop()
 	return nil
+}
+
+// turn is the order of a round: each second one goes backwards, so that nobody always comes after the same.
+func turn[T any](list []T, round int) []T {
+	list = slices.Clone(list)
+	if round%2 == 1 {
+		slices.Reverse(list)
+	}
+	return list
 }
 
 // start starts a scenario's targets and has each make the connections that it may.
