@@ -164,41 +164,48 @@ func run(ctx context.Context, o *options) (err error) {
 	return errors.Join(append(errs, r.write(o.log))...)
 }
 
-// scenario runs one scenario's trials, each by all targets in turns.
+// scenario runs one scenario's trials, each by all targets in turns. Each round has poolers that were just started: where its memory came
+// to lie, and which of its threads got which connections, may cost a process as much as what is looked for, for as long as it lives.
 func (b *bench) scenario(ctx context.Context, s *scenario, r *report) error {
 	wanted := slices.DeleteFunc(slices.Clone(s.trials), func(t trial) bool { return !b.o.only.MatchString(s.label(&t)) })
 	if len(wanted) == 0 {
 		return nil
 	}
-	if err := b.start(ctx, s); err != nil {
-		return err
+	results := make([]map[string][]sample, len(wanted))
+	for i := range results {
+		results[i] = make(map[string][]sample)
 	}
-	for i := range wanted {
-		results := make(map[string][]sample)
-		for round := range b.o.repeats {
-			if s.fresh && round+i > 0 {
-				if err := b.start(ctx, s); err != nil {
-					return err
-				}
-			}
+	for round := range b.o.repeats {
+		if err := b.start(ctx, s); err != nil {
+			return err
+		}
+		for i := range wanted {
 			for _, t := range turn(b.env.targets, round) {
-				got, err := wanted[i].run(ctx, b, t)
+				got := b.measure(ctx, s, &wanted[i], t)
 				if ctx.Err() != nil {
 					return ctx.Err()
 				}
-				if err != nil {
-					got = sample{Failed: err.Error()}
-				} else if t.process != nil {
-					got.Values[began] = t.starting.Seconds()
-				}
-				b.show(s, &wanted[i], t, &got)
-				results[t.name] = append(results[t.name], got)
+				results[i][t.name] = append(results[i][t.name], got)
 			}
 		}
-		r.add(s, &wanted[i], results)
 	}
 	b.env.stop()
+	for i := range wanted {
+		r.add(s, &wanted[i], results[i])
+	}
 	return nil
+}
+
+// measure is one run.
+func (b *bench) measure(ctx context.Context, s *scenario, what *trial, t *target) sample {
+	got, err := what.run(ctx, b, t)
+	if err != nil {
+		got = sample{Failed: err.Error()}
+	} else if t.process != nil {
+		got.Values[began] = t.starting.Seconds()
+	}
+	b.show(s, what, t, &got)
+	return got
 }
 
 // turn is the order of a round: each second one goes backwards, so that nobody always comes after the same.
@@ -217,7 +224,7 @@ func (b *bench) start(ctx context.Context, s *scenario) error {
 			return nil
 		}
 		o := b.load(t, poolSize, 0, lookup(t.setup.keys()))
-		o.Length = 2 * o.Warm
+		o.Length = o.Warm + time.Millisecond
 		r, err := load.Run(ctx, o)
 		switch {
 		case err != nil:

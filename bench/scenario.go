@@ -14,7 +14,6 @@ type scenario struct {
 	setup    setup
 	indirect bool // not for PostgreSQL without a pooler
 	ours     bool // for pgkennel only
-	fresh    bool // each run has poolers that were just started
 	metrics  []metric
 	trials   []trial
 }
@@ -50,17 +49,17 @@ func scenarios(o *options) []*scenario {
 	scaling := func(procs int) *scenario {
 		s := ranges
 		s.procs = procs
-		return &scenario{name: "scaling", about: fmt.Sprintf("GOMAXPROCS=%d", procs), setup: s, metrics: transactions, trials: grid(few, "simple", "prepared")}
+		return &scenario{name: "scaling", about: fmt.Sprintf("GOMAXPROCS=%d", procs), setup: s, indirect: true, metrics: transactions, trials: grid(few, "simple", "prepared")}
 	}
 	list := []*scenario{
 		{name: "pooling", about: "pooling only", metrics: transactions, trials: grid(few, "simple", "prepared")},
 		{name: "range", about: "routing by range", setup: ranges, metrics: transactions, trials: grid(o.clients, "simple", "extended", "prepared")},
-		{name: "list", about: "routing by list", setup: setup{routing: byList, entries: 10_000}, metrics: transactions, trials: grid(few, "simple", "prepared")},
-		{name: "tenants", about: fmt.Sprintf("routing by range, %d tenants", o.tenants), setup: setup{routing: byRange, entries: o.tenants}, metrics: append(transactions, began), trials: grid(few, "simple", "prepared")},
+		{name: "list", about: "routing by list", setup: setup{routing: byList, entries: 10_000}, indirect: true, metrics: transactions, trials: grid(few, "simple", "prepared")},
+		{name: "tenants", about: fmt.Sprintf("routing by range, %d tenants", o.tenants), setup: setup{routing: byRange, entries: o.tenants}, indirect: true, metrics: append(slices.Clone(transactions), began), trials: grid(few, "simple", "prepared")},
 		{name: "shapes", about: "many shapes", setup: ranges, metrics: []metric{tps, cpu, user, p50, p99, p999, memory, alone, growth}, trials: []trial{manyShapes(o.shapes), newShapes(1000)}},
 		{name: "bulk", about: "big results", setup: ranges, metrics: []metric{speed, cpuGB, memory, grown}, trials: []trial{bigResults(1), bigResults(8)}},
 		{name: "copy", about: "COPY", setup: ranges, metrics: []metric{speed, cpuGB, memory, grown}, trials: []trial{copyOut(), copyIn()}},
-		{name: "idle", about: "idle clients", setup: ranges, indirect: true, fresh: true, metrics: []metric{clientBytes, clientRSS, idleCPU, memory}, trials: []trial{idle(o.idle)}},
+		{name: "idle", about: "idle clients", setup: ranges, indirect: true, metrics: []metric{clientBytes, clientRSS, idleCPU, memory}, trials: []trial{idle(o.idle)}},
 		{name: "login", about: "login storm, SCRAM", setup: setup{routing: byRange, entries: 2, scram: true}, metrics: []metric{tps, cpu, user, p50, p99, p999}, trials: []trial{logins(16)}},
 		scaling(1), scaling(2),
 		{name: "latency", about: "latency at a fixed rate", setup: ranges, metrics: []metric{rate, p50, p99, p999, late, cpu}, trials: []trial{atRate(0.5), atRate(1)}},
