@@ -201,11 +201,9 @@ func TestCountingAllocatesNothing(t *testing.T) {
 	a := h.account(h.user, "shop")
 	o := observer{h.Pooler}
 	if n := testing.AllocsPerRun(100, func() {
-		o.Prepared(a, 1, 1)
-		o.Routed(a, session.RouteShard)
-		o.Statement(a, 0, 1000)
-		o.Transaction(a, 0, 1000)
-		o.Traffic(a, 100, 200)
+		u := session.UnitCounts{Parses: 1, Binds: 1, Received: 100, Sent: 200, Answered: true, Nanos: 1000, Transaction: true, TxNanos: 1000}
+		u.Routes[session.RouteShard] = 1
+		o.Unit(a, &u)
 		o.Error(a, "23505", true)
 	}); n != 0 {
 		t.Errorf("got %v allocations a statement, want none", n)

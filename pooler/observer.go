@@ -62,45 +62,34 @@ func (o observer) Closed(a *session.Account, reason session.CloseReason) {
 	m.u.metrics.Closes.Inc(reason.String())
 }
 
-// Traffic implements session.Observer.
-func (observer) Traffic(a *session.Account, received, sent uint64) {
-	if u := unitOf(a); u != nil {
-		u.metrics.ReceivedBytes.Add(int(received)) //nolint:gosec // what one connection carries
-		u.metrics.SentBytes.Add(int(sent))         //nolint:gosec // likewise
+// Unit implements session.Observer.
+func (observer) Unit(a *session.Account, c *session.UnitCounts) {
+	u := unitOf(a)
+	if u == nil {
+		return
 	}
-}
-
-// Routed implements session.Observer.
-func (observer) Routed(a *session.Account, r session.Route) {
-	if u := unitOf(a); u != nil {
-		u.metrics.Queries.Inc()
-		u.metrics.Routed(metrics.Plan(r)) // both have the same order
-	}
-}
-
-// Prepared implements session.Observer.
-func (observer) Prepared(a *session.Account, parses, binds int) {
-	if u := unitOf(a); u != nil {
-		u.metrics.Parses.Add(parses)
-		u.metrics.Binds.Add(binds)
-	}
-}
-
-// Statement implements session.Observer.
-func (observer) Statement(a *session.Account, shard topology.ShardID, ns int64) {
-	if u := unitOf(a); u != nil {
-		if s := u.shard(shard); s != nil {
-			s.Statements.Observe(time.Duration(ns))
+	m := u.metrics
+	m.ReceivedBytes.Add(int(c.Received)) //nolint:gosec // what one connection carries
+	m.SentBytes.Add(int(c.Sent))         //nolint:gosec // likewise
+	for r, n := range c.Routes {
+		if n > 0 {
+			m.Queries.Add(int(n))
+			m.Routed(metrics.Plan(r), int(n)) // both have the same order
 		}
 	}
-}
-
-// Transaction implements session.Observer.
-func (observer) Transaction(a *session.Account, shard topology.ShardID, ns int64) {
-	if u := unitOf(a); u != nil {
-		u.metrics.Transactions.Inc()
-		if s := u.shard(shard); s != nil {
-			s.Transactions.Observe(time.Duration(ns))
+	if c.Parses+c.Binds > 0 {
+		m.Parses.Add(int(c.Parses))
+		m.Binds.Add(int(c.Binds))
+	}
+	if c.Answered {
+		if s := u.shard(c.Shard); s != nil {
+			s.Statements.Observe(time.Duration(c.Nanos))
+		}
+	}
+	if c.Transaction {
+		m.Transactions.Inc()
+		if s := u.shard(c.TxShard); s != nil {
+			s.Transactions.Observe(time.Duration(c.TxNanos))
 		}
 	}
 }
@@ -123,6 +112,3 @@ func (observer) Error(a *session.Account, code string, server bool) {
 		u.metrics.OwnErrors.Inc(code)
 	}
 }
-
-// Waited implements session.Observer; pools count that themselves.
-func (observer) Waited(*session.Account, int64) {}

@@ -312,11 +312,12 @@ func (c *Client) do(a *action, s *step) {
 
 // arm sets the timer to the session's deadline. An earlier timer is left alone: it finds nothing due and arms again.
 func (c *Client) arm() {
-	defer c.caught()
-	at := c.sess.Deadline()
-	if at == 0 || c.armed != 0 && c.armed <= at {
-		return
+	if at := c.sess.Deadline(); at != 0 && (c.armed == 0 || c.armed > at) {
+		c.armAt(at)
 	}
+}
+
+func (c *Client) armAt(at int64) {
 	c.armed = at
 	d := time.Duration(at - nanos())
 	if c.timer == nil {

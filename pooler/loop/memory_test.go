@@ -16,23 +16,17 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/session"
 	"github.com/pgkennel/pgkennel/pooler/state"
 	"github.com/pgkennel/pgkennel/sharding/router"
-	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
 // nobody is an observer that counts nothing.
 type nobody struct{}
 
-func (nobody) Login(string)                                          {}
-func (nobody) Connected(*session.Account)                            {}
-func (nobody) Closed(*session.Account, session.CloseReason)          {}
-func (nobody) Traffic(*session.Account, uint64, uint64)              {}
-func (nobody) Routed(*session.Account, session.Route)                {}
-func (nobody) Prepared(*session.Account, int, int)                   {}
-func (nobody) Statement(*session.Account, topology.ShardID, int64)   {}
-func (nobody) Transaction(*session.Account, topology.ShardID, int64) {}
-func (nobody) Refused(*session.Account, string)                      {}
-func (nobody) Error(*session.Account, string, bool)                  {}
-func (nobody) Waited(*session.Account, int64)                        {}
+func (nobody) Unit(*session.Account, *session.UnitCounts)   {}
+func (nobody) Login(string)                                 {}
+func (nobody) Connected(*session.Account)                   {}
+func (nobody) Closed(*session.Account, session.CloseReason) {}
+func (nobody) Refused(*session.Account, string)             {}
+func (nobody) Error(*session.Account, string, bool)         {}
 
 // modelCluster is a cluster of model servers.
 type modelCluster struct {

@@ -25,6 +25,7 @@ type pollers struct {
 // poller is one of the threads. All but what is in mu belongs to it.
 type poller struct {
 	ep, wake int
+	bufs     buffers
 	buf      []byte
 	slots    []*socket // by the number that the kernel hands back
 	free     []int32
@@ -350,6 +351,14 @@ func (s *socket) abandon() { syscall.Close(s.fd) }
 func (s *socket) serve(h handler, w *writer) { s.h, s.w = h, w }
 
 func (s *socket) start() { s.p.post(s) }
+
+// buffers are those of the poller.
+func (s *socket) buffers() *buffers {
+	if s.p == nil {
+		return nil
+	}
+	return &s.p.bufs
+}
 
 func (s *socket) read(b []byte) (n int, errno syscall.Errno) {
 	// The descriptor does not block: the scheduler need not know.

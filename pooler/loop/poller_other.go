@@ -28,6 +28,8 @@ func (*socket) serve(handler, *writer) {}
 
 func (*socket) start() {}
 
+func (*socket) buffers() *buffers { return nil }
+
 func (*socket) send([]byte) (int, error) { return 0, errors.ErrUnsupported }
 
 func (*socket) abandon() {}

@@ -15,6 +15,7 @@ import (
 type writer struct {
 	// out is what the step at hand sends; guarded as the machine that is stepped.
 	out []byte
+	bufs *buffers
 	// slow: the socket takes no more for now; the poller, or a goroutine, writes what is left.
 	slow atomic.Bool
 
@@ -45,7 +46,7 @@ const writeLimit = 256 << 10
 const congested = 32 << 10
 
 func (w *writer) init(nc net.Conn) {
-	w.nc, w.try = nc, tryWriter(nc)
+	w.nc, w.try, w.bufs = nc, tryWriter(nc), &shared
 	w.drained.L = &w.mu
 }
 
@@ -59,9 +60,9 @@ func (w *writer) swap(nc net.Conn) {
 // append leaves b to be staged; the machine's lock is held.
 func (w *writer) append(b []byte) {
 	if w.out == nil {
-		w.out = lend(len(b))
+		w.out = w.bufs.lend(len(b))
 	}
-	w.out = extend(w.out, b)
+	w.out = w.bufs.extend(w.out, b)
 }
 
 // stage puts what the step left behind what waits already; the machine's lock is held.
@@ -78,21 +79,21 @@ func (w *writer) stageLocked() {
 	w.out = nil
 	switch {
 	case w.err != nil || w.closing:
-		giveBack(b)
+		w.bufs.giveBack(b)
 	case w.buf == nil:
 		w.buf, w.sent = b, 0
 	default:
 		if w.sent > len(w.buf)/2 {
 			w.buf, w.sent = w.buf[:copy(w.buf, w.buf[w.sent:])], 0
 		}
-		w.buf = extend(w.buf, b)
-		giveBack(b)
+		w.buf = w.bufs.extend(w.buf, b)
+		w.bufs.giveBack(b)
 	}
 }
 
 // forget drops what a step left that came to a bad end; the machine's lock is held.
 func (w *writer) forget() {
-	giveBack(w.out)
+	w.bufs.giveBack(w.out)
 	w.out = nil
 }
 
@@ -100,7 +101,7 @@ func (w *writer) forget() {
 func (w *writer) pendingLocked() int { return len(w.buf) - w.sent }
 
 func (w *writer) emptyLocked() {
-	giveBack(w.buf)
+	w.bufs.giveBack(w.buf)
 	w.buf, w.sent = nil, 0
 }
 
@@ -119,6 +120,9 @@ func (w *writer) watch(s *socket) bool {
 		return false
 	}
 	w.nc, w.try, w.ev = s, nil, s
+	if own := s.buffers(); own != nil {
+		w.bufs = own
+	}
 	return true
 }
 
@@ -284,7 +288,7 @@ func (w *writer) writeLocked() {
 		w.mu.Unlock()
 		_, err := nc.Write(b[sent:])
 		w.mu.Lock()
-		giveBack(b)
+		w.bufs.giveBack(b)
 		if err != nil {
 			w.err = err
 			w.emptyLocked()

@@ -83,12 +83,12 @@ func (c *Cluster) Close() {
 	}
 }
 
-// Routed counts a statement by its plan.
-func (c *Cluster) Routed(p Plan) {
+// Routed counts n statements by their plan.
+func (c *Cluster) Routed(p Plan, n int) {
 	if p >= numPlans {
 		p = 0
 	}
-	c.plans[p].Inc()
+	c.plans[p].Add(n)
 }
 
 func (c *Cluster) collect(out sink, d *descs) {

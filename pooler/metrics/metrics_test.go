@@ -50,7 +50,7 @@ func everything(t *testing.T, namespace string) (*prometheus.Registry, *Metrics)
 	c.Refusals.Inc("cross_shard")
 	c.ServerErrors.Inc("23505")
 	c.OwnErrors.Inc("0A000")
-	c.Routed(PlanShard)
+	c.Routed(PlanShard, 1)
 
 	s := m.Shard("app", 1)
 	s.Statements.Observe(3 * time.Millisecond)
@@ -283,9 +283,9 @@ func TestPlansOutOfRangeAreOther(t *testing.T) {
 	t.Parallel()
 	m := New(prometheus.NewPedanticRegistry(), "")
 	c := m.Cluster("app")
-	c.Routed(0)
-	c.Routed(200)
-	c.Routed(PlanLocal)
+	c.Routed(0, 1)
+	c.Routed(200, 1)
+	c.Routed(PlanLocal, 1)
 	if got := c.plans[0].Load(); got != 2 {
 		t.Errorf("other = %d, want 2", got)
 	}
@@ -427,7 +427,7 @@ func TestHotPathDoesNotAllocate(t *testing.T) {
 	if n := testing.AllocsPerRun(100, func() {
 		c.Queries.Inc()
 		c.ReceivedBytes.Add(100)
-		c.Routed(PlanShard)
+		c.Routed(PlanShard, 1)
 		s.Statements.Observe(3 * time.Millisecond)
 		c.ServerErrors.Inc("23505")
 		c.Refusals.Inc("cross_shard")

@@ -177,11 +177,12 @@ func (s *Session) Deadline() int64 {
 	if s.phase == phaseClosed {
 		return 0
 	}
-	at := int64(0)
-	for _, d := range [...]int64{s.clock.login, s.clock.idle, s.clock.query} {
-		if d != 0 && (at == 0 || d < at) {
-			at = d
-		}
+	at := s.clock.login
+	if d := s.clock.idle; d != 0 && (at == 0 || d < at) {
+		at = d
+	}
+	if d := s.clock.query; d != 0 && (at == 0 || d < at) {
+		at = d
 	}
 	return at
 }

@@ -14,20 +14,31 @@ type Observer interface {
 	// Connected reports a login, Closed the end of the session that began with it.
 	Connected(a *Account)
 	Closed(a *Account, reason CloseReason)
-	// Traffic reports bytes received from the client and sent to it since the last report: at the end of a unit and of the session.
-	Traffic(a *Account, received, sent uint64)
-	// Routed reports a statement that is about to run, or to be answered here: a Query message or an Execute.
-	Routed(a *Account, r Route)
-	// Prepared reports how many Parse and Bind messages of the client's are about to be answered.
-	Prepared(a *Account, parses, binds int)
-	// Statement reports a client's Query or extended batch answered, after ns nanoseconds on the given shard; AnyShard: on none.
-	Statement(a *Account, shard topology.ShardID, ns int64)
-	// Transaction reports a transaction's end.
-	Transaction(a *Account, shard topology.ShardID, ns int64)
+	// Unit reports a client's Query or extended batch that was answered, or what there is to count at the end of the session. u is the
+	// caller's.
+	Unit(a *Account, u *UnitCounts)
 	// Refused reports a refusal by its stable name.
 	Refused(a *Account, name string)
 	// Error reports an error's SQLSTATE; server says whose it was.
 	Error(a *Account, code string, server bool)
+}
+
+// UnitCounts is what is counted of a unit.
+type UnitCounts struct {
+	// Routes are the statements that ran, or were answered here, by their routes: Query messages and Executes.
+	Routes [RouteLocal + 1]uint32
+	// Parses and Binds are the client's messages.
+	Parses, Binds uint32
+	// Received and Sent are bytes since the last report.
+	Received, Sent uint64
+	// Answered: a unit has ended, after Nanos, on Shard; AnyShard: on none.
+	Answered bool
+	Shard    topology.ShardID
+	Nanos    int64
+	// Transaction: so has a transaction.
+	Transaction bool
+	TxShard     topology.ShardID
+	TxNanos     int64
 }
 
 // Route is how a statement found the place where it runs.
@@ -61,7 +72,7 @@ func (s *Session) routed(r Route) {
 	if r != RouteLocal {
 		s.sent()
 	}
-	s.sh.Observer.Routed(s.acct, r)
+	s.count.Routes[r]++
 }
 
 // sent notes that the unit at hand, and with it the transaction, reaches a backend.
@@ -77,14 +88,13 @@ func (s *Session) shardIf(ran bool) topology.ShardID {
 
 // observeItems counts the messages of a batch that is about to be answered, by plan where not here.
 func (s *Session) observeItems(plan sharding.Plan) {
-	parses, binds := 0, 0
 	for i := range s.unit.items {
 		it := &s.unit.items[i]
 		switch it.typ {
 		case pgwire.MsgParse:
-			parses++
+			s.count.Parses++
 		case pgwire.MsgBind:
-			binds++
+			s.count.Binds++
 		case pgwire.MsgExecute:
 			if it.local {
 				s.routed(RouteLocal)
@@ -96,25 +106,21 @@ func (s *Session) observeItems(plan sharding.Plan) {
 			s.sent()
 		}
 	}
-	if parses+binds > 0 {
-		s.sh.Observer.Prepared(s.acct, parses, binds)
-	}
 }
 
-// reportTraffic reports what went over the client's connection since the last report.
-func (s *Session) reportTraffic() {
-	in, out := s.stats.BytesIn-s.reportedIn, s.stats.BytesOut-s.reportedOut
-	if in+out == 0 {
-		return
-	}
+// report reports what was counted.
+func (s *Session) report() {
+	u := &s.count
+	u.Received, u.Sent = s.stats.BytesIn-s.reportedIn, s.stats.BytesOut-s.reportedOut
 	s.reportedIn, s.reportedOut = s.stats.BytesIn, s.stats.BytesOut
-	s.sh.Observer.Traffic(s.acct, in, out)
+	s.sh.Observer.Unit(s.acct, u)
+	*u = UnitCounts{}
 }
 
 // observeEnd reports the end of the session, or of the handshake that did not become one.
 func (s *Session) observeEnd() {
 	if s.phase == phaseReady {
-		s.reportTraffic()
+		s.report()
 		s.sh.Observer.Closed(s.acct, s.reason)
 		return
 	}

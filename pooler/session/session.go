@@ -211,6 +211,7 @@ type Session struct {
 	clock clock
 	// What the observer heard of stats.BytesIn and BytesOut.
 	reportedIn, reportedOut uint64
+	count                   UnitCounts // since the last report
 	// ran: something of the client's transaction was sent to a backend.
 	ran bool
 }
@@ -321,7 +322,6 @@ func (s *Session) drain() {
 func (s *Session) consume(b []byte) int {
 	pos := 0
 	s.consuming = true
-	defer func() { s.consuming = false }()
 	limit, units := s.stats.BytesOut+yieldBytes, 0
 	for s.phase != phaseClosed && !s.blocked() && pos < len(b) {
 		if units++; units > yieldUnits || s.stats.BytesOut > limit {
@@ -341,7 +341,6 @@ func (s *Session) consume(b []byte) int {
 				n = s.step(b[pos:])
 			}
 		case phaseTLS, phaseLogin, phaseClosed:
-			return pos
 		}
 		if n == 0 {
 			break
@@ -349,6 +348,7 @@ func (s *Session) consume(b []byte) int {
 		pos += n
 		s.scanned, s.scannedItems = 0, 0
 	}
+	s.consuming = false
 	return pos
 }
 

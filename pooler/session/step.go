@@ -178,15 +178,16 @@ func (s *Session) finish() {
 	now := s.drv.Now()
 	ns := now - s.clock.unitStart
 	s.stats.QueryNanos += ns
-	s.sh.Observer.Statement(s.acct, s.shardIf(s.unit.ran), ns)
-	s.reportTraffic()
+	s.count.Answered, s.count.Shard, s.count.Nanos = true, s.shardIf(s.unit.ran), ns
 	if s.tx == pgwire.TxIdle {
+		took := now - s.clock.txStart
 		s.stats.Transactions++
-		s.stats.XactNanos += now - s.clock.txStart
-		s.sh.Observer.Transaction(s.acct, s.shardIf(s.ran), now-s.clock.txStart)
+		s.stats.XactNanos += took
+		s.count.Transaction, s.count.TxShard, s.count.TxNanos = true, s.shardIf(s.ran), took
 		s.clock.txStart = 0
 		s.endTransaction()
 	}
+	s.report()
 	s.clock.unitStart, s.clock.query, s.clock.cancelled = 0, 0, false
 	s.settleNames()
 	s.unit.reset()
