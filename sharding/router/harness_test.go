@@ -175,7 +175,9 @@ func schema(t testing.TB, text string) *topology.Schema {
 	s := &topology.Schema{
 		Relations: map[topology.QualifiedName]*topology.Relation{}, Functions: map[topology.QualifiedName]bool{}, FunctionNames: map[string]bool{},
 	}
-	for _, q := range []topology.QualifiedName{{Schema: "pg_catalog", Name: "pg_class"}, {Schema: "information_schema", Name: "tables"}} {
+	for _, q := range []topology.QualifiedName{
+		{Schema: "pg_catalog", Name: "pg_class"}, {Schema: "pg_catalog", Name: "pg_settings"}, {Schema: "pg_catalog", Name: "pg_stat_activity"}, {Schema: "information_schema", Name: "tables"},
+	} {
 		s.Relations[q] = &topology.Relation{Schema: q.Schema, Name: q.Name, Kind: topology.Table}
 	}
 	kinds := map[string]topology.RelationKind{"table": topology.Table, "view": topology.View, "matview": topology.Materialized, "sequence": topology.Sequence}

@@ -87,6 +87,9 @@ func (c *compiler) findRelation(t *parser.Table) *relation {
 		rel.class = relTemp
 		return rel
 	case isCatalog(t.Schema):
+		if c.exposes(t.Schema, t.Name) {
+			c.exposed("system table", t.Name)
+		}
 		return rel
 	}
 	if t.Schema == "" {
@@ -112,7 +115,7 @@ func (c *compiler) findRelation(t *parser.Table) *relation {
 	switch {
 	case table != nil:
 		c.known(rel, table)
-	case t.Schema == "" && strings.HasPrefix(t.Name, "pg_"):
+	case t.Schema == "" && c.systems(t.Name):
 	default:
 		rel.class, rel.entries, rel.tenant = relUnknown, c.possible(t.Name), c.r.tenant != ""
 		if len(rel.entries) == 0 {
@@ -120,6 +123,18 @@ func (c *compiler) findRelation(t *parser.Table) *relation {
 		}
 	}
 	return rel
+}
+
+// systems reports that a name which the schema does not tell the meaning of is the system's: so are its names spelt. Where its tables are listed, it is
+// none of them.
+func (c *compiler) systems(name string) bool {
+	if !strings.HasPrefix(name, "pg_") || c.r.schema != nil && c.r.schema.Relations[topology.QualifiedName{Schema: "pg_catalog", Name: "pg_class"}] != nil {
+		return false
+	}
+	if c.exposes("", name) {
+		c.exposed("system table", name)
+	}
+	return true
 }
 
 // alike reports whether it makes no difference which of the relations called name is meant.
@@ -144,6 +159,9 @@ func (c *compiler) alike(name string) bool {
 
 // known classifies a relation of the schema.
 func (c *compiler) known(rel *relation, table *topology.Relation) {
+	if c.exposes(table.Schema, table.Name) {
+		c.exposed("system table", table.Name)
+	}
 	if isCatalog(table.Schema) || table.Kind == topology.Sequence {
 		return
 	}
@@ -179,6 +197,9 @@ func (c *compiler) view(rel *relation) {
 	}
 	rel.class = relPlain
 	for _, q := range rel.table.Reads {
+		if c.exposes(q.Schema, q.Name) {
+			c.exposed("system table", q.Name)
+		}
 		read := c.r.schema.Relations[q]
 		if read == nil || isCatalog(q.Schema) || read.Kind == topology.Sequence || read.Kind == topology.View {
 			continue // what a view in the view reads is in Reads as well
@@ -245,7 +266,7 @@ func (c *compiler) guess(rel *relation, t *parser.Table) {
 	case omni:
 		rel.class = relOmni
 		return
-	case t.Schema == "" && strings.HasPrefix(t.Name, "pg_"):
+	case t.Schema == "" && c.systems(t.Name):
 		return
 	default:
 		for _, e := range c.r.nameless {

@@ -230,6 +230,9 @@ func (c *compiler) analyse(q *parser.Query) {
 
 // calls looks for functions of which nobody knows what they do.
 func (c *compiler) calls(list []parser.Function) {
+	if i := slices.IndexFunc(list, c.exposingCall); i >= 0 {
+		c.exposed("function", list[i].Name)
+	}
 	for _, f := range list {
 		if !c.builtin(f) {
 			c.st.unjudged = c.st.unjudged || slices.ContainsFunc(list, func(f parser.Function) bool { return parser.IsBuiltin(f) && !c.builtin(f) })
