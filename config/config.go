@@ -134,7 +134,7 @@ type Prepared struct {
 // Parser is which statements are taken.
 type Parser struct {
 	MaxQueryBytes       int  // 0 = no limit
-	RefuseLongerQueries bool // false: MaxQueryBytes means nothing
+	RefuseLongerQueries bool // false: the first of a session is logged
 }
 
 // Metrics is where an operator can look.

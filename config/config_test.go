@@ -345,7 +345,6 @@ pgdog.toml:13:1: statements that touch several shards are always refused by pgke
 pgdog.toml:15:1: key "query_log_stdout" is PgDog's and not yet supported by pgkennel; it is ignored
 pgdog.toml:16:1: key "healthcheck_interval" is PgDog's and not yet supported by pgkennel; it is ignored
 pgdog.toml:17:1: key "ban_timeout" is PgDog's and not yet supported by pgkennel; it is ignored
-pgdog.toml:19:1: query_size_limit does nothing: longer statements are not yet logged by pgkennel; set query_size_limit_action = "block" to have longer statements refused
 pgdog.toml:23:1: key "stack_size" is PgDog's and not yet supported by pgkennel; it is ignored
 pgdog.toml:26:1: key "shard_key" is PgDog's and not yet supported by pgkennel; it is ignored
 pgdog.toml:28:1: section [[mirroring]] is PgDog's and not yet supported by pgkennel; it is ignored

@@ -78,9 +78,6 @@ func (b *builder) checkGeneral() {
 	}
 	b.inOrder(g.value("min_pool_size"), g.value("default_pool_size"), "")
 	b.inOrder(g.value("server_lifetime_jitter"), g.value("server_lifetime"), "")
-	if v := g.value("query_size_limit"); v.set && !v.bad && unlimited(g.int("query_size_limit")) != 0 && g.text("query_size_limit_action") == "warn" {
-		r.warn(v.at, `set query_size_limit_action = "block" to have longer statements refused`, "query_size_limit does nothing: longer statements are not yet logged by pgkennel")
-	}
 	if g.int("query_size_limit") > g.int("max_message_size") && unlimited(g.int("query_size_limit")) != 0 {
 		r.fail(g.placeOf("query_size_limit"), "", "query_size_limit is larger than max_message_size, %d bytes", g.int("max_message_size"))
 	}

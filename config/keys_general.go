@@ -49,8 +49,8 @@ var generalSection = newSection(section{
 		// Statements.
 		{name: "prepared_statements", group: "Statements", kind: kEnum, def: "extended", legal: []string{"disabled", "extended", "extended_anonymous", "full"}, doc: "extended: named prepared statements work in transaction mode; disabled: they are passed through. The other two are taken for extended."},
 		{name: "prepared_statements_limit", kind: kInt, def: "1000", min: 1, doc: "Most prepared statements kept on one connection to PostgreSQL."},
-		{name: "query_size_limit", kind: kInt, min: 1, example: `1_048_576`, doc: "Longest statement, in bytes, with query_size_limit_action = \"block\". Not set: max_message_size."},
-		{name: "query_size_limit_action", kind: kEnum, def: "warn", legal: []string{"warn", "block"}, doc: "What happens to longer ones: block refuses them. With warn they run; pgkennel does not log them yet."},
+		{name: "query_size_limit", kind: kInt, min: 1, example: `1_048_576`, doc: "Longest statement, in bytes, that query_size_limit_action does nothing about. Not set: max_message_size."},
+		{name: "query_size_limit_action", kind: kEnum, def: "warn", legal: []string{"warn", "block"}, doc: "What happens to longer ones: block refuses them. With warn they run, and the first of each client's is logged, by its length without its text."},
 		{name: "cross_shard_disabled", kind: kBool, def: "true", doc: "Refuse statements that touch several shards. pgkennel refuses them whatever is set here; PgDog's default is false."},
 		{name: "load_schema", kind: kEnum, def: "auto", legal: []string{"on", "off", "auto"}, doc: "Load tables and columns at the start; auto: where routing needs them."},
 		// Observability.

@@ -27,6 +27,34 @@ func TestLimitsOfStatements(t *testing.T) {
 	})
 }
 
+// Statements that are too long only for the operator's taste run, and the log tells once for each client, by their length.
+func TestLongStatementsAreLogged(t *testing.T) {
+	t.Parallel()
+	for name, rest := range map[string]string{"plain": "", "sharded": twoRanges} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			shards := 1
+			if rest != "" {
+				shards = 2
+			}
+			s := start(t, spec{shards: shards, rest: rest, general: "query_size_limit = 100"})
+			const text = "kanarienvogel"
+			long := "SELECT '" + strings.Repeat(text, 10) + "' <> ''"
+			told := func() int { return strings.Count(s.log.String(), `level=WARN msg="long statement"`) }
+			each(t, func(t *testing.T, p protocol) {
+				before := told()
+				p.play(t, s.connect(t), "SELECT 7", "7; SELECT 1; I", long, "t; SELECT 1; I", long, "t; SELECT 1; I")
+				if n := told() - before; n != 1 {
+					t.Errorf("told %d times", n)
+				}
+			})
+			if log := s.log.String(); strings.Contains(log, text) || !strings.Contains(log, fmt.Sprintf("bytes=%d query_size_limit=100", len(long))) {
+				t.Errorf("the log is\n%s", log)
+			}
+		})
+	}
+}
+
 // Which column of COPY's rows is the key has to be known: by the statement, or by the table.
 func TestCopyFromWithoutColumns(t *testing.T) {
 	t.Parallel()

@@ -165,10 +165,7 @@ func (p *Pooler) door(cfg *config.Config) (*doorOf, error) {
 	sh := *p.shared
 	sh.Method, sh.MaxMessage, sh.LoginTimeout = method, cfg.MaxMessageBytes, int64(cfg.Clients.LoginTimeout)
 	sh.LogConnections, sh.LogDisconnections = cfg.Log.Connections, cfg.Log.Disconnections
-	sh.QuerySize = 0
-	if cfg.Parser.RefuseLongerQueries {
-		sh.QuerySize = cfg.Parser.MaxQueryBytes
-	}
+	sh.QuerySize, sh.QuerySizeWarns = cfg.Parser.MaxQueryBytes, !cfg.Parser.RefuseLongerQueries
 	sh.TLS, sh.TLSRequired = cfg.TLS.Certificate != "", cfg.TLS.ClientRequired
 	d := &doorOf{shared: &sh}
 	if sh.TLS {

@@ -269,9 +269,16 @@ type job struct {
 	message *parser.Message
 }
 
-// tooLong refuses statements over the configured size.
+// tooLong refuses statements over the configured size, or logs the first.
 func (s *Session) tooLong(sql []byte) *pgwire.Error {
 	if s.sh.QuerySize == 0 || len(sql) <= s.sh.QuerySize {
+		return nil
+	}
+	if s.sh.QuerySizeWarns {
+		if !s.long {
+			s.long = true
+			s.sh.Log.Warn("long statement", "client", s.Client, "user", s.acct.User, "database", s.acct.Database, "bytes", len(sql), "query_size_limit", s.sh.QuerySize)
+		}
 		return nil
 	}
 	return pgwire.Errorf(pgwire.CodeProgramLimitExceeded, "statement is too long").

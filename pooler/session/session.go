@@ -75,8 +75,9 @@ type Shared struct {
 	Auth   *auth.ServerOptions
 	// MaxMessage bounds a client's message, in bytes; MaxBatch what is collected before a Sync.
 	MaxMessage, MaxBatch int
-	// QuerySize limits the text of a statement, in bytes; 0 = none.
-	QuerySize int
+	// QuerySize limits the text of a statement, in bytes; 0 = none. QuerySizeWarns: longer ones run, and the first of a session is logged.
+	QuerySize      int
+	QuerySizeWarns bool
 	// LoginTimeout in nanoseconds; 0 = none.
 	LoginTimeout int64
 	// Statements bounds the prepared statements of one session, in bytes.
@@ -214,6 +215,8 @@ type Session struct {
 	count                   UnitCounts // since the last report
 	// ran: something of the client's transaction was sent to a backend.
 	ran bool
+	// long: it was logged that the client sends longer statements than the operator expects.
+	long bool
 }
 
 // Stats are a session's counters, for the console.
