@@ -80,6 +80,12 @@ func (s *Shape) Of(sql []byte) bool {
 				}
 				first = false
 			}
+			// More words, each behind one space.
+			for i+2 < len(text) && text[i] == ' ' && classes[text[i+1]]&classIdentStart != 0 && text[i+2] != '\'' && text[i+2] != '&' {
+				for i += 2; i < len(text) && classes[text[i]]&classIdentCont != 0; {
+					i++
+				}
+			}
 			continue
 		case c == ' ' && classes[next]&classSpace == 0 && next != '-' && next != '/' && next != ';' && next != 0 && i > from:
 			i++

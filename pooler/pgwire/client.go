@@ -1,6 +1,9 @@
 package pgwire
 
-import "encoding/binary"
+import (
+	"bytes"
+	"encoding/binary"
+)
 
 // AppendQuery appends a simple Query.
 func AppendQuery[T Text](dst []byte, sql T) []byte {
@@ -144,6 +147,9 @@ func DecodeQuery(body []byte) ([]byte, error) { return decodeString(body) }
 func DecodeCopyFail(body []byte) ([]byte, error) { return decodeString(body) }
 
 func decodeString(body []byte) ([]byte, error) {
+	if n := len(body) - 1; n >= 0 && bytes.IndexByte(body, 0) == n {
+		return body[:n:n], nil
+	}
 	r := reader{b: body}
 	s := r.cstring()
 	if err := r.end(); err != nil {

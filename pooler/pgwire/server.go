@@ -13,6 +13,9 @@ func AppendReadyForQuery(dst []byte, status TxStatus) []byte {
 
 // DecodeReadyForQuery decodes the body of a ReadyForQuery.
 func DecodeReadyForQuery(body []byte) (TxStatus, error) {
+	if len(body) == 1 && TxStatus(body[0]).Valid() {
+		return TxStatus(body[0]), nil
+	}
 	r := reader{b: body}
 	s := TxStatus(r.byte())
 	if err := r.end(); err != nil {
