@@ -13,6 +13,7 @@ import (
 type Cache struct {
 	seed    maphash.Seed
 	maxText int // bytes; longer texts are parsed and forgotten
+	purges  atomic.Uint64
 	shards  [cacheShards]cacheShard
 }
 
@@ -84,6 +85,14 @@ func (c *Cache) Get(sql []byte) *Message {
 
 // get finds what is kept under a key: a text, or shapeKey and what stands for a shape.
 func (c *Cache) get(key []byte) *Message {
+	if e := c.find(key); e != nil {
+		return e.message
+	}
+	return nil
+}
+
+// find is get; it finds the entry.
+func (c *Cache) find(key []byte) *cacheEntry {
 	if len(key) > c.maxText {
 		return nil
 	}
@@ -102,7 +111,7 @@ func (c *Cache) get(key []byte) *Message {
 		e.hit.Store(true)
 	}
 	s.hits.Add(1)
-	return e.message
+	return e
 }
 
 // Parse gives the Message of a text, from the cache or parsed now; then it blocks for as long as that takes. Callers that ask for one text at a
@@ -262,6 +271,7 @@ func (s *cacheShard) removeLocked(e *cacheEntry) {
 
 // Purge empties the cache. Parses under way may still put their Messages in.
 func (c *Cache) Purge() {
+	c.purges.Add(1)
 	for i := range c.shards {
 		c.shards[i].purge()
 	}

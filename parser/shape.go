@@ -20,6 +20,8 @@ type Shape struct {
 	// Key is the text with single spaces for white space and comments, comments with hints as they are, and a mark for each literal.
 	Key      []byte
 	Literals []Literal
+
+	recent recent
 }
 
 // The marks of literals in a key. No token starts with them.

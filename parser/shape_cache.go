@@ -17,17 +17,51 @@ func (c *Cache) GetShape(sql []byte, s *Shape) *Message {
 	if len(sql) > c.maxText || !s.Of(sql) {
 		return c.Get(sql)
 	}
-	m := c.get(s.Key)
+	m := s.recent.get(c, s.Key)
 	if m == nil || m.redirect == nil {
 		return m
 	}
 	if m.redirect.pinned != nil {
 		s.pin(sql, m.redirect.pinned)
-		if m = c.get(s.Key); m == nil || m.redirect == nil {
+		if m = s.recent.get(c, s.Key); m == nil || m.redirect == nil {
 			return m
 		}
 	}
 	return c.Get(sql)
+}
+
+// recent are the entries of a cache that were found last with a Shape, by a rough hash of their keys. Most statements are among them, which
+// spares the lock and the map. An entry that the cache has dropped since is as good: what is parsed does not change.
+type recent struct {
+	of      *Cache
+	purges  uint64
+	entries [32]*cacheEntry
+	hits    uint64 // not yet counted by the cache
+}
+
+// get is c.get.
+func (r *recent) get(c *Cache, key []byte) *Message {
+	if r.of != c || r.purges != c.purges.Load() {
+		*r = recent{of: c, purges: c.purges.Load()}
+	}
+	n := len(key)
+	slot := &r.entries[(n*7+int(key[n/2])*3+int(key[n-1])+int(key[n*3/4]))%len(r.entries)]
+	if e := *slot; e != nil && e.text == string(key) {
+		if !e.hit.Load() {
+			e.hit.Store(true)
+		}
+		if r.hits++; r.hits == 64 {
+			c.shard(e.hash).hits.Add(r.hits)
+			r.hits = 0
+		}
+		return e.message
+	}
+	e := c.find(key)
+	if e == nil {
+		return nil
+	}
+	*slot = e
+	return e.message
 }
 
 // ParseShape is GetShape, and parses what is not in the cache; then it blocks for as long as that takes. Callers that ask for one shape at a time
