@@ -41,6 +41,21 @@ func TestCatalogsShowNoTenantsValues(t *testing.T) {
 	if got := outcome(c.Query("SELECT * FROM pg_fresh")); got != "42501 tenant_missing; I" {
 		t.Errorf("a new view: %s", got)
 	}
+	// Nor is one where nothing is known of the tables.
+	s = start(t, spec{shards: 2, rest: twoRanges, general: `load_schema = "off"`, schema: `CREATE TABLE orders (tenant_id bigint, note text);
+		CREATE VIEW pg_fresh AS SELECT * FROM orders; CREATE SCHEMA held; CREATE VIEW held.pg_class AS SELECT * FROM orders`})
+	c = s.connect(t)
+	for sql, want := range map[string]string{
+		"SELECT * FROM pg_fresh": "42501 tenant_missing; I", "SELECT * FROM pg_stats": "42501 tenant_missing; I", "SELECT relname FROM pg_class WHERE false": "SELECT 0; I",
+	} {
+		if got := outcome(c.Query(sql)); got != want {
+			t.Errorf("without a schema, %s: %s", sql, got)
+		}
+	}
+	c.Query("SET search_path = held, pg_catalog")
+	if got := outcome(c.Query("SELECT * FROM pg_class")); got != "42501 tenant_missing; I" {
+		t.Errorf("in front of the system's: %s", got)
+	}
 }
 
 // What psql describes with \d and the like is not refused, whatever there is. It asks in several statements, by numbers that are another shard's

@@ -3,7 +3,7 @@ package integration
 import "testing"
 
 // TestKnownAndUnknownPathsDontShareRoutes holds the wall between two sessions of one pooler that send the same text: a name that is nothing in
-// a search_path that is known is not taken for nothing where a function has changed the path to what nobody here knows.
+// a search_path that is known is not taken for it where a function has changed the path to what nobody here knows.
 func TestKnownAndUnknownPathsDontShareRoutes(t *testing.T) {
 	t.Parallel()
 	s := prepare(t, spec{
@@ -16,9 +16,9 @@ func TestKnownAndUnknownPathsDontShareRoutes(t *testing.T) {
 	s.startInside()
 	const look = "SELECT id FROM pg_things"
 	each(t, func(t *testing.T, p protocol) {
-		p.play(t, s.connect(t), "SET search_path TO '', ''", "SET; I", look, "42P01; I")
+		p.play(t, s.connect(t), "SET search_path TO '', ''", "SET; I", look, "42501 tenant_missing; I")
 		p.play(t, s.connect(t),
 			"BEGIN", "BEGIN; T", "/* pgdog_shard: 0 */ SELECT public.move()", "1; SELECT 1; T", look, "0A000 shard_missing; E", "ROLLBACK", "ROLLBACK; I")
-		p.play(t, s.connect(t), "SET search_path TO '', ''", "SET; I", look, "42P01; I")
+		p.play(t, s.connect(t), "SET search_path TO '', ''", "SET; I", look, "42501 tenant_missing; I")
 	})
 }

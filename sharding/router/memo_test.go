@@ -18,11 +18,11 @@ func memoRouter(t *testing.T) *router.Router {
 		Tables: []router.Table{{Name: "", Column: "tenant_id", Type: sharding.Bigint}},
 		Schema: &topology.Schema{
 			Relations: map[topology.QualifiedName]*topology.Relation{
-				{Schema: "held", Name: "pg_things"}: {
-					Schema: "held", Name: "pg_things", Kind: topology.Table,
+				{Schema: "held", Name: "pg_description"}: {
+					Schema: "held", Name: "pg_description", Kind: topology.Table,
 					Columns: []topology.Column{{Name: "tenant_id", Type: "int8"}, {Name: "id", Type: "int4"}},
 				},
-				{Schema: "open", Name: "pg_things"}: {Schema: "open", Name: "pg_things", Kind: topology.Table, Columns: []topology.Column{{Name: "id", Type: "int4"}}},
+				{Schema: "open", Name: "pg_description"}: {Schema: "open", Name: "pg_description", Kind: topology.Table, Columns: []topology.Column{{Name: "id", Type: "int4"}}},
 			},
 			FunctionNames: map[string]bool{"version": true},
 		},
@@ -41,7 +41,7 @@ func env(key string, path ...string) *router.Env {
 // there, and may be anything where nobody knows the path.
 func TestRoutesOfKnownPathsAreNotForUnknownOnes(t *testing.T) {
 	t.Parallel()
-	for _, sql := range []string{"SELECT id FROM pg_things", "SELECT version()"} {
+	for _, sql := range []string{"SELECT id FROM pg_description", "SELECT version()"} {
 		r := memoRouter(t)
 		m := parser.Parse(sql)
 		in := &router.Input{UTF8: true}

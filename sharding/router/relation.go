@@ -125,10 +125,14 @@ func (c *compiler) findRelation(t *parser.Table) *relation {
 	return rel
 }
 
-// systems reports that a name which the schema does not tell the meaning of is the system's: so are its names spelt. Where its tables are listed, it is
-// none of them.
+// systems reports that a name which the schema does not tell the meaning of is the system's. Where the schema lists the system's tables, it is none of
+// them; else it is, if it is spelt like one and no schema comes before the system's.
 func (c *compiler) systems(name string) bool {
-	if !strings.HasPrefix(name, "pg_") || c.r.schema != nil && c.r.schema.Relations[topology.QualifiedName{Schema: "pg_catalog", Name: "pg_class"}] != nil {
+	if c.r.schema != nil && c.r.schema.Relations[topology.QualifiedName{Schema: "pg_catalog", Name: "pg_class"}] != nil {
+		return false
+	}
+	toast := strings.HasPrefix(name, "pg_toast_")
+	if !toast && !isSystemName(name) && name != statStatements || slices.Index(c.path, "pg_catalog") > 0 {
 		return false
 	}
 	if c.exposes("", name) {
