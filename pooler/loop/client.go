@@ -130,6 +130,7 @@ func (c *Client) bug(r any) {
 // others to serve: the goroutine that reads from a backend must not wait for that server to read, nor, once the client has let go of the
 // backend, for the client; while the client holds it, that the client does not read is to hold up its server.
 func (c *Client) unlock(reader *Backend, own bool) {
+	c.sess.Rest()
 	c.arm()
 	if c.sess.WantsInput() {
 		if c.ev != nil {

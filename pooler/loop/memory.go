@@ -187,6 +187,9 @@ func (m *Memory) Step() bool {
 		m.Trace("%s", e.name)
 	}
 	e.run()
+	for _, c := range m.clients {
+		c.sess.Rest()
+	}
 	m.backs = slices.DeleteFunc(m.backs, func(b *MemoryBackend) bool { return b.closed })
 	m.clients = slices.DeleteFunc(m.clients, func(c *MemoryClient) bool { return c.ended && c.told })
 	return true

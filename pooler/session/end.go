@@ -68,7 +68,7 @@ func (s *Session) close(reason CloseReason) {
 	if s.wait == waitBackend {
 		s.drv.Withdraw()
 	}
-	if s.hs.conversation != nil {
+	if s.hs != nil && s.hs.conversation != nil {
 		s.hs.conversation.Cancel() // nobody waits for what it does any more
 	}
 	s.observeEnd()
@@ -84,13 +84,17 @@ func (s *Session) close(reason CloseReason) {
 }
 
 // Gone tells that the client's connection broke or was closed.
-func (s *Session) Gone() { s.close(CloseGone) }
+func (s *Session) Gone() {
+	s.stir()
+	s.close(CloseGone)
+}
 
 // Kill ends the session with an error to the client, if it is in the state to be told.
 func (s *Session) Kill(e *pgwire.Error, reason CloseReason) {
 	if s.phase == phaseClosed {
 		return
 	}
+	s.stir()
 	if s.conn != nil && s.conn.MidMessage() {
 		s.close(reason)
 		return
@@ -104,6 +108,7 @@ var ErrShutdown = pgwire.Fatalf(pgwire.CodeAdminShutdown, "terminating connectio
 // Abandon ends the session after a bug of ours was met in the middle of a step: nothing of its state is trusted any more. It returns the
 // backend that it held, which must be closed.
 func (s *Session) Abandon() *backend.Conn {
+	s.stir()
 	c := s.conn
 	if c != nil {
 		c.Own(nil)
@@ -118,7 +123,7 @@ func (s *Session) Abandon() *backend.Conn {
 				}
 			},
 			func() {
-				if s.hs.conversation != nil {
+				if s.hs != nil && s.hs.conversation != nil {
 					s.hs.conversation.Cancel()
 				}
 			},
@@ -146,6 +151,7 @@ func (s *Session) attempt(f func()) {
 
 // Cancel handles a cancel request for the session: what it runs, or waits to run, is cancelled.
 func (s *Session) Cancel() {
+	s.stir()
 	s.cancel(pgwire.Errorf(pgwire.CodeQueryCanceled, "canceling statement due to user request"))
 }
 
@@ -153,7 +159,7 @@ func (s *Session) Cancel() {
 func (s *Session) cancel(e *pgwire.Error) {
 	switch {
 	case s.phase != phaseReady:
-	case s.hs.conversation != nil:
+	case s.hs != nil && s.hs.conversation != nil:
 		s.hs.conversation.Cancel()
 	case s.wait == waitBackend:
 		s.drv.Withdraw()
@@ -177,8 +183,11 @@ func (s *Session) Deadline() int64 {
 	if s.phase == phaseClosed {
 		return 0
 	}
+	if s.work == nil {
+		return s.idle
+	}
 	at := s.clock.login
-	if d := s.clock.idle; d != 0 && (at == 0 || d < at) {
+	if d := s.idle; d != 0 && (at == 0 || d < at) {
 		at = d
 	}
 	if d := s.clock.query; d != 0 && (at == 0 || d < at) {
@@ -189,6 +198,7 @@ func (s *Session) Deadline() int64 {
 
 // Tick tells the time.
 func (s *Session) Tick() {
+	s.stir()
 	now := s.drv.Now()
 	due := func(d int64) bool { return d != 0 && now >= d }
 	switch {
@@ -207,9 +217,9 @@ func (s *Session) Tick() {
 			s.clock.query, s.clock.cancelled = now+s.acct.CancelTimeout, true
 		}
 		s.cancel(pgwire.Errorf(pgwire.CodeQueryCanceled, "canceling statement due to statement timeout"))
-	case due(s.clock.idle) && s.tx != pgwire.TxIdle:
+	case due(s.idle) && s.tx != pgwire.TxIdle:
 		s.Kill(pgwire.Fatalf(pgwire.CodeIdleInTransactionTimeout, "terminating connection due to idle-in-transaction timeout"), CloseIdleTx)
-	case due(s.clock.idle):
+	case due(s.idle):
 		s.Kill(pgwire.Fatalf(pgwire.CodeIdleSessionTimeout, "terminating connection due to idle-session timeout"), CloseIdle)
 	}
 }
@@ -222,7 +232,7 @@ const reasonSilent = "silent"
 
 // Lost tells that the session's backend broke: err says how. The backend is closed already.
 func (s *Session) Lost(err error) {
-	c := s.conn
+	c := s.Backend()
 	if c == nil || s.phase == phaseClosed {
 		return
 	}

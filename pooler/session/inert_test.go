@@ -78,7 +78,7 @@ func TestInertStatementsAreWhatNothingFollows(t *testing.T) {
 		}
 		long := *st // the long way round
 		long.Inert = false
-		s := &Session{acct: &Account{Statements: true}, tx: pgwire.TxActive}
+		s := &Session{acct: &Account{Statements: true}, tx: pgwire.TxActive, work: &work{}}
 		s.track = state.Track{}
 		s.track.Begin()
 		if taintOf(&long) != 0 || s.movesPath(&long) || s.movesEncoding(&long) || makes(&long) || s.localAt(&long, view{tx: pgwire.TxActive}) || setup(&long) || endsFailure(&long) ||

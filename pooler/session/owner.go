@@ -269,7 +269,7 @@ func (s *Session) Parameter(name, value string) {
 	if s.phase != phaseReady {
 		return
 	}
-	if s.told[name] != value {
+	if s.told.value(name) != value {
 		s.untold = 2 // what is changed back in front of the next unit, another server may not report
 		s.tell(name, value)
 	}

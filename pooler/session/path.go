@@ -2,6 +2,7 @@ package session
 
 import (
 	"encoding/binary"
+	"hash/maphash"
 	"slices"
 	"strings"
 	"unicode/utf8"
@@ -12,7 +13,7 @@ import (
 	"github.com/pgkennel/pgkennel/sharding/router"
 )
 
-// searchPath is the effective search_path, taken apart once per change of what it was made of.
+// searchPath is the effective search_path, taken apart once per change of what it was made of. It is immutable: sessions share it.
 type searchPath struct {
 	expected, local *state.Set
 	router          *router.Router
@@ -26,15 +27,15 @@ type searchPath struct {
 // searchPath returns the schemas that unqualified names are looked up in.
 func (s *Session) searchPath() *searchPath {
 	r := s.rtr
-	p := &s.path
+	p := s.path
 	if s.unit.pathMoves || s.acct.Session && s.unjudged() {
 		return &unknownPath
 	}
 	unicode := s.utf8()
-	if p.router == r && p.expected == s.track.Expected && p.local == s.track.Local && p.unicode == unicode {
+	if p != nil && p.router == r && p.expected == s.track.Expected && p.local == s.track.Local && p.unicode == unicode {
 		return p
 	}
-	*p = searchPath{expected: s.track.Expected, local: s.track.Local, router: r, unicode: unicode, known: true}
+	p = &searchPath{expected: s.track.Expected, local: s.track.Local, router: r, unicode: unicode, known: true}
 	v, ok := s.setting("search_path")
 	switch {
 	case !ok:
@@ -53,14 +54,37 @@ func (s *Session) searchPath() *searchPath {
 			p.known = false
 		}
 	}
-	if !(unicode && s.told["server_encoding"] == "UTF8") && slices.ContainsFunc(p.list, beyondASCII) {
+	if !(unicode && s.told.value("server_encoding") == "UTF8") && slices.ContainsFunc(p.list, beyondASCII) {
 		p.known = false // other bytes there, and another length and other lower-case letters, than here
 	}
 	if !p.known {
 		p.list = nil
 	}
 	p.key = pathKey(p.list)
+	if p.local == nil {
+		p = paths.Unify(p, p.hash(), (*searchPath).equal)
+	}
+	s.path = p
 	return p
+}
+
+// paths are those of sessions.
+var paths state.Interned[searchPath]
+
+// hash is the same for equal paths.
+func (p *searchPath) hash() uint64 {
+	type content struct {
+		expected *state.Set
+		router   *router.Router
+		key      string
+		unicode  bool
+	}
+	return maphash.Comparable(seed, content{p.expected, p.router, p.key, p.unicode})
+}
+
+// equal reports whether both were made of the same, and are the same.
+func (p *searchPath) equal(o *searchPath) bool {
+	return p.expected == o.expected && p.local == o.local && p.router == o.router && p.unicode == o.unicode && p.known == o.known && p.key == o.key
 }
 
 func beyondASCII(name string) bool {

@@ -13,7 +13,6 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
-	"github.com/pgkennel/pgkennel/sharding/router"
 	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
@@ -110,7 +109,7 @@ const (
 	waitCancel           // what the cancel request cancels
 )
 
-// Session is one client connection.
+// Session is one client connection. What only those at work need is apart: see work.
 type Session struct {
 	sh  *Shared
 	drv Driver
@@ -118,103 +117,46 @@ type Session struct {
 	// ID names the session in log and console; Client is the peer's address.
 	ID     uint64
 	Client string
-	TLS    bool
-
-	phase  phase
-	wait   waiting
-	reason CloseReason
 
 	acct *Account
-	hs   handshake
+	// serverLogin is what the client proved to know, to log in to servers with.
+	serverLogin *auth.ClientCredential
+	// work is nil while the session rests.
+	*work
+	rest *rest // what is not usual of a session that rests; nil = nothing
 
-	in      []byte // input that could not be handled yet
-	scanned int    // bytes at its front that were looked at already
-	// scannedItems is the number of messages in them.
-	scannedItems int
-	split        int // bytes of the batch at hand that were handled as one of their own
-	// consuming: its front is being handled, further up the stack.
-	consuming bool
-	// yielded: much was answered in one go; what is left of the input waits for Continue.
-	yielded bool
-	out     []byte // scratch for what goes to the backend
-
-	// The backend that the session holds, and the shard it belongs to.
-	conn      *backend.Conn
-	connShard topology.ShardID
-	// begun: the client's transaction has begun on conn. executed: something ran on conn since the checkout.
-	begun bool
-	// fixed: the transaction can't move to another shard.
-	fixed bool
-	// open: messages were sent to conn that no Sync followed yet; describing: they only parse and describe.
-	open, describing bool
-	// quiet: what was sent since the last Sync only parses and describes, in the client's transaction.
-	quiet bool
-	// skip: an error was answered; what the client sends is dropped up to its Sync.
-	skip bool
-
-	// tx is the transaction status as the client sees it.
-	tx pgwire.TxStatus
-	// isolation above read committed was asked for.
-	strictIsolation bool
-	// prologue are the statements that begin the transaction: queued while there is no backend, kept while it may move.
-	prologue []string
-	queued   int // their weight: see maxQueued
-	// prologueSets: a SET that outlives the transaction is among the queued.
-	prologueSets bool
-	// encodingQueued: what is queued changes client_encoding.
-	encodingQueued bool
-	// prologueLocal are those SET LOCALs among the queued under which statements are prepared; the zero Var stands for what can't be told.
-	prologueLocal []state.Var
-	// ddl: the transaction may change tables.
-	ddl bool
-	// schemaWait waits until the router knows of what the session did to tables; nil = it does, or there is nothing to know.
-	schemaWait func()
-	// readsSequences: the client asks for lastval or currval, which are state of the server's session: nothing of others may be left there.
-	// cleanSequences: nothing is, on the backend at hand.
-	readsSequences, cleanSequences bool
-	// lost: the backend went away in the transaction; told with the next statement.
-	lost *pgwire.Error
-	// gone: with it went what the transaction did, so that it can do nothing but end.
-	gone bool
-
-	track state.Track
-	base  *state.Set // what the client chose at its start
-	hint  router.Hint
-	path  searchPath
+	base *state.Set // what the client chose at its start
+	// The settings of a session that rests; else they are in its track.
+	expected, have *state.Set
+	path           *searchPath
 	// unnamed is the unnamed prepared statement, names are the others; each name, and unnamed, holds a reference.
 	unnamed *state.Prepared
 	names   map[string]*state.Prepared
-	bytes   int // of both
-	// portals: what each is bound to, for its effects when it is executed; portal is the unnamed one.
-	portal  *state.Prepared
-	portals map[string]*state.Prepared
-	// sqlPrep are the statements of SQL's own PREPARE in the transaction.
-	sqlPrep map[string]sqlPrepared
-	scoped  struct{ portals, sqlPrep int } // their bytes
-
-	rtr  *router.Router // of the unit, or the part of a pipeline, at hand
-	unit unit
-	copy copyIn
-	// dropping bytes of input are the rest of a message of a COPY that is over; dropTo has its head.
-	dropping int
-	dropTo   *backend.Conn
-	job      job
-	// capture of what is to be remembered of the answer under way.
-	capture capture
-	renv    router.Env
-	rin     router.Input
-	bind    bindParams
-	told    map[string]string // parameters as the client knows them: see know
-	foreign bool              // client_encoding is not UTF8
-	untold  int               // the units at whose end they may differ from what the server has
+	bytes   int   // of both
+	told    *told // parameters as the client knows them: see know
+	// schemaWait waits until the router knows of what the session did to tables; nil = it does, or there is nothing to know.
+	schemaWait func()
 
 	stats Stats
-	clock clock
+	idle  int64 // deadline between units, in the driver's nanoseconds; 0 = none
 	// What the observer heard of stats.BytesIn and BytesOut.
 	reportedIn, reportedOut uint64
-	count                   UnitCounts // since the last report
-	// ran: something of the client's transaction was sent to a backend.
-	ran bool
+
+	untold int32 // the units at whose end told may differ from what the server has
+	TLS    bool
+	phase  phase
+	wait   waiting
+	reason CloseReason
+	minor  uint8 // of the protocol's version
+	// tx is the transaction status as the client sees it.
+	tx pgwire.TxStatus
+	// yielded: much was answered in one go; what is left of the input waits for Continue.
+	yielded bool
+	// skip: an error was answered; what the client sends is dropped up to its Sync.
+	skip bool
+	// readsSequences: the client asks for lastval or currval, which are state of the server's session: nothing of others may be left there.
+	readsSequences bool
+	foreign        bool // client_encoding is not UTF8
 	// long: it was logged that the client sends longer statements than the operator expects.
 	long bool
 }
@@ -229,10 +171,9 @@ type Stats struct {
 	QueryNanos, XactNanos  int64
 }
 
-// clock holds the session's deadlines, in the driver's nanoseconds; 0 = none.
+// clock holds the deadlines of a session at work, in the driver's nanoseconds; 0 = none.
 type clock struct {
 	login     int64
-	idle      int64
 	query     int64
 	wait      int64 // when the checkout began
 	unitStart int64
@@ -243,7 +184,8 @@ type clock struct {
 
 // New returns the session of a client that has just connected.
 func New(sh *Shared, drv Driver, id uint64, client string) *Session {
-	s := &Session{sh: sh, drv: drv, ID: id, Client: client, phase: phaseStartup, tx: pgwire.TxIdle}
+	s := &Session{sh: sh, drv: drv, ID: id, Client: client, phase: phaseStartup, tx: pgwire.TxIdle, work: borrow()}
+	s.hs = &handshake{}
 	s.stats.Connected = drv.Now()
 	if sh.LoginTimeout > 0 {
 		s.clock.login = drv.Now() + sh.LoginTimeout
@@ -253,6 +195,7 @@ func New(sh *Shared, drv Driver, id uint64, client string) *Session {
 
 // Input takes bytes from the client.
 func (s *Session) Input(b []byte) {
+	s.stir()
 	s.stats.BytesIn += uint64(len(b))
 	if len(s.in) > 0 {
 		s.in = append(s.in, b...)
@@ -297,7 +240,7 @@ func (s *Session) Resume() {
 	switch {
 	case s.phase == phaseLogin:
 		s.stepped()
-	case s.hs.console.ready:
+	case s.hs != nil && s.hs.console.ready:
 		s.consoleAnswered()
 	}
 	s.drain()
@@ -391,17 +334,27 @@ func (s *Session) Closed() bool { return s.phase == phaseClosed }
 
 // Idle reports whether the session is between transactions with nothing under way: it may be closed without loss.
 func (s *Session) Idle() bool {
-	return s.phase != phaseReady || !s.blocked() && s.tx == pgwire.TxIdle && !s.open && s.copy.mode == copyNone && (s.conn == nil || s.acct.Session)
+	return s.phase != phaseReady || s.work == nil || !s.blocked() && s.tx == pgwire.TxIdle && !s.open && s.copy.mode == copyNone && (s.conn == nil || s.acct.Session)
 }
 
 // Account is who the session belongs to; nil before its login.
 func (s *Session) Account() *Account { return s.acct }
 
 // Backend is the server connection that the session holds; nil if none.
-func (s *Session) Backend() *backend.Conn { return s.conn }
+func (s *Session) Backend() *backend.Conn {
+	if s.work == nil {
+		return nil
+	}
+	return s.conn
+}
 
 // Shard is the shard of Backend.
-func (s *Session) Shard() topology.ShardID { return s.connShard }
+func (s *Session) Shard() topology.ShardID {
+	if s.work == nil {
+		return 0
+	}
+	return s.connShard
+}
 
 // Snapshot returns the session's counters.
 func (s *Session) Snapshot() Stats { return s.stats }
@@ -413,7 +366,7 @@ func (s *Session) State() string {
 		return "login"
 	case s.wait == waitBackend:
 		return "waiting"
-	case s.conn != nil || s.wait != waitNothing || s.tx != pgwire.TxIdle:
+	case s.Backend() != nil || s.wait != waitNothing || s.tx != pgwire.TxIdle:
 		return "active"
 	}
 	return "idle"
@@ -424,6 +377,9 @@ func (s *Session) Names() (user, database string) {
 	if s.acct != nil {
 		return s.acct.User, s.acct.Database
 	}
+	if s.work == nil || s.hs == nil {
+		return "", ""
+	}
 	return s.hs.user, s.hs.database
 }
 
@@ -431,7 +387,7 @@ func (s *Session) Names() (user, database string) {
 func (s *Session) Tx() pgwire.TxStatus { return s.tx }
 
 // Minor is the minor version of the protocol that is spoken, 3 being the major one.
-func (s *Session) Minor() uint16 { return s.hs.minor }
+func (s *Session) Minor() uint16 { return uint16(s.minor) }
 
 // WaitingSince is when the checkout under way began, in the driver's nanoseconds; 0 = there is none.
 func (s *Session) WaitingSince() int64 {
@@ -442,7 +398,7 @@ func (s *Session) WaitingSince() int64 {
 }
 
 // ToldParameter is a parameter as the client knows it, such as application_name.
-func (s *Session) ToldParameter(name string) string { return s.told[name] }
+func (s *Session) ToldParameter(name string) string { return s.told.value(name) }
 
 // PreparedCount is the number of the session's prepared statements.
 func (s *Session) PreparedCount() int {

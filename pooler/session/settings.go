@@ -136,7 +136,7 @@ func (s *Session) lexing(m *parser.Message, ends bool) *pgwire.Error {
 		return nil
 	}
 	for _, name := range lexingSettings {
-		if value, ok := s.told[name]; ok {
+		if value, ok := s.told.get(name); ok {
 			if e := checkLexing(name, value); e != nil {
 				return e
 			}

@@ -11,9 +11,8 @@ import (
 
 // handshake is what is needed until a session is ready.
 type handshake struct {
-	asked    bool // an SSLRequest was answered
-	gss      bool // a GSSENCRequest was answered
-	minor    uint16
+	asked    bool          // an SSLRequest was answered
+	gss      bool          // a GSSENCRequest was answered
 	refusal  *pgwire.Error // for whoever wants to log in
 	user     string
 	database string
@@ -23,8 +22,6 @@ type handshake struct {
 	// outcome of a step of the exchange, made off the loop.
 	out    []byte
 	result auth.Result
-	// login is what the client proved to know, to log in to servers with.
-	login *auth.ClientCredential
 
 	// A console session's.
 	console      consoleJob
@@ -109,14 +106,13 @@ func (s *Session) startupMessage(p *pgwire.Startup) {
 		s.fatal(pgwire.UnsupportedProtocol(p.Major, p.Minor, 2), CloseProtocol)
 		return
 	}
-	s.hs.minor = p.Minor
+	s.minor = uint8(min(p.Minor, 2)) //nolint:gosec // it is small
 	if unknown := p.ProtocolOptions(); p.Minor > 2 || len(unknown) > 0 {
 		version := pgwire.Version32
 		if p.Minor < 2 {
 			version = pgwire.Version30
 		}
 		s.toClient(pgwire.AppendNegotiateProtocolVersion(nil, version, unknown))
-		s.hs.minor = min(p.Minor, 2)
 	}
 	s.hs.user, s.hs.database = p.User(), p.Database()
 	if s.hs.user == "" {
@@ -233,7 +229,7 @@ func (s *Session) authenticated(out []byte, r auth.Result) {
 		s.fatal(r.Err, CloseAuth)
 		return
 	}
-	s.acct, s.hs.login = a, r.ServerLogin
+	s.acct, s.serverLogin = a, r.ServerLogin
 	if a.Cluster != nil {
 		s.rtr = a.Cluster.Router()
 	}
@@ -245,7 +241,7 @@ func (s *Session) authenticated(out []byte, r auth.Result) {
 	}
 	s.toClient(pgwire.AppendAuthenticationOk(nil))
 	if a.Console != nil {
-		s.told = map[string]string{"server_version": ConsoleVersion, "client_encoding": "UTF8", "standard_conforming_strings": "on", "DateStyle": "ISO, MDY", "integer_datetimes": "on", "server_encoding": "UTF8"}
+		s.told = &told{server: consoleParameters}
 		if name, ok := s.base.Get("application_name"); ok {
 			s.know("application_name", name.Value)
 		}
@@ -301,10 +297,8 @@ func (s *Session) ParametersKnown() {
 
 // login finds out what the server reports for the client's own parameters, which tells the client what PostgreSQL would, and that they are valid.
 func (s *Session) login() {
-	s.told = make(map[string]string, 16)
-	for _, p := range s.acct.Cluster.Parameters() {
-		s.know(p.Name, p.Value)
-	}
+	s.told = &told{server: s.acct.Cluster.Parameters()}
+	s.foreign = foreignEncoding(s.told.value(clientEncoding))
 	if name, ok := s.base.Get("application_name"); ok {
 		s.know("application_name", name.Value)
 	}
@@ -352,7 +346,7 @@ func (s *Session) probed(tx pgwire.TxStatus) {
 	}
 	var values []pgwire.Param
 	s.conn.Params().All(func(name, value string) {
-		if name != "session_authorization" && name != "application_name" && s.told[name] != value {
+		if name != "session_authorization" && name != "application_name" && s.told.value(name) != value {
 			values = append(values, pgwire.Param{Name: name, Value: value})
 		}
 	})
@@ -380,21 +374,26 @@ var reported = []string{
 func (s *Session) ready() {
 	s.phase = phaseReady
 	s.clock.login = 0
+	s.told = s.told.shared()
 	var out []byte
 	for _, name := range reported {
-		if v, ok := s.told[name]; ok {
+		if v, ok := s.told.get(name); ok {
 			out = pgwire.AppendParameterStatus(out, name, v)
 		}
 	}
 	n := 4
-	if s.hs.minor >= 2 {
+	if s.minor >= 2 {
 		n = 32
 	}
 	pid, secret := s.drv.Register(n)
 	out = pgwire.AppendBackendKeyData(out, pid, secret)
 	out = pgwire.AppendReadyForQuery(out, pgwire.TxIdle)
 	s.toClient(out)
-	s.hs.params, s.hs.account = nil, nil
+	if s.acct.Console == nil {
+		s.hs = nil
+	} else {
+		s.hs.params, s.hs.account = nil, nil
+	}
 	s.sh.Observer.Connected(s.acct)
 	if s.sh.LogConnections {
 		s.sh.Log.Info("client connected", "client", s.Client, "user", s.acct.User, "database", s.acct.Database, "tls", s.TLS)
@@ -403,4 +402,4 @@ func (s *Session) ready() {
 }
 
 // ServerLogin is what the client proved to know, to log in to servers with; nil if it gave nothing of use.
-func (s *Session) ServerLogin() *auth.ClientCredential { return s.hs.login }
+func (s *Session) ServerLogin() *auth.ClientCredential { return s.serverLogin }

@@ -163,7 +163,7 @@ func (s *Session) start() {
 	}
 	now := s.drv.Now()
 	s.clock.unitStart = now
-	s.clock.idle = 0
+	s.idle = 0
 	s.stats.LastRequest = now
 	if s.clock.txStart == 0 {
 		s.clock.txStart = now
@@ -215,9 +215,9 @@ func (s *Session) armIdle(now int64) {
 	if s.tx != pgwire.TxIdle {
 		limit = s.acct.IdleTransactionTimeout
 	}
-	s.clock.idle = 0
+	s.idle = 0
 	if limit > 0 {
-		s.clock.idle = now + limit
+		s.idle = now + limit
 	}
 }
 

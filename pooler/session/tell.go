@@ -80,17 +80,21 @@ func (s *Session) startValue(name string) (string, bool) {
 
 // tell sends a parameter whose value is news to the client.
 func (s *Session) tell(name, value string) {
-	if s.told[name] == value {
+	if s.told.value(name) == value {
 		return
 	}
 	s.know(name, value)
+	s.told = s.told.shared()
 	s.toClient(pgwire.AppendParameterStatus(nil, name, value))
 }
 
 // know notes what the client knows of a parameter.
 func (s *Session) know(name, value string) {
-	s.told[name] = value
-	if name == "client_encoding" {
-		s.foreign = value != "" && value != "UTF8"
+	s.told = s.told.with(name, value)
+	if name == clientEncoding {
+		s.foreign = foreignEncoding(value)
 	}
 }
+
+// foreignEncoding reports that a client_encoding is another than UTF-8.
+func foreignEncoding(name string) bool { return name != "" && name != "UTF8" }

@@ -25,8 +25,8 @@ func TestSetsAreInterned(t *testing.T) {
 	}
 	pgtest.Eventually(t, "sets that nobody has are forgotten", func() bool {
 		runtime.GC()
-		interned.Lock()
-		defer interned.Unlock()
+		interned.mu.Lock()
+		defer interned.mu.Unlock()
 		return len(interned.byHash) < 500
 	})
 	runtime.KeepAlive(one)

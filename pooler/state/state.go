@@ -5,11 +5,8 @@ package state
 
 import (
 	"hash/maphash"
-	"runtime"
 	"slices"
 	"strings"
-	"sync"
-	"weak"
 )
 
 // Var is one session-level setting.
@@ -54,37 +51,12 @@ func newSet(vars []Var) *Set {
 	return unify(s)
 }
 
-// interned are the sets in use, by hash: thousands of clients have a few between them, which are found to be equal by a look at a pointer.
-var interned struct {
-	sync.Mutex
-	byHash map[uint64]weak.Pointer[Set]
-}
+// interned are the sets in use.
+var interned Interned[Set]
 
 // unify returns the set in use that equals s, which is s if there was none.
 func unify(s *Set) *Set {
-	interned.Lock()
-	defer interned.Unlock()
-	if old := interned.byHash[s.hash].Value(); old != nil {
-		if slices.Equal(old.vars, s.vars) {
-			return old
-		}
-		return s // equal in hash only
-	}
-	if interned.byHash == nil {
-		interned.byHash = make(map[uint64]weak.Pointer[Set])
-	}
-	interned.byHash[s.hash] = weak.Make(s)
-	runtime.AddCleanup(s, forget, s.hash)
-	return s
-}
-
-// forget drops a set that nobody uses any more.
-func forget(hash uint64) {
-	interned.Lock()
-	defer interned.Unlock()
-	if interned.byHash[hash].Value() == nil {
-		delete(interned.byHash, hash)
-	}
+	return interned.Unify(s, s.hash, func(a, b *Set) bool { return slices.Equal(a.vars, b.vars) })
 }
 
 func (v Var) hash(h *maphash.Hash) {

@@ -90,3 +90,9 @@ func (t *Track) Synced() {
 		t.stack[i].have = t.stack[i].expected
 	}
 }
+
+// Reset forgets everything but the memory of its list.
+func (t *Track) Reset() {
+	clear(t.stack[:cap(t.stack)])
+	*t = Track{stack: t.stack[:0]}
+}

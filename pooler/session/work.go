@@ -1,0 +1,155 @@
+package session
+
+import (
+	"sync"
+
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/state"
+	"github.com/pgkennel/pgkennel/sharding/router"
+	"github.com/pgkennel/pgkennel/sharding/topology"
+)
+
+// work is what a session needs while something is under way: most clients are silent most of the time, and then it is lent to others, as warm as
+// the last one left it. It is lent as good as new, but for the capacity of its lists. What belongs to the client is in Session.
+type work struct {
+	hs *handshake // nil after it, but for a console session
+
+	in      []byte // input that could not be handled yet
+	scanned int    // bytes at its front that were looked at already
+	// scannedItems is the number of messages in them.
+	scannedItems int
+	split        int    // bytes of the batch at hand that were handled as one of their own
+	out          []byte // scratch for what goes to the backend
+
+	// The backend that the session holds, and the shard it belongs to.
+	conn      *backend.Conn
+	connShard topology.ShardID
+
+	facts
+	// quiet: what was sent since the last Sync only parses and describes, in the client's transaction.
+	quiet bool
+	// cleanSequences: nothing of lastval or currval is on the backend at hand.
+	cleanSequences bool
+
+	// prologue are the statements that begin the transaction: queued while there is no backend, kept while it may move.
+	prologue []string
+	queued   int // their weight: see maxQueued
+	// prologueLocal are those SET LOCALs among the queued under which statements are prepared; the zero Var stands for what can't be told.
+	prologueLocal []state.Var
+	// lost: the backend went away in the transaction; told with the next statement.
+	lost *pgwire.Error
+
+	track state.Track
+	hint  router.Hint
+	// portals: what each is bound to, for its effects when it is executed; portal is the unnamed one.
+	portal  *state.Prepared
+	portals map[string]*state.Prepared
+	// sqlPrep are the statements of SQL's own PREPARE in the transaction.
+	sqlPrep map[string]sqlPrepared
+	scoped  struct{ portals, sqlPrep int } // their bytes
+
+	rtr  *router.Router // of the unit, or the part of a pipeline, at hand
+	unit unit
+	copy copyIn
+	// dropping bytes of input are the rest of a message of a COPY that is over; dropTo has its head.
+	dropping int
+	dropTo   *backend.Conn
+	job      job
+	// capture of what is to be remembered of the answer under way.
+	capture capture
+	renv    router.Env
+	rin     router.Input
+	bind    bindParams
+
+	clock clock
+	count UnitCounts // since the last report
+}
+
+// facts are none of them true of a session that rests.
+type facts struct {
+	// consuming: the front of the input is being handled, further up the stack.
+	consuming bool
+	// begun: the client's transaction has begun on conn. executed: something ran on conn since the checkout.
+	begun bool
+	// fixed: the transaction can't move to another shard.
+	fixed bool
+	// open: messages were sent to conn that no Sync followed yet; describing: they only parse and describe.
+	open, describing bool
+	// isolation above read committed was asked for.
+	strictIsolation bool
+	// prologueSets: a SET that outlives the transaction is among the queued.
+	prologueSets bool
+	// encodingQueued: what is queued changes client_encoding.
+	encodingQueued bool
+	// ddl: the transaction may change tables.
+	ddl bool
+	// gone: with the backend that was lost went what the transaction did, so that it can do nothing but end.
+	gone bool
+	// ran: something of the client's transaction was sent to a backend.
+	ran bool
+}
+
+// rest is what few sessions that rest have.
+type rest struct {
+	hint router.Hint
+}
+
+// desks are lent.
+var desks = sync.Pool{New: func() any { return new(work) }}
+
+func borrow() *work { return desks.Get().(*work) } //nolint:forcetypeassert // it holds nothing else
+
+// stir ends the rest of a session that something happens to.
+func (s *Session) stir() {
+	if s.work != nil {
+		return
+	}
+	s.work = borrow()
+	s.track.Expected, s.track.Have = s.expected, s.have
+	s.rtr = s.acct.Cluster.Router()
+	if s.rest != nil {
+		s.hint, s.rest = s.rest.hint, nil
+	}
+}
+
+// Rest gives back what a session with nothing under way does not need. A driver calls it behind its steps.
+func (s *Session) Rest() {
+	w := s.work
+	if w == nil || w.conn != nil || s.wait != waitNothing || s.phase != phaseReady || s.tx != pgwire.TxIdle || s.skip || s.yielded ||
+		w.clock != (clock{wait: w.clock.wait}) || len(w.in) > 0 || w.facts != (facts{}) || w.hs != nil || !w.idle() {
+		return
+	}
+	s.expected, s.have = w.track.Expected, w.track.Have
+	if w.hint != (router.Hint{}) {
+		s.rest = &rest{hint: w.hint}
+	}
+	s.work = nil
+	w.giveBack()
+}
+
+// idle reports whether there is nothing in w that could be missed.
+func (w *work) idle() bool {
+	return w.copy.mode == copyNone && w.dropping == 0 && w.lost == nil && w.portal == nil && len(w.portals) == 0 && len(w.sqlPrep) == 0 &&
+		len(w.prologue) == 0 && len(w.prologueLocal) == 0 && len(w.unit.items) == 0 && w.unit.held.how == 0 && !w.capture.on && w.job.message == nil &&
+		w.track.Local == nil && !w.track.InTransaction() && w.count == (UnitCounts{})
+}
+
+// giveBack ends the loan. Nothing of the session is left in w.
+func (w *work) giveBack() {
+	w.unit.reset()
+	w.track.Reset()
+	clear(w.prologue[:cap(w.prologue)])
+	clear(w.prologueLocal[:cap(w.prologueLocal)])
+	if cap(w.out) > keptScratch {
+		w.out = nil
+	}
+	*w = work{
+		out: w.out[:0], prologue: w.prologue[:0], prologueLocal: w.prologueLocal[:0], track: w.track,
+		unit: unit{executed: w.unit.executed, items: w.unit.items, undo: w.unit.undo},
+	}
+	desks.Put(w)
+}
+
+// keptScratch is what a buffer for outgoing bytes may have for it to be lent on, in bytes.
+const keptScratch = 16 << 10
