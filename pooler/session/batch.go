@@ -454,6 +454,9 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 		}
 		switch it.typ {
 		case pgwire.MsgParse, pgwire.MsgDescribe:
+			if s.boundBeside(i) {
+				continue // it is planned with its parameters
+			}
 			if _, refusal := s.rtr.Route(m, s.env()).Describe(s.input(nil)); refusal != nil && !ofExecution(refusal) {
 				return plan, true, i, refusal
 			}
@@ -473,12 +476,29 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 				return plan, true, i, e
 			}
 			if refusal := s.joinBind(&plan, i); refusal != nil {
+				if i > 0 && s.unit.items[i-1].typ == pgwire.MsgParse && s.boundBeside(i-1) {
+					if _, first := s.rtr.Route(m, s.env()).Describe(s.input(nil)); first != nil && !ofExecution(first) {
+						return plan, true, i - 1, first // whatever its parameters
+					}
+				}
 				return plan, true, i, refusal
 			}
 		}
 	}
 	s.unit.planned = v.tx
 	return plan, needs, len(s.unit.items), nil
+}
+
+// boundBeside reports whether the Parse or Describe at index i stands in front of the Bind of its statement, or behind that of its portal.
+func (s *Session) boundBeside(i int) bool {
+	items := s.unit.items
+	if it := &items[i]; it.typ == pgwire.MsgParse {
+		return i+1 < len(items) && items[i+1].typ == pgwire.MsgBind && items[i+1].prep == it.prep
+	} else if i == 0 || it.target != pgwire.TargetPortal {
+		return false
+	} else {
+		return items[i-1].typ == pgwire.MsgBind && items[i-1].portal == it.portal
+	}
 }
 
 // moves notes that st, in front of what is planned next, may change search_path or client_encoding.
