@@ -12,18 +12,21 @@ import (
 // keys are the cancel keys of the clients: random, so that they tell nothing and can't be guessed. Those of protocol 3.0 have 32 bits of
 // secret beside 31 bits of pid.
 type keys struct {
-	mu      sync.Mutex
-	clients map[uint32]keyed
+	mu    sync.Mutex
+	short map[uint32]key[[4]byte]
+	long  map[uint32]key[[32]byte] // of protocol 3.2
 }
 
-type keyed struct {
-	secret []byte
+type key[S [4]byte | [32]byte] struct {
 	client *loop.Client
+	secret S
 }
 
-func newKeys() *keys { return &keys{clients: make(map[uint32]keyed)} }
+func newKeys() *keys {
+	return &keys{short: make(map[uint32]key[[4]byte]), long: make(map[uint32]key[[32]byte])}
+}
 
-// register gives c a pid that nobody has, and a secret of n bytes.
+// register gives c a pid that nobody has, and a secret of n bytes: 4 or 32.
 func (k *keys) register(c *loop.Client, n int) (pid uint32, secret []byte) {
 	secret = make([]byte, n)
 	rand.Read(secret)
@@ -33,18 +36,32 @@ func (k *keys) register(c *loop.Client, n int) (pid uint32, secret []byte) {
 		var b [4]byte
 		rand.Read(b[:])
 		pid = binary.BigEndian.Uint32(b[:]) & (1<<31 - 1) // drivers keep it in a signed integer
-		if _, taken := k.clients[pid]; pid != 0 && !taken {
-			k.clients[pid] = keyed{secret, c}
-			return pid, secret
+		if pid != 0 && k.owner(pid) == nil {
+			break
 		}
 	}
+	if n == 4 {
+		k.short[pid] = key[[4]byte]{c, [4]byte(secret)}
+	} else {
+		k.long[pid] = key[[32]byte]{c, [32]byte(secret)}
+	}
+	return pid, secret
+}
+
+// owner is the client that has a pid, nil if there is none. k.mu is held.
+func (k *keys) owner(pid uint32) *loop.Client {
+	if e, ok := k.short[pid]; ok {
+		return e.client
+	}
+	return k.long[pid].client
 }
 
 func (k *keys) unregister(c *loop.Client, pid uint32) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.clients[pid].client == c {
-		delete(k.clients, pid)
+	if k.owner(pid) == c {
+		delete(k.short, pid)
+		delete(k.long, pid)
 	}
 }
 
@@ -53,9 +70,11 @@ func (k *keys) unregister(c *loop.Client, pid uint32) {
 func (k *keys) find(pid uint32, secret []byte) *loop.Client {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	e, ok := k.clients[pid]
-	if !ok || subtle.ConstantTimeCompare(e.secret, secret) != 1 {
-		return nil
+	if e, ok := k.short[pid]; ok && subtle.ConstantTimeCompare(e.secret[:], secret) == 1 {
+		return e.client
 	}
-	return e.client
+	if e, ok := k.long[pid]; ok && subtle.ConstantTimeCompare(e.secret[:], secret) == 1 {
+		return e.client
+	}
+	return nil
 }

@@ -128,7 +128,6 @@ func (s *bench) client() *Client {
 	c := &Client{g: s.g, nc: ev, ev: ev}
 	c.w.init(ev)
 	c.w.watch(ev)
-	c.room.L = &c.mu
 	c.now = nanos()
 	c.sess = session.New(s.g.shared.Load(), c, s.g.next.Add(1), "bench")
 	c.received(pgwire.AppendStartupMessage(nil, 3<<16, []pgwire.Param{{Name: "user", Value: "app"}, {Name: "database", Value: "prod"}}))

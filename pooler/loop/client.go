@@ -26,7 +26,7 @@ type Client struct {
 	w  writer
 
 	mu   sync.Mutex // guards all below, and the machine of the backend that the session holds
-	room sync.Cond  // signalled when the session wants input again
+	room *sync.Cond // signalled when the session wants input again; nil once a poller watches nc
 	sess *session.Session
 	now  int64
 	// What the step at hand asked for: bytes for a backend that the session holds, the return of one, a place in a queue; and, before these, in
@@ -61,6 +61,10 @@ type action struct {
 	job    func()
 	done   *sync.WaitGroup
 }
+
+// silence is how long a client says nothing until a poller watches it, which takes less memory than a goroutine. Who logs in for one statement is
+// gone before that would be worth it.
+const silence = 20 * time.Millisecond
 
 // closeTimeout bounds how long a client that is closed may take to read what it was sent before.
 const closeTimeout = 5 * time.Second
@@ -311,10 +315,21 @@ func (c *Client) do(a *action, s *step) {
 	}
 }
 
-// arm sets the timer to the session's deadline. An earlier timer is left alone: it finds nothing due and arms again.
+// arm sets the timer to the session's deadline. An earlier timer is left alone: it finds nothing due and arms again, or is dropped.
 func (c *Client) arm() {
-	if at := c.sess.Deadline(); at != 0 && (c.armed == 0 || c.armed > at) {
+	switch at := c.sess.Deadline(); {
+	case at == 0 && c.armed == 0:
+		c.timer = nil
+	case at != 0 && (c.armed == 0 || c.armed > at):
 		c.armAt(at)
+	}
+}
+
+// disarm drops a timer that is set to a deadline of the past, which would take memory until then.
+func (c *Client) disarm() {
+	if c.timer != nil && c.sess.Deadline() == 0 {
+		c.timer.Stop()
+		c.timer, c.armed = nil, 0
 	}
 }
 
@@ -347,7 +362,7 @@ func (c *Client) serve() (polled bool) {
 			if c.move() {
 				return true
 			}
-			c.nc.SetReadDeadline(time.Now().Add(time.Second)) //nolint:errcheck // somebody is writing to it: later
+			c.nc.SetReadDeadline(time.Now().Add(silence)) //nolint:errcheck // somebody is writing to it: later
 			continue
 		}
 		c.mu.Lock()
@@ -377,10 +392,9 @@ func (c *Client) serve() (polled bool) {
 			break
 		}
 		if ready && c.g.pollers != nil && bare(c.nc) {
-			// Who logs in for one statement is gone before it would be worth it.
 			switch reads++; {
 			case reads == 1:
-				c.nc.SetReadDeadline(time.Now().Add(time.Second)) //nolint:errcheck // the next read tells
+				c.nc.SetReadDeadline(time.Now().Add(silence)) //nolint:errcheck // the next read tells
 			case reads > 2 && c.move():
 				return true
 			}
@@ -416,7 +430,8 @@ func (c *Client) move() bool {
 		return false
 	}
 	old := c.nc
-	c.nc, c.ev = s, s
+	c.nc, c.ev, c.room = s, s, nil
+	c.disarm()
 	if !c.sess.WantsInput() {
 		s.pause()
 	}
@@ -633,7 +648,9 @@ func (c *Client) Close() {
 	c.w.stage()                                         // what was said before goes out
 	c.nc.SetWriteDeadline(time.Now().Add(closeTimeout)) //nolint:errcheck // the socket is closed in any case
 	c.w.closeAfter()
-	c.room.Broadcast()
+	if c.room != nil {
+		c.room.Broadcast()
+	}
 }
 
 // Cancel cancels what the client's session runs: a cancel request with its key came. It returns when the server has handled it.

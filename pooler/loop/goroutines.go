@@ -51,7 +51,7 @@ func NewGoroutines(o Options) *Goroutines {
 		if n == 0 {
 			n = defaultPollers()
 		}
-		ps, err := newPollers(n, pollBuffer)
+		ps, err := startPollers(n, o.Ring, g.log)
 		if err != nil && n > 0 {
 			g.log.Warn("sockets are waited for by a goroutine each", "error", err)
 		} else {
@@ -59,6 +59,18 @@ func NewGoroutines(o Options) *Goroutines {
 		}
 	}
 	return g
+}
+
+// startPollers starts n threads, with rings if that is wanted and can be had.
+func startPollers(n int, ring bool, log *slog.Logger) (*pollers, error) {
+	if ring && n > 0 {
+		ps, err := newRingPollers(n, pollBuffer)
+		if err == nil {
+			return ps, nil
+		}
+		log.Info("sockets are waited for without io_uring", "error", err)
+	}
+	return newPollers(n, pollBuffer)
 }
 
 // SetTLS changes the configuration of handshakes with clients from now on.
@@ -103,7 +115,7 @@ func (g *Goroutines) spawn(f func()) {
 func (g *Goroutines) Serve(nc net.Conn, name string, refusal *pgwire.Error) {
 	c := &Client{g: g, nc: nc}
 	c.w.init(nc)
-	c.room.L = &c.mu
+	c.room = sync.NewCond(&c.mu)
 	c.now = nanos()
 	c.sess = session.New(g.shared.Load(), c, g.next.Add(1), name)
 	if refusal != nil {
