@@ -238,6 +238,7 @@ func TestShapesDiffer(t *testing.T) {
 			t.Fatalf("%s has the shape of one before", sql)
 		}
 		cache.ParseShape(sql, &key)
+		cache.ParseShape(sql, &key) // the first text of a shape is for itself
 		if other, there := seen[string(sql)]; there {
 			t.Fatalf("%d and %d are the same: %s", i, other, sql)
 		}

@@ -40,7 +40,9 @@ type cacheShard struct {
 		count                int
 		bytes                int64
 		misses, evictions    uint64
-		parseTime            time.Duration
+		// seen are hashes of shapes that were met once; oldSeen those before, which are forgotten next.
+		seen, oldSeen map[uint64]struct{}
+		parseTime     time.Duration
 	}
 	_ [64]byte // shards on cache lines of their own
 }

@@ -304,7 +304,7 @@ func parseShape(sql string, list []Literal) (m *Message, pinned []int) {
 	if slices.Contains(l.pinned, true) {
 		first = l.parse(sql) // values that were taken for free before they were pinned are not, now
 	}
-	if !l.same(first, sql, -1) {
+	if len(list) > 0 && !l.same(first, sql, -1) {
 		if len(list) > maxProbes {
 			return nil, nil
 		}

@@ -1,6 +1,9 @@
 package parser
 
-import "slices"
+import (
+	"hash/maphash"
+	"slices"
+)
 
 // shapeKey begins the keys of shapes; no text does.
 const shapeKey = 0
@@ -18,16 +21,14 @@ func (c *Cache) GetShape(sql []byte, s *Shape) *Message {
 		return c.Get(sql)
 	}
 	m := s.recent.get(c, s.Key)
-	if m == nil || m.redirect == nil {
-		return m
-	}
-	if m.redirect.pinned != nil {
+	if m != nil && m.redirect != nil && m.redirect.pinned != nil {
 		s.pin(sql, m.redirect.pinned)
-		if m = s.recent.get(c, s.Key); m == nil || m.redirect == nil {
-			return m
-		}
+		m = s.recent.get(c, s.Key)
 	}
-	return c.Get(sql)
+	if m == nil || m.redirect != nil {
+		return c.Get(sql)
+	}
+	return m
 }
 
 // recent are the entries of a cache that were found last with a Shape, by a rough hash of their keys. Most statements are among them, which
@@ -65,9 +66,10 @@ func (r *recent) get(c *Cache, key []byte) *Message {
 }
 
 // ParseShape is GetShape, and parses what is not in the cache; then it blocks for as long as that takes. Callers that ask for one shape at a time
-// share one parse.
+// share one parse. The first text of a shape is parsed for itself: many come once only, and that a text may stand for others takes more parses
+// to prove.
 func (c *Cache) ParseShape(sql []byte, s *Shape) *Message {
-	if len(sql) > c.maxText || !s.Of(sql) {
+	if len(sql) > c.maxText || !s.Of(sql) || len(s.Literals) > 0 && c.isNew(s.Key) {
 		return c.Parse(sql)
 	}
 	var first *Message // has the literals of pinned
@@ -99,6 +101,28 @@ func (c *Cache) ParseShape(sql []byte, s *Shape) *Message {
 		}
 	}
 	return c.Parse(sql)
+}
+
+// maxSeen is how many shapes of each shard of a cache are known to have been met.
+const maxSeen = 512
+
+// isNew reports whether a shape is met for the first time, as far as is known.
+func (c *Cache) isNew(key []byte) bool {
+	hash := maphash.Bytes(c.seed, key)
+	s := c.shard(hash)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.mu.seen[hash]; ok {
+		return false
+	}
+	if _, ok := s.mu.oldSeen[hash]; ok {
+		return false
+	}
+	if s.mu.seen == nil || len(s.mu.seen) == maxSeen {
+		s.mu.seen, s.mu.oldSeen = make(map[uint64]struct{}), s.mu.seen
+	}
+	s.mu.seen[hash] = struct{}{}
+	return true
 }
 
 // orAlone is m, or says that each text is for itself.

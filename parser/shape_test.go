@@ -320,7 +320,7 @@ func TestShapes(t *testing.T) {
 	} {
 		c := NewCache(1 << 20)
 		var s Shape
-		one := c.ParseShape([]byte(x.one), &s)
+		one := parseTwice(c, []byte(x.one), &s)
 		if got := c.GetShape([]byte(x.other), &s) == one; got != x.same {
 			t.Errorf("%q and %q: same is %v", x.one, x.other, got)
 		}
@@ -339,12 +339,45 @@ func TestShapes(t *testing.T) {
 	}
 }
 
+// parseTwice makes the shape of a text known.
+func parseTwice(c *Cache, sql []byte, s *Shape) *Message {
+	c.ParseShape(sql, s)
+	return c.ParseShape(sql, s)
+}
+
+// The first text of a shape is for itself; from the second on they have one Message.
+func TestShapesMetOnce(t *testing.T) {
+	c := NewCache(1 << 20)
+	var s Shape
+	texts := [][]byte{[]byte("SELECT a FROM t WHERE b = 1"), []byte("SELECT a FROM t WHERE b = 2"), []byte("SELECT a FROM t WHERE b = 3")}
+	first, second, third := c.ParseShape(texts[0], &s), c.ParseShape(texts[1], &s), c.ParseShape(texts[2], &s)
+	if first.Shaped || !second.Shaped || third != second {
+		t.Errorf("got %v, %v, %v", first.Shaped, second.Shaped, third == second)
+	}
+	for i, sql := range texts {
+		if got := c.GetShape(sql, &s); got != second {
+			t.Errorf("text %d is not found by its shape", i)
+		}
+	}
+	if without := c.ParseShape([]byte("SELECT a FROM t"), &s); !without.Shaped {
+		t.Error("a text without literals is not known at once")
+	}
+	for i := range 5000 {
+		c.ParseShape([]byte("SELECT a"+strings.Repeat("a", i%40)+", b"+strings.Repeat("b", i/40)+" FROM t WHERE b = 1"), &s)
+	}
+	for i := range c.shards {
+		if n := len(c.shards[i].mu.seen) + len(c.shards[i].mu.oldSeen); n > 2*maxSeen {
+			t.Errorf("%d shapes are remembered", n)
+		}
+	}
+}
+
 // TestShapesAllocateNothing: a known shape costs no memory.
 func TestShapesAllocateNothing(t *testing.T) {
 	c := NewCache(1 << 20)
 	var s Shape
 	sql := []byte("SELECT abalance FROM pgbench_accounts WHERE aid = 42 AND note = 'x'")
-	c.ParseShape(sql, &s)
+	parseTwice(c, sql, &s)
 	if n := testing.AllocsPerRun(100, func() { c.GetShape(sql, &s) }); n > 0 && !underRace {
 		t.Errorf("%v allocations", n)
 	}
@@ -358,7 +391,7 @@ func BenchmarkShape(b *testing.B) {
 			c := NewCache(1 << 20)
 			var s Shape
 			text := []byte(sql)
-			c.ParseShape(text, &s)
+			parseTwice(c, text, &s)
 			b.ReportAllocs()
 			for b.Loop() {
 				if c.GetShape(text, &s) == nil {
