@@ -16,24 +16,25 @@ import (
 // soak is how long tests of endurance go on; the default is what a run of all tests can afford.
 var soak = flag.Duration("soak", 5*time.Second, "how long tests of endurance go on")
 
-// goroutines chooses the driver of a stand by the name of its test, so that a test runs on the same one each time. A third of them runs on
-// goroutines. Both have to pass every test: make integration runs all on each.
-func goroutines(t testing.TB) bool {
+// driverOf chooses the driver of a stand by the name of its test, so that a test runs on the same one each time. A third of them runs on
+// each. All have to pass every test: make integration runs all on each.
+func driverOf(t testing.TB) string {
 	t.Helper()
+	if *driver != "" {
+		return *driver
+	}
 	name := fnv.New32a()
 	name.Write([]byte(t.Name()))
-	yes := *driver == "goroutines" || *driver == "" && name.Sum32()%3 == 0
-	if yes {
-		t.Cleanup(func() {
-			if t.Failed() {
-				t.Log("it ran on -driver=goroutines")
-			}
-		})
-	}
-	return yes
+	chosen := []string{"goroutines", "epoll", "uring"}[name.Sum32()%3]
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Log("it ran on -driver=" + chosen)
+		}
+	})
+	return chosen
 }
 
-var driver = flag.String("driver", "", "epoll or goroutines; by the name of the test if not given")
+var driver = flag.String("driver", "", "epoll, uring or goroutines; by the name of the test if not given")
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(bench{pgtest.Wrap(m)})

@@ -61,7 +61,7 @@ func (s *stand) run(env []string, args ...string) *process {
 	p := &process{cmd: exec.Command(build(s.t), args...), done: make(chan struct{})}
 	p.cmd.Dir = s.dir
 	p.cmd.Stdout, p.cmd.Stderr = s.log, s.log
-	p.cmd.Env = append(append(os.Environ(), "GORACE=halt_on_error=1 exitcode=66"), env...)
+	p.cmd.Env = append(append(os.Environ(), "GORACE=halt_on_error=1 exitcode=66", "PGKENNEL_DRIVER="+driverOf(s.t)), env...)
 	if err := p.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
@@ -148,8 +148,9 @@ func (s *stand) startInside() {
 	level := new(slog.LevelVar)
 	level.Set(slog.LevelDebug)
 	ctx, cancel := context.WithCancel(context.Background())
+	chosen := driverOf(s.t)
 	p, err := pooler.New(ctx, pooler.Options{
-		Config: cfg, Load: load, Version: "integration", Goroutines: goroutines(s.t),
+		Config: cfg, Load: load, Version: "integration", Goroutines: chosen == "goroutines", Ring: chosen == "uring",
 		Log: slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: level})),
 	})
 	if err != nil {

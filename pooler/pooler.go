@@ -41,6 +41,8 @@ type Options struct {
 	Level *slog.LevelVar
 	// Goroutines has each connection served by a goroutine of its own, as on systems without epoll.
 	Goroutines bool
+	// Ring has connections served by io_uring instead of epoll, where the kernel offers what is needed.
+	Ring bool
 }
 
 // Pooler is one running pgkennel.
@@ -136,7 +138,7 @@ func New(ctx context.Context, o Options) (*Pooler, error) {
 	}
 	p.driver = loop.NewGoroutines(loop.Options{
 		Left:   func() { p.clients.Add(-1) },
-		Source: source{p}, Shared: p.shared, Log: o.Log, RollbackTimeout: int64(cfg.Timeouts.Rollback), Pollers: pollers(&o, cfg),
+		Source: source{p}, Shared: p.shared, Log: o.Log, RollbackTimeout: int64(cfg.Timeouts.Rollback), Pollers: pollers(&o, cfg), Ring: o.Ring,
 	})
 	p.console = admin.New(admin.Options{Inspector: inspector{p: p}, Controller: controller{p: p}, Now: time.Now, Log: o.Log})
 	if err := p.apply(cfg); err != nil { //nolint:contextcheck // what it closes outlives the start
@@ -265,6 +267,7 @@ func (p *Pooler) Run(ctx context.Context) error {
 		h := metrics.HealthcheckHandler(func() bool { r := p.ready(); return r.Serving && len(r.Down) == 0 })
 		wg.Go(func() { p.serveHTTP(work, p.health, h) })
 	}
+	wg.Go(func() { p.tidy(work) })
 	p.listeners.serve(p.serve)
 	attrs := []any{"version", p.opts.Version}
 	for _, a := range p.Addrs() {

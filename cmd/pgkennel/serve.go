@@ -44,6 +44,8 @@ func serve(cmd *cobra.Command, f *files) error {
 	p, err := pooler.New(ctx, pooler.Options{
 		Config: cfg, Log: log, Version: version, Level: level,
 		Load: func() (*config.Config, config.Warnings, error) { return config.Load(f.options(cmd)) },
+		// For tests, and to find the cause of trouble: what waits for sockets.
+		Goroutines: os.Getenv("PGKENNEL_DRIVER") == "goroutines", Ring: os.Getenv("PGKENNEL_DRIVER") == "uring",
 	})
 	if err != nil {
 		return err

@@ -50,6 +50,8 @@ type Options struct {
 	// Pollers is the number of threads that wait for bare sockets, on Linux; 0 = as fits the machine, negative = none: each connection has a
 	// goroutine of its own, as those over TLS.
 	Pollers int
+	// Ring has them wait, read and write by io_uring instead of epoll, where the kernel offers what is needed.
+	Ring bool
 	// RollbackTimeout bounds what an abandoned backend may take to settle, in nanoseconds; 0 = 5 s.
 	RollbackTimeout int64
 }

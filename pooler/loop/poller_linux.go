@@ -29,7 +29,8 @@ type poller struct {
 	buf      []byte
 	slots    []*socket // by the number that the kernel hands back
 	free     []int32
-	local    []*socket // to be read on after the others had their turn
+	local    []*socket   // to be read on after the others had their turn
+	ring     *ringPoller // instead of ep; nil = there is none
 
 	mu struct {
 		sync.Mutex
@@ -37,6 +38,8 @@ type poller struct {
 		woken  bool
 		closed bool // the thread is to end
 		ended  bool // it looks at nothing any more, and its files are closed
+		awake  bool // with a ring: the thread handles what came, and looks at posted and dirty before it waits
+		dirty  []*writer
 	}
 	spare, spareLocal []*socket
 }
@@ -67,18 +70,38 @@ func newPollers(n, buffer int) (*pollers, error) {
 	return ps, nil
 }
 
+// newRingPollers starts n threads with rings, if the kernel has them.
+func newRingPollers(n, buffer int) (*pollers, error) {
+	probed := make(chan error)
+	go func() {
+		runtime.LockOSThread() // it ends with this
+		probed <- probeUring()
+	}()
+	if err := <-probed; err != nil {
+		return nil, err
+	}
+	ps := &pollers{}
+	for range n {
+		p, err := newRingPoller(ps, buffer)
+		if err != nil {
+			ps.close()
+			return nil, err
+		}
+		ps.list = append(ps.list, p)
+	}
+	return ps, nil
+}
+
 func newPoller(buffer int) (*poller, error) {
 	ep, err := syscall.EpollCreate1(syscall.EPOLL_CLOEXEC)
 	if err != nil {
 		return nil, os.NewSyscallError("epoll_create1", err)
 	}
-	const efdNonblock, efdCloexec = 0x800, 0x80000
-	wake, _, errno := syscall.Syscall(syscall.SYS_EVENTFD2, 0, efdNonblock|efdCloexec, 0)
-	if errno != 0 {
+	p := &poller{ep: ep, buf: make([]byte, buffer)}
+	if err := p.newWake(); err != nil {
 		syscall.Close(ep)
-		return nil, os.NewSyscallError("eventfd2", errno)
+		return nil, err
 	}
-	p := &poller{ep: ep, wake: int(wake), buf: make([]byte, buffer)}
 	ev := syscall.EpollEvent{Events: syscall.EPOLLIN | epollET, Fd: -1}
 	if err := syscall.EpollCtl(ep, syscall.EPOLL_CTL_ADD, p.wake, &ev); err != nil {
 		p.closeFiles()
@@ -88,6 +111,16 @@ func newPoller(buffer int) (*poller, error) {
 }
 
 const epollET = 1 << 31
+
+func (p *poller) newWake() error {
+	const efdNonblock, efdCloexec = 0x800, 0x80000
+	wake, _, errno := syscall.Syscall(syscall.SYS_EVENTFD2, 0, efdNonblock|efdCloexec, 0)
+	if errno != 0 {
+		return os.NewSyscallError("eventfd2", errno)
+	}
+	p.wake = int(wake)
+	return nil
+}
 
 // close ends the threads; their sockets must be closed.
 func (ps *pollers) close() {
@@ -103,7 +136,11 @@ func (ps *pollers) close() {
 }
 
 func (p *poller) closeFiles() {
-	syscall.Close(p.ep)
+	if p.ring != nil {
+		p.ring.close()
+	} else if p.ep >= 0 {
+		syscall.Close(p.ep)
+	}
 	syscall.Close(p.wake)
 }
 
@@ -126,7 +163,7 @@ func (p *poller) post(s *socket) {
 		return
 	}
 	p.mu.posted = append(p.mu.posted, s)
-	if !p.mu.woken {
+	if !p.mu.woken && !p.mu.awake {
 		p.mu.woken = true
 		p.rouse()
 	}
@@ -182,6 +219,10 @@ func (p *poller) happened(s *socket, events uint32) {
 // read reads what is there. A read that does not fill the buffer has emptied the socket, and what comes later is a new edge; end says that
 // the end is to be looked for nevertheless. Who has sent more than can be handled in a short time goes on when the others had their turn.
 func (p *poller) read(s *socket, end bool) {
+	if p.ring != nil {
+		p.ringLook(s)
+		return
+	}
 	began := int64(0)
 	for {
 		if s.gone || s.paused.Load() != 0 {
@@ -221,7 +262,7 @@ func (p *poller) read(s *socket, end bool) {
 func (p *poller) doPosted() bool {
 	p.mu.Lock()
 	posted, closed := p.mu.posted, p.mu.closed
-	p.mu.posted, p.mu.woken, p.mu.ended = p.spare[:0], false, closed
+	p.mu.posted, p.mu.woken, p.mu.ended = p.spare[:0], false, closed && p.ring == nil
 	p.mu.Unlock()
 	local := p.local
 	p.local = p.spareLocal[:0]
@@ -237,7 +278,7 @@ func (p *poller) doPosted() bool {
 			p.remove(s)
 		case s.slot < 0:
 			p.add(s)
-		case !s.queued:
+		case !s.queued || p.ring != nil:
 			p.read(s, true)
 		}
 	}
@@ -256,6 +297,10 @@ func (p *poller) add(s *socket) {
 		p.slots = append(p.slots, s)
 	}
 	p.generation(s)
+	if p.ring != nil {
+		p.ringLook(s)
+		return
+	}
 	ev := syscall.EpollEvent{
 		Events: syscall.EPOLLIN | syscall.EPOLLOUT | syscall.EPOLLRDHUP | epollET, Fd: s.slot, Pad: s.generation,
 	}
@@ -275,6 +320,10 @@ func (p *poller) remove(s *socket) {
 		return
 	}
 	s.removed = true // guarded by p.mu once the thread has ended
+	if p.ring != nil {
+		p.ringRemove(s)
+		return
+	}
 	if s.slot >= 0 {
 		p.slots[s.slot] = nil
 		p.free = append(p.free, s.slot)
@@ -297,6 +346,11 @@ type socket struct {
 	paused     atomic.Int32 // nothing is read unless it is 0: see pauseInput
 	state      atomic.Int32
 	closer     atomic.Pointer[time.Timer] // of SetWriteDeadline
+
+	// With a ring: requests that read and await room, and whether the first was cancelled.
+	reads, awaits, cancelled bool
+	wants                    atomic.Bool // room is to be awaited
+	late                     *aside      // nil = nothing
 }
 
 // Why nothing is read: whom the bytes are for wants none, or one or more writers have too much to write already.

@@ -87,7 +87,7 @@ func TestReasonsToPause(t *testing.T) {
 // TestPollersEnd: a socket that is closed after its thread has ended is closed all the same, and nothing is written to what was the thread's.
 func TestPollersEnd(t *testing.T) {
 	t.Parallel()
-	ps, err := newPollers(1, 100)
+	ps, err := testPollers(t, 100)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,6 +17,8 @@ type handler interface {
 
 func newPollers(int, int) (*pollers, error) { return nil, errors.ErrUnsupported }
 
+func newRingPollers(int, int) (*pollers, error) { return nil, errors.ErrUnsupported }
+
 func (*pollers) close() {}
 
 func (*pollers) take(net.Conn) *socket { return nil }
@@ -31,6 +33,14 @@ func (*socket) start() {}
 func (*socket) buffers() *buffers { return nil }
 
 func (*socket) send([]byte) (int, error) { return 0, errors.ErrUnsupported }
+
+func (*socket) later(*writer) bool { return false }
+
+func (*socket) kick() {}
+
+func (*socket) awaitRoom() {}
+
+func (*socket) closed() bool { return false }
 
 func (*socket) abandon() {}
 

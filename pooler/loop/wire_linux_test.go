@@ -26,7 +26,7 @@ type wire struct {
 func newWire(t *testing.T) *wire {
 	t.Helper()
 	w := &wire{bench: newBench(t, 1), t: t, servers: make(chan net.Conn, 10)}
-	ps, err := newPollers(1, pollBuffer)
+	ps, err := testPollers(t, pollBuffer)
 	if err != nil {
 		t.Fatal(err)
 	}

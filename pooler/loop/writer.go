@@ -14,7 +14,7 @@ import (
 // goroutine at a time writes, without mu, and what is staged meanwhile goes out with its next write.
 type writer struct {
 	// out is what the step at hand sends; guarded as the machine that is stepped.
-	out []byte
+	out  []byte
 	bufs *buffers
 	// slow: the socket takes no more for now; the poller, or a goroutine, writes what is left.
 	slow atomic.Bool
@@ -24,9 +24,11 @@ type writer struct {
 	err     error
 	buf     []byte // buf[sent:] is to be written
 	sent    int
-	writing bool // without mu
-	closing bool // the socket is closed once everything is written
-	waiting int  // goroutines that wait for room
+	writing bool  // without mu
+	flying  int32 // bytes before buf that are being sent by ev's ring
+	dirty   bool  // ev's poller will flush it
+	closing bool  // the socket is closed once everything is written
+	waiting int   // goroutines that wait for room
 	then    func()
 	held    []*socket // read from again once there is room
 
@@ -44,6 +46,9 @@ const writeLimit = 256 << 10
 
 // congested is how much may wait to be written before a client gets no more to do, in bytes.
 const congested = 32 << 10
+
+// flightLimit is how much is left to a poller to send, in bytes.
+const flightLimit = 16 << 10
 
 func (w *writer) init(nc net.Conn) {
 	w.nc, w.try, w.bufs = nc, tryWriter(nc), &shared
@@ -98,7 +103,7 @@ func (w *writer) forget() {
 }
 
 // pendingLocked is how many bytes wait.
-func (w *writer) pendingLocked() int { return len(w.buf) - w.sent }
+func (w *writer) pendingLocked() int { return int(w.flying) + len(w.buf) - w.sent }
 
 func (w *writer) emptyLocked() {
 	w.bufs.giveBack(w.buf)
@@ -129,6 +134,9 @@ func (w *writer) watch(s *socket) bool {
 // abandon gives up what was not written: the socket is closed.
 func (w *writer) abandon() {
 	w.mu.Lock()
+	if w.dirty && w.err == nil && !w.slow.Load() {
+		w.sendNowLocked() // it would have been sent next
+	}
 	if w.err == nil {
 		w.err = net.ErrClosed
 	}
@@ -197,8 +205,26 @@ func (w *writer) roomLocked(others func() bool) {
 	}
 }
 
-// sendLocked writes what the watched socket takes at once.
+// sendLocked writes what the watched socket takes at once, or leaves it to the socket's poller to do so soon.
 func (w *writer) sendLocked() {
+	switch n := len(w.buf) - w.sent; {
+	case w.flying > 0:
+		if n > 0 {
+			w.ev.kick() // it is behind what is being sent
+		}
+		return
+	case n == 0 || n > flightLimit || w.err != nil || w.slow.Load():
+	case w.dirty:
+		return
+	case w.ev.later(w):
+		w.dirty = true
+		return
+	}
+	w.sendNowLocked()
+}
+
+// sendNowLocked writes what the watched socket takes at once; nothing is being sent.
+func (w *writer) sendNowLocked() {
 	for w.sent < len(w.buf) {
 		n, err := w.ev.send(w.buf[w.sent:])
 		w.sent += n
@@ -210,6 +236,7 @@ func (w *writer) sendLocked() {
 			break
 		}
 		if w.slow.Load() {
+			w.ev.awaitRoom()
 			w.settledLocked() // as far as there is room
 			return
 		}
@@ -222,6 +249,49 @@ func (w *writer) sendLocked() {
 		w.slow.Store(false)
 	}
 	w.settledLocked()
+}
+
+// depart takes what is to be sent by the ring of the socket's poller, which calls it; nil = nothing.
+func (w *writer) depart() []byte {
+	w.mu.Lock()
+	w.dirty = false
+	b := w.buf
+	if len(b) == 0 || len(b) > flightLimit || w.sent > 0 || w.flying > 0 || w.err != nil || w.slow.Load() || w.ev.closed() {
+		if w.flying == 0 && !w.slow.Load() {
+			w.sendNowLocked()
+		}
+		w.endLocked()
+		return nil
+	}
+	w.buf, w.flying = nil, int32(len(b)) //nolint:gosec // it is short
+	w.mu.Unlock()
+	return b
+}
+
+// landed tells what became of b, which was taken to be sent: so many bytes were, none if n is not positive.
+func (w *writer) landed(b []byte, n int) {
+	w.mu.Lock()
+	w.flying = 0
+	switch {
+	case n == len(b) || w.err != nil:
+		w.bufs.giveBack(b)
+	default:
+		if w.buf == nil {
+			w.buf = b
+		} else {
+			more := w.buf
+			w.buf = w.bufs.extend(b, more[w.sent:])
+			w.bufs.giveBack(more)
+		}
+		w.sent = max(n, 0)
+		w.sendNowLocked() // an error is met again
+	}
+	if len(w.buf) > w.sent && !w.slow.Load() {
+		w.sendLocked()
+	} else {
+		w.settledLocked()
+	}
+	w.endLocked()
 }
 
 // writable tells that the watched socket takes more.
@@ -352,6 +422,9 @@ func (w *writer) letGo(s *socket) {
 func (w *writer) terminate(b []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if w.dirty && !w.slow.Load() {
+		w.sendNowLocked() // it would have been sent next
+	}
 	if w.err != nil || w.writing || w.pendingLocked() > 0 {
 		return
 	}
