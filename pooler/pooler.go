@@ -267,6 +267,7 @@ func (p *Pooler) Run(ctx context.Context) error {
 		h := metrics.HealthcheckHandler(func() bool { r := p.ready(); return r.Serving && len(r.Down) == 0 })
 		wg.Go(func() { p.serveHTTP(work, p.health, h) })
 	}
+	wg.Go(func() { p.tidy(work) })
 	p.listeners.serve(p.serve)
 	attrs := []any{"version", p.opts.Version}
 	for _, a := range p.Addrs() {

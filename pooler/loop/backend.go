@@ -171,7 +171,7 @@ func (b *Backend) lost(c *Client, err error) {
 	b.mu.Unlock()
 	if b.client.Load() != c { // it was let go in the very step that broke it
 		if b.unsettle() {
-			c.todo = append(c.todo, action{kind: doDiscard, b: b, reason: string(pool.ReasonGone), err: err})
+			c.later(action{kind: doDiscard, b: b, reason: string(pool.ReasonGone), err: err})
 		}
 		return
 	}
@@ -180,7 +180,7 @@ func (b *Backend) lost(c *Client, err error) {
 		c.sending = nil
 	}
 	b.leave(c)
-	c.todo = append(c.todo, action{kind: doDiscard, b: b, reason: string(pool.ReasonGone), err: err})
+	c.later(action{kind: doDiscard, b: b, reason: string(pool.ReasonGone), err: err})
 	c.sess.Lost(err)
 }
 

@@ -33,19 +33,26 @@ type Client struct {
 	// their order, all that is rare.
 	sending *Backend
 	free    *Backend
-	queue   *waiter
-	todo    []action
-	wait    *waiter // of the checkout under way
-	kept    *waiter // for the next one
-	pid     uint32
-	key     bool // pid is registered
+	todo    *[]action
+	wait    *waiter // of the checkout under way, or of the one before
+	waits   bool    // it is under way
+	queues  bool    // and was asked for in the step at hand
 
+	tls        bool   // the handshake is due
+	closing    bool   // the socket is closed when all is written
+	pid        uint32 // of its cancel key, once it is registered
 	timer      *time.Timer
 	armed      int64
-	tls        bool            // the handshake is due
-	closing    bool            // the socket is closed when all is written
 	cancelling *sync.WaitGroup // of a cancel request that is being handled
 	ev         *socket         // nc, once a poller watches it
+}
+
+// later notes what is to be done after the step.
+func (c *Client) later(a action) {
+	if c.todo == nil {
+		c.todo = new([]action)
+	}
+	*c.todo = append(*c.todo, a)
 }
 
 // action is something that a step asked for that is done after it, without the lock.
@@ -125,7 +132,7 @@ func (c *Client) bug(r any) {
 	if conn := c.sess.Abandon(); conn != nil {
 		b := conn.Link.(*Backend)
 		b.leave(c)
-		c.todo = append(c.todo, action{kind: doDiscard, b: b, reason: string(pool.ReasonGone), err: errBug})
+		c.later(action{kind: doDiscard, b: b, reason: string(pool.ReasonGone), err: errBug})
 	}
 	c.Close()
 }
@@ -151,7 +158,11 @@ func (c *Client) unlock(reader *Backend, own bool) {
 		yields: c.sess.Yielded(),
 		now:    c.now,
 	}
-	b, free, queue, todo := c.sending, c.free, c.queue, c.todo
+	b, free, todo := c.sending, c.free, c.todo
+	var queue *waiter
+	if c.queues {
+		queue, c.queues = c.wait, false
+	}
 	if todo == nil && free == nil && queue == nil && !s.yields {
 		// No more than bytes, for whom the lock is handed over.
 		c.sending = nil
@@ -178,7 +189,7 @@ func (c *Client) unlock(reader *Backend, own bool) {
 		}
 		return
 	}
-	c.sending, c.free, c.queue, c.todo = nil, nil, nil, nil
+	c.sending, c.free, c.todo = nil, nil, nil
 	c.w.stage()
 	if b != nil {
 		b.w.stage()
@@ -197,10 +208,12 @@ type step struct {
 }
 
 // after does what a step asked for, without the lock.
-func (c *Client) after(b, free *Backend, queue *waiter, todo []action, s *step) {
+func (c *Client) after(b, free *Backend, queue *waiter, todo *[]action, s *step) {
 	defer c.caughtAfter()
-	for i := range todo {
-		c.do(&todo[i], s)
+	if todo != nil {
+		for i := range *todo {
+			c.do(&(*todo)[i], s)
+		}
 	}
 	if free != nil {
 		free.lease.ReleaseAt(pool.Instant(s.now))
@@ -470,9 +483,9 @@ func (c *Client) left() {
 	if c.timer != nil {
 		c.timer.Stop()
 	}
-	key, pid := c.key, c.pid
+	pid := c.pid
 	c.mu.Unlock()
-	if key {
+	if pid != 0 {
 		c.g.source.Unregister(c, pid)
 	}
 	c.w.closeAfter()
@@ -533,7 +546,7 @@ func (c *Client) staged(b *Backend) {
 	if b != nil && c.sending == b {
 		c.sending = nil
 		b.w.stage()
-		c.todo = append(c.todo, action{kind: doFlush, b: b})
+		c.later(action{kind: doFlush, b: b})
 	}
 }
 
@@ -549,10 +562,10 @@ func (c *Client) Checkout(a *session.Account, shard topology.ShardID) *backend.C
 			return b.Conn
 		}
 		// Its pool may lend another to somebody else thereby, whose session is not to be stepped here.
-		c.todo = append(c.todo, action{kind: doDrop, lease: l, reason: string(pool.ReasonGone)})
+		c.later(action{kind: doDrop, lease: l, reason: string(pool.ReasonGone)})
 	}
 	c.wait = c.waiter(a, shard)
-	c.queue = c.wait
+	c.waits, c.queues = true, true
 	return nil
 }
 
@@ -566,8 +579,8 @@ func (c *Client) slow() bool {
 
 // Withdraw implements session.Driver.
 func (c *Client) Withdraw() {
-	if w := c.wait; w != nil {
-		c.wait = nil
+	if w := c.wait; c.waits {
+		c.wait, c.waits, c.queues = nil, false, false
 		w.leave()
 	}
 }
@@ -581,7 +594,7 @@ func (c *Client) Release(conn *backend.Conn) {
 		c.free = b
 		return
 	}
-	c.todo = append(c.todo, action{kind: doRelease, b: b})
+	c.later(action{kind: doRelease, b: b})
 }
 
 // Discard implements session.Driver.
@@ -589,7 +602,7 @@ func (c *Client) Discard(conn *backend.Conn, reason string) {
 	b := conn.Link.(*Backend)
 	c.staged(b)
 	b.leave(c)
-	c.todo = append(c.todo, action{kind: doDiscard, b: b, reason: reason})
+	c.later(action{kind: doDiscard, b: b, reason: reason})
 }
 
 // Part implements session.Driver.
@@ -601,7 +614,7 @@ func (c *Client) Part(conn *backend.Conn, clean bool) {
 	b.settler = settler
 	b.mu.Unlock()
 	b.leave(c)
-	c.todo = append(c.todo, action{kind: doPart, b: b})
+	c.later(action{kind: doPart, b: b})
 }
 
 // CancelBackend implements session.Driver.
@@ -609,18 +622,17 @@ func (c *Client) CancelBackend(conn *backend.Conn) {
 	if c.cancelling != nil {
 		c.cancelling.Add(1)
 	}
-	c.todo = append(c.todo, action{kind: doCancel, b: conn.Link.(*Backend), done: c.cancelling})
+	c.later(action{kind: doCancel, b: conn.Link.(*Backend), done: c.cancelling})
 }
 
 // CancelRequest implements session.Driver.
 func (c *Client) CancelRequest(pid uint32, secret []byte) {
-	c.todo = append(c.todo, action{kind: doCancelRequest, pid: pid, secret: append([]byte(nil), secret...)})
+	c.later(action{kind: doCancelRequest, pid: pid, secret: append([]byte(nil), secret...)})
 }
 
 // Register implements session.Driver.
 func (c *Client) Register(n int) (pid uint32, secret []byte) {
 	c.pid, secret = c.g.source.Register(c, n)
-	c.key = true
 	return c.pid, secret
 }
 
@@ -633,13 +645,13 @@ func (c *Client) Offload(job func(), long bool) bool {
 		job()
 		return true
 	}
-	c.todo = append(c.todo, action{kind: doJob, job: job})
+	c.later(action{kind: doJob, job: job})
 	return false
 }
 
 // Parameters implements session.Driver.
 func (c *Client) Parameters(a *session.Account) {
-	c.todo = append(c.todo, action{kind: doParameters, acct: a})
+	c.later(action{kind: doParameters, acct: a})
 }
 
 // Close implements session.Driver.

@@ -63,7 +63,7 @@ func (w *waiter) Granted(l *pool.Lease[*Backend]) {
 	b := l.Conn()
 	c.mu.Lock()
 	c.now = nanos()
-	if c.wait != w || c.sess.Closed() {
+	if c.wait != w || !c.waits || c.sess.Closed() {
 		c.mu.Unlock()
 		l.Release()
 		return
@@ -74,7 +74,7 @@ func (w *waiter) Granted(l *pool.Lease[*Backend]) {
 		w.enqueue()
 		return
 	}
-	c.wait, c.kept = nil, w
+	c.waits = false
 	c.granted(b.Conn)
 	c.unlock(nil, false)
 }
@@ -88,8 +88,8 @@ func (c *Client) granted(conn *backend.Conn) {
 // CheckoutFailed implements cluster.Granter.
 func (w *waiter) CheckoutFailed(e *pgwire.Error) {
 	w.c.step(func() {
-		if w.c.wait == w {
-			w.c.wait = nil
+		if w.c.wait == w && w.c.waits {
+			w.c.wait, w.c.waits = nil, false
 			w.c.sess.CheckoutFailed(e)
 		}
 	})
@@ -97,8 +97,8 @@ func (w *waiter) CheckoutFailed(e *pgwire.Error) {
 
 // waiter returns a waiter for the client's checkout: that of the one before, if everybody has done with it.
 func (c *Client) waiter(a *session.Account, shard topology.ShardID) *waiter {
-	if w := c.kept; w != nil {
-		c.kept = nil
+	if w := c.wait; w != nil {
+		c.wait = nil
 		w.mu.Lock()
 		free := !w.busy && !w.gone
 		w.queued = false

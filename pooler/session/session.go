@@ -126,16 +126,14 @@ type Session struct {
 	rest *rest // what is not usual of a session that rests; nil = nothing
 
 	base *state.Set // what the client chose at its start
-	// The settings of a session that rests; else they are in its track.
-	expected, have *state.Set
-	path           *searchPath
+	// expected of a session that rests; else it is in its track.
+	expected *state.Set
+	path     *searchPath
 	// unnamed is the unnamed prepared statement, names are the others; each name, and unnamed, holds a reference.
 	unnamed *state.Prepared
 	names   map[string]*state.Prepared
 	bytes   int   // of both
 	told    *told // parameters as the client knows them: see know
-	// schemaWait waits until the router knows of what the session did to tables; nil = it does, or there is nothing to know.
-	schemaWait func()
 
 	stats Stats
 	idle  int64 // deadline between units, in the driver's nanoseconds; 0 = none

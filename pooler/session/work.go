@@ -42,6 +42,8 @@ type work struct {
 
 	track state.Track
 	hint  router.Hint
+	// schemaWait waits until the router knows of what the session did to tables; nil = it does, or there is nothing to know.
+	schemaWait func()
 	// portals: what each is bound to, for its effects when it is executed; portal is the unnamed one.
 	portal  *state.Prepared
 	portals map[string]*state.Prepared
@@ -92,7 +94,9 @@ type facts struct {
 
 // rest is what few sessions that rest have.
 type rest struct {
-	hint router.Hint
+	have       *state.Set
+	hint       router.Hint
+	schemaWait func()
 }
 
 // desks are lent.
@@ -106,10 +110,11 @@ func (s *Session) stir() {
 		return
 	}
 	s.work = borrow()
-	s.track.Expected, s.track.Have = s.expected, s.have
+	s.track.Expected, s.track.Have = s.expected, s.expected
 	s.rtr = s.acct.Cluster.Router()
-	if s.rest != nil {
-		s.hint, s.rest = s.rest.hint, nil
+	if r := s.rest; r != nil {
+		s.rest = nil
+		s.track.Have, s.hint, s.schemaWait = r.have, r.hint, r.schemaWait
 	}
 }
 
@@ -120,9 +125,9 @@ func (s *Session) Rest() {
 		w.clock != (clock{wait: w.clock.wait}) || len(w.in) > 0 || w.facts != (facts{}) || w.hs != nil || !w.idle() {
 		return
 	}
-	s.expected, s.have = w.track.Expected, w.track.Have
-	if w.hint != (router.Hint{}) {
-		s.rest = &rest{hint: w.hint}
+	s.expected = w.track.Expected
+	if w.track.Have != w.track.Expected || w.hint != (router.Hint{}) || w.schemaWait != nil {
+		s.rest = &rest{w.track.Have, w.hint, w.schemaWait}
 	}
 	s.work = nil
 	w.giveBack()
