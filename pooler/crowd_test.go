@@ -14,11 +14,22 @@ func TestCrowds(t *testing.T) {
 		clients int64
 		want    bool
 	}{
-		{500, false}, {999, false}, {999, false},
-		{5000, false}, {9000, false}, {10_000, false}, {10_001, true}, {10_001, false},
-		{11_500, false}, {11_500, false}, // not so many more
-		{13_000, false}, {13_000, true},
-		{13_000, false}, {0, false}, {0, true}, {0, false},
+		{500, false},
+		{999, false},
+		{999, false},
+		{5000, false},
+		{9000, false},
+		{10_000, false},
+		{10_001, true},
+		{10_001, false},
+		{11_500, false},
+		{11_500, false}, // not so many more
+		{13_000, false},
+		{13_000, true},
+		{13_000, false},
+		{0, false},
+		{0, true},
+		{0, false},
 	} {
 		now = now.Add(11 * time.Second)
 		if got := c.look(now, x.clients); got != x.want {

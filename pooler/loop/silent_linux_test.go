@@ -48,5 +48,5 @@ func heapInUse() int {
 	}
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return int(m.HeapAlloc) //nolint:gosec // it is less than what there is
+	return int(m.HeapAlloc)
 }

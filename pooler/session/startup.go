@@ -106,7 +106,7 @@ func (s *Session) startupMessage(p *pgwire.Startup) {
 		s.fatal(pgwire.UnsupportedProtocol(p.Major, p.Minor, 2), CloseProtocol)
 		return
 	}
-	s.minor = uint8(min(p.Minor, 2)) //nolint:gosec // it is small
+	s.minor = uint8(min(p.Minor, 2))
 	if unknown := p.ProtocolOptions(); p.Minor > 2 || len(unknown) > 0 {
 		version := pgwire.Version32
 		if p.Minor < 2 {

@@ -4,7 +4,6 @@ import (
 	"hash/maphash"
 	"slices"
 	"strings"
-	"unsafe"
 
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
@@ -77,15 +76,23 @@ var (
 	seed  = maphash.MakeSeed()
 )
 
+// first tells the lists of servers apart.
+func (t *told) first() *pgwire.Param {
+	if len(t.server) == 0 {
+		return nil
+	}
+	return &t.server[0]
+}
+
 // shared returns the same parameters as others hold them.
 func (t *told) shared() *told {
 	var h maphash.Hash
 	h.SetSeed(seed)
-	maphash.WriteComparable(&h, unsafe.SliceData(t.server))
+	maphash.WriteComparable(&h, t.first())
 	for _, p := range t.own {
 		maphash.WriteComparable(&h, p)
 	}
 	return known.Unify(t, h.Sum64(), func(a, b *told) bool {
-		return len(a.server) == len(b.server) && unsafe.SliceData(a.server) == unsafe.SliceData(b.server) && slices.Equal(a.own, b.own)
+		return len(a.server) == len(b.server) && a.first() == b.first() && slices.Equal(a.own, b.own)
 	})
 }

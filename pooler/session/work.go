@@ -112,8 +112,7 @@ func (s *Session) stir() {
 	s.work = borrow()
 	s.track.Expected, s.track.Have = s.expected, s.expected
 	s.rtr = s.acct.Cluster.Router()
-	if r := s.rest; r != nil {
-		s.rest = nil
+	if r := s.rest; r != nil { // it is used again
 		s.track.Have, s.hint, s.schemaWait = r.have, r.hint, r.schemaWait
 	}
 }
@@ -126,11 +125,17 @@ func (s *Session) Rest() {
 		return
 	}
 	s.expected = w.track.Expected
-	if w.track.Have != w.track.Expected || w.hint != (router.Hint{}) || w.schemaWait != nil {
-		s.rest = &rest{w.track.Have, w.hint, w.schemaWait}
+	if w.track.Have == w.track.Expected && w.hint == (router.Hint{}) && w.schemaWait == nil {
+		s.rest = nil
+	} else {
+		if s.rest == nil {
+			s.rest = new(rest)
+		}
+		*s.rest = rest{w.track.Have, w.hint, w.schemaWait}
 	}
 	s.work = nil
-	w.giveBack()
+	w.clean()
+	desks.Put(w)
 }
 
 // idle reports whether there is nothing in w that could be missed.
@@ -140,8 +145,8 @@ func (w *work) idle() bool {
 		w.track.Local == nil && !w.track.InTransaction() && w.count == (UnitCounts{})
 }
 
-// giveBack ends the loan. Nothing of the session is left in w.
-func (w *work) giveBack() {
+// clean leaves nothing of the session in w.
+func (w *work) clean() {
 	w.unit.reset()
 	w.track.Reset()
 	clear(w.prologue[:cap(w.prologue)])
@@ -153,7 +158,6 @@ func (w *work) giveBack() {
 		out: w.out[:0], prologue: w.prologue[:0], prologueLocal: w.prologueLocal[:0], track: w.track,
 		unit: unit{executed: w.unit.executed, items: w.unit.items, undo: w.unit.undo},
 	}
-	desks.Put(w)
 }
 
 // keptScratch is what a buffer for outgoing bytes may have for it to be lent on, in bytes.
