@@ -1,0 +1,153 @@
+package loop
+
+import (
+	"time"
+
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/pool"
+	"github.com/pgkennel/pgkennel/pooler/session"
+	"github.com/pgkennel/pgkennel/sharding/topology"
+)
+
+var _ session.Driver = (*Client)(nil)
+
+// Now implements session.Driver.
+func (c *Client) Now() int64 { return c.now }
+
+// ToClient implements session.Driver.
+func (c *Client) ToClient(b []byte) { c.w.append(b) }
+
+// ToBackend implements session.Driver.
+func (c *Client) ToBackend(conn *backend.Conn, data []byte) {
+	b := conn.Link.(*Backend)
+	b.w.append(data)
+	c.g.source.Traffic(b, 0, len(data), c.now)
+	if c.sending != b {
+		c.staged(c.sending)
+		c.sending = b
+	}
+}
+
+// staged ends the sending to b in this step, by which b is held: it may change hands.
+func (c *Client) staged(b *Backend) {
+	if b != nil && c.sending == b {
+		c.sending = nil
+		b.w.stage()
+		c.later(action{kind: doFlush, b: b})
+	}
+}
+
+// Checkout implements session.Driver.
+func (c *Client) Checkout(a *session.Account, shard topology.ShardID) *backend.Conn {
+	for !c.slow() {
+		l := c.g.source.TryCheckout(a, c.sess.ServerLogin(), shard, pool.Instant(c.now))
+		if l == nil {
+			break
+		}
+		b := l.Conn()
+		if b.adopt(c, l) {
+			return b.Conn
+		}
+		// Its pool may lend another to somebody else thereby, whose session is not to be stepped here.
+		c.later(action{kind: doDrop, lease: l, reason: string(pool.ReasonGone)})
+	}
+	c.wait = c.waiter(a, shard)
+	c.waits, c.queues = true, true
+	return nil
+}
+
+// slow reports whether the client is slow to read.
+func (c *Client) slow() bool {
+	if c.ev != nil {
+		return c.w.slow.Load()
+	}
+	return c.w.busy()
+}
+
+// Withdraw implements session.Driver.
+func (c *Client) Withdraw() {
+	if w := c.wait; c.waits {
+		c.wait, c.waits, c.queues = nil, false, false
+		w.leave()
+	}
+}
+
+// Release implements session.Driver.
+func (c *Client) Release(conn *backend.Conn) {
+	b := conn.Link.(*Backend)
+	c.staged(b)
+	b.leave(c)
+	if c.free == nil && c.todo == nil {
+		c.free = b
+		return
+	}
+	c.later(action{kind: doRelease, b: b})
+}
+
+// Discard implements session.Driver.
+func (c *Client) Discard(conn *backend.Conn, reason string) {
+	b := conn.Link.(*Backend)
+	c.staged(b)
+	b.leave(c)
+	c.later(action{kind: doDiscard, b: b, reason: reason})
+}
+
+// Part implements session.Driver.
+func (c *Client) Part(conn *backend.Conn, clean bool) {
+	b := conn.Link.(*Backend)
+	settler := backend.NewSettler(conn, clean)
+	c.staged(b)
+	b.mu.Lock()
+	b.settler = settler
+	b.mu.Unlock()
+	b.leave(c)
+	c.later(action{kind: doPart, b: b})
+}
+
+// CancelBackend implements session.Driver.
+func (c *Client) CancelBackend(conn *backend.Conn) {
+	if c.cancelling != nil {
+		c.cancelling.Add(1)
+	}
+	c.later(action{kind: doCancel, b: conn.Link.(*Backend), done: c.cancelling})
+}
+
+// CancelRequest implements session.Driver.
+func (c *Client) CancelRequest(pid uint32, secret []byte) {
+	c.later(action{kind: doCancelRequest, pid: pid, secret: append([]byte(nil), secret...)})
+}
+
+// Register implements session.Driver.
+func (c *Client) Register(n int) (pid uint32, secret []byte) {
+	c.pid, secret = c.g.source.Register(c, n)
+	return c.pid, secret
+}
+
+// StartTLS implements session.Driver.
+func (c *Client) StartTLS() { c.tls = true }
+
+// Offload implements session.Driver: a client's own goroutine may as well do short work itself.
+func (c *Client) Offload(job func(), long bool) bool {
+	if !long && c.ev == nil {
+		job()
+		return true
+	}
+	c.later(action{kind: doJob, job: job})
+	return false
+}
+
+// Parameters implements session.Driver.
+func (c *Client) Parameters(a *session.Account) {
+	c.later(action{kind: doParameters, acct: a})
+}
+
+// Close implements session.Driver.
+func (c *Client) Close() {
+	c.closing = true
+	c.w.stage()                                         // what was said before goes out
+	c.nc.SetWriteDeadline(time.Now().Add(closeTimeout)) //nolint:errcheck // the socket is closed in any case
+	c.w.closeAfter()
+	if c.room != nil {
+		c.room.Broadcast()
+	}
+}
