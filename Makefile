@@ -118,9 +118,10 @@ short: ## tests that need no more than seconds
 	@$(GO) test -short -timeout=$(TIMEOUT) $(PKG)
 
 .PHONY: integration
-integration: ## only the tests against real PostgreSQL and real clients, on each of the two drivers
+integration: ## only the tests against real PostgreSQL and real clients, on each of the three drivers
 	$(call step,integration)
 	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) ./integration/... -driver=epoll
+	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) ./integration/... -driver=uring
 	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) ./integration/... -driver=goroutines
 
 .PHONY: cover

@@ -349,6 +349,7 @@ type socket struct {
 
 	// With a ring: requests that read and await room, and whether the first was cancelled.
 	reads, awaits, cancelled bool
+	bulk                     bool        // it is read from without a request once the one under way has ended
 	wants                    atomic.Bool // room is to be awaited
 	late                     *aside      // nil = nothing
 }

@@ -12,7 +12,7 @@ import (
 // came goes to the kernel in one call, with the wait for what comes next.
 //
 // Each socket that is read from has a request that receives again and again, into buffers of the ring. What comes although nobody wants it
-// now is put aside, and the request ended until somebody does.
+// now is put aside, and the request ended until somebody does; then the socket is read from as by the others until it is empty.
 //
 // What is written while the thread is at work, by whomever, is sent when it has done, if it is short; each such sending is over when the call
 // returns, and what the socket did not take is written as by the others: when there is room.
@@ -29,6 +29,9 @@ type ringPoller struct {
 	last  *socket
 	began int64
 }
+
+// ringBuffer is what a request receives at once, in bytes: most of what comes is short.
+const ringBuffer = 16 << 10
 
 // flight is bytes that are being sent.
 type flight struct {
@@ -48,8 +51,45 @@ const (
 
 // aside is what came from a socket while nobody wanted it.
 type aside struct {
-	b   []byte
-	err error
+	parts [][]byte // lent
+	at    int      // in the first
+	err   error
+}
+
+func (l *aside) put(bufs *buffers, b []byte) {
+	for len(b) > 0 {
+		last := len(l.parts) - 1
+		if last < 0 || len(l.parts[last]) == cap(l.parts[last]) {
+			l.parts = append(l.parts, bufs.lend(largeBuffer))
+			last++
+		}
+		part := l.parts[last]
+		n := min(len(b), cap(part)-len(part))
+		l.parts[last] = append(part, b[:n]...)
+		b = b[n:]
+	}
+}
+
+// next hands over some of what was put aside.
+func (l *aside) next(bufs *buffers, h handler, limit int) {
+	part := l.parts[0]
+	from := l.at
+	l.at = min(len(part), from+limit)
+	h.received(part[from:l.at])
+	if l.at == len(part) {
+		bufs.giveBack(part)
+		l.parts, l.at = l.parts[1:], 0
+	}
+}
+
+// drop forgets what was put aside.
+func (s *socket) drop(bufs *buffers) {
+	if l := s.late; l != nil {
+		s.late = nil
+		for _, part := range l.parts {
+			bufs.giveBack(part)
+		}
+	}
 }
 
 func (s *socket) request(kind uint64) uint64 {
@@ -58,14 +98,14 @@ func (s *socket) request(kind uint64) uint64 {
 
 // newRingPoller starts a thread with a ring.
 func newRingPoller(ps *pollers, buffer int) (*poller, error) {
-	p := &poller{ep: -1}
+	p := &poller{ep: -1, buf: make([]byte, buffer)}
 	if err := p.newWake(); err != nil {
 		return nil, err
 	}
 	started := make(chan error)
 	ps.wait.Go(func() {
 		runtime.LockOSThread() // it ends with this
-		u, err := newUring(buffer)
+		u, err := newUring(min(buffer, ringBuffer))
 		if err != nil {
 			started <- err
 			return
@@ -222,7 +262,8 @@ func (p *poller) completed(c cqe) {
 	more := c.flags&cqeMore != 0
 	kind := c.data >> 56
 	if kind == forCancelling {
-		return // there was nothing to cancel, or too late
+		p.notCancelled(c)
+		return
 	}
 	if !more {
 		p.ring.ops--
@@ -245,6 +286,21 @@ func (p *poller) completed(c cqe) {
 	}
 	if s.removed && !more {
 		p.ringForget(s)
+	}
+}
+
+// notCancelled handles a request to cancel that did not. Mostly there was nothing to cancel any more.
+func (p *poller) notCancelled(c cqe) {
+	slot := int(c.data >> 32 & 0xffffff)
+	if syscall.Errno(-c.res) != syscall.EALREADY || slot >= len(p.slots) { //nolint:gosec // it is one
+		return
+	}
+	if s := p.slots[slot]; s != nil && s.request(forCancelling) == c.data {
+		s.cancelled = false
+		if s.removed || p.ring.ending {
+			p.cancelReading(s)
+			p.cancelRoom(s)
+		}
 	}
 }
 
@@ -304,7 +360,8 @@ func (p *poller) deliver(s *socket, b []byte) {
 		}
 		p.ringQueue(s)
 	}
-	s.putAside().b = append(s.putAside().b, b...)
+	s.putAside().put(&p.bufs, b)
+	s.bulk = true
 	p.cancelReading(s)
 }
 
@@ -318,30 +375,27 @@ func (p *poller) ringQueue(s *socket) {
 // ringRead hands over what was put aside, and then reads on.
 func (p *poller) ringRead(s *socket) {
 	began := int64(0)
-	for {
-		if s.gone || s.removed || p.ring.ending {
-			s.late = nil
+	for s.late != nil || s.bulk && !s.reads {
+		switch {
+		case s.gone || s.removed || p.ring.ending:
+			s.drop(&p.bufs)
 			return
-		}
-		if s.paused.Load() != 0 {
+		case s.paused.Load() != 0:
 			return
-		}
-		l := s.late
-		if l == nil {
-			break
-		}
-		if len(l.b) == 0 {
-			s.late = nil
-			if l.err != nil {
-				s.end(l.err)
+		case s.late == nil:
+			if !p.ringReadOn(s) {
+				continue
+			}
+		case len(s.late.parts) > 0:
+			s.late.next(&p.bufs, s.h, len(p.buf))
+		default:
+			err := s.late.err
+			if s.late = nil; err != nil {
+				s.end(err)
 				return
 			}
-			break
+			continue
 		}
-		n := min(len(l.b), p.ring.size)
-		b := l.b[:n]
-		l.b = l.b[n:]
-		s.h.received(b)
 		now := nanos()
 		if began == 0 {
 			began = now
@@ -350,12 +404,36 @@ func (p *poller) ringRead(s *socket) {
 			return
 		}
 	}
+	if s.gone || s.removed || p.ring.ending || s.paused.Load() != 0 {
+		return
+	}
 	if !s.reads {
 		s.reads = true
 		p.ring.room()
 		p.ring.receive(s.fd, s.request(forReading))
 		p.ring.ops++
 	}
+}
+
+// ringReadOn reads from a socket that had more than was wanted. It returns false when the socket is empty, or at its end.
+func (p *poller) ringReadOn(s *socket) bool {
+	n, errno := s.read(p.buf)
+	switch {
+	case errno == syscall.EINTR:
+		return true
+	case errno == syscall.EAGAIN:
+		s.bulk = false
+		return false
+	case errno != 0:
+		s.end(os.NewSyscallError("read", errno))
+		return false
+	case n == 0:
+		s.end(io.EOF)
+		return false
+	}
+	s.h.received(p.buf[:n])
+	s.bulk = n == len(p.buf)
+	return true
 }
 
 // ringLook does what a socket was posted for.
@@ -375,20 +453,20 @@ func (p *poller) cancelReading(s *socket) {
 	if s.reads && !s.cancelled {
 		s.cancelled = true
 		p.ring.room()
-		p.ring.cancel(s.request(forReading), forCancelling<<56)
+		p.ring.cancel(s.request(forReading), s.request(forCancelling))
 	}
 }
 
 func (p *poller) cancelRoom(s *socket) {
 	if s.awaits {
 		p.ring.room()
-		p.ring.cancel(s.request(forRoom), forCancelling<<56)
+		p.ring.cancel(s.request(forRoom), s.request(forCancelling))
 	}
 }
 
 // ringRemove ends a socket that was closed. Its descriptor, and its slot, are free when its requests have ended.
 func (p *poller) ringRemove(s *socket) {
-	s.late = nil
+	s.drop(&p.bufs)
 	s.end(net.ErrClosed)
 	s.w.abandon() // it waits for who is writing
 	if s.reads || s.awaits {
