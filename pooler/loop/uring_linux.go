@@ -238,11 +238,15 @@ func (u *uring) enter(wait uintptr, f func(cqe)) {
 	for {
 		atomic.StoreUint32(u.sqTail, u.tail)
 		before := atomic.LoadUint32(u.sqHead)
-		// The scheduler is told of what waits only: else it takes the processor away while much is sent.
-		_, _, errno := syscall.RawSyscall6(sysUringEnter, uintptr(u.fd), uintptr(u.tail-before), 0, enterGetEvents, 0, 0)
-		head, tail := *u.cqHead, atomic.LoadUint32(u.cqTail)
-		if wait > 0 && head == tail && errno == 0 && atomic.LoadUint32(u.sqHead) == u.tail {
-			_, _, errno = syscall.Syscall6(sysUringEnter, uintptr(u.fd), 0, wait, enterGetEvents, 0, 0)
+		var errno syscall.Errno
+		head, tail, sent := *u.cqHead, *u.cqHead, false
+		if wait == 0 || u.tail-before > 1 {
+			// The scheduler is told of what waits only: else it takes the processor away while much is sent.
+			_, _, errno = syscall.RawSyscall6(sysUringEnter, uintptr(u.fd), uintptr(u.tail-before), 0, enterGetEvents, 0, 0)
+			tail, sent = atomic.LoadUint32(u.cqTail), atomic.LoadUint32(u.sqHead) == u.tail
+		}
+		if wait > 0 && head == tail && errno == 0 && (sent || u.tail-before <= 1) {
+			_, _, errno = syscall.Syscall6(sysUringEnter, uintptr(u.fd), uintptr(u.tail-atomic.LoadUint32(u.sqHead)), wait, enterGetEvents, 0, 0)
 			tail = atomic.LoadUint32(u.cqTail)
 		}
 		got := head != tail
