@@ -37,6 +37,7 @@ type Client struct {
 	queues  bool    // and was asked for in the step at hand
 
 	tls        bool   // the handshake is due
+	restless   bool   // it is among those of the driver
 	closing    bool   // the socket is closed when all is written
 	pid        uint32 // of its cancel key, once it is registered
 	timer      *time.Timer
@@ -139,7 +140,7 @@ func (c *Client) bug(r any) {
 // others to serve: the goroutine that reads from a backend must not wait for that server to read, nor, once the client has let go of the
 // backend, for the client; while the client holds it, that the client does not read is to hold up its server.
 func (c *Client) unlock(reader *Backend, own bool) {
-	c.sess.Rest()
+	c.settle()
 	c.arm()
 	if c.sess.WantsInput() {
 		if c.ev != nil {

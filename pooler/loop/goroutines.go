@@ -28,6 +28,7 @@ type Goroutines struct {
 	tls             atomic.Pointer[tls.Config]
 	next            atomic.Uint64
 	pollers         *pollers // nil = there are none
+	restless        restless
 
 	mu      sync.Mutex
 	closed  bool

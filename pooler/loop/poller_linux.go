@@ -171,6 +171,7 @@ func (p *poller) post(s *socket) {
 }
 
 func (p *poller) run() {
+	runtime.LockOSThread() // never unlocked: the thread ends with it
 	defer p.closeFiles()
 	var events [128]syscall.EpollEvent
 	for {

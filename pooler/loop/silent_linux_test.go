@@ -4,6 +4,8 @@ import (
 	"runtime"
 	"testing"
 
+	"github.com/pgkennel/pgkennel/internal/pgtest"
+
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 )
 
@@ -28,6 +30,11 @@ func TestSilentClientsTakeLittle(t *testing.T) {
 				}
 				b.received(answer)
 			}
+			pgtest.Eventually(t, "all rest", func() bool {
+				s.g.restless.mu.Lock()
+				defer s.g.restless.mu.Unlock()
+				return len(s.g.restless.clients) == 0 && !s.g.restless.looking
+			})
 			return x
 		}
 		first := talk(100)

@@ -216,6 +216,9 @@ func (s *Session) parse(sql []byte, shape *parser.Shape) *parser.Message {
 		m = s.sh.Cache.Get(sql)
 	}
 	if m != nil {
+		if s.job.message != nil { // it is in the cache now, as this text's or as its shape's
+			s.job = job{}
+		}
 		return m
 	}
 	if m := s.job.message; m != nil && s.job.sql == string(sql) && (shape != nil || !m.Shaped) {

@@ -117,12 +117,16 @@ func (s *Session) stir() {
 	}
 }
 
-// Rest gives back what a session with nothing under way does not need. A driver calls it behind its steps.
-func (s *Session) Rest() {
+// Rest gives back what a session with nothing under way does not need. It returns false where something is. A driver calls it behind its steps,
+// or when the client has been silent for a while.
+func (s *Session) Rest() bool {
 	w := s.work
-	if w == nil || w.conn != nil || s.wait != waitNothing || s.phase != phaseReady || s.tx != pgwire.TxIdle || s.skip || s.yielded ||
+	if w == nil {
+		return true
+	}
+	if w.conn != nil || s.wait != waitNothing || s.phase != phaseReady || s.tx != pgwire.TxIdle || s.skip || s.yielded ||
 		w.clock != (clock{wait: w.clock.wait}) || len(w.in) > 0 || w.facts != (facts{}) || w.hs != nil || !w.idle() {
-		return
+		return false
 	}
 	s.expected = w.track.Expected
 	if w.track.Have == w.track.Expected && w.hint == (router.Hint{}) && w.schemaWait == nil {
@@ -136,6 +140,7 @@ func (s *Session) Rest() {
 	s.work = nil
 	w.clean()
 	desks.Put(w)
+	return true
 }
 
 // idle reports whether there is nothing in w that could be missed.
