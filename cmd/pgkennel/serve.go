@@ -45,7 +45,7 @@ func serve(cmd *cobra.Command, f *files) error {
 		Config: cfg, Log: log, Version: version, Level: level,
 		Load: func() (*config.Config, config.Warnings, error) { return config.Load(f.options(cmd)) },
 		// For tests, and to find the cause of trouble: what waits for sockets.
-		Goroutines: os.Getenv("PGKENNEL_DRIVER") == "goroutines", Ring: os.Getenv("PGKENNEL_DRIVER") == "uring",
+		Goroutines: os.Getenv("PGKENNEL_DRIVER") == "goroutines", Ring: os.Getenv("PGKENNEL_DRIVER") != "epoll",
 	})
 	if err != nil {
 		return err

@@ -273,8 +273,28 @@ func (u *uring) enter(wait uintptr, f func(cqe)) {
 	}
 }
 
+var errOldKernel = errors.New("the kernel is older than Linux 6.12")
+
+// uringRelease reports whether a kernel's release is one whose io_uring is trusted: there were many changes before.
+func uringRelease(release string) bool {
+	var major, minor int
+	n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor) //nolint:errcheck // the number tells
+	return n == 2 && (major > 6 || major == 6 && minor >= 12)
+}
+
 // probeUring tells why io_uring can't be used here: what is needed of it is tried. It is called by a thread that ends, or stays, with it.
 func probeUring() error {
+	var name syscall.Utsname
+	if err := syscall.Uname(&name); err != nil {
+		return os.NewSyscallError("uname", err)
+	}
+	release := make([]byte, 0, len(name.Release))
+	for _, c := range name.Release {
+		release = append(release, byte(c)) //nolint:gosec,unconvert // bytes, of either sign
+	}
+	if !uringRelease(string(release)) {
+		return errOldKernel
+	}
 	u, err := newUring(4 << 10)
 	if err != nil {
 		return err

@@ -34,3 +34,14 @@ func TestRing(t *testing.T) {
 		t.Run(name, f)
 	}
 }
+
+func TestReleasesWithRings(t *testing.T) {
+	t.Parallel()
+	for release, want := range map[string]bool{
+		"6.18.44-fc": true, "6.12.0": true, "7.0-rc1": true, "6.11.9": false, "6.1.0-44-amd64": false, "5.15.0": false, "": false, "x.y": false,
+	} {
+		if uringRelease(release) != want {
+			t.Errorf("%q: want %v", release, want)
+		}
+	}
+}
