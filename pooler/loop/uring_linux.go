@@ -278,7 +278,7 @@ var errOldKernel = errors.New("the kernel is older than Linux 6.12")
 // uringRelease reports whether a kernel's release is one whose io_uring is trusted: there were many changes before.
 func uringRelease(release string) bool {
 	var major, minor int
-	n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor) //nolint:errcheck // the number tells
+	n, _ := fmt.Sscanf(release, "%d.%d", &major, &minor)
 	return n == 2 && (major > 6 || major == 6 && minor >= 12)
 }
 
@@ -290,7 +290,7 @@ func probeUring() error {
 	}
 	release := make([]byte, 0, len(name.Release))
 	for _, c := range name.Release {
-		release = append(release, byte(c)) //nolint:gosec,unconvert // bytes, of either sign
+		release = append(release, byte(c))
 	}
 	if !uringRelease(string(release)) {
 		return errOldKernel
