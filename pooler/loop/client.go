@@ -253,7 +253,7 @@ func (c *Client) serve() (polled bool) {
 			c.input(buf[:n])
 		}
 		if err != nil && !c.sess.Closed() {
-			c.sess.Gone()
+			c.guard(c.sess.Gone)
 		}
 		handshake := c.tls
 		c.tls = false
@@ -340,7 +340,7 @@ func (c *Client) ended(error) {
 	c.mu.Lock()
 	c.now = nanos()
 	if !c.sess.Closed() {
-		c.sess.Gone()
+		c.guard(c.sess.Gone)
 	}
 	c.unlock(nil, true)
 	c.left()

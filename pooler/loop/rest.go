@@ -60,19 +60,29 @@ func (r *restless) look() {
 // rests reports whether the client has been silent, and needs nothing any more to work with.
 func (c *Client) rests(now int64) bool {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.sess.Closed() || now-c.now >= int64(restAfter) && c.sess.Rest() {
+	rests := c.sess.Closed() || now-c.now >= int64(restAfter) && c.rest()
+	if rests {
 		c.restless = false
-		return true
 	}
-	return false
+	if c.closing {
+		c.unlock(nil, false) // it may have come to a bad end just now
+	} else {
+		c.mu.Unlock()
+	}
+	return rests
+}
+
+// rest has the session rest, if it can; c.mu is held.
+func (c *Client) rest() bool {
+	defer c.caught()
+	return c.sess.Rest()
 }
 
 // settle is the end of a step for what the session works with; c.mu is held.
 func (c *Client) settle() {
 	switch {
 	case c.ev == nil:
-		c.sess.Rest()
+		c.rest()
 	case !c.restless && !c.sess.Closed():
 		c.restless = true
 		c.g.restless.add(c)

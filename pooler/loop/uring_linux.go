@@ -290,7 +290,7 @@ func probeUring() error {
 	}
 	release := make([]byte, 0, len(name.Release))
 	for _, c := range name.Release {
-		release = append(release, byte(c))
+		release = append(release, byte(c)) //nolint:gosec // bytes, of either sign
 	}
 	if !uringRelease(string(release)) {
 		return errOldKernel

@@ -153,6 +153,9 @@ func (w *work) idle() bool {
 // clean leaves nothing of the session in w.
 func (w *work) clean() {
 	w.unit.reset()
+	clear(w.unit.executed[:cap(w.unit.executed)])
+	clear(w.unit.items[:cap(w.unit.items)]) // beyond what was taken: what was refused
+	clear(w.unit.undo[:cap(w.unit.undo)])
 	w.track.Reset()
 	clear(w.prologue[:cap(w.prologue)])
 	clear(w.prologueLocal[:cap(w.prologueLocal)])

@@ -27,13 +27,14 @@ func TestWorkIsLentEmpty(t *testing.T) {
 	w.track.Savepoint("s")
 	w.track.Commit()
 	w.unit = unit{
-		message: &parser.Message{}, executed: []executed{{message: &parser.Message{}}}, items: []item{{name: "x"}}, undo: []undo{{name: "x"}},
+		message: &parser.Message{}, executed: []executed{{message: &parser.Message{}}, {message: &parser.Message{}}}[:1],
+		items: []item{{name: "x"}, {name: "y"}}[:1], undo: []undo{{name: "x"}, {name: "y"}}[:1],
 		held: held{how: endSync}, internal: &pgwire.Error{},
 	}
 	w.conn, w.hint = &backend.Conn{}, router.Hint{Shard: "1"}
 	out := w.out
 	w.clean()
-	for _, list := range []any{w.prologue[:cap(w.prologue)], w.prologueLocal[:cap(w.prologueLocal)], w.unit.executed[:1], w.unit.items[:1], w.unit.undo[:1]} {
+	for _, list := range []any{w.prologue[:cap(w.prologue)], w.prologueLocal[:cap(w.prologueLocal)], w.unit.executed[:2], w.unit.items[:2], w.unit.undo[:2]} {
 		v := reflect.ValueOf(list)
 		for i := range v.Len() {
 			if !v.Index(i).IsZero() {
