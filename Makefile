@@ -105,7 +105,7 @@ pure: ## the packages without goroutines, in full, and what the race detector fa
 	$(call step,tests of pure packages)
 	@$(GO) test -count=1 -timeout=$(TIMEOUT) $(PURE)
 	$(call step,what is measured)
-	@$(GO) test -count=1 -timeout=$(TIMEOUT) -run=$(MEASURED) ./pooler/loop ./integration
+	@$(GO) test -count=1 -timeout=$(TIMEOUT) -run=$(MEASURED) ./pooler/loop ./pooler/backend ./integration
 
 .PHONY: race
 race: ## unit and integration tests under the race detector

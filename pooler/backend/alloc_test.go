@@ -68,7 +68,7 @@ func TestFeedAllocatesNothing(t *testing.T) {
 			}
 		}
 		cut()
-		if n := testing.AllocsPerRun(100, cut); n != 0 {
+		if n := testing.AllocsPerRun(100, cut); n != 0 && !underRace { // the race detector has pools forget
 			t.Errorf("%s: got %v allocations an answer in pieces, want 0", name, n)
 		}
 		if want := 204; o.ready != want {
