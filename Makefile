@@ -9,7 +9,7 @@ PKG       ?= ./...
 TIMEOUT   ?= 8m
 PURE      ?= ./parser ./config ./sharding/...
 # Tests of allocations and of the program's memory: the race detector has both grow.
-MEASURED  ?= 'Allocat|TestHostile(Announcements|Syncs|Batches|SlowReader|Idlers)'
+MEASURED  ?= 'Allocat|SilentClients|TestHostile(Announcements|Syncs|Batches|SlowReader|Idlers)'
 FUZZTOTAL ?= 60# seconds that `make fuzz` shares out among all targets
 BENCHTIME ?= 1x
 

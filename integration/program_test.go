@@ -141,9 +141,12 @@ func TestProgramExitCodes(t *testing.T) {
 			}
 		})
 	}
+	if code, _, stderr := outcomeOf(t, good, []string{"PGKENNEL_DRIVER=fast"}); code != 1 || !strings.Contains(stderr, `PGKENNEL_DRIVER is "fast"; it may be uring, epoll or goroutines`) {
+		t.Errorf("an unknown driver: exit code %d, %s", code, stderr)
+	}
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
-		t.Skip("no /dev/full")
+		t.Fatal(err)
 	}
 	defer full.Close()
 	for _, args := range []string{"version", "check", "route ;"} { // who is not heard has not done it

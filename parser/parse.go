@@ -67,7 +67,7 @@ func parseText(text string, origin *origin, literals *literals) ([]*Statement, *
 	return statements, nil
 }
 
-// errorCode gives PostgreSQL's SQLSTATE for an error of pg_query, which does not keep it.
+// errorCode gives PostgreSQL's SQLSTATE for an error of pg_query, which does not keep it. The texts are those of PostgreSQL's gram.y and scan.l.
 func errorCode(e *pgparser.Error) string {
 	switch {
 	case e.Message == "invalid Unicode escape" && e.Filename == "scan.l":

@@ -29,6 +29,12 @@ func serve(cmd *cobra.Command, f *files) error {
 	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT, syscall.SIGHUP)
 	defer signal.Stop(signals)
 
+	driver := os.Getenv("PGKENNEL_DRIVER")
+	switch driver {
+	case "", "uring", "epoll", "goroutines":
+	default:
+		return fmt.Errorf("PGKENNEL_DRIVER is %q; it may be uring, epoll or goroutines", driver)
+	}
 	cfg, warnings, err := f.load(cmd)
 	if err != nil {
 		return err
@@ -45,7 +51,7 @@ func serve(cmd *cobra.Command, f *files) error {
 		Config: cfg, Log: log, Version: version, Level: level,
 		Load: func() (*config.Config, config.Warnings, error) { return config.Load(f.options(cmd)) },
 		// For tests, and to find the cause of trouble: what waits for sockets.
-		Goroutines: os.Getenv("PGKENNEL_DRIVER") == "goroutines", Ring: os.Getenv("PGKENNEL_DRIVER") != "epoll",
+		Goroutines: driver == "goroutines", Ring: driver != "epoll",
 	})
 	if err != nil {
 		return err

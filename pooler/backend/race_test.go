@@ -2,5 +2,5 @@
 
 package backend
 
-// underRace: the race detector makes the tests of pure code ten times slower and finds nothing in them; a part of them is enough then.
+// underRace: the race detector has a sync.Pool forget what it is given, at random.
 const underRace = true

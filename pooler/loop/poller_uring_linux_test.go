@@ -51,9 +51,7 @@ func (e *parrot) ended(err error) {
 func TestRingKeepsOrder(t *testing.T) {
 	t.Parallel()
 	ps, err := newRingPollers(2, pollBuffer)
-	if err != nil {
-		t.Skip(err)
-	}
+	needsRing(t, err)
 	defer ps.close()
 	g := NewGoroutines(Options{Log: slog.New(slog.DiscardHandler), Pollers: -1})
 	var all sync.WaitGroup
@@ -165,9 +163,7 @@ func TestRingKeepsOrder(t *testing.T) {
 func TestRingTurns(t *testing.T) {
 	t.Parallel()
 	ps, err := newRingPollers(1, 100)
-	if err != nil {
-		t.Skip(err)
-	}
+	needsRing(t, err)
 	defer ps.close()
 	serve := func(h handler) net.Conn {
 		ours, theirs := pair(t)

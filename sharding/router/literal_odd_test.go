@@ -222,36 +222,21 @@ func oddStatement(r *rand.Rand) string {
 
 // swapLiterals puts other literals in sql's places, of the kind that the shape allows.
 func swapLiterals(r *rand.Rand, sql string) string {
-	var s parser.Shape
-	if !s.Of([]byte(sql)) {
-		return sql
-	}
-	var b strings.Builder
-	last := 0
-	for _, l := range s.Literals {
-		b.WriteString(sql[last:l.Start])
-		last = int(l.End)
-		raw := sql[l.Start:l.End]
-		if r.IntN(3) > 0 {
-			for range 20 {
-				var cand string
-				if l.Kind == parser.TokenInteger || l.Kind == parser.TokenFloat {
-					cand = oddNumbers[r.IntN(len(oddNumbers))]
-				} else {
-					cand = oddStrings[r.IntN(len(oddStrings))]
-				}
-				isF := strings.ContainsAny(cand, ".eE")
-				if l.Kind == parser.TokenInteger && isF || l.Kind == parser.TokenFloat && !isF {
-					continue
-				}
-				raw = cand
-				break
+	return withLiterals(sql, func(kind parser.TokenKind, raw string) string {
+		if r.IntN(3) == 0 {
+			return raw
+		}
+		if kind != parser.TokenInteger && kind != parser.TokenFloat {
+			return oddStrings[r.IntN(len(oddStrings))]
+		}
+		for range 20 {
+			n := oddNumbers[r.IntN(len(oddNumbers))]
+			if strings.ContainsAny(n, ".eE") == (kind == parser.TokenFloat) {
+				return n
 			}
 		}
-		b.WriteString(raw)
-	}
-	b.WriteString(sql[last:])
-	return b.String()
+		return raw
+	})
 }
 
 // Random statements with odd literals, each routed by the shape of another.

@@ -11,8 +11,8 @@ import (
 	"github.com/pgkennel/pgkennel/sharding/router"
 )
 
-// other writes a text of the shape of sql with other literals, where it has luck.
-func other(r *rand.Rand, sql string) string {
+// withLiterals writes sql with other literals where it has a shape: those that f makes of them.
+func withLiterals(sql string, f func(kind parser.TokenKind, raw string) string) string {
 	var s parser.Shape
 	if !s.Of([]byte(sql)) {
 		return sql
@@ -22,24 +22,29 @@ func other(r *rand.Rand, sql string) string {
 	for _, l := range s.Literals {
 		b.WriteString(sql[last:l.Start])
 		last = int(l.End)
-		raw := sql[l.Start:l.End]
-		numbers := []string{"1", "2", "11", "12", "150", "999", "9007199254740993", "9999999999999999999"}
-		switch {
-		case r.IntN(3) == 0:
-		case l.Kind == parser.TokenInteger:
-			raw = numbers[r.IntN(len(numbers))]
-		case l.Kind == parser.TokenFloat:
-			raw = []string{"1.0", "1.5", "11.0", "1e1"}[r.IntN(4)]
-		default:
-			raw = []string{
-				"'1'", "'11'", "' 12 '", "'x'", "'it''s'", "E'1\\x31'", "$$2$$", "'{1,2}'", "'{1,11}'", "'{}'", "''", "'t'", "'f'", "'ü'", "'acme'", "'acme '",
-				"'00000000-0000-0000-0000-000000000001'",
-			}[r.IntN(17)]
-		}
-		b.WriteString(raw)
+		b.WriteString(f(l.Kind, sql[l.Start:l.End]))
 	}
 	b.WriteString(sql[last:])
 	return b.String()
+}
+
+// other writes a text of the shape of sql with other literals, where it has luck.
+func other(r *rand.Rand, sql string) string {
+	numbers := []string{"1", "2", "11", "12", "150", "999", "9007199254740993", "9999999999999999999"}
+	return withLiterals(sql, func(kind parser.TokenKind, raw string) string {
+		switch {
+		case r.IntN(3) == 0:
+			return raw
+		case kind == parser.TokenInteger:
+			return numbers[r.IntN(len(numbers))]
+		case kind == parser.TokenFloat:
+			return []string{"1.0", "1.5", "11.0", "1e1"}[r.IntN(4)]
+		}
+		return []string{
+			"'1'", "'11'", "' 12 '", "'x'", "'it''s'", "E'1\\x31'", "$$2$$", "'{1,2}'", "'{1,11}'", "'{}'", "''", "'t'", "'f'", "'ü'", "'acme'", "'acme '",
+			"'00000000-0000-0000-0000-000000000001'",
+		}[r.IntN(17)]
+	})
 }
 
 // checkShape holds that a text is planned by its shape, which another text has made known, as by itself.
