@@ -39,7 +39,7 @@ func (r *restless) look() {
 	now := nanos()
 	kept := list[:0]
 	for _, c := range list {
-		if !c.rests(now) {
+		if !c.silent(now) {
 			kept = append(kept, c)
 		}
 	}
@@ -57,25 +57,27 @@ func (r *restless) look() {
 	r.mu.Unlock()
 }
 
-// rests reports whether the client has been silent, and needs nothing any more to work with.
-func (c *Client) rests(now int64) bool {
+// silent reports whether nothing has happened to the client for a while. Then it rests, unless something is under way: what ends that is a step,
+// behind which it is looked at again.
+func (c *Client) silent(now int64) bool {
 	c.mu.Lock()
-	rests := c.sess.Closed() || now-c.now >= int64(restAfter) && c.rest()
-	if rests {
+	silent := c.sess.Closed() || now-c.now >= int64(restAfter)
+	if silent {
 		c.restless = false
+		c.rest()
 	}
 	if c.closing {
 		c.unlock(nil, false) // it may have come to a bad end just now
 	} else {
 		c.mu.Unlock()
 	}
-	return rests
+	return silent
 }
 
 // rest has the session rest, if it can; c.mu is held.
-func (c *Client) rest() bool {
+func (c *Client) rest() {
 	defer c.caught()
-	return c.sess.Rest()
+	c.sess.Rest()
 }
 
 // settle is the end of a step for what the session works with; c.mu is held.

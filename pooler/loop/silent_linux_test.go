@@ -30,11 +30,7 @@ func TestSilentClientsTakeLittle(t *testing.T) {
 				}
 				b.received(answer)
 			}
-			pgtest.Eventually(t, "all rest", func() bool {
-				s.g.restless.mu.Lock()
-				defer s.g.restless.mu.Unlock()
-				return len(s.g.restless.clients) == 0 && !s.g.restless.looking
-			})
+			s.g.restless.settled(t)
 			return x
 		}
 		first := talk(100)
@@ -45,6 +41,34 @@ func TestSilentClientsTakeLittle(t *testing.T) {
 		}
 		runtime.KeepAlive(first)
 		runtime.KeepAlive(x)
+	}
+}
+
+// settled waits until nobody is looked at.
+func (r *restless) settled(t *testing.T) {
+	t.Helper()
+	pgtest.Eventually(t, "nobody is looked at", func() bool {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return len(r.clients) == 0 && !r.looking
+	})
+}
+
+// A client that is silent in a transaction keeps what it works with, is not looked at in vain, and rests when the transaction is over.
+func TestSilentInATransaction(t *testing.T) {
+	s := newBench(t, 1)
+	c := s.client()
+	for _, x := range []struct {
+		sql   string
+		rests bool
+	}{{"BEGIN", false}, {"SAVEPOINT a", false}, {"ROLLBACK", true}} {
+		c.received(pgwire.AppendQuery(nil, x.sql))
+		s.g.restless.settled(t)
+		c.mu.Lock()
+		if c.restless || c.sess.Rests() != x.rests {
+			t.Errorf("behind %s: rests is %v", x.sql, c.sess.Rests())
+		}
+		c.mu.Unlock()
 	}
 }
 

@@ -117,16 +117,13 @@ func (s *Session) stir() {
 	}
 }
 
-// Rest gives back what a session with nothing under way does not need. It returns false where something is. A driver calls it behind its steps,
-// or when the client has been silent for a while.
-func (s *Session) Rest() bool {
+// Rest gives back what a session with nothing under way does not need. A driver calls it behind its steps, or when the client has been silent
+// for a while.
+func (s *Session) Rest() {
 	w := s.work
-	if w == nil {
-		return true
-	}
-	if w.conn != nil || s.wait != waitNothing || s.phase != phaseReady || s.tx != pgwire.TxIdle || s.skip || s.yielded ||
+	if w == nil || w.conn != nil || s.wait != waitNothing || s.phase != phaseReady || s.tx != pgwire.TxIdle || s.skip || s.yielded ||
 		w.clock != (clock{wait: w.clock.wait}) || len(w.in) > 0 || w.facts != (facts{}) || w.hs != nil || !w.idle() {
-		return false
+		return
 	}
 	s.expected = w.track.Expected
 	if w.track.Have == w.track.Expected && w.hint == (router.Hint{}) && w.schemaWait == nil {
@@ -140,8 +137,10 @@ func (s *Session) Rest() bool {
 	s.work = nil
 	w.clean()
 	desks.Put(w)
-	return true
 }
+
+// Rests reports whether the session has given back what it works with.
+func (s *Session) Rests() bool { return s.work == nil }
 
 // idle reports whether there is nothing in w that could be missed.
 func (w *work) idle() bool {
