@@ -52,10 +52,7 @@ func TestStateOfTheServerSession(t *testing.T) {
 	if user, database := k.c.sess.Names(); user != "app" || database != "prod" {
 		t.Errorf("got %s, %s", user, database)
 	}
-	k.c.sess.Gone()
-	for m.Step() {
-	}
-	wantNothingLeft(t, m)
+	k.leaves()
 }
 
 // TestLimits: what is too long, too much or not wanted is refused, and the session goes on.
@@ -95,10 +92,7 @@ func TestLimits(t *testing.T) {
 		}
 		k.send(b, want)
 	}
-	k.c.sess.Gone()
-	for m.Step() {
-	}
-	wantNothingLeft(t, m)
+	k.leaves()
 }
 
 // TestLongBatch: names are found in a batch of any length.
@@ -126,10 +120,7 @@ func TestLongBatch(t *testing.T) {
 		t.Errorf("has %d statements", n)
 	}
 	k.query("DEALLOCATE ALL", "C:DEALLOCATE ALL Z:I")
-	k.c.sess.Gone()
-	for m.Step() {
-	}
-	wantNothingLeft(t, m)
+	k.leaves()
 }
 
 // TestRefusedConnection: one that is good for cancel requests only is told so.

@@ -55,6 +55,15 @@ func newTalk(t *testing.T, m *Memory) *talk {
 	return &talk{t, m, m.Connect(s), s}
 }
 
+// leaves ends the client, of which nothing is to be left.
+func (k *talk) leaves() {
+	k.t.Helper()
+	k.c.sess.Gone()
+	for k.m.Step() {
+	}
+	wantNothingLeft(k.t, k.m)
+}
+
 // send sends b and wants the given answer, until nothing happens any more.
 func (k *talk) send(b []byte, want string) {
 	k.t.Helper()

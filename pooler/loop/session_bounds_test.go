@@ -40,10 +40,7 @@ func TestPortalsOutliveTheirStatements(t *testing.T) {
 			k.send(pgwire.AppendSync(pgwire.AppendExecute(nil, "p", 0)), "C:SET Z:T")
 			k.query("SHOW app.v", "T D:7 C:SHOW Z:T")
 			k.query("COMMIT", "C:COMMIT Z:I")
-			k.c.sess.Gone()
-			for m.Step() {
-			}
-			wantNothingLeft(t, m)
+			k.leaves()
 		})
 	}
 }
@@ -193,10 +190,7 @@ func TestPipelineWithoutEnd(t *testing.T) {
 				t.Errorf("holds %d bytes more", after-before)
 			}
 			k.send(pgwire.AppendSync(nil), "Z:I")
-			k.c.sess.Gone()
-			for m.Step() {
-			}
-			wantNothingLeft(t, m)
+			k.leaves()
 		})
 	}
 }
@@ -230,10 +224,7 @@ func TestUnnamedStatementIsKept(t *testing.T) {
 	if n, _ := m.sh.Registry.Stats(); n > 1 {
 		t.Errorf("%d statements are held", n)
 	}
-	k.c.sess.Gone()
-	for m.Step() {
-	}
-	wantNothingLeft(t, m)
+	k.leaves()
 }
 
 // TestLostTransactionStaysLost: a transaction whose server went away can't be gone on with behind a savepoint: what was written in front of it

@@ -84,6 +84,15 @@ func pair(t *testing.T) (a, b net.Conn) {
 	return a, b
 }
 
+// asking is a client whose statement has come to its server.
+func (w *wire) asking() (us net.Conn, c *Client, server net.Conn, b *Backend) {
+	us, c = w.client()
+	us.Write(pgwire.AppendQuery(nil, "SELECT abalance FROM orders WHERE tenant_id = 1")) //nolint:errcheck // what is read tells
+	server = <-w.servers
+	w.until(server, pgwire.MsgQuery)
+	return us, c, server, c.held()
+}
+
 // client logs one in that a poller serves.
 func (w *wire) client() (net.Conn, *Client) {
 	w.t.Helper()
@@ -395,11 +404,7 @@ func TestDeadBackendIsDroppedAfterTheStep(t *testing.T) {
 func TestBugsEndOneConnection(t *testing.T) {
 	t.Parallel()
 	w := newWire(t)
-	us, c := w.client()
-	us.Write(pgwire.AppendQuery(nil, "SELECT abalance FROM orders WHERE tenant_id = 1")) //nolint:errcheck // what is read tells
-	server := <-w.servers
-	w.until(server, pgwire.MsgQuery)
-	b := c.held()
+	us, _, server, b := w.asking()
 	b.lease.Release()                                                                                      // twice, therefore
 	server.Write(pgwire.AppendReadyForQuery(pgwire.AppendCommandComplete(nil, "SELECT 0"), pgwire.TxIdle)) //nolint:errcheck // what is read tells
 	us.SetReadDeadline(time.Now().Add(10 * time.Second))                                                   //nolint:errcheck // it is a test
@@ -427,11 +432,7 @@ func (broken) Parameter(string, string) { panic("test") }
 func TestIdleConnectionsHaveNoBuffers(t *testing.T) {
 	t.Parallel()
 	w := newWire(t)
-	us, c := w.client()
-	us.Write(pgwire.AppendQuery(nil, "SELECT abalance FROM orders WHERE tenant_id = 1")) //nolint:errcheck // what is read tells
-	server := <-w.servers
-	w.until(server, pgwire.MsgQuery)
-	b := c.held()
+	us, c, server, b := w.asking()
 	row := pgwire.AppendDataRow(nil, [][]byte{bytes.Repeat([]byte("x"), 50<<10)})
 	answer := pgwire.AppendRowDescription(nil, []pgwire.Column{pgwire.TextColumn("v", pgwire.OIDText)})
 	answer = append(append(answer, row...), row...)
