@@ -118,8 +118,8 @@ func TestRefusalOfNullParameter(t *testing.T) {
 func TestRefusalOfBrokenSQL(t *testing.T) {
 	t.Parallel()
 	s := tableStand(t, "")
-	server := s.shards[0].Connect(t, pgtest.Login{User: user, Database: s.shards[0].db, Password: password})
 	each(t, func(t *testing.T, p protocol) {
+		server := s.shards[0].Connect(t, pgtest.Login{User: user, Database: s.shards[0].db, Password: password})
 		for _, sql := range []string{
 			"SELEC 1", "SELECT * FROM orders WHERE tenant_id = ", "INSERT INTO orders VALUES (1", "SELECT 'abc", `SELECT "abc`,
 			"SELECT $$abc", "/* never closed", "SELECT 1 FROM", "CREATE TABLE", "SELECT é FROM FROM", "SELECT 1; SELEC 2", "BEGIN; x",
