@@ -1,7 +1,6 @@
 package loop
 
 import (
-	"errors"
 	"io"
 	"os"
 	"runtime"
@@ -17,6 +16,7 @@ import (
 type pollers struct {
 	list []*poller
 	next atomic.Uint32
+	lent int // processors
 	wait sync.WaitGroup
 }
 
@@ -25,6 +25,7 @@ type poller struct {
 	ep, wake int
 	bufs     buffers
 	buf      []byte
+	stay     stay
 	slots    []*socket // by the number that the kernel hands back
 	free     []int32
 	local    []*socket   // to be read on after the others had their turn
@@ -55,7 +56,8 @@ const readAhead = 200_000
 
 // newPollers starts n threads with buffers of the given size.
 func newPollers(n, buffer int) (*pollers, error) {
-	ps := &pollers{}
+	ps := &pollers{lent: n}
+	lend(n)
 	for range n {
 		p, err := newPoller(buffer)
 		if err != nil {
@@ -78,7 +80,8 @@ func newRingPollers(n, buffer int) (*pollers, error) {
 	if err := <-probed; err != nil {
 		return nil, err
 	}
-	ps := &pollers{}
+	ps := &pollers{lent: n}
+	lend(n)
 	for range n {
 		p, err := newRingPoller(ps, buffer)
 		if err != nil {
@@ -131,6 +134,7 @@ func (ps *pollers) close() {
 		p.mu.Unlock()
 	}
 	ps.wait.Wait()
+	lend(-ps.lent)
 }
 
 func (p *poller) closeFiles() {
@@ -196,14 +200,26 @@ func (p *poller) next(events *[128]syscall.EpollEvent) int {
 		timeout = 0
 	}
 	for {
-		n, err := syscall.EpollWait(p.ep, events[:], timeout)
-		if err == nil {
+		n, errno := p.await(events, timeout)
+		switch errno {
+		case 0:
 			return n
-		}
-		if !errors.Is(err, syscall.EINTR) {
-			panic(os.NewSyscallError("epoll_wait", err)) // the descriptor is ours, and open
+		case syscall.EINTR:
+		default:
+			panic(os.NewSyscallError("epoll_wait", errno)) // the descriptor is ours, and open
 		}
 	}
+}
+
+// await waits for events, or for the time-out in milliseconds; -1 = for ever.
+func (p *poller) await(events *[128]syscall.EpollEvent, timeout int) (int, syscall.Errno) {
+	if timeout == 0 || p.stay.here() {
+		n, _, errno := syscall.RawSyscall6(syscall.SYS_EPOLL_PWAIT, uintptr(p.ep), uintptr(unsafe.Pointer(events)), uintptr(len(events)), uintptr(timeout), 0, 0) //nolint:gosec // it has no other way
+		return int(n), p.stay.waited(errno)
+	}
+	defer p.stay.leave()()
+	n, _, errno := syscall.Syscall6(syscall.SYS_EPOLL_PWAIT, uintptr(p.ep), uintptr(unsafe.Pointer(events)), uintptr(len(events)), uintptr(timeout), 0, 0) //nolint:gosec // as above
+	return int(n), errno
 }
 
 func (p *poller) happened(s *socket, events uint32) {
@@ -332,4 +348,4 @@ func (p *poller) remove(s *socket) {
 
 // defaultPollers is how many threads serve sockets where nobody says: half of the processors, for servers are often beside them, and each thread
 // more costs those that would do wake-ups.
-func defaultPollers() int { return max(1, runtime.GOMAXPROCS(0)/2) }
+func defaultPollers() int { return max(1, ownProcessors()/2) }

@@ -32,6 +32,7 @@ type uring struct {
 	bufTail  uint16
 	firstBid uint16
 
+	stay   stay
 	mapped [][]byte
 	params uringParams
 }
@@ -246,7 +247,7 @@ func (u *uring) enter(wait uintptr, f func(cqe)) {
 			tail, sent = atomic.LoadUint32(u.cqTail), atomic.LoadUint32(u.sqHead) == u.tail
 		}
 		if wait > 0 && head == tail && errno == 0 && (sent || u.tail-before <= 1) {
-			_, _, errno = syscall.Syscall6(sysUringEnter, uintptr(u.fd), uintptr(u.tail-atomic.LoadUint32(u.sqHead)), wait, enterGetEvents, 0, 0)
+			errno = u.await(wait)
 			tail = atomic.LoadUint32(u.cqTail)
 		}
 		got := head != tail
@@ -271,6 +272,18 @@ func (u *uring) enter(wait uintptr, f func(cqe)) {
 			wait = 0
 		}
 	}
+}
+
+// await does the requests that are left, and waits for completions.
+func (u *uring) await(wait uintptr) syscall.Errno {
+	left := uintptr(u.tail - atomic.LoadUint32(u.sqHead))
+	if u.stay.here() {
+		_, _, errno := syscall.RawSyscall6(sysUringEnter, uintptr(u.fd), left, wait, enterGetEvents, 0, 0)
+		return u.stay.waited(errno)
+	}
+	defer u.stay.leave()()
+	_, _, errno := syscall.Syscall6(sysUringEnter, uintptr(u.fd), left, wait, enterGetEvents, 0, 0)
+	return errno
 }
 
 var errOldKernel = errors.New("the kernel is older than Linux 6.12")
