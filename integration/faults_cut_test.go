@@ -178,7 +178,7 @@ func cutStand(t *testing.T) (*stand, *proxy) {
 	t.Helper()
 	s := prepare(t, spec{
 		shards: 2, schema: scriptsSchema, rest: twoRanges,
-		general: faultyGeneral + "default_pool_size = 1\ncheckout_timeout = 10_000\nquery_timeout = 3_000\nrollback_timeout = 500\n",
+		general: faultyGeneral + "default_pool_size = 1\ncheckout_timeout = 30_000\nquery_timeout = 12_000\nrollback_timeout = 500\n",
 	})
 	p := s.throughProxy(0)
 	s.startInside()
