@@ -1,0 +1,235 @@
+package tenant
+
+import (
+	"errors"
+	"fmt"
+	"sync"
+)
+
+// Options are what a Registry is made of.
+type Options struct {
+	// Setting is the run-time parameter that carries the tenant's key, such as app.current_tenant.
+	Setting string
+	// Isolation and Mode are those of tenants that have none of their own.
+	Isolation Isolation
+	Mode      Mode
+	// Templates of the names of tenants' schemas, roles and databases.
+	Schema, Role, Database Template
+	// Tenants that have an entry of their own. Fields that are zero have the values above.
+	Tenants []Tenant
+	// ByKey: a key without an entry is a tenant as well, if the templates need no more than that.
+	ByKey bool
+	// Cluster is where tenants without an entry live.
+	Cluster string
+}
+
+// Registry is all tenants at one time. It is safe for concurrent use, and does not change.
+type Registry struct {
+	o      Options
+	names  map[string]*Tenant
+	keys   map[string]*Tenant
+	places map[string]string // whose is a schema, a role, a database
+	byKey  bool
+
+	mu struct {
+		sync.RWMutex
+		made, before map[string]*Tenant // without an entry, by key; those before are forgotten next
+	}
+}
+
+// mostMade bounds the tenants without an entry that are remembered, twice: clients may name any key.
+const mostMade = 16 << 10
+
+// New returns the registry of o, or every mistake in it.
+func New(o Options) (*Registry, []error) {
+	r := &Registry{
+		o: o, names: make(map[string]*Tenant, len(o.Tenants)), keys: make(map[string]*Tenant, len(o.Tenants)),
+		places: make(map[string]string, 2*len(o.Tenants)),
+	}
+	var errs []error
+	for _, t := range []Template{o.Schema, o.Role, o.Database} {
+		if err := t.Check(); err != nil {
+			errs = append(errs, err)
+		}
+	}
+	if errs != nil {
+		return nil, errs
+	}
+	for i := range o.Tenants {
+		t := o.Tenants[i]
+		if !ValidName(t.Name) {
+			errs = append(errs, fmt.Errorf("tenant %q: a name has lower-case letters, digits, _ and -, and begins with a letter or digit", t.Name))
+			continue
+		}
+		if err := r.complete(&t); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if r.names[t.Name] != nil {
+			errs = append(errs, fmt.Errorf("tenant %q is there twice", t.Name))
+			continue
+		}
+		if other := r.keys[t.Key]; t.Key != "" && other != nil {
+			errs = append(errs, fmt.Errorf("tenants %q and %q have the same key", other.Name, t.Name))
+			continue
+		}
+		for _, place := range t.places() {
+			if other, taken := r.places[place.at]; taken {
+				errs = append(errs, fmt.Errorf("tenants %q and %q have the same %s %q", other, t.Name, place.what, place.name))
+			}
+			r.places[place.at] = t.Name
+		}
+		r.names[t.Name] = &t
+		if t.Key != "" {
+			r.keys[t.Key] = &t
+		}
+	}
+	if errs != nil {
+		return nil, errs
+	}
+	r.byKey = o.ByKey && r.madeByKey()
+	return r, nil
+}
+
+// place is a name that one tenant only may have.
+type place struct{ what, name, at string }
+
+func (t *Tenant) places() []place {
+	var list []place
+	if t.Role != "" {
+		list = append(list, place{"role", t.Role, "role\x00" + t.Cluster + "\x00" + t.Role})
+	}
+	if t.Schema != "" {
+		list = append(list, place{"schema", t.Schema, "schema\x00" + t.Cluster + "\x00" + t.Database + "\x00" + t.Schema})
+	}
+	if t.Database != "" {
+		list = append(list, place{"database", t.Database, "database\x00" + t.Cluster + "\x00" + t.Database})
+	}
+	return list
+}
+
+// madeByKey reports whether the key alone makes a tenant.
+func (r *Registry) madeByKey() bool {
+	needs := func(tpl Template, wanted bool) bool { return !wanted || tpl.ByKey() && tpl.Distinct() }
+	i, m := r.o.Isolation, r.o.Mode
+	return i != Instance && needs(r.o.Schema, i == Schema) && needs(r.o.Role, m == Strict || i == Schema) && needs(r.o.Database, i == Database)
+}
+
+var (
+	errNoKey     = errors.New("row isolation needs its key")
+	errSealed    = errors.New("sealed mode is for row isolation only")
+	errPlaceless = errors.New("instance isolation is provisioned, and can't be configured here")
+)
+
+// complete fills in what a tenant has of the defaults, and checks it.
+func (r *Registry) complete(t *Tenant) error {
+	wrong := func(err error) error { return fmt.Errorf("tenant %q: %w", t.Name, err) }
+	if t.Isolation == 0 {
+		t.Isolation = r.o.Isolation
+	}
+	if t.Mode == 0 {
+		t.Mode = r.o.Mode
+	}
+	if t.State == 0 {
+		t.State = Active
+	}
+	if t.Cluster == "" {
+		t.Cluster = r.o.Cluster
+	}
+	switch {
+	case t.Isolation == Instance:
+		return wrong(errPlaceless)
+	case t.Isolation == Row && t.Key == "":
+		return wrong(errNoKey)
+	case t.Isolation != Row && t.Mode == Sealed:
+		return wrong(errSealed)
+	}
+	for _, name := range []struct {
+		to     *string
+		what   string
+		tpl    Template
+		wanted bool
+	}{
+		{&t.Schema, "schema", r.o.Schema, t.Isolation == Schema},
+		{&t.Role, "role", r.o.Role, t.Isolation == Schema || t.Mode == Strict},
+		{&t.Database, "database", r.o.Database, t.Isolation == Database},
+	} {
+		if !name.wanted {
+			*name.to = ""
+			continue
+		}
+		if *name.to == "" {
+			s, err := name.tpl.Expand(t.Name, t.Key, "")
+			if err != nil {
+				return wrong(err)
+			}
+			*name.to = s
+		}
+		if bad := CheckIdent(*name.to); bad != "" {
+			return wrong(fmt.Errorf("its %s %q %s", name.what, *name.to, bad))
+		}
+	}
+	t.setContext(r.o.Setting)
+	return nil
+}
+
+// ByName finds a tenant by its name, nil if there is none.
+func (r *Registry) ByName(name string) *Tenant { return r.names[name] }
+
+// ByKey finds a tenant by its key, nil if there is none. The key is in the form in which PostgreSQL prints it, and has to be one that a
+// mapping or a login gave: tenants without an entry are made for any.
+func (r *Registry) ByKey(key string) *Tenant {
+	if t := r.keys[key]; t != nil || !r.byKey || key == "" {
+		return t
+	}
+	r.mu.RLock()
+	t := r.mu.made[key]
+	r.mu.RUnlock()
+	if t != nil {
+		return t
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if t = r.mu.made[key]; t != nil {
+		return t
+	}
+	if t = r.mu.before[key]; t == nil {
+		t = &Tenant{Name: key, Key: key, Shard: -1}
+		if r.complete(t) != nil || r.taken(t) {
+			return nil
+		}
+	}
+	if len(r.mu.made) >= mostMade || r.mu.made == nil {
+		r.mu.made, r.mu.before = make(map[string]*Tenant), r.mu.made
+	}
+	r.mu.made[key] = t
+	return t
+}
+
+// taken reports whether a tenant with an entry has the name, or a place, that t would have.
+func (r *Registry) taken(t *Tenant) bool {
+	if r.names[t.Name] != nil {
+		return true
+	}
+	for _, p := range t.places() {
+		if _, ok := r.places[p.at]; ok {
+			return true
+		}
+	}
+	return false
+}
+
+// Len is how many tenants have an entry.
+func (r *Registry) Len() int { return len(r.names) }
+
+// Setting is the run-time parameter that carries the tenant's key.
+func (r *Registry) Setting() string { return r.o.Setting }
+
+// All calls f for each tenant with an entry until it returns false.
+func (r *Registry) All(f func(*Tenant) bool) {
+	for i := range r.o.Tenants {
+		if t := r.names[r.o.Tenants[i].Name]; t != nil && !f(t) {
+			return
+		}
+	}
+}
