@@ -101,7 +101,7 @@ func (r *Registry) Identify(n Naming, a Asked, known Known) (Identity, Refusal) 
 	}
 	t := r.ByName(names[0])
 	if t == nil {
-		t = r.byKeyName(names[0])
+		t = r.byKeyName(id.Database, names[0])
 	}
 	if t == nil {
 		return id, UnknownTenant
@@ -119,8 +119,8 @@ func (r *Registry) Identify(n Naming, a Asked, known Known) (Identity, Refusal) 
 }
 
 // byKeyName finds a tenant without an entry, whose name is its key.
-func (r *Registry) byKeyName(name string) *Tenant {
-	if t := r.ByKey(name); t != nil && t.Name == name {
+func (r *Registry) byKeyName(cluster, name string) *Tenant {
+	if t := r.ByKey(cluster, name); t != nil && t.Name == name {
 		return t
 	}
 	return nil

@@ -17,93 +17,109 @@ type Options struct {
 	Schema, Role, Database Template
 	// Tenants that have an entry of their own. Fields that are zero have the values above.
 	Tenants []Tenant
-	// ByKey: a key without an entry is a tenant as well, if the templates need no more than that.
-	ByKey bool
-	// Cluster is where tenants without an entry live.
-	Cluster string
+	// Clusters are those where a key without an entry is a tenant as well, if the templates need no more than that.
+	Clusters []string
 }
 
 // Registry is all tenants at one time. It is safe for concurrent use, and does not change.
 type Registry struct {
 	o      Options
 	names  map[string]*Tenant
-	keys   map[string]*Tenant
-	places map[string]string // whose is a schema, a role, a database
-	byKey  bool
+	keys   map[place]*Tenant
+	owners map[owned]string // whose is a schema, a role, a database
+	byKey  map[string]bool  // clusters
 
 	mu struct {
 		sync.RWMutex
-		made, before map[string]*Tenant // without an entry, by key; those before are forgotten next
+		made, before map[place]*Tenant // without an entry; those before are forgotten next
 	}
 }
 
 // mostMade bounds the tenants without an entry that are remembered, twice: clients may name any key.
 const mostMade = 16 << 10
 
+// place is a key in a cluster.
+type place struct{ cluster, key string }
+
+// owned is a name on the servers of a cluster that one tenant only may have.
+type owned struct{ what, cluster, database, name string }
+
+// Mistake is what is wrong with a tenant, or with the options (Index < 0).
+type Mistake struct {
+	Index int // in Options.Tenants
+	Err   error
+}
+
 // New returns the registry of o, or every mistake in it.
-func New(o Options) (*Registry, []error) {
+func New(o Options) (*Registry, []Mistake) {
 	r := &Registry{
-		o: o, names: make(map[string]*Tenant, len(o.Tenants)), keys: make(map[string]*Tenant, len(o.Tenants)),
-		places: make(map[string]string, 2*len(o.Tenants)),
+		o: o, names: make(map[string]*Tenant, len(o.Tenants)), keys: make(map[place]*Tenant, len(o.Tenants)),
+		owners: make(map[owned]string, 2*len(o.Tenants)), byKey: make(map[string]bool),
 	}
-	var errs []error
+	var wrong []Mistake
 	for _, t := range []Template{o.Schema, o.Role, o.Database} {
 		if err := t.Check(); err != nil {
-			errs = append(errs, err)
+			wrong = append(wrong, Mistake{-1, err})
 		}
 	}
-	if errs != nil {
-		return nil, errs
+	if wrong != nil {
+		return nil, wrong
 	}
 	for i := range o.Tenants {
-		t := o.Tenants[i]
-		if !ValidName(t.Name) {
-			errs = append(errs, fmt.Errorf("tenant %q: a name has lower-case letters, digits, _ and -, and begins with a letter or digit", t.Name))
-			continue
-		}
-		if err := r.complete(&t); err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		if r.names[t.Name] != nil {
-			errs = append(errs, fmt.Errorf("tenant %q is there twice", t.Name))
-			continue
-		}
-		if other := r.keys[t.Key]; t.Key != "" && other != nil {
-			errs = append(errs, fmt.Errorf("tenants %q and %q have the same key", other.Name, t.Name))
-			continue
-		}
-		for _, place := range t.places() {
-			if other, taken := r.places[place.at]; taken {
-				errs = append(errs, fmt.Errorf("tenants %q and %q have the same %s %q", other, t.Name, place.what, place.name))
-			}
-			r.places[place.at] = t.Name
-		}
-		r.names[t.Name] = &t
-		if t.Key != "" {
-			r.keys[t.Key] = &t
+		if err := r.add(o.Tenants[i]); err != nil {
+			wrong = append(wrong, Mistake{i, err})
 		}
 	}
-	if errs != nil {
-		return nil, errs
+	if wrong != nil {
+		return nil, wrong
 	}
-	r.byKey = o.ByKey && r.madeByKey()
+	if r.madeByKey() {
+		for _, c := range o.Clusters {
+			r.byKey[c] = true
+		}
+	}
 	return r, nil
 }
 
-// place is a name that one tenant only may have.
-type place struct{ what, name, at string }
+func (r *Registry) add(t Tenant) error {
+	if !ValidName(t.Name) {
+		return fmt.Errorf("tenant %q: a name has lower-case letters, digits, _ and -, and begins with a letter or digit", t.Name)
+	}
+	if err := r.complete(&t); err != nil {
+		return err
+	}
+	if r.names[t.Name] != nil {
+		return fmt.Errorf("tenant %q is there twice", t.Name)
+	}
+	at := place{t.Cluster, t.Key}
+	if other := r.keys[at]; t.Key != "" && other != nil {
+		return fmt.Errorf("tenants %q and %q have the same key", other.Name, t.Name)
+	}
+	for _, o := range t.owned() {
+		if other, taken := r.owners[o]; taken {
+			return fmt.Errorf("tenants %q and %q have the same %s %q", other, t.Name, o.what, o.name)
+		}
+	}
+	for _, o := range t.owned() {
+		r.owners[o] = t.Name
+	}
+	r.names[t.Name] = &t
+	if t.Key != "" {
+		r.keys[at] = &t
+	}
+	return nil
+}
 
-func (t *Tenant) places() []place {
-	var list []place
+func (t *Tenant) owned() []owned {
+	var list []owned
 	if t.Role != "" {
-		list = append(list, place{"role", t.Role, "role\x00" + t.Cluster + "\x00" + t.Role})
+		list = append(list, owned{"role", t.Cluster, "", t.Role})
 	}
 	if t.Schema != "" {
-		list = append(list, place{"schema", t.Schema, "schema\x00" + t.Cluster + "\x00" + t.Database + "\x00" + t.Schema})
+		list = append(list, owned{"schema", t.Cluster, t.Database, t.Schema})
 	}
 	if t.Database != "" {
-		list = append(list, place{"database", t.Database, "database\x00" + t.Cluster + "\x00" + t.Database})
+		list = append(list, owned{"database", t.Cluster, "", t.Database})
 	}
 	return list
 }
@@ -132,9 +148,6 @@ func (r *Registry) complete(t *Tenant) error {
 	}
 	if t.State == 0 {
 		t.State = Active
-	}
-	if t.Cluster == "" {
-		t.Cluster = r.o.Cluster
 	}
 	switch {
 	case t.Isolation == Instance:
@@ -176,33 +189,33 @@ func (r *Registry) complete(t *Tenant) error {
 // ByName finds a tenant by its name, nil if there is none.
 func (r *Registry) ByName(name string) *Tenant { return r.names[name] }
 
-// ByKey finds a tenant by its key, nil if there is none. The key is in the form in which PostgreSQL prints it, and has to be one that a
-// mapping or a login gave: tenants without an entry are made for any.
-func (r *Registry) ByKey(key string) *Tenant {
-	if t := r.keys[key]; t != nil || !r.byKey || key == "" {
+// ByKey finds a tenant of a cluster by its key, nil if there is none. The key is in the form in which PostgreSQL prints it.
+func (r *Registry) ByKey(cluster, key string) *Tenant {
+	at := place{cluster, key}
+	if t := r.keys[at]; t != nil || !r.byKey[cluster] || key == "" {
 		return t
 	}
 	r.mu.RLock()
-	t := r.mu.made[key]
+	t := r.mu.made[at]
 	r.mu.RUnlock()
 	if t != nil {
 		return t
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if t = r.mu.made[key]; t != nil {
+	if t = r.mu.made[at]; t != nil {
 		return t
 	}
-	if t = r.mu.before[key]; t == nil {
-		t = &Tenant{Name: key, Key: key, Shard: -1}
+	if t = r.mu.before[at]; t == nil {
+		t = &Tenant{Name: key, Key: key, Cluster: cluster, Shard: -1}
 		if r.complete(t) != nil || r.taken(t) {
 			return nil
 		}
 	}
 	if len(r.mu.made) >= mostMade || r.mu.made == nil {
-		r.mu.made, r.mu.before = make(map[string]*Tenant), r.mu.made
+		r.mu.made, r.mu.before = make(map[place]*Tenant), r.mu.made
 	}
-	r.mu.made[key] = t
+	r.mu.made[at] = t
 	return t
 }
 
@@ -211,8 +224,8 @@ func (r *Registry) taken(t *Tenant) bool {
 	if r.names[t.Name] != nil {
 		return true
 	}
-	for _, p := range t.places() {
-		if _, ok := r.places[p.at]; ok {
+	for _, o := range t.owned() {
+		if _, ok := r.owners[o]; ok {
 			return true
 		}
 	}

@@ -18,9 +18,14 @@ func registry(t testing.TB, o Options) *Registry {
 }
 
 func options(tenants ...Tenant) Options {
+	for i := range tenants {
+		if tenants[i].Cluster == "" {
+			tenants[i].Cluster = "prod"
+		}
+	}
 	return Options{
 		Setting: "app.current_tenant", Isolation: Schema, Mode: Shared, Schema: "t_{tenant}", Role: "r_{tenant}", Database: "d_{tenant}",
-		Tenants: tenants, Cluster: "prod",
+		Tenants: tenants,
 	}
 }
 
@@ -90,26 +95,26 @@ func TestMistakes(t *testing.T) {
 func TestByKey(t *testing.T) {
 	t.Parallel()
 	o := options(Tenant{Name: "acme", Key: "42"}, Tenant{Name: "7", Key: "70"}, Tenant{Name: "b", Key: "9", Schema: "t_8"})
-	if r := registry(t, o); r.ByKey("42") != r.ByName("acme") || r.ByKey("43") != nil {
+	if r := registry(t, o); r.ByKey("prod", "42") != r.ByName("acme") || r.ByKey("prod", "43") != nil {
 		t.Error("keys without an entry")
 	}
-	o.ByKey = true
-	if r := registry(t, o); r.ByKey("43") != nil {
+	o.Clusters = []string{"prod"}
+	if r := registry(t, o); r.ByKey("prod", "43") != nil {
 		t.Error("templates by name")
 	}
 	o.Schema, o.Role = "t_{key}", "r_{key}"
 	r := registry(t, o)
-	a := r.ByKey("43")
-	if a == nil || a.Schema != "t_43" || a.Role != "r_43" || a.Name != "43" || a.Shard != -1 || r.ByKey("43") != a {
+	a := r.ByKey("prod", "43")
+	if a == nil || a.Schema != "t_43" || a.Role != "r_43" || a.Name != "43" || a.Shard != -1 || r.ByKey("prod", "43") != a {
 		t.Errorf("%+v", a)
 	}
 	for _, key := range []string{"7", "8", "", "x'y", "-1" + strings.Repeat("0", 70)} {
-		if got := r.ByKey(key); got != nil {
+		if got := r.ByKey("prod", key); got != nil {
 			t.Errorf("key %q: %+v", key, got)
 		}
 	}
 	o.Schema = "all"
-	if r := registry(t, Options{Setting: "s.t", Isolation: Schema, Mode: Shared, Schema: "all", Role: "r_{key}", ByKey: true}); r.ByKey("43") != nil {
+	if r := registry(t, Options{Setting: "s.t", Isolation: Schema, Mode: Shared, Schema: "all", Role: "r_{key}", Clusters: []string{"prod"}}); r.ByKey("prod", "43") != nil {
 		t.Error("one schema for all")
 	}
 }
@@ -117,13 +122,13 @@ func TestByKey(t *testing.T) {
 // TestManyKeys: clients can name any number of keys, which are not all kept.
 func TestManyKeys(t *testing.T) {
 	t.Parallel()
-	r := registry(t, Options{Setting: "s.t", Isolation: Row, Mode: Shared, ByKey: true, Cluster: "prod"})
+	r := registry(t, Options{Setting: "s.t", Isolation: Row, Mode: Shared, Clusters: []string{"prod"}})
 	var all sync.WaitGroup
 	for g := range 4 {
 		all.Go(func() {
 			for i := range 3 * mostMade / 2 {
 				key := fmt.Sprint(i * (g + 1))
-				if got := r.ByKey(key); got == nil || got.Key != key {
+				if got := r.ByKey("prod", key); got == nil || got.Key != key {
 					t.Errorf("key %s: %+v", key, got)
 					return
 				}
@@ -134,7 +139,7 @@ func TestManyKeys(t *testing.T) {
 	if n := len(r.mu.made) + len(r.mu.before); n > 2*mostMade {
 		t.Errorf("%d are kept", n)
 	}
-	if a, b := r.ByKey("1"), r.ByKey("1"); !a.Same(b) || a.Same(r.ByKey("2")) || a.Same(nil) {
+	if a, b := r.ByKey("prod", "1"), r.ByKey("prod", "1"); !a.Same(b) || a.Same(r.ByKey("prod", "2")) || a.Same(nil) {
 		t.Error("not the same")
 	}
 }
