@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf8"
+	"unsafe"
 )
 
 // Literal is a constant that a text's shape leaves out.
@@ -233,6 +234,11 @@ func isWord(word, lower string) bool {
 		}
 	}
 	return true
+}
+
+// BytesOf are the bytes of a text, for those that only read them.
+func BytesOf(sql string) []byte {
+	return unsafe.Slice(unsafe.StringData(sql), len(sql)) //nolint:gosec // the comment says for what
 }
 
 // Value is the literal of the text sql as Value.Text has it; ok is false for forms that are too odd to be worth it here. The string may be a

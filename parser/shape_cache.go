@@ -17,8 +17,25 @@ type redirect struct {
 // GetShape gives the Message of a text, or of its shape, if it is in the cache, else nil. For a Message that is Shaped, s holds the literals of
 // the text. The text is not kept; nothing is allocated once s has grown.
 func (c *Cache) GetShape(sql []byte, s *Shape) *Message {
+	if m := c.getShape(sql, s); m != nil {
+		return m
+	}
+	return c.Get(sql)
+}
+
+// GetText is GetShape for texts that mostly come again as they are, as those of Parse messages do: the text itself is looked for first, which
+// takes no scanner.
+func (c *Cache) GetText(sql []byte, s *Shape) *Message {
+	if m := c.Get(sql); m != nil {
+		return m
+	}
+	return c.getShape(sql, s)
+}
+
+// getShape finds the Message of a text's shape; nil = there is none.
+func (c *Cache) getShape(sql []byte, s *Shape) *Message {
 	if len(sql) > c.maxText || !s.Of(sql) {
-		return c.Get(sql)
+		return nil
 	}
 	m := s.recent.get(c, s.Key)
 	if m != nil && m.redirect != nil && m.redirect.pinned != nil {
@@ -26,7 +43,7 @@ func (c *Cache) GetShape(sql []byte, s *Shape) *Message {
 		m = s.recent.get(c, s.Key)
 	}
 	if m == nil || m.redirect != nil {
-		return c.Get(sql)
+		return nil
 	}
 	return m
 }
@@ -72,6 +89,23 @@ func (c *Cache) ParseShape(sql []byte, s *Shape) *Message {
 	if len(sql) > c.maxText || !s.Of(sql) || len(s.Literals) > 0 && c.isNew(s.Key) {
 		return c.Parse(sql)
 	}
+	return c.parseShape(sql, s)
+}
+
+// ParseText is GetText, and parses what is not in the cache, as ParseShape does. The first text of a shape is kept as it is, whether it has
+// literals or not.
+func (c *Cache) ParseText(sql []byte, s *Shape) *Message {
+	if m := c.Get(sql); m != nil {
+		return m
+	}
+	if len(sql) > c.maxText || !s.Of(sql) || c.isNew(s.Key) {
+		return c.Parse(sql)
+	}
+	return c.parseShape(sql, s)
+}
+
+// parseShape finds the Message of a shape, or parses the text for it.
+func (c *Cache) parseShape(sql []byte, s *Shape) *Message {
 	var first *Message // has the literals of pinned
 	m := c.load(s.Key, func() *Message {
 		m, pinned := parseShape(string(sql), s.Literals)

@@ -8,6 +8,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"unicode/utf8"
@@ -372,14 +373,74 @@ func TestShapesMetOnce(t *testing.T) {
 	}
 }
 
+// Texts that come again as they are are known as they are, with literals or without; others by their shape.
+func TestTextsAndShapes(t *testing.T) {
+	t.Parallel()
+	for _, format := range []string{"SELECT a FROM t WHERE b = $1 AND c = %d", "SELECT a FROM t WHERE b = $1 /* %d */", "SELECT a FROM t WHERE b = $1 AND %d = 3"} {
+		c := NewCache(1 << 20)
+		var s Shape
+		text := func(i int) []byte { return fmt.Appendf(nil, format, i) }
+		first := c.ParseText(text(0), &s)
+		if first.Shaped || c.GetText(text(0), &s) != first || c.ParseText(text(0), &s) != first {
+			t.Errorf("%q is not kept as it is", text(0))
+		}
+		if c.GetText(text(1), &s) != nil {
+			t.Errorf("%q is known before its shape is", text(1))
+		}
+		second := c.ParseText(text(1), &s)
+		if strings.Contains(format, "= 3") {
+			if !second.Shaped || second == c.ParseText(text(2), &s) || c.GetText(text(1), &s) != second {
+				t.Errorf("%q: literals that decide are not told apart", format)
+			}
+			continue
+		}
+		for i := range 1000 {
+			sql := text(i + 1)
+			if m := c.GetText(sql, &s); m != second || !m.Shaped {
+				t.Fatalf("%q is not known by its shape", sql)
+			}
+			if c.ParseText(sql, &s) != second {
+				t.Fatalf("%q is parsed", sql)
+			}
+			if len(s.Literals) == 1 && string(sql[s.Literals[0].Start:s.Literals[0].End]) != fmt.Sprint(i+1) {
+				t.Fatalf("%q: the literal is %v", sql, s.Literals)
+			}
+		}
+		if c.GetText(text(0), &s) != first || c.GetShape(text(0), &s) != second {
+			t.Errorf("%q: the text is not looked for as asked", format)
+		}
+		if n := c.Stats().Misses; n != 2 {
+			t.Errorf("%q: %d parses", format, n)
+		}
+	}
+	c := NewCache(1 << 20)
+	var all sync.WaitGroup
+	for n := range 16 {
+		all.Go(func() {
+			var s Shape
+			for i := range 50 {
+				if m := c.ParseText(fmt.Appendf(nil, "SELECT a FROM t WHERE b = %d", 50*n+i), &s); m.Unparsable != nil || m.Shaped && len(s.Literals) != 1 {
+					t.Errorf("got %v with %v", m, s.Literals)
+				}
+			}
+		})
+	}
+	all.Wait()
+	if n := c.Stats().Misses; n != 2 {
+		t.Errorf("%d parses for many at a time", n)
+	}
+}
+
 // TestShapesAllocateNothing: a known shape costs no memory.
 func TestShapesAllocateNothing(t *testing.T) {
 	c := NewCache(1 << 20)
 	var s Shape
 	sql := []byte("SELECT abalance FROM pgbench_accounts WHERE aid = 42 AND note = 'x'")
 	parseTwice(c, sql, &s)
-	if n := testing.AllocsPerRun(100, func() { c.GetShape(sql, &s) }); n > 0 && !underRace {
-		t.Errorf("%v allocations", n)
+	for _, get := range []func([]byte, *Shape) *Message{c.GetShape, c.GetText} {
+		if n := testing.AllocsPerRun(100, func() { get(sql, &s) }); n > 0 && !underRace {
+			t.Errorf("%v allocations", n)
+		}
 	}
 }
 
@@ -399,5 +460,35 @@ func BenchmarkShape(b *testing.B) {
 				}
 			}
 		})
+	}
+}
+
+// BenchmarkText is what a Parse message costs here: its text is known as it is, by its shape only, or both are asked in the other order.
+func BenchmarkText(b *testing.B) {
+	for _, sql := range []string{"SELECT abalance FROM pgbench_accounts WHERE aid = $1;", "SELECT abalance FROM pgbench_accounts WHERE aid = 4211324;"} {
+		known, by := NewCache(1<<20), NewCache(1<<20)
+		var s, other Shape
+		known.Parse([]byte(sql))
+		parseTwice(by, []byte(strings.Replace(sql, "4211324", "1", 1)), &s)
+		for _, x := range []struct {
+			name string
+			get  func([]byte, *Shape) *Message
+			s    *Shape
+		}{
+			{"known/text first", known.GetText, &other},
+			{"known/shape first", known.GetShape, &other},
+			{"by shape/text first", by.GetText, &s},
+			{"by shape/shape first", by.GetShape, &s},
+		} {
+			b.Run(fmt.Sprint(len(sql), "/", x.name), func(b *testing.B) {
+				text := []byte(sql)
+				b.ReportAllocs()
+				for b.Loop() {
+					if x.get(text, x.s) == nil {
+						b.Fatal("not known")
+					}
+				}
+			})
+		}
 	}
 }
