@@ -222,6 +222,34 @@ func (p *pin) needsParams() bool {
 	return len(p.params) > 0 || slices.ContainsFunc(p.args, (*pin).needsParams)
 }
 
+// one is the key of a pin that is one parameter or one literal. It reports false where it is none, or can't be told that way.
+func (p *pin) one(t sharding.KeyType, in *Input) (sharding.Key, bool) {
+	if len(p.lits) == 1 {
+		return p.lits[0].key(t, in)
+	}
+	if in.Params == nil {
+		return sharding.Key{}, false
+	}
+	x := &p.params[0]
+	value, binary, oid, ok := in.Params.Param(x.n)
+	if !ok {
+		return sharding.Key{}, false
+	}
+	k, reading := x.read(t, value, binary, oid)
+	return k, reading == sharding.Exact
+}
+
+// readable reports that the literals of the text at hand can be read.
+func (p *pin) readable(t sharding.KeyType, in *Input) bool {
+	var unused keySet
+	for i := range p.lits {
+		if !p.lits[i].eval(&unused, t, in) {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(p.args, func(a *pin) bool { return !a.readable(t, in) })
+}
+
 // constant reports that the pin is the same for every text and every Bind.
 func (p *pin) constant() bool {
 	if len(p.params)+len(p.lits) > 0 {

@@ -51,7 +51,7 @@ type Route struct {
 	write    bool
 	unjudged bool
 	utf8     bool // a relation's name is beyond ASCII
-	// fast: one statement with one constraint, on one parameter.
+	// fast: one statement with one constraint, on one parameter or one literal of the text at hand.
 	fast *constraint
 
 	statements []*statement
@@ -109,15 +109,12 @@ func (rt *Route) shortcut() {
 		return
 	}
 	k := &st.constraints[0]
-	if p := k.pin; rt.message.Shaped {
-		if k.mapping != nil && p.op == setValues && len(p.lits) == 1 && len(p.params)+len(p.keys) == 0 && !p.isNull && !p.null && !p.lits[0].array {
-			rt.fast = k
-		}
+	if p := k.pin; k.mapping == nil || p.op != setValues || len(p.params)+len(p.lits) != 1 || len(p.keys) > 0 || p.isNull {
+		return
+	} else if len(p.params) == 1 && p.params[0].array || len(p.lits) == 1 && (p.lits[0].array || p.null) {
 		return
 	}
-	if p := k.pin; k.mapping != nil && p.op == setValues && len(p.params) == 1 && len(p.keys) == 0 && !p.isNull && !p.params[0].array {
-		rt.fast = k
-	}
+	rt.fast = k
 }
 
 // NeedsParams reports that Plan needs the parameters of a Bind.
@@ -128,43 +125,28 @@ func (rt *Route) NeedsParams() bool { return rt.needs }
 //
 // A Message that is Shaped is planned for the texts that may run; for the others Plan gives ErrNeedsText.
 func (rt *Route) Plan(in *Input) (sharding.Plan, *pgwire.Error) {
-	if rt.message.Shaped {
-		return rt.planShaped(in)
-	}
-	if rt.fast != nil && in.Hint == (Hint{}) && in.Params != nil {
-		p := &rt.fast.pin.params[0]
-		if value, binary, oid, ok := in.Params.Param(p.n); ok {
-			k, reading := p.read(rt.fast.typ, value, binary, oid)
-			if reading == sharding.Exact && (in.UTF8 || k.ASCII()) {
-				if shard, ok := rt.fast.mapping.Lookup(k); ok {
-					return sharding.Plan{Kind: sharding.PlanShard, Shard: shard, Write: rt.write, Reason: rt.statements[0].reason}, nil
-				}
-			}
-		}
-	}
-	return rt.plan(in, in.Params, false)
-}
-
-// planShaped is Plan for a text with the literals of in.
-func (rt *Route) planShaped(in *Input) (sharding.Plan, *pgwire.Error) {
 	if rt.fast != nil && in.Hint == (Hint{}) {
-		if k, ok := rt.fast.pin.lits[0].key(rt.fast.typ, in); ok && (in.UTF8 || k.ASCII()) {
+		if k, ok := rt.fast.pin.one(rt.fast.typ, in); ok && (in.UTF8 || k.ASCII()) {
 			if shard, ok := rt.fast.mapping.Lookup(k); ok {
 				return sharding.Plan{Kind: sharding.PlanShard, Shard: shard, Write: rt.write, Reason: rt.statements[0].reason}, nil
 			}
 		}
 	}
-	plan, err := rt.plan(in, in.Params, false)
-	if err != nil {
-		return sharding.Plan{}, ErrNeedsText
-	}
-	return plan, nil
+	return rt.orText(rt.plan(in, in.Params, false))
 }
 
 // Describe says where the message can be parsed and described before its parameters are known: on any shard, unless
-// it is refused whatever they are. The parameters of in are not looked at.
+// it is refused whatever they are. The parameters of in are not looked at; for a Message that is Shaped the text is, as Plan does.
 func (rt *Route) Describe(in *Input) (sharding.Plan, *pgwire.Error) {
-	return rt.plan(in, nil, true)
+	return rt.orText(rt.plan(in, nil, true))
+}
+
+// orText leaves refusals of a Message that is Shaped to the text at hand.
+func (rt *Route) orText(plan sharding.Plan, err *pgwire.Error) (sharding.Plan, *pgwire.Error) {
+	if err != nil && rt.message.Shaped {
+		return sharding.Plan{}, ErrNeedsText
+	}
+	return plan, err
 }
 
 // plan joins the plans of the statements. With describe, what depends on parameters is left open.
@@ -232,7 +214,10 @@ func (st *statement) plan(in *Input, params Params, describe, hinted bool) (shar
 	open := false
 	for i := range st.constraints {
 		k := &st.constraints[i]
-		if describe && !k.constant {
+		if describe && !k.constant && k.pin.needsParams() {
+			if !k.pin.readable(k.typ, in) {
+				return 0, false, ErrNeedsText // the text by itself may say less
+			}
 			open = true
 			continue
 		}
