@@ -131,6 +131,18 @@ func (s *Session) collectHeld(b []byte) int {
 // batch handles an extended batch, without the Sync or Flush that ends it. It returns false where it has to wait; it is called again then with
 // the same bytes.
 func (s *Session) batch(b []byte, how end) bool {
+	if s.unit.late == nil {
+		return s.batchNow(b, how)
+	}
+	late := s.unit.late
+	s.unit.late = nil
+	done := s.batchNow(b, how)
+	s.drop(late) // it has them once more, or needs them no more
+	return done
+}
+
+// batchNow is batch.
+func (s *Session) batchNow(b []byte, how end) bool {
 	s.start()
 	if len(b) == 0 {
 		return s.endOnly(how)
@@ -144,14 +156,14 @@ func (s *Session) batch(b []byte, how end) bool {
 	}
 	refusal, wait := s.decodeBatch(b)
 	if wait {
-		s.dropItems()
+		s.putOff()
 		return false
 	}
 	plan, needs, planned, e := s.planBatch()
 	if e != nil {
 		refusal, s.unit.badParse = e, false
 	}
-	if refusal != nil && s.asks(planned) && plan.Kind != sharding.PlanCopy {
+	if refusal != nil && refusal != router.ErrNeedsText && s.asks(planned) && plan.Kind != sharding.PlanCopy {
 		// What stands in front of the refused message runs and is answered first, as PostgreSQL does.
 		how = endOpen
 		for i := range planned {
@@ -159,6 +171,10 @@ func (s *Session) batch(b []byte, how end) bool {
 		}
 		s.dropItemsFrom(planned)
 		plan, needs, planned, refusal = s.planBatch()
+	}
+	if refusal == router.ErrNeedsText {
+		s.putOff()
+		return false
 	}
 	if n, bytes := s.localHead(); n > 0 && (refusal != nil || needs) {
 		s.split = bytes
@@ -345,14 +361,24 @@ func (s *Session) decodeParse(it *item, body []byte) (refusal *pgwire.Error, wai
 	if e := s.full(len(p.SQL) + len(p.Name)); e != nil {
 		return e, false
 	}
-	m := s.parse(p.SQL, nil)
+	if it.prep = s.sh.Registry.Take(p.SQL, types); it.prep != nil { // somebody has it
+		if s.awaitsSchema(it.prep.Message) {
+			s.dropItem(it)
+			return nil, true
+		}
+		s.unit.badParse = false
+		return nil, false
+	}
+	shape := shapes.Get().(*parser.Shape) //nolint:forcetypeassert // it holds nothing else
+	defer shapes.Put(shape)
+	m := s.parse(p.SQL, shape, byText)
 	if m == nil || s.awaitsSchema(m) {
 		return nil, true
 	}
 	if len(m.Statements) > 1 {
 		return pgwire.Errorf(pgwire.CodeSyntaxError, "cannot insert multiple commands into a prepared statement"), false
 	}
-	it.prep = s.sh.Registry.Intern(p.SQL, types, m)
+	it.prep = s.sh.Registry.Intern(p.SQL, types, m, shape.Literals)
 	s.unit.badParse = false
 	return nil, false
 }
@@ -405,7 +431,7 @@ func (p *bindParams) Param(i int) (value []byte, binary bool, oid uint32, ok boo
 }
 
 // planBatch routes every message of the batch and joins the plans: all on one shard. needs is false if every one of them is answered here;
-// planned is how many messages stand in front of the refused one.
+// planned is how many messages stand in front of the refused one. A refusal router.ErrNeedsText says that the batch waits for a parse.
 func (s *Session) planBatch() (plan sharding.Plan, needs bool, planned int, refusal *pgwire.Error) {
 	moves, encoding := s.unit.pathMoves, s.unit.encodingMoves
 	plan, needs, planned, refusal = s.planItems()
@@ -457,7 +483,7 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 			if s.boundBeside(i) {
 				continue // it is planned with its parameters
 			}
-			if _, refusal := s.rtr.Route(m, s.env()).Describe(s.input(nil)); refusal != nil && !ofExecution(refusal) {
+			if refusal := s.refuses(it.prep); refusal != nil && !ofExecution(refusal) {
 				return plan, true, i, refusal
 			}
 		case pgwire.MsgExecute:
@@ -476,8 +502,8 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 				return plan, true, i, e
 			}
 			if refusal := s.joinBind(&plan, i); refusal != nil {
-				if i > 0 && s.unit.items[i-1].typ == pgwire.MsgParse && s.boundBeside(i-1) {
-					if _, first := s.rtr.Route(m, s.env()).Describe(s.input(nil)); first != nil && !ofExecution(first) {
+				if refusal != router.ErrNeedsText && i > 0 && s.unit.items[i-1].typ == pgwire.MsgParse && s.boundBeside(i-1) {
+					if first := s.refuses(it.prep); first != nil && !ofExecution(first) {
 						return plan, true, i - 1, first // whatever its parameters
 					}
 				}
@@ -528,7 +554,14 @@ func (s *Session) joinBind(plan *sharding.Plan, i int) *pgwire.Error {
 			return asError(err)
 		}
 	}
-	p, refusal := s.rtr.Route(it.prep.Message, s.env()).Plan(s.input(&s.bind))
+	p, refusal := s.rtr.Route(it.prep.Message, s.env()).Plan(s.asInput(it.prep, &s.bind))
+	if refusal == router.ErrNeedsText {
+		rt := s.itself(it.prep)
+		if rt == nil {
+			return refusal
+		}
+		p, refusal = rt.Plan(s.input(&s.bind))
+	}
 	if refusal != nil {
 		return refusal
 	}

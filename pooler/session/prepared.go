@@ -93,6 +93,8 @@ func (s *Session) dropStatements() {
 		s.sh.Registry.Drop(p)
 	}
 	s.sh.Registry.Drop(s.unnamed)
+	s.drop(s.unit.late)
+	s.unit.late = nil
 	s.names, s.unnamed, s.portals, s.portal, s.sqlPrep = nil, nil, nil, nil, nil
 }
 

@@ -43,7 +43,11 @@ func (s *Session) queryOf(shape *parser.Shape, body, frame []byte) bool {
 		s.refuseUnit(e, true)
 		return true
 	}
-	m := s.parse(sql, shape)
+	how := byShape
+	if shape == nil {
+		how = byItself
+	}
+	m := s.parse(sql, shape, how)
 	if m == nil || s.awaitsSchema(m) {
 		return false
 	}
@@ -207,31 +211,46 @@ func (s *Session) runsFailed(st *parser.Statement, tx pgwire.TxStatus) bool {
 var errInFailedTransaction = pgwire.Errorf(pgwire.CodeInFailedTransaction,
 	"current transaction is aborted, commands ignored until end of transaction block")
 
-// parse returns the parsed text, or nil when that has to wait. With a shape, the Message may stand for that; the shape is the text's then.
-func (s *Session) parse(sql []byte, shape *parser.Shape) *parser.Message {
+// lookup is how a text's Message is found.
+type lookup uint8
+
+const (
+	byItself lookup = iota // parsed for itself
+	byShape                // a Query
+	byText                 // a Parse: as it is, else by its shape
+)
+
+// parse returns the parsed text, or nil when that has to wait. But for byItself, the Message may stand for the text's shape; shape is that then.
+func (s *Session) parse(sql []byte, shape *parser.Shape, how lookup) *parser.Message {
 	var m *parser.Message
-	if shape != nil {
-		m = s.sh.Cache.GetShape(sql, shape)
-	} else {
+	switch how {
+	case byItself:
 		m = s.sh.Cache.Get(sql)
+	case byShape:
+		m = s.sh.Cache.GetShape(sql, shape)
+	case byText:
+		m = s.sh.Cache.GetText(sql, shape)
 	}
 	if m != nil {
-		if s.job.message != nil { // it is in the cache now, as this text's or as its shape's
+		if s.job.message != nil && s.job.sql == string(sql) { // it is in the cache now, as this text's or as its shape's
 			s.job = job{}
 		}
 		return m
 	}
-	if m := s.job.message; m != nil && s.job.sql == string(sql) && (shape != nil || !m.Shaped) {
+	if m := s.job.message; m != nil && s.job.sql == string(sql) && (how != byItself || !m.Shaped) {
 		s.job = job{}
 		return m
 	}
-	text, exact := string(sql), shape == nil
+	text := string(sql)
 	done := s.drv.Offload(func() {
 		s.job = job{sql: text}
-		if exact {
+		switch how {
+		case byItself:
 			s.job.message = s.sh.Cache.Parse([]byte(text))
-		} else {
+		case byShape:
 			s.job.message = s.sh.Cache.ParseShape([]byte(text), new(parser.Shape))
+		case byText:
+			s.job.message = s.sh.Cache.ParseText([]byte(text), new(parser.Shape))
 		}
 	}, false)
 	if !done {

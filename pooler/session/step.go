@@ -53,6 +53,8 @@ type unit struct {
 	badParse bool
 	// named finds items by name where there are many.
 	named index
+	// late are statements of a batch that waits.
+	late []*state.Prepared
 }
 
 // maxKept is how many elements a list of a unit may have for its memory to be kept for the next one.
@@ -190,7 +192,11 @@ func (s *Session) finish() {
 	s.report()
 	s.clock.unitStart, s.clock.query, s.clock.cancelled = 0, 0, false
 	s.settleNames()
+	s.drop(s.unit.late)
 	s.unit.reset()
+	if s.job.message != nil { // others parsed the text as well
+		s.job = job{}
+	}
 	s.wait = waitNothing
 	s.armIdle(now)
 	switch s.tx {

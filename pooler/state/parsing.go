@@ -59,7 +59,7 @@ func (p *Prepared) Under(key uint64) *Prepared {
 	}
 	name, _, _ := strings.Cut(p.Name, ".")
 	return &Prepared{
-		ID: p.ID, Name: name + "." + strconv.FormatUint(key, 36), SQL: p.SQL, Types: p.Types, Message: p.Message, key: key,
+		ID: p.ID, Name: name + "." + strconv.FormatUint(key, 36), SQL: p.SQL, Types: p.Types, Message: p.Message, Literals: p.Literals, key: key,
 	}
 }
 

@@ -2,9 +2,11 @@ package state
 
 import (
 	"hash/maphash"
+	"slices"
 	"strconv"
 	"sync"
 	"sync/atomic"
+	"unsafe"
 
 	"github.com/pgkennel/pgkennel/parser"
 )
@@ -19,8 +21,11 @@ type Prepared struct {
 	SQL  string
 	// Types are the declared parameter types as the Parse message had them: big-endian OIDs.
 	Types string
-	// Message is the parsed SQL.
-	Message *parser.Message
+	// Message is the parsed SQL. Where it is Shaped it stands for other texts as well, and Literals are those of SQL.
+	Message  *parser.Message
+	Literals []parser.Literal
+	// own is what became of SQL parsed for itself, where the Message, which is Shaped, did not do.
+	own atomic.Pointer[parser.Message]
 
 	key uint64 // of the settings it is prepared under
 
@@ -31,7 +36,20 @@ type Prepared struct {
 }
 
 // Bytes is what the statement weighs in limits.
-func (p *Prepared) Bytes() int { return len(p.SQL) + len(p.Types) + 256 }
+func (p *Prepared) Bytes() int {
+	return len(p.SQL) + len(p.Types) + int(unsafe.Sizeof(parser.Literal{}))*len(p.Literals) + 256
+}
+
+// Own is the SQL parsed for itself, if that was said to be known.
+func (p *Prepared) Own() *parser.Message {
+	if p.Message.Shaped {
+		return p.own.Load()
+	}
+	return p.Message
+}
+
+// SetOwn says what the SQL is, parsed for itself.
+func (p *Prepared) SetOwn(m *parser.Message) { p.own.Store(m) }
 
 // ParamType returns the declared type OID of parameter i, 0 if not declared.
 func (p *Prepared) ParamType(i int) uint32 {
@@ -79,25 +97,47 @@ func hashOf(sql, types []byte) uint64 {
 
 func (r *Registry) shard(hash uint64) *registryShard { return &r.shards[hash%registryShards] }
 
-// Intern returns the statement for sql and types and takes a reference to it, making it, with the parsed text m, if there is none.
-func (r *Registry) Intern(sql, types []byte, m *parser.Message) *Prepared {
-	return r.intern(hashOf(sql, types), sql, types, m)
-}
-
-func (r *Registry) intern(hash uint64, sql, types []byte, m *parser.Message) *Prepared {
+// Take returns the statement for sql and types, with a reference to it; nil = there is none.
+func (r *Registry) Take(sql, types []byte) *Prepared {
+	hash := hashOf(sql, types)
 	s := r.shard(hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	return s.takeLocked(hash, sql, types)
+}
+
+func (s *registryShard) takeLocked(hash uint64, sql, types []byte) *Prepared {
 	for p := s.byHash[hash]; p != nil; p = p.same {
 		if p.SQL == string(sql) && p.Types == string(types) {
 			p.refs++
 			return p
 		}
 	}
+	return nil
+}
+
+// Intern is Take, and makes the statement if there is none: with the parsed text m and, where that is Shaped, the text's literals, which are
+// copied.
+func (r *Registry) Intern(sql, types []byte, m *parser.Message, literals []parser.Literal) *Prepared {
+	return r.intern(hashOf(sql, types), sql, types, m, literals)
+}
+
+func (r *Registry) intern(hash uint64, sql, types []byte, m *parser.Message, literals []parser.Literal) *Prepared {
+	s := r.shard(hash)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.takeLocked(hash, sql, types); p != nil {
+		return p
+	}
+	if !m.Shaped || len(literals) == 0 {
+		literals = nil
+	} else {
+		literals = slices.Clone(literals)
+	}
 	id := r.next.Add(1)
 	p := &Prepared{
 		ID: id, Name: "pgkennel_" + strconv.FormatUint(id, 10),
-		SQL: string(sql), Types: string(types), Message: m, hash: hash, refs: 1, same: s.byHash[hash],
+		SQL: string(sql), Types: string(types), Message: m, Literals: literals, hash: hash, refs: 1, same: s.byHash[hash],
 	}
 	s.byHash[hash] = p
 	s.count++

@@ -14,14 +14,14 @@ import (
 var noMessage = &parser.Message{}
 
 func intern(r *Registry, sql, types string) *Prepared {
-	return r.Intern([]byte(sql), []byte(types), noMessage)
+	return r.Intern([]byte(sql), []byte(types), noMessage, nil)
 }
 
 func TestRegistrySharesEqualStatements(t *testing.T) {
 	t.Parallel()
 	r := NewRegistry()
 	make1 := func() *Prepared {
-		return r.Intern([]byte("SELECT $1"), []byte("\x00\x00\x00\x17"), noMessage)
+		return r.Intern([]byte("SELECT $1"), []byte("\x00\x00\x00\x17"), noMessage, nil)
 	}
 	a, b := make1(), make1()
 	if a != b || a.Message != noMessage {
@@ -96,7 +96,7 @@ func TestRegistryTellsStatementsOfOneHash(t *testing.T) {
 				held[sql] = list[1:]
 				n--
 			} else {
-				p := r.intern(7, []byte(sql), nil, noMessage)
+				p := r.intern(7, []byte(sql), nil, noMessage, nil)
 				if p.SQL != sql || len(list) > 0 && list[0] != p {
 					t.Fatalf("got %q, want %q, which is held: %v", p.SQL, sql, list)
 				}
@@ -178,9 +178,49 @@ func TestRegistryConcurrent(t *testing.T) {
 func TestRegistryFindAllocatesNothing(t *testing.T) {
 	r := NewRegistry()
 	sql, types := []byte("SELECT * FROM orders WHERE tenant_id = $1"), []byte{0, 0, 0, 23}
-	p := r.Intern(sql, types, noMessage)
-	if n := testing.AllocsPerRun(100, func() { r.Drop(r.Intern(sql, types, noMessage)) }); n != 0 {
+	p := r.Intern(sql, types, noMessage, nil)
+	if n := testing.AllocsPerRun(100, func() { r.Drop(r.Intern(sql, types, noMessage, nil)) }); n != 0 {
 		t.Errorf("got %v allocations to find and drop a statement, want 0", n)
 	}
 	r.Drop(p)
+}
+
+// TestPreparedHasItsLiterals, which are its own and weigh, where its Message is that of a shape; and it keeps what its text is by itself.
+func TestPreparedHasItsLiterals(t *testing.T) {
+	t.Parallel()
+	r := NewRegistry()
+	shaped, own := &parser.Message{Shaped: true}, &parser.Message{}
+	list := []parser.Literal{{Kind: parser.TokenInteger, Start: 7, End: 8}}
+	sql := []byte("SELECT 1")
+	if r.Take(sql, nil) != nil {
+		t.Error("found what is not there")
+	}
+	p := r.Intern(sql, nil, shaped, list)
+	list[0].Start = 0
+	if len(p.Literals) != 1 || p.Literals[0].Start != 7 || len(p.Under(3).Literals) != 1 {
+		t.Errorf("got %v", p.Literals)
+	}
+	plain := r.Intern([]byte("SELECT 2"), nil, own, list)
+	if plain.Literals != nil || plain.Bytes() >= p.Bytes() || plain.Own() != own {
+		t.Errorf("got %v, %d and %d bytes", plain.Literals, plain.Bytes(), p.Bytes())
+	}
+	if p.Own() != nil {
+		t.Error("the shape's is taken for the text's own")
+	}
+	p.SetOwn(own)
+	if p.Own() != own || p.Message != shaped {
+		t.Error("the text's own is not kept")
+	}
+	if r.Take(sql, nil) != p || r.Take(sql, []byte("\x00\x00\x00\x17")) != nil {
+		t.Error("not found by text and types")
+	}
+	for range 2 {
+		if n, _ := r.Stats(); n != 2 {
+			t.Errorf("%d statements", n)
+		}
+		r.Drop(p)
+	}
+	if n, bytes := r.Stats(); n != 1 || bytes != plain.Bytes() {
+		t.Errorf("%d statements, %d bytes", n, bytes)
+	}
 }
