@@ -3,6 +3,7 @@ package pooler
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -180,6 +181,25 @@ func TestReload(t *testing.T) {
 			t.Errorf("%s is %s, want %s", series, got, want)
 		}
 	}
+}
+
+// TestPasswordChange: what was computed of a password is not used any more once the configuration has another.
+func TestPasswordChange(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, extra{})
+	boss := h.console()
+	h.connect("shop")
+	old := h.dsn("shop")
+	h.secret = "let them in"
+	_, err := pgx.Connect(t.Context(), h.dsn("shop"))
+	wantCode(t, "a password of tomorrow", "28P01", err)
+
+	h.server.Exec(t, h.db, fmt.Sprintf("alter role %q password '%s'", h.user, h.secret))
+	h.write(extra{})
+	boss.do("RELOAD")
+	_, err = pgx.Connect(t.Context(), old)
+	wantCode(t, "a password of yesterday", "28P01", err)
+	run(t, h.connect("shop"), "select 1")
 }
 
 func TestReconnectAndWaitClose(t *testing.T) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 )
 
 // Credential is everything a user may prove to know: one verifier, or several while passwords are being rotated. It is safe for
@@ -12,11 +13,15 @@ type Credential struct {
 	verifiers []*Verifier
 
 	scram struct { // what a SCRAM exchange compares with; computed at the first need
-		sync.Mutex
-		salt []byte
-		iter int
-		list []candidate
+		sync.Mutex // held by who computes
+		known      atomic.Pointer[candidates]
 	}
+}
+
+// candidates are the verifiers that a proof made with the salt may match.
+type candidates struct {
+	challenge
+	list []candidate
 }
 
 // candidate is a verifier's keys for the salt that was sent.
@@ -85,10 +90,13 @@ func (c *Credential) firstSCRAM() *Verifier {
 // passwords. It is heavy the first time if there are plain passwords; the lock makes a burst of logins wait for one computation
 // instead of each doing its own.
 func (c *Credential) candidates(ch challenge) []candidate {
+	if known := c.known(ch); known != nil {
+		return known.list
+	}
 	c.scram.Lock()
 	defer c.scram.Unlock()
-	if c.scram.iter == ch.iter && slices.Equal(c.scram.salt, ch.salt) {
-		return c.scram.list
+	if known := c.known(ch); known != nil {
+		return known.list
 	}
 	var list []candidate
 	for _, v := range c.verifiers {
@@ -102,6 +110,19 @@ func (c *Credential) candidates(ch challenge) []candidate {
 		case kindMD5: // holds nothing SCRAM could use
 		}
 	}
-	c.scram.salt, c.scram.iter, c.scram.list = ch.salt, ch.iter, list
+	c.scram.known.Store(&candidates{ch, list})
 	return list
+}
+
+// known are the candidates for the challenge, nil if they were not computed yet.
+func (c *Credential) known(ch challenge) *candidates {
+	if known := c.scram.known.Load(); known != nil && known.iter == ch.iter && slices.Equal(known.salt, ch.salt) {
+		return known
+	}
+	return nil
+}
+
+// hasPlain reports whether any verifier holds the password itself.
+func (c *Credential) hasPlain() bool {
+	return c != nil && slices.ContainsFunc(c.verifiers, func(v *Verifier) bool { return v.kind == kindPlain })
 }

@@ -341,14 +341,14 @@ func TestDerivedKeysAreComputedOnce(t *testing.T) {
 	t.Parallel()
 	credential, client := NewCredential(PlainPassword("secret")), NewClientCredential("secret")
 	credential.Warm("ann", nil)
-	list := credential.scram.list
+	known := credential.scram.known.Load()
 	var last *derived
 	for i := range 3 {
 		res, _, err := login(t, NewServer(MethodSCRAM, "ann", credential, nil), NewClient("ann", client, nil))
 		if err != nil || res.Err != nil {
 			t.Fatal(res.Err, err)
 		}
-		if &credential.scram.list[0] != &list[0] {
+		if credential.scram.known.Load() != known {
 			t.Error("the server's keys were computed again")
 		}
 		if i > 0 && client.last.Load() != last {
@@ -357,6 +357,49 @@ func TestDerivedKeysAreComputedOnce(t *testing.T) {
 		last = client.last.Load()
 	}
 	(*Credential)(nil).Warm("ann", nil)
+}
+
+// TestHeavy: who asks whether a step may take long learns nothing of who exists, once the credentials are warm.
+func TestHeavy(t *testing.T) {
+	t.Parallel()
+	warm, cold := NewCredential(PlainPassword("secret")), NewCredential(PlainPassword("secret"))
+	warm.Warm("ann", nil)
+	for _, tt := range []struct {
+		name       string
+		method     Method
+		credential *Credential
+		want       []bool // of the steps
+	}{
+		{"warm", MethodSCRAM, warm, []bool{false, false}},
+		{"unknown", MethodSCRAM, nil, []bool{false, false}},
+		{"first login", MethodSCRAM, cold, []bool{false, true}},
+		{"stored verifier", MethodSCRAM, NewCredential(MakeVerifier("secret", nil, 0)), []bool{false, false}},
+		{"only MD5", MethodSCRAM, NewCredential(ParsePassword("md5" + strings.Repeat("0", 32))), []bool{false, false}},
+		{"cleartext", MethodPlain, warm, []bool{true}},
+		{"cleartext of nobody", MethodPlain, nil, []bool{true}},
+		{"MD5", MethodMD5, warm, []bool{false}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			server, client := NewServer(tt.method, "ann", tt.credential, nil), NewClient("ann", NewClientCredential("secret"), nil)
+			out, res := server.Start(nil)
+			for _, want := range tt.want {
+				if got := server.Heavy(); got != want || res.Done {
+					t.Errorf("heavy: got %v, want %v", got, want)
+				}
+				_, bodies := frames(t, out)
+				answer, _, err := client.Step(nil, bodies[0])
+				if err != nil {
+					t.Fatal(err)
+				}
+				_, answers := frames(t, answer)
+				out, res = server.Step(nil, answers[0])
+			}
+			if !res.Done {
+				t.Error("it is not over")
+			}
+		})
+	}
 }
 
 func FuzzServer(f *testing.F) {

@@ -164,6 +164,18 @@ func (s *Server) Start(dst []byte) ([]byte, Result) {
 	}
 }
 
+// Heavy reports whether the next Step may be. For users that do not exist it says what it says for those whose login is not their first.
+func (s *Server) Heavy() bool {
+	switch s.method {
+	case MethodPlain:
+		return true
+	case MethodSCRAM:
+		return s.scram.state == awaitClientFinal && s.credential.hasPlain() && s.credential.known(s.scram.challenge) == nil
+	case MethodMD5, MethodTrust:
+	}
+	return false
+}
+
 // Step takes the body of the client's next message, which must be of type 'p' (see ErrExpectedPassword) and no longer than
 // MaxResponseBytes, and appends the answer to dst, if there is one. It keeps nothing of body. It is heavy for SCRAM with plain
 // passwords the first time (see Credential.Warm), and for cleartext passwords against SCRAM verifiers.

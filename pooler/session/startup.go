@@ -191,9 +191,13 @@ func (s *Session) authenticate(b []byte) int {
 		return 0
 	}
 	body := append([]byte(nil), b[pgwire.HeaderBytes:total]...)
-	done := s.drv.Offload(func() {
-		s.hs.out, s.hs.result = s.hs.server.Step(nil, body)
-	}, false)
+	step := func() { s.hs.out, s.hs.result = s.hs.server.Step(nil, body) }
+	done := !s.hs.server.Heavy()
+	if done {
+		step()
+	} else {
+		done = s.drv.Offload(step, false)
+	}
 	s.phase = phaseLogin
 	if !done {
 		s.wait = waitJob
