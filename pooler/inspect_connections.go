@@ -57,7 +57,7 @@ func clientInfo(s *session.Session) admin.ClientInfo {
 	info := admin.ClientInfo{
 		ID: s.ID, State: clientState(s.State()), Connected: loop.Time(n.Connected), Requested: loop.Time(n.LastRequest),
 		ApplicationName: s.ToldParameter("application_name"), Prepared: s.PreparedCount(), Shard: admin.NoShard, Status: s.Tx(),
-		Protocol: "3." + strconv.Itoa(int(s.Minor())), Transactions: n.Transactions, Queries: n.Queries, Errors: n.Errors,
+		Protocol: "3." + strconv.Itoa(int(s.Minor())), Transactions: n.Transactions, Queries: n.Queries, Errors: uint64(n.Errors),
 		Received: n.BytesIn, Sent: n.BytesOut,
 	}
 	info.User, info.Database = s.Names()

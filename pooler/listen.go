@@ -32,7 +32,7 @@ type ListenOptions struct {
 // listen opens all sockets, or none.
 func listen(ctx context.Context, o ListenOptions, log *slog.Logger) (*listeners, error) {
 	l := &listeners{log: log}
-	var lc net.ListenConfig
+	lc := net.ListenConfig{KeepAlive: -1} // who takes the connections sees to that
 	tcp, err := lc.Listen(ctx, "tcp", net.JoinHostPort(o.Host, strconv.Itoa(o.Port)))
 	if err != nil {
 		return nil, fmt.Errorf("listen: %w", err)
@@ -85,20 +85,22 @@ func (l *listeners) addrs() []net.Addr {
 	return addrs
 }
 
-// serve accepts clients until the sockets are closed; each is handed to f in a goroutine of its own.
-func (l *listeners) serve(f func(net.Conn)) {
+// serve accepts clients until the sockets are closed, and hands each to f, which waits for nothing. What f returns runs in a goroutine of its own.
+func (l *listeners) serve(f func(net.Conn) (run func())) {
 	for _, ln := range l.list {
 		l.wg.Go(func() { l.accept(ln, f) })
 	}
 }
 
-func (l *listeners) accept(ln net.Listener, f func(net.Conn)) {
+func (l *listeners) accept(ln net.Listener, f func(net.Conn) (run func())) {
 	pause := time.Millisecond
 	for {
 		nc, err := ln.Accept()
 		if err == nil {
 			pause = time.Millisecond
-			l.wg.Go(func() { f(nc) })
+			if run := f(nc); run != nil {
+				l.wg.Go(run)
+			}
 			continue
 		}
 		if errors.Is(err, net.ErrClosed) {

@@ -302,19 +302,20 @@ func (p *Pooler) serveHTTP(ctx context.Context, l net.Listener, h http.Handler) 
 	}
 }
 
-// serve runs one client connection.
-func (p *Pooler) serve(nc net.Conn) {
+// serve begins with one client connection, and returns what is to be run for it; nil = nothing.
+func (p *Pooler) serve(nc net.Conn) (run func()) {
 	n := p.clients.Add(1)
 	var refusal *pgwire.Error
 	if most := int64(p.state.Load().cfg.Clients.Max); most > 0 && n > most {
 		refusal = errTooManyClients
 		if n > most+visitors {
-			p.metrics.LoginsFailed.Inc("too_many_clients")
-			nc.SetDeadline(time.Now().Add(time.Second))        //nolint:errcheck // best effort
-			nc.Write(pgwire.AppendErrorResponse(nil, refusal)) //nolint:errcheck // best effort
-			nc.Close()
-			p.clients.Add(-1)
-			return
+			return func() {
+				p.metrics.LoginsFailed.Inc("too_many_clients")
+				nc.SetDeadline(time.Now().Add(time.Second))        //nolint:errcheck // best effort
+				nc.Write(pgwire.AppendErrorResponse(nil, refusal)) //nolint:errcheck // best effort
+				nc.Close()
+				p.clients.Add(-1)
+			}
 		}
 	}
 	name := "unix"
@@ -324,7 +325,7 @@ func (p *Pooler) serve(nc net.Conn) {
 			p.log.Debug("tcp options", "client", name, "error", err)
 		}
 	}
-	p.driver.Serve(nc, name, refusal)
+	return p.driver.Take(nc, name, refusal)
 }
 
 var errTooManyClients = pgwire.Fatalf(pgwire.CodeTooManyConnections, "sorry, too many clients already")

@@ -43,7 +43,7 @@ func (g *Goroutines) NewBackend(nc net.Conn, conn *backend.Conn, owner any) (*Ba
 	b := &Backend{Conn: conn, Owner: owner, g: g, nc: nc}
 	conn.Link = b
 	b.w.init(nc)
-	b.w.keeps = true
+	b.w.more.keeps = true
 	if g.pollers != nil {
 		if s := g.pollers.take(nc); s != nil {
 			nc.Close()
@@ -100,8 +100,8 @@ func (b *Backend) leave(c *Client) {
 	if b.ev != nil && b.ev.isHeld() {
 		c.w.letGo(b.ev)
 	}
-	if c.ev != nil && c.ev.isHeld() {
-		b.w.letGo(c.ev)
+	if c.w.ev != nil && c.w.ev.isHeld() {
+		b.w.letGo(c.w.ev)
 	}
 }
 

@@ -125,7 +125,7 @@ func (s *bench) socket() *socket {
 // client logs one in.
 func (s *bench) client() *Client {
 	ev := s.socket()
-	c := &Client{g: s.g, nc: ev, ev: ev}
+	c := &Client{g: s.g}
 	c.w.init(ev)
 	c.w.watch(ev)
 	c.now = nanos()

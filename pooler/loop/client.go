@@ -19,31 +19,49 @@ import (
 // Client is one client connection under the goroutine driver: a goroutine that reads, a session, and a lock that makes their steps, those of
 // the session's backend and those of time happen one after the other.
 type Client struct {
-	g  *Goroutines
-	nc net.Conn
-	w  writer
+	g *Goroutines
+	w writer
 
-	mu   sync.Mutex // guards all below, and the machine of the backend that the session holds
-	room *sync.Cond // signalled when the session wants input again; nil once a poller watches nc
-	sess *session.Session
-	now  int64
+	mu    sync.Mutex // guards all below, and the machine of the backend that the session holds
+	sess  *session.Session
+	start *start // nil once a poller watches the socket
+	alarm *alarm // nil = none is set
+	now   int64
 	// What the step at hand asked for: bytes for a backend that the session holds, the return of one, a place in a queue; and, before these, in
 	// their order, all that is rare.
 	sending *Backend
 	free    *Backend
 	todo    *[]action
 	wait    *waiter // of the checkout under way, or of the one before
-	waits   bool    // it is under way
-	queues  bool    // and was asked for in the step at hand
 
-	tls        bool   // the handshake is due
-	restless   bool   // it is among those of the driver
-	closing    bool   // the socket is closed when all is written
-	pid        uint32 // of its cancel key, once it is registered
-	timer      *time.Timer
-	armed      int64
-	cancelling *sync.WaitGroup // of a cancel request that is being handled
-	ev         *socket         // nc, once a poller watches it
+	pid      uint32 // of its cancel key, once it is registered
+	waits    bool   // wait is under way
+	queues   bool   // and was asked for in the step at hand
+	restless bool   // it is among those of the driver
+	closing  bool   // the socket is closed when all is written
+	offloads bool   // a job that is short is under way
+	over     bool   // and the client says no more, but may want the answer
+}
+
+// start is what a client has that no poller watches.
+type start struct {
+	nc   net.Conn
+	room sync.Cond // signalled when the session wants input again
+	tls  bool      // the handshake is due
+}
+
+// alarm is a timer that is set to a deadline of the session's.
+type alarm struct {
+	timer *time.Timer
+	at    int64 // 0 = it has gone off
+}
+
+// conn is the client's socket; c.mu is held.
+func (c *Client) conn() net.Conn {
+	if c.w.ev != nil {
+		return c.w.ev
+	}
+	return c.start.nc
 }
 
 // later notes what is to be done after the step.
@@ -68,8 +86,7 @@ type action struct {
 	done   *sync.WaitGroup
 }
 
-// silence is how long a client says nothing until a poller watches it, which takes less memory than a goroutine. Who logs in for one statement is
-// gone before that would be worth it.
+// silence is how long a client says nothing until it is tried again to have a poller watch it.
 const silence = 20 * time.Millisecond
 
 // closeTimeout bounds how long a client that is closed may take to read what it was sent before.
@@ -143,16 +160,16 @@ func (c *Client) unlock(reader *Backend, own bool) {
 	c.settle()
 	c.arm()
 	if c.sess.WantsInput() {
-		if c.ev != nil {
-			c.ev.resume()
+		if c.start == nil {
+			c.w.ev.resume()
 		} else {
-			c.room.Broadcast()
+			c.start.room.Broadcast()
 		}
 	}
 	s := step{
-		reader: reader, ev: c.ev, own: own, waits: own || reader != nil && reader.client.Load() == c,
+		reader: reader, ev: c.w.ev, own: own, waits: own || reader != nil && reader.client.Load() == c,
 		// By a poller, which has others to serve.
-		polled: own && c.ev != nil || reader != nil && reader.ev != nil,
+		polled: own && c.w.ev != nil || reader != nil && reader.ev != nil,
 		talks:  len(c.w.out) > 0 || c.closing,
 		yields: c.sess.Yielded(),
 		now:    c.now,
@@ -200,34 +217,41 @@ func (c *Client) unlock(reader *Backend, own bool) {
 // arm sets the timer to the session's deadline. An earlier timer is left alone: it finds nothing due and arms again, or is dropped.
 func (c *Client) arm() {
 	switch at := c.sess.Deadline(); {
-	case at == 0 && c.armed == 0:
-		c.timer = nil
-	case at != 0 && (c.armed == 0 || c.armed > at):
+	case c.alarm == nil:
+		if at != 0 {
+			c.alarm = &alarm{}
+			c.armAt(at)
+		}
+	case at == 0 && c.alarm.at == 0:
+		c.alarm = nil
+	case at != 0 && (c.alarm.at == 0 || c.alarm.at > at):
 		c.armAt(at)
 	}
 }
 
 // disarm drops a timer that is set to a deadline of the past, which would take memory until then.
 func (c *Client) disarm() {
-	if c.timer != nil && c.sess.Deadline() == 0 {
-		c.timer.Stop()
-		c.timer, c.armed = nil, 0
+	if c.alarm != nil && c.sess.Deadline() == 0 {
+		c.alarm.timer.Stop()
+		c.alarm = nil
 	}
 }
 
 func (c *Client) armAt(at int64) {
-	c.armed = at
+	c.alarm.at = at
 	d := time.Duration(at - nanos())
-	if c.timer == nil {
-		c.timer = time.AfterFunc(d, c.tick)
+	if c.alarm.timer == nil {
+		c.alarm.timer = time.AfterFunc(d, c.tick)
 	} else {
-		c.timer.Reset(d)
+		c.alarm.timer.Reset(d)
 	}
 }
 
 func (c *Client) tick() {
 	c.step(func() {
-		c.armed = 0
+		if c.alarm != nil {
+			c.alarm.at = 0
+		}
 		c.sess.Tick()
 	})
 }
@@ -237,14 +261,15 @@ func (c *Client) serve() (polled bool) {
 	held := c.g.buffers.Get().(*[]byte) //nolint:forcetypeassert // it holds nothing else
 	defer c.g.buffers.Put(held)
 	buf := *held
-	reads := 0 // since the login
+	begin := c.start
+	busy := false // somebody is writing to it, so that no poller can have it
 	for {
-		n, err := c.nc.Read(buf)
-		if reads > 0 && n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
+		n, err := begin.nc.Read(buf)
+		if busy && n == 0 && errors.Is(err, os.ErrDeadlineExceeded) {
 			if c.move() {
 				return true
 			}
-			c.nc.SetReadDeadline(time.Now().Add(silence)) //nolint:errcheck // somebody is writing to it: later
+			begin.nc.SetReadDeadline(time.Now().Add(silence)) //nolint:errcheck // somebody is writing to it still
 			continue
 		}
 		c.mu.Lock()
@@ -255,8 +280,8 @@ func (c *Client) serve() (polled bool) {
 		if err != nil && !c.sess.Closed() {
 			c.guard(c.sess.Gone)
 		}
-		handshake := c.tls
-		c.tls = false
+		handshake := begin.tls
+		begin.tls = false
 		c.unlock(nil, true)
 		if handshake && err == nil {
 			err = c.startTLS()
@@ -266,20 +291,19 @@ func (c *Client) serve() (polled bool) {
 		}
 		c.mu.Lock()
 		for !c.sess.WantsInput() && !c.sess.Closed() {
-			c.room.Wait()
+			begin.room.Wait()
 		}
-		closed, ready := c.sess.Closed(), c.sess.LoggedIn()
+		closed, ready := c.sess.Closed(), !c.sess.MayEncrypt()
 		c.mu.Unlock()
 		if closed {
 			break
 		}
-		if ready && c.g.pollers != nil && bare(c.nc) {
-			switch reads++; {
-			case reads == 1:
-				c.nc.SetReadDeadline(time.Now().Add(silence)) //nolint:errcheck // the next read tells
-			case reads > 2 && c.move():
+		if ready && c.g.pollers != nil && bare(begin.nc) {
+			if c.move() {
 				return true
 			}
+			busy = true
+			begin.nc.SetReadDeadline(time.Now().Add(silence)) //nolint:errcheck // the next read tells
 		}
 	}
 	return false
@@ -294,13 +318,14 @@ func bare(nc net.Conn) bool {
 	return false
 }
 
-// move hands a client that has logged in over to a poller. It returns false where that can't be.
+// move hands a client over to a poller, for good. It returns false where that can't be.
 func (c *Client) move() bool {
 	ps := c.g.pollers
 	if ps == nil {
 		return false
 	}
-	s := ps.take(c.nc)
+	old := c.start.nc
+	s := ps.take(old)
 	if s == nil {
 		return false
 	}
@@ -311,8 +336,7 @@ func (c *Client) move() bool {
 		s.abandon()
 		return false
 	}
-	old := c.nc
-	c.nc, c.ev, c.room = s, s, nil
+	c.start = nil
 	c.disarm()
 	if !c.sess.WantsInput() {
 		s.pause()
@@ -330,7 +354,7 @@ func (c *Client) received(b []byte) {
 	c.now = nanos()
 	c.input(b)
 	if !c.sess.WantsInput() {
-		c.ev.pause()
+		c.w.ev.pause()
 	}
 	c.unlock(nil, true)
 }
@@ -338,6 +362,11 @@ func (c *Client) received(b []byte) {
 // ended implements handler.
 func (c *Client) ended(error) {
 	c.mu.Lock()
+	if c.offloads && !c.sess.Closed() {
+		c.over = true // it is answered first, as by a goroutine of its own
+		c.mu.Unlock()
+		return
+	}
 	c.now = nanos()
 	if !c.sess.Closed() {
 		c.guard(c.sess.Gone)
@@ -346,11 +375,28 @@ func (c *Client) ended(error) {
 	c.left()
 }
 
+// offloaded is the end of a job of the session's.
+func (c *Client) offloaded() {
+	c.step(func() {
+		c.offloads = false
+		c.sess.Resume()
+	})
+	c.mu.Lock()
+	over := c.over && (!c.offloads || c.sess.Closed())
+	if over {
+		c.over = false
+	}
+	c.mu.Unlock()
+	if over {
+		c.ended(nil)
+	}
+}
+
 // left is the end of a client that is gone.
 func (c *Client) left() {
 	c.mu.Lock()
-	if c.timer != nil {
-		c.timer.Stop()
+	if c.alarm != nil {
+		c.alarm.timer.Stop()
 	}
 	pid := c.pid
 	c.mu.Unlock()
@@ -358,7 +404,7 @@ func (c *Client) left() {
 		c.g.source.Unregister(c, pid)
 	}
 	c.w.closeAfter()
-	if c.ev == nil {
+	if c.w.ev == nil {
 		c.w.flushAndWait() // who ended the session may not have come to that yet
 	}
 	c.w.abandon()
@@ -375,7 +421,7 @@ func (c *Client) left() {
 // startTLS does the handshake.
 func (c *Client) startTLS() error {
 	c.w.flushAndWait()
-	conn := tls.Server(c.nc, c.g.TLS())
+	conn := tls.Server(c.start.nc, c.g.TLS())
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // the session's own deadline closes the socket earlier
 	defer cancel()
 	if err := conn.HandshakeContext(ctx); err != nil {
@@ -383,7 +429,7 @@ func (c *Client) startTLS() error {
 		return err
 	}
 	c.mu.Lock()
-	c.nc = conn
+	c.start.nc = conn
 	c.w.swap(conn)
 	c.now = nanos()
 	c.guard(c.sess.TLSDone)
@@ -395,9 +441,16 @@ func (c *Client) startTLS() error {
 func (c *Client) Cancel() {
 	var done sync.WaitGroup
 	c.step(func() {
-		c.cancelling = &done
-		defer func() { c.cancelling = nil }()
 		c.sess.Cancel()
+		if c.todo == nil {
+			return
+		}
+		for i := range *c.todo {
+			if a := &(*c.todo)[i]; a.kind == doCancel {
+				done.Add(1)
+				a.done = &done
+			}
+		}
 	})
 	done.Wait()
 }

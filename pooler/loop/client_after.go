@@ -129,7 +129,7 @@ func (c *Client) do(a *action, s *step) {
 		job := a.job
 		g.spawn(func() {
 			job()
-			c.step(c.sess.Resume)
+			c.offloaded()
 		})
 	}
 }

@@ -58,7 +58,7 @@ func (c *Client) Checkout(a *session.Account, shard topology.ShardID) *backend.C
 
 // slow reports whether the client is slow to read.
 func (c *Client) slow() bool {
-	if c.ev != nil {
+	if c.w.ev != nil {
 		return c.w.slow.Load()
 	}
 	return c.w.busy()
@@ -106,10 +106,7 @@ func (c *Client) Part(conn *backend.Conn, clean bool) {
 
 // CancelBackend implements session.Driver.
 func (c *Client) CancelBackend(conn *backend.Conn) {
-	if c.cancelling != nil {
-		c.cancelling.Add(1)
-	}
-	c.later(action{kind: doCancel, b: conn.Link.(*Backend), done: c.cancelling})
+	c.later(action{kind: doCancel, b: conn.Link.(*Backend)})
 }
 
 // CancelRequest implements session.Driver.
@@ -124,14 +121,15 @@ func (c *Client) Register(n int) (pid uint32, secret []byte) {
 }
 
 // StartTLS implements session.Driver.
-func (c *Client) StartTLS() { c.tls = true }
+func (c *Client) StartTLS() { c.start.tls = true }
 
 // Offload implements session.Driver: a client's own goroutine may as well do short work itself.
 func (c *Client) Offload(job func(), long bool) bool {
-	if !long && c.ev == nil {
+	if !long && c.w.ev == nil {
 		job()
 		return true
 	}
+	c.offloads = c.offloads || !long
 	c.later(action{kind: doJob, job: job})
 	return false
 }
@@ -144,10 +142,10 @@ func (c *Client) Parameters(a *session.Account) {
 // Close implements session.Driver.
 func (c *Client) Close() {
 	c.closing = true
-	c.w.stage()                                         // what was said before goes out
-	c.nc.SetWriteDeadline(time.Now().Add(closeTimeout)) //nolint:errcheck // the socket is closed in any case
+	c.w.stage()                                             // what was said before goes out
+	c.conn().SetWriteDeadline(time.Now().Add(closeTimeout)) //nolint:errcheck // the socket is closed in any case
 	c.w.closeAfter()
-	if c.room != nil {
-		c.room.Broadcast()
+	if c.start != nil {
+		c.start.room.Broadcast()
 	}
 }

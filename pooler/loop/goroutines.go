@@ -112,11 +112,19 @@ func (g *Goroutines) spawn(f func()) {
 	}
 }
 
-// Serve runs a client connection until its end. It takes ownership of nc. With a refusal, which is FATAL, nobody logs in.
+// Serve runs a client connection, until its end or until a poller has it.
 func (g *Goroutines) Serve(nc net.Conn, name string, refusal *pgwire.Error) {
-	c := &Client{g: g, nc: nc}
+	if run := g.Take(nc, name, refusal); run != nil {
+		run()
+	}
+}
+
+// Take begins with a client connection, which it owns from now on. With a refusal, which is FATAL, nobody logs in. It returns what runs the
+// connection until its end, nil if nothing has to.
+func (g *Goroutines) Take(nc net.Conn, name string, refusal *pgwire.Error) (run func()) {
+	c := &Client{g: g, start: &start{nc: nc}}
 	c.w.init(nc)
-	c.room = sync.NewCond(&c.mu)
+	c.start.room.L = &c.mu
 	c.now = nanos()
 	c.sess = session.New(g.shared.Load(), c, g.next.Add(1), name)
 	if refusal != nil {
@@ -129,16 +137,23 @@ func (g *Goroutines) Serve(nc net.Conn, name string, refusal *pgwire.Error) {
 		if g.leftHook != nil {
 			g.leftHook()
 		}
-		return
+		return nil
 	}
 	g.clients[c] = struct{}{}
 	g.running.Add(1)
 	g.mu.Unlock()
 	c.step(func() {})
-	if c.serve() {
-		return // a poller goes on
+	c.mu.Lock()
+	bare := !c.sess.MayEncrypt()
+	c.mu.Unlock()
+	if bare && c.move() {
+		return nil
 	}
-	c.left()
+	return func() {
+		if !c.serve() { // else a poller goes on
+			c.left()
+		}
+	}
 }
 
 // Clients returns the clients of this moment.
@@ -192,7 +207,7 @@ func (c *Client) drain(force bool) bool {
 	if force {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.nc.SetWriteDeadline(time.Now().Add(time.Second)) //nolint:errcheck // the socket is closed anyway
+		c.conn().SetWriteDeadline(time.Now().Add(time.Second)) //nolint:errcheck // the socket is closed anyway
 	}
 	return done
 }

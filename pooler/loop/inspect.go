@@ -18,7 +18,7 @@ func Time(ns int64) time.Time {
 func (c *Client) Inspect(f func(s *session.Session, nc net.Conn)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	f(c.sess, c.nc)
+	f(c.sess, c.conn())
 }
 
 // Inspect calls f with the session that holds the backend, nil if none does, and its socket. The backend's machine may be

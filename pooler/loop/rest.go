@@ -65,6 +65,10 @@ func (c *Client) silent(now int64) bool {
 	if silent {
 		c.restless = false
 		c.rest()
+		c.disarm()
+		if !c.waits {
+			c.wait = nil
+		}
 	}
 	if c.closing {
 		c.unlock(nil, false) // it may have come to a bad end just now
@@ -83,7 +87,7 @@ func (c *Client) rest() {
 // settle is the end of a step for what the session works with; c.mu is held.
 func (c *Client) settle() {
 	switch {
-	case c.ev == nil:
+	case c.start != nil:
 		c.rest()
 	case !c.restless && !c.sess.Closed():
 		c.restless = true

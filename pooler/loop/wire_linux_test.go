@@ -3,6 +3,7 @@ package loop
 import (
 	"bytes"
 	"context"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -38,7 +39,7 @@ func newWire(t *testing.T) *wire {
 	}
 	t.Cleanup(func() {
 		for _, c := range w.g.Clients() {
-			c.nc.Close()
+			c.Inspect(func(_ *session.Session, nc net.Conn) { nc.Close() })
 		}
 		ctx, cancel := context.WithTimeout(t.Context(), 0)
 		defer cancel()
@@ -115,7 +116,7 @@ func (w *wire) client() (net.Conn, *Client) {
 	for range 500 {
 		say(pgwire.AppendSync(nil))
 		c.mu.Lock()
-		polled := c.ev != nil
+		polled := c.w.ev != nil
 		c.mu.Unlock()
 		if polled {
 			return us, c
@@ -176,6 +177,21 @@ func (w *writer) pending() int {
 	return w.pendingLocked()
 }
 
+// TestAnsweredBehindTheEnd: who says no more is answered what was asked before, though its text is parsed elsewhere.
+func TestAnsweredBehindTheEnd(t *testing.T) {
+	t.Parallel()
+	w := newWire(t)
+	for i := range 20 {
+		us, c := w.client()
+		if _, err := us.Write(pgwire.AppendQuery(nil, fmt.Sprintf("-- %d", i))); err != nil {
+			t.Fatal(err)
+		}
+		us.(interface{ CloseWrite() error }).CloseWrite() //nolint:errcheck,forcetypeassert // the answer tells
+		w.ready(us)
+		w.eventually("the client is there still", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return c.sess.Closed() && w.g.Len() == 0 })
+	}
+}
+
 // TestWhoDoesNotReadIsNotRead: a client that sends and does not read is answered so far, and no further, until it reads.
 func TestWhoDoesNotReadIsNotRead(t *testing.T) {
 	t.Parallel()
@@ -214,18 +230,18 @@ func TestSlowServerHoldsItsClient(t *testing.T) {
 	go us.Write(pgwire.AppendQuery(nil, long)) //nolint:errcheck // what is read tells
 	server := <-w.servers
 	w.eventually("nothing waits for the server", func() bool { b := c.held(); return b != nil && b.w.pending() > writeLimit })
-	w.eventually("the client is read from", c.ev.isHeld)
+	w.eventually("the client is read from", c.w.ev.isHeld)
 	for range 10 {
 		if _, err := server.Write(pgwire.AppendNoticeResponse(nil, pgwire.Errorf("01000", "noise"))); err != nil {
 			t.Fatal(err)
 		}
 		w.until(us, pgwire.MsgNoticeResponse)
-		if !c.ev.isHeld() {
+		if !c.w.ev.isHeld() {
 			t.Fatal("the client is read from after a notice")
 		}
 	}
 	w.until(server, pgwire.MsgQuery)
-	w.eventually("the client stays held", func() bool { return c.ev.paused.Load() == 0 })
+	w.eventually("the client stays held", func() bool { return c.w.ev.paused.Load() == 0 })
 	if _, err := server.Write(pgwire.AppendReadyForQuery(pgwire.AppendCommandComplete(nil, "SELECT 0"), pgwire.TxIdle)); err != nil {
 		t.Fatal(err)
 	}
@@ -312,7 +328,7 @@ func TestWhoWaitsForRoomHearsOfTheEnd(t *testing.T) {
 		defer close(done)
 		b.w.flushAndWait()
 	}()
-	w.eventually("nobody waits", func() bool { b.w.mu.Lock(); defer b.w.mu.Unlock(); return b.w.waiting > 0 })
+	w.eventually("nobody waits", func() bool { b.w.mu.Lock(); defer b.w.mu.Unlock(); return b.w.more != nil && b.w.more.waiting > 0 })
 	held := &socket{p: b.ev.p}
 	held.paused.Store(pauseInput) // so that it is not posted
 	b.w.flush(w.g, held)

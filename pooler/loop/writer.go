@@ -14,27 +14,30 @@ import (
 // goroutine at a time writes, without mu, and what is staged meanwhile goes out with its next write.
 type writer struct {
 	// out is what the step at hand sends; guarded as the machine that is stepped.
-	out  []byte
-	bufs *buffers
-	// slow: the socket takes no more for now; the poller, or a goroutine, writes what is left.
-	slow atomic.Bool
+	out []byte
 
-	mu      sync.Mutex
-	ev      *socket // nc, if a poller watches it
-	err     error
-	buf     []byte // buf[sent:] is to be written
-	sent    int
-	writing bool  // without mu
+	buf  []byte // buf[sent:] is to be written; guarded by mu, as all below
+	sent int
+	ev   *socket     // if a poller watches it; set under mu and the machine's lock
+	more *writerMore // what a watched socket that is idle has none of; nil = nothing
+	mu   sync.Mutex
+	// slow: the socket takes no more for now; the poller, or a goroutine, writes what is left.
+	slow    atomic.Bool
 	flying  int32 // bytes before buf that are being sent by ev's ring
+	writing bool  // without mu
 	dirty   bool  // ev's poller will flush it
 	closing bool  // the socket is closed once everything is written
-	waiting int   // goroutines that wait for room
+	broken  bool  // nothing can be written any more
+}
+
+// writerMore is what few of the many have: most clients are silent, and watched.
+type writerMore struct {
+	nc      net.Conn           // without a poller
+	try     func(b []byte) int // writes as much as the socket takes at once; nil if that can't be had
+	waiting int                // goroutines that wait for room
+	drained sync.Cond
 	then    func()
 	held    []*socket // read from again once there is room
-
-	nc      net.Conn
-	try     func(b []byte) int // writes as much as the socket takes at once; nil if that can't be had
-	drained sync.Cond
 	// wake rouses the goroutine that writes where nothing can be tried; nil = there is none.
 	wake chan struct{}
 	// keeps: that goroutine stays until the socket's end.
@@ -51,23 +54,55 @@ const congested = 32 << 10
 const flightLimit = 16 << 10
 
 func (w *writer) init(nc net.Conn) {
-	w.nc, w.try, w.bufs = nc, tryWriter(nc), &shared
-	w.drained.L = &w.mu
+	w.more = &writerMore{nc: nc, try: tryWriter(nc)}
+}
+
+// bufs are those that the writer borrows from; its lock, or the machine's, is held.
+func (w *writer) bufs() *buffers {
+	if w.ev != nil {
+		if own := w.ev.buffers(); own != nil {
+			return own
+		}
+	}
+	return &shared
+}
+
+// ncLocked is the socket.
+func (w *writer) ncLocked() net.Conn {
+	if w.ev != nil {
+		return w.ev
+	}
+	return w.more.nc
+}
+
+// moreLocked is where to keep what is rare.
+func (w *writer) moreLocked() *writerMore {
+	if w.more == nil {
+		w.more = new(writerMore)
+	}
+	return w.more
+}
+
+// lessLocked drops what a watched socket does not need any more.
+func (w *writer) lessLocked() {
+	if m := w.more; m != nil && w.ev != nil && m.waiting == 0 && m.then == nil && len(m.held) == 0 && m.wake == nil {
+		w.more = nil
+	}
 }
 
 // swap puts TLS in the place of the bare socket.
 func (w *writer) swap(nc net.Conn) {
 	w.mu.Lock()
-	w.nc, w.try = nc, nil
+	w.more.nc, w.more.try = nc, nil
 	w.mu.Unlock()
 }
 
 // append leaves b to be staged; the machine's lock is held.
 func (w *writer) append(b []byte) {
 	if w.out == nil {
-		w.out = w.bufs.lend(len(b))
+		w.out = w.bufs().lend(len(b))
 	}
-	w.out = w.bufs.extend(w.out, b)
+	w.out = w.bufs().extend(w.out, b)
 }
 
 // stage puts what the step left behind what waits already; the machine's lock is held.
@@ -83,22 +118,22 @@ func (w *writer) stageLocked() {
 	b := w.out
 	w.out = nil
 	switch {
-	case w.err != nil || w.closing:
-		w.bufs.giveBack(b)
+	case w.broken || w.closing:
+		w.bufs().giveBack(b)
 	case w.buf == nil:
 		w.buf, w.sent = b, 0
 	default:
 		if w.sent > len(w.buf)/2 {
 			w.buf, w.sent = w.buf[:copy(w.buf, w.buf[w.sent:])], 0
 		}
-		w.buf = w.bufs.extend(w.buf, b)
-		w.bufs.giveBack(b)
+		w.buf = w.bufs().extend(w.buf, b)
+		w.bufs().giveBack(b)
 	}
 }
 
 // forget drops what a step left that came to a bad end; the machine's lock is held.
 func (w *writer) forget() {
-	w.bufs.giveBack(w.out)
+	w.bufs().giveBack(w.out)
 	w.out = nil
 }
 
@@ -106,7 +141,7 @@ func (w *writer) forget() {
 func (w *writer) pendingLocked() int { return int(w.flying) + len(w.buf) - w.sent }
 
 func (w *writer) emptyLocked() {
-	w.bufs.giveBack(w.buf)
+	w.bufs().giveBack(w.buf)
 	w.buf, w.sent = nil, 0
 }
 
@@ -124,27 +159,26 @@ func (w *writer) watch(s *socket) bool {
 	if w.writing || w.slow.Load() {
 		return false
 	}
-	w.nc, w.try, w.ev = s, nil, s
-	if own := s.buffers(); own != nil {
-		w.bufs = own
+	if m := w.more; m != nil {
+		m.nc, m.try = nil, nil
 	}
+	w.ev = s
+	w.lessLocked()
 	return true
 }
 
 // abandon gives up what was not written: the socket is closed.
 func (w *writer) abandon() {
 	w.mu.Lock()
-	if w.dirty && w.err == nil && !w.slow.Load() {
+	if w.dirty && !w.broken && !w.slow.Load() {
 		w.sendNowLocked() // it would have been sent next
 	}
-	if w.err == nil {
-		w.err = net.ErrClosed
-	}
+	w.broken = true
 	w.emptyLocked()
 	w.settledLocked()
-	if w.wake != nil {
-		close(w.wake)
-		w.wake = nil
+	if m := w.more; m != nil && m.wake != nil {
+		close(m.wake)
+		m.wake = nil
 	}
 	w.mu.Unlock()
 }
@@ -164,12 +198,12 @@ func (w *writer) flushLocked(g *Goroutines, a, b *socket) {
 			w.sendLocked()
 		}
 	case w.writing || w.slow.Load():
-	case w.try != nil:
+	case w.more.try != nil:
 		w.tryLocked(g)
 	case w.pendingLocked() > 0:
 		w.asideLocked(g)
 	}
-	if w.pendingLocked() > writeLimit && w.err == nil {
+	if w.pendingLocked() > writeLimit && !w.broken {
 		w.holdLocked(a)
 		w.holdLocked(b)
 	}
@@ -198,11 +232,14 @@ func (w *writer) flushAndWaitLocked() {
 
 // roomLocked waits until not too much waits, as long as others write.
 func (w *writer) roomLocked(others func() bool) {
-	for w.pendingLocked() > writeLimit && w.err == nil && others() {
-		w.waiting++
-		w.drained.Wait()
-		w.waiting--
+	for w.pendingLocked() > writeLimit && !w.broken && others() {
+		m := w.moreLocked()
+		m.drained.L = &w.mu
+		m.waiting++
+		m.drained.Wait()
+		m.waiting--
 	}
+	w.lessLocked()
 }
 
 // sendLocked writes what the watched socket takes at once, or leaves it to the socket's poller to do so soon.
@@ -213,7 +250,7 @@ func (w *writer) sendLocked() {
 			w.ev.kick() // it is behind what is being sent
 		}
 		return
-	case n == 0 || n > flightLimit || w.err != nil || w.slow.Load():
+	case n == 0 || n > flightLimit || w.broken || w.slow.Load():
 	case w.dirty:
 		return
 	case w.ev.later(w):
@@ -229,7 +266,7 @@ func (w *writer) sendNowLocked() {
 		n, err := w.ev.send(w.buf[w.sent:])
 		w.sent += n
 		if err != nil {
-			w.err = err
+			w.broken = true
 			break
 		}
 		if w.sent == len(w.buf) {
@@ -256,7 +293,7 @@ func (w *writer) depart() []byte {
 	w.mu.Lock()
 	w.dirty = false
 	b := w.buf
-	if len(b) == 0 || len(b) > flightLimit || w.sent > 0 || w.flying > 0 || w.err != nil || w.slow.Load() || w.ev.closed() {
+	if len(b) == 0 || len(b) > flightLimit || w.sent > 0 || w.flying > 0 || w.broken || w.slow.Load() || w.ev.closed() {
 		if w.flying == 0 && !w.slow.Load() {
 			w.sendNowLocked()
 		}
@@ -273,15 +310,15 @@ func (w *writer) landed(b []byte, n int) {
 	w.mu.Lock()
 	w.flying = 0
 	switch {
-	case n == len(b) || w.err != nil:
-		w.bufs.giveBack(b)
+	case n == len(b) || w.broken:
+		w.bufs().giveBack(b)
 	default:
 		if w.buf == nil {
 			w.buf = b
 		} else {
 			more := w.buf
-			w.buf = w.bufs.extend(b, more[w.sent:])
-			w.bufs.giveBack(more)
+			w.buf = w.bufs().extend(b, more[w.sent:])
+			w.bufs().giveBack(more)
 		}
 		w.sent = max(n, 0)
 		w.sendNowLocked() // an error is met again
@@ -308,8 +345,8 @@ func (w *writer) writable() {
 
 // tryLocked writes what the socket takes at once; a goroutine writes the rest.
 func (w *writer) tryLocked(g *Goroutines) {
-	for w.pendingLocked() > 0 && w.err == nil {
-		w.sent += w.try(w.buf[w.sent:])
+	for w.pendingLocked() > 0 && !w.broken {
+		w.sent += w.more.try(w.buf[w.sent:])
 		if w.pendingLocked() > 0 {
 			w.asideLocked(g)
 			return
@@ -321,15 +358,16 @@ func (w *writer) tryLocked(g *Goroutines) {
 
 // asideLocked has a goroutine write.
 func (w *writer) asideLocked(g *Goroutines) {
-	w.slow.Store(w.try != nil) // else it says nothing of the peer
+	m := w.more
+	w.slow.Store(m.try != nil) // else it says nothing of the peer
 	switch {
-	case w.wake != nil:
+	case m.wake != nil:
 		select {
-		case w.wake <- struct{}{}:
+		case m.wake <- struct{}{}:
 		default: // it was told
 		}
 		return
-	case w.keeps && w.err == nil:
+	case m.keeps && !w.broken:
 		wake := make(chan struct{}, 1)
 		wake <- struct{}{}
 		if g.start(func() {
@@ -337,7 +375,7 @@ func (w *writer) asideLocked(g *Goroutines) {
 				w.flushAndWait()
 			}
 		}) {
-			w.wake = wake
+			m.wake = wake
 			return
 		}
 	}
@@ -352,15 +390,15 @@ func (w *writer) writeLocked() {
 		return
 	}
 	w.writing = true
-	for w.pendingLocked() > 0 && w.err == nil {
-		b, sent, nc := w.buf, w.sent, w.nc
+	for w.pendingLocked() > 0 && !w.broken {
+		b, sent, nc := w.buf, w.sent, w.ncLocked()
 		w.buf, w.sent = nil, 0
 		w.mu.Unlock()
 		_, err := nc.Write(b[sent:])
 		w.mu.Lock()
-		w.bufs.giveBack(b)
+		w.bufs().giveBack(b)
 		if err != nil {
-			w.err = err
+			w.broken = true
 			w.emptyLocked()
 		}
 		w.settledLocked()
@@ -372,25 +410,34 @@ func (w *writer) writeLocked() {
 
 // settledLocked tells those who wait for room, if there is some.
 func (w *writer) settledLocked() {
-	if w.waiting > 0 {
-		w.drained.Broadcast()
+	m := w.more
+	if m == nil {
+		return
 	}
-	if len(w.held) > 0 && (w.pendingLocked() <= writeLimit/2 || w.err != nil) {
-		for _, s := range w.held {
+	if m.waiting > 0 {
+		m.drained.Broadcast()
+	}
+	if len(m.held) > 0 && (w.pendingLocked() <= writeLimit/2 || w.broken) {
+		for _, s := range m.held {
 			s.unhold()
 		}
-		w.held = nil
+		m.held = nil
 	}
+	w.lessLocked()
 }
 
 // endLocked ends a flush, and releases w.mu.
 func (w *writer) endLocked() {
-	if !w.closing && w.then == nil || w.writing || w.pendingLocked() > 0 && w.err == nil {
+	if !w.closing && (w.more == nil || w.more.then == nil) || w.writing || w.pendingLocked() > 0 && !w.broken {
 		w.mu.Unlock()
 		return
 	}
-	closing, then, nc := w.closing, w.then, w.nc
-	w.then = nil
+	closing, nc := w.closing, w.ncLocked()
+	var then func()
+	if m := w.more; m != nil {
+		then, m.then = m.then, nil
+		w.lessLocked()
+	}
 	w.mu.Unlock()
 	if closing {
 		nc.Close()
@@ -402,18 +449,24 @@ func (w *writer) endLocked() {
 
 // holdLocked has nothing more read from s while too much waits to be written.
 func (w *writer) holdLocked(s *socket) {
-	if s != nil && !slices.Contains(w.held, s) {
+	if s == nil {
+		return
+	}
+	if m := w.moreLocked(); !slices.Contains(m.held, s) {
 		s.hold()
-		w.held = append(w.held, s)
+		m.held = append(m.held, s)
 	}
 }
 
 // letGo has s read from again, whatever waits: what comes from it is not for this writer any more.
 func (w *writer) letGo(s *socket) {
 	w.mu.Lock()
-	if i := slices.Index(w.held, s); i >= 0 {
-		w.held = slices.Delete(w.held, i, i+1)
-		s.unhold()
+	if m := w.more; m != nil {
+		if i := slices.Index(m.held, s); i >= 0 {
+			m.held = slices.Delete(m.held, i, i+1)
+			s.unhold()
+			w.lessLocked()
+		}
 	}
 	w.mu.Unlock()
 }
@@ -425,11 +478,11 @@ func (w *writer) terminate(b []byte) {
 	if w.dirty && !w.slow.Load() {
 		w.sendNowLocked() // it would have been sent next
 	}
-	if w.err != nil || w.writing || w.pendingLocked() > 0 {
+	if w.broken || w.writing || w.pendingLocked() > 0 {
 		return
 	}
-	w.err = net.ErrClosed // it was the last
-	w.nc.Write(b)         //nolint:errcheck // the socket is closed next
+	w.broken = true       // it was the last
+	w.ncLocked().Write(b) //nolint:errcheck // the socket is closed next
 }
 
 // busy reports whether the peer is slow to read what it was sent.
@@ -440,14 +493,14 @@ func (w *writer) busy() bool {
 }
 
 func (w *writer) busyLocked() bool {
-	return w.err == nil && (w.slow.Load() || w.writing && w.pendingLocked() > congested)
+	return !w.broken && (w.slow.Load() || w.writing && w.pendingLocked() > congested)
 }
 
 // whenRead calls f once the peer is not slow any more; f of an earlier call is forgotten.
 func (w *writer) whenRead(f func()) {
 	w.mu.Lock()
 	if w.busyLocked() {
-		w.then = f
+		w.moreLocked().then = f
 		w.mu.Unlock()
 		return
 	}

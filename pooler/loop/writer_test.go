@@ -15,8 +15,9 @@ import (
 func TestOneGoroutineWritesToTLS(t *testing.T) {
 	g := NewGoroutines(Options{Log: slog.New(slog.DiscardHandler), Pollers: -1})
 	ours, theirs := net.Pipe()
-	w := &writer{keeps: true}
+	w := &writer{}
 	w.init(ours)
+	w.more.keeps = true
 	before := runtime.NumGoroutine()
 	for i := range 100 {
 		w.append([]byte{byte(i)})
@@ -24,7 +25,7 @@ func TestOneGoroutineWritesToTLS(t *testing.T) {
 		w.flush(g, nil)
 		if i == 0 {
 			w.mu.Lock()
-			first := w.wake
+			first := w.more.wake
 			w.mu.Unlock()
 			if first == nil {
 				t.Fatal("there is none")

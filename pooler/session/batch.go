@@ -385,7 +385,7 @@ func (s *Session) decodeParse(it *item, body []byte) (refusal *pgwire.Error, wai
 
 // full refuses what would take the session over what it may have prepared and bound, by more bytes.
 func (s *Session) full(more int) *pgwire.Error {
-	if s.sh.Statements <= 0 || s.bytes+s.scoped.portals+s.scoped.sqlPrep+more <= s.sh.Statements {
+	if s.sh.Statements <= 0 || int(s.bytes)+s.scoped.portals+s.scoped.sqlPrep+more <= s.sh.Statements {
 		return nil
 	}
 	return pgwire.Errorf(pgwire.CodeConfigurationLimitExceeded, "too many prepared statements").

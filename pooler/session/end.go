@@ -300,7 +300,7 @@ func (s *Session) Lost(err error) {
 func (s *Session) refuseLost(e *pgwire.Error) {
 	s.sh.Observer.Refused(s.acct, e.Routine)
 	if !s.unit.answered {
-		s.stats.Errors++
+		s.errors++
 		s.toClient(pgwire.AppendErrorResponse(nil, e))
 	}
 }

@@ -184,7 +184,7 @@ func (s *Session) Failed(step *backend.Step, msg []byte) {
 	}
 	s.unit.failed = true
 	s.unit.answered = true
-	s.stats.Errors++
+	s.errors++
 	s.forgetPortals()
 	switch {
 	case step.Refusal != nil:
@@ -230,7 +230,7 @@ func (s *Session) failedInternal(step *backend.Step, e *pgwire.Error) {
 	case exec.RefPrepare:
 		// A statement that another server accepted is refused by this one: the client hears it at its use, which is skipped.
 		s.unit.failed, s.unit.answered = true, true
-		s.stats.Errors++
+		s.errors++
 		s.forgetPortals()
 		if s.unit.internal != nil {
 			e, s.unit.internal = s.unit.internal, nil

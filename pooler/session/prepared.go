@@ -36,10 +36,10 @@ func (s *Session) point(name string, p *state.Prepared) (prev *state.Prepared) {
 		}
 	}
 	if prev != nil {
-		s.bytes -= prev.Bytes() + len(name)
+		s.bytes -= int32(prev.Bytes() + len(name)) //nolint:gosec // less than Shared.Statements
 	}
 	if p != nil {
-		s.bytes += p.Bytes() + len(name)
+		s.bytes += int32(p.Bytes() + len(name)) //nolint:gosec // as above
 	}
 	return prev
 }

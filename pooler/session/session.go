@@ -126,20 +126,17 @@ type Session struct {
 	rest *rest // what is not usual of a session that rests; nil = nothing
 
 	base *state.Set // what the client chose at its start
-	// expected of a session that rests; else it is in its track.
-	expected *state.Set
-	path     *searchPath
+	path *searchPath
 	// unnamed is the unnamed prepared statement, names are the others; each name, and unnamed, holds a reference.
 	unnamed *state.Prepared
 	names   map[string]*state.Prepared
-	bytes   int   // of both
 	told    *told // parameters as the client knows them: see know
 
-	stats Stats
+	stats Counters
 	idle  int64 // deadline between units, in the driver's nanoseconds; 0 = none
-	// What the observer heard of stats.BytesIn and BytesOut.
-	reportedIn, reportedOut uint64
 
+	errors uint32
+	bytes  int32 // of the prepared statements
 	untold int32 // the units at whose end told may differ from what the server has
 	TLS    bool
 	phase  phase
@@ -161,10 +158,15 @@ type Session struct {
 
 // Stats are a session's counters, for the console.
 type Stats struct {
+	Counters
+	Errors uint32
+}
+
+// Counters are those of Stats that count by more than ones.
+type Counters struct {
 	Connected, LastRequest int64
 	Queries, Transactions  uint64
 	BytesIn, BytesOut      uint64
-	Errors                 uint64
 	WaitNanos              int64
 	QueryNanos, XactNanos  int64
 }
@@ -327,6 +329,9 @@ const inputLimit = 256 << 10
 // LoggedIn reports whether the client has.
 func (s *Session) LoggedIn() bool { return s.phase == phaseReady }
 
+// MayEncrypt reports whether the client may still ask for TLS.
+func (s *Session) MayEncrypt() bool { return s.sh.TLS && !s.TLS && s.phase <= phaseTLS }
+
 // Closed reports whether the session has ended.
 func (s *Session) Closed() bool { return s.phase == phaseClosed }
 
@@ -355,7 +360,7 @@ func (s *Session) Shard() topology.ShardID {
 }
 
 // Snapshot returns the session's counters.
-func (s *Session) Snapshot() Stats { return s.stats }
+func (s *Session) Snapshot() Stats { return Stats{s.stats, s.errors} }
 
 // State names what the session does, as PgBouncer's SHOW CLIENTS has it.
 func (s *Session) State() string {

@@ -248,7 +248,7 @@ func (s *Session) endTransaction() {
 // refuseUnit answers the unit with an error. end: the unit's last message was seen (Query, Sync), so ReadyForQuery follows;
 // else everything up to the client's Sync is dropped. A transaction in progress is aborted, as PostgreSQL does.
 func (s *Session) refuseUnit(e *pgwire.Error, end bool) {
-	s.stats.Errors++
+	s.errors++
 	if e.Routine != "" {
 		s.sh.Observer.Refused(s.acct, e.Routine)
 	}

@@ -66,6 +66,8 @@ type work struct {
 
 	clock clock
 	count UnitCounts // since the last report
+	// What the observer heard of the session's BytesIn and BytesOut.
+	reportedIn, reportedOut uint64
 }
 
 // facts are none of them true of a session that rests.
@@ -94,6 +96,7 @@ type facts struct {
 
 // rest is what few sessions that rest have.
 type rest struct {
+	expected   *state.Set // if it is not what the client chose at its start
 	have       *state.Set
 	hint       router.Hint
 	schemaWait func()
@@ -110,10 +113,11 @@ func (s *Session) stir() {
 		return
 	}
 	s.work = borrow()
-	s.track.Expected, s.track.Have = s.expected, s.expected
+	s.track.Expected, s.track.Have = s.base, s.base
+	s.reportedIn, s.reportedOut = s.stats.BytesIn, s.stats.BytesOut
 	s.rtr = s.acct.Cluster.Router()
 	if r := s.rest; r != nil { // it is used again
-		s.track.Have, s.hint, s.schemaWait = r.have, r.hint, r.schemaWait
+		s.track.Expected, s.track.Have, s.hint, s.schemaWait = r.expected, r.have, r.hint, r.schemaWait
 	}
 }
 
@@ -125,14 +129,16 @@ func (s *Session) Rest() {
 		w.clock != (clock{wait: w.clock.wait}) || len(w.in) > 0 || w.facts != (facts{}) || w.hs != nil || !w.idle() {
 		return
 	}
-	s.expected = w.track.Expected
-	if w.track.Have == w.track.Expected && w.hint == (router.Hint{}) && w.schemaWait == nil {
+	if s.reportedIn != s.stats.BytesIn || s.reportedOut != s.stats.BytesOut {
+		s.report()
+	}
+	if w.track.Expected == s.base && w.track.Have == s.base && w.hint == (router.Hint{}) && w.schemaWait == nil {
 		s.rest = nil
 	} else {
 		if s.rest == nil {
 			s.rest = new(rest)
 		}
-		*s.rest = rest{w.track.Have, w.hint, w.schemaWait}
+		*s.rest = rest{w.track.Expected, w.track.Have, w.hint, w.schemaWait}
 	}
 	s.work = nil
 	w.clean()
