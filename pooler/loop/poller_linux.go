@@ -10,9 +10,9 @@ import (
 	"unsafe"
 )
 
-// pollers are the threads that wait for the sockets of many, by epoll(7), edge-triggered. A socket stays with one of them. What
-// comes is read into the thread's own buffer and handled at once: an idle connection holds neither a goroutine nor a buffer, and no read
-// is tried that is known to find nothing.
+// pollers are the threads that wait for the sockets of many, by epoll(7), edge-triggered. A socket stays with one of them, until that has much more
+// to do than another (balance). What comes is read into the thread's own buffer and handled at once: an idle connection holds neither a goroutine
+// nor a buffer, and no read is tried that is known to find nothing.
 type pollers struct {
 	list []*poller
 	next atomic.Uint32
@@ -30,6 +30,7 @@ type poller struct {
 	free     []int32
 	local    []*socket   // to be read on after the others had their turn
 	ring     *ringPoller // instead of ep; nil = there is none
+	balance  balance
 
 	mu struct {
 		sync.Mutex
@@ -64,9 +65,11 @@ func newPollers(n, buffer int) (*pollers, error) {
 			ps.close()
 			return nil, err
 		}
+		p.balance.join(ps)
 		ps.list = append(ps.list, p)
 		ps.wait.Go(p.run)
 	}
+	ps.introduce()
 	return ps, nil
 }
 
@@ -90,6 +93,7 @@ func newRingPollers(n, buffer int) (*pollers, error) {
 		}
 		ps.list = append(ps.list, p)
 	}
+	ps.introduce()
 	return ps, nil
 }
 
@@ -134,7 +138,9 @@ func (ps *pollers) close() {
 		p.mu.Unlock()
 	}
 	ps.wait.Wait()
+	ps.closeStats()
 	lend(-ps.lent)
+	ps.lent = 0
 }
 
 func (p *poller) closeFiles() {
@@ -152,10 +158,15 @@ func (p *poller) rouse() {
 	syscall.Write(p.wake, (*[8]byte)(unsafe.Pointer(&one))[:]) //nolint:errcheck,gosec // full only after 2^64 times
 }
 
-// post has the thread look at s. Where it has ended, a socket that was closed is done with at once.
+// post has the thread look at s, or pass it on if it is another's by then. Where it has ended, a socket that was closed is done with at once.
 func (p *poller) post(s *socket) {
 	p.mu.Lock()
 	if p.mu.ended {
+		if s.p.Load() != p {
+			p.mu.Unlock()
+			s.post()
+			return
+		}
 		last := s.closed() && !s.removed
 		s.removed = s.removed || last
 		p.mu.Unlock()
@@ -175,6 +186,7 @@ func (p *poller) post(s *socket) {
 func (p *poller) run() {
 	runtime.LockOSThread() // never unlocked: the thread ends with it
 	defer p.closeFiles()
+	p.balance.measured()
 	var events [128]syscall.EpollEvent
 	for {
 		n := p.next(&events)
@@ -190,6 +202,7 @@ func (p *poller) run() {
 		if p.doPosted() {
 			return
 		}
+		p.turned()
 	}
 }
 
@@ -256,7 +269,7 @@ func (p *poller) read(s *socket, end bool) {
 			s.end(io.EOF)
 			return
 		}
-		s.h.received(p.buf[:n])
+		p.hand(s, p.buf[:n])
 		if n < len(p.buf) && !end {
 			return
 		}
@@ -282,13 +295,17 @@ func (p *poller) doPosted() bool {
 	local := p.local
 	p.local = p.spareLocal[:0]
 	for _, s := range local {
-		s.queued = false
-		p.read(s, true)
+		if s.p.Load() == p && s.queued {
+			s.queued = false
+			p.read(s, true)
+		}
 	}
 	clear(local)
 	p.spareLocal = local[:0]
 	for _, s := range posted {
 		switch {
+		case s.p.Load() != p:
+			s.post()
 		case s.closed():
 			p.remove(s)
 		case s.slot < 0:
@@ -312,6 +329,10 @@ func (p *poller) add(s *socket) {
 		p.slots = append(p.slots, s)
 	}
 	p.generation(s)
+	if s.moving {
+		s.moving = false
+		p.balance.settles(s)
+	}
 	if p.ring != nil {
 		p.ringLook(s)
 		return

@@ -71,13 +71,13 @@ func (l *aside) put(bufs *buffers, b []byte) {
 }
 
 // next hands over some of what was put aside.
-func (l *aside) next(bufs *buffers, h handler, limit int) {
+func (l *aside) next(p *poller, s *socket) {
 	part := l.parts[0]
 	from := l.at
-	l.at = min(len(part), from+limit)
-	h.received(part[from:l.at])
+	l.at = min(len(part), from+len(p.buf))
+	p.hand(s, part[from:l.at])
 	if l.at == len(part) {
-		bufs.giveBack(part)
+		p.bufs.giveBack(part)
 		l.parts, l.at = l.parts[1:], 0
 	}
 }
@@ -99,6 +99,7 @@ func (s *socket) request(kind uint64) uint64 {
 // newRingPoller starts a thread with a ring.
 func newRingPoller(ps *pollers, buffer int) (*poller, error) {
 	p := &poller{ep: -1, buf: make([]byte, buffer)}
+	p.balance.join(ps)
 	if err := p.newWake(); err != nil {
 		return nil, err
 	}
@@ -112,6 +113,7 @@ func newRingPoller(ps *pollers, buffer int) (*poller, error) {
 		}
 		p.ring = &ringPoller{uring: u}
 		p.ring.see = p.ring.saw
+		p.balance.measured()
 		started <- nil
 		p.runRing()
 	})
@@ -148,6 +150,7 @@ func (p *poller) runRing() {
 			p.ringEnd()
 			return
 		}
+		p.turned()
 		wait = p.depart()
 	}
 }
@@ -245,7 +248,10 @@ func (p *poller) ringEnd() {
 	p.mu.posted, p.mu.ended = nil, true
 	p.mu.Unlock()
 	for _, s := range posted {
-		if s.closed() {
+		switch {
+		case s.p.Load() != p:
+			s.post()
+		case s.closed():
 			p.remove(s)
 		}
 	}
@@ -284,8 +290,12 @@ func (p *poller) completed(c cqe) {
 			s.w.writable()
 		}
 	}
-	if s.removed && !more {
+	switch {
+	case more:
+	case s.removed:
 		p.ringForget(s)
+	case s.moving:
+		p.handOver(s)
 	}
 }
 
@@ -297,7 +307,7 @@ func (p *poller) notCancelled(c cqe) {
 	}
 	if s := p.slots[slot]; s != nil && s.request(forCancelling) == c.data {
 		s.cancelled = false
-		if s.removed || p.ring.ending {
+		if s.removed || s.moving || p.ring.ending {
 			p.cancelReading(s)
 			p.cancelRoom(s)
 		}
@@ -326,7 +336,7 @@ func (p *poller) came(s *socket, c cqe, more bool) {
 	default:
 		s.putAside().err = os.NewSyscallError("read", errno)
 	}
-	if !s.queued {
+	if !s.queued && !s.moving {
 		p.ringRead(s)
 	}
 }
@@ -347,7 +357,7 @@ func (p *poller) deliver(s *socket, b []byte) {
 	case s.paused.Load() != 0 || s.late != nil:
 	case r.last != s:
 		r.last, r.began = s, 0
-		s.h.received(b)
+		p.hand(s, b)
 		return
 	default:
 		now := nanos()
@@ -355,7 +365,7 @@ func (p *poller) deliver(s *socket, b []byte) {
 			r.began = now
 		}
 		if now-r.began < readAhead {
-			s.h.received(b)
+			p.hand(s, b)
 			return
 		}
 		p.ringQueue(s)
@@ -387,7 +397,7 @@ func (p *poller) ringRead(s *socket) {
 				continue
 			}
 		case len(s.late.parts) > 0:
-			s.late.next(&p.bufs, s.h, len(p.buf))
+			s.late.next(p, s)
 		default:
 			err := s.late.err
 			if s.late = nil; err != nil {
@@ -431,13 +441,16 @@ func (p *poller) ringReadOn(s *socket) bool {
 		s.end(io.EOF)
 		return false
 	}
-	s.h.received(p.buf[:n])
+	p.hand(s, p.buf[:n])
 	s.bulk = n == len(p.buf)
 	return true
 }
 
 // ringLook does what a socket was posted for.
 func (p *poller) ringLook(s *socket) {
+	if s.moving {
+		return // the other does it
+	}
 	if s.wants.Swap(false) && !s.awaits && !p.ring.ending {
 		s.awaits = true
 		p.ring.room()
@@ -490,13 +503,16 @@ func (p *poller) ringForget(s *socket) {
 
 // awaitRoom has the socket's writer told when the socket takes more.
 func (s *socket) awaitRoom() {
-	if s.p != nil && s.p.ring != nil && !s.wants.Swap(true) {
-		s.p.post(s)
+	if p := s.p.Load(); p != nil && p.ring != nil && !s.wants.Swap(true) {
+		p.post(s)
 	}
 }
 
 // later has what is short sent by the ring; w.mu is held.
-func (s *socket) later(w *writer) bool { return s.p != nil && s.p.ring != nil && s.p.later(w) }
+func (s *socket) later(w *writer) bool {
+	p := s.p.Load()
+	return p != nil && p.ring != nil && p.later(w)
+}
 
-// kick has the poller go on where it left the writer.
-func (s *socket) kick() { s.p.kick() }
+// kick has the poller go on where it left the writer, whose lock is held.
+func (s *socket) kick() { s.p.Load().kick() }

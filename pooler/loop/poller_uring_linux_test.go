@@ -52,10 +52,16 @@ func TestRingKeepsOrder(t *testing.T) {
 	t.Parallel()
 	ps, err := newRingPollers(2, pollBuffer)
 	needsRing(t, err)
+	talkToParrots(t, ps, 120) // more than there are buffers
+}
+
+// talkToParrots has so many of them, and ends the threads.
+func talkToParrots(t *testing.T, ps *pollers, n int) {
+	t.Helper()
 	defer ps.close()
 	g := NewGoroutines(Options{Log: slog.New(slog.DiscardHandler), Pollers: -1})
 	var all sync.WaitGroup
-	for i := range 120 { // more than there are buffers
+	for i := range n {
 		all.Go(func() {
 			ours, theirs := pair(t)
 			s := ps.take(ours)
@@ -149,11 +155,11 @@ func TestRingKeepsOrder(t *testing.T) {
 	ps.close()
 	for _, p := range ps.list {
 		for _, s := range p.slots {
-			if s != nil {
+			if s != nil && !isShuffler(s) {
 				t.Error("a socket is left")
 			}
 		}
-		if p.ring.ops != 0 {
+		if p.ring != nil && p.ring.ops != 0 {
 			t.Errorf("%d requests are left", p.ring.ops)
 		}
 	}

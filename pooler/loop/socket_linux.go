@@ -12,7 +12,7 @@ import (
 
 // socket is a connection that a poller watches. It is the net.Conn of those who ask for addresses and deadlines, and can't be read by it.
 type socket struct {
-	p *poller
+	p atomic.Pointer[poller] // it changes under w.mu, and by its own thread only
 	h handler
 	w *writer
 
@@ -22,8 +22,10 @@ type socket struct {
 	gone       bool // the handler was told of the end
 	removed    bool
 	queued     bool         // in poller.local
+	moving     bool         // to another poller, which ends it
 	paused     atomic.Int32 // nothing is read unless it is 0: see pauseInput
 	state      atomic.Int32
+	window     uint32                     // of its poller, in which something came last
 	closer     atomic.Pointer[time.Timer] // of SetWriteDeadline
 
 	// With a ring: requests that read and await room, and whether the first was cancelled.
@@ -31,6 +33,8 @@ type socket struct {
 	bulk                     bool        // it is read from without a request once the one under way has ended
 	wants                    atomic.Bool // room is to be awaited
 	late                     *aside      // nil = nothing
+
+	weight uint32 // of what came in its window
 }
 
 // Why nothing is read: whom the bytes are for wants none, or one or more writers have too much to write already.
@@ -73,7 +77,8 @@ func (ps *pollers) take(nc net.Conn) *socket {
 	if err != nil || fd < 0 {
 		return nil
 	}
-	s := &socket{p: ps.list[int(ps.next.Add(1))%len(ps.list)], fd: fd, slot: -1}
+	s := &socket{fd: fd, slot: -1}
+	s.p.Store(ps.list[int(ps.next.Add(1))%len(ps.list)])
 	s.state.Store(stateUser) // the poller
 	return s
 }
@@ -84,14 +89,17 @@ func (s *socket) abandon() { syscall.Close(s.fd) }
 // serve says what the socket is for; start has it watched.
 func (s *socket) serve(h handler, w *writer) { s.h, s.w = h, w }
 
-func (s *socket) start() { s.p.post(s) }
+func (s *socket) start() { s.post() }
 
-// buffers are those of the poller.
+// post has the socket's thread look at it.
+func (s *socket) post() { s.p.Load().post(s) }
+
+// buffers are those of the poller, for as long as anybody wants them: they may be another's later.
 func (s *socket) buffers() *buffers {
-	if s.p == nil {
-		return nil
+	if p := s.p.Load(); p != nil {
+		return &p.bufs
 	}
-	return &s.p.bufs
+	return nil
 }
 
 func (s *socket) read(b []byte) (n int, errno syscall.Errno) {
@@ -172,7 +180,7 @@ func (s *socket) pause() { s.paused.Or(pauseInput) }
 // resume is the end of pause, if there was one.
 func (s *socket) resume() {
 	if s.paused.Load()&pauseInput != 0 && s.paused.And(^pauseInput) == pauseInput {
-		s.p.post(s)
+		s.post()
 	}
 }
 
@@ -182,7 +190,7 @@ func (s *socket) hold() { s.paused.Add(pauseWriter) }
 // unhold is the end of hold.
 func (s *socket) unhold() {
 	if s.paused.Add(-pauseWriter) == 0 {
-		s.p.post(s)
+		s.post()
 	}
 }
 
@@ -200,7 +208,7 @@ func (s *socket) Close() error {
 			if t := s.closer.Swap(nil); t != nil {
 				t.Stop()
 			}
-			s.p.post(s)
+			s.post()
 			return nil
 		}
 	}

@@ -7,11 +7,16 @@ import (
 	"testing"
 )
 
-// testPollers starts one thread, which has a ring for tests of TestRing.
+// testPollers starts one thread, which has a ring for tests of TestRing; for those of TestMoved there are several, which hand sockets over at random.
 func testPollers(t *testing.T, buffer int) (*pollers, error) {
 	t.Helper()
-	if strings.HasPrefix(t.Name(), "TestRing/") {
+	switch name := t.Name(); {
+	case strings.HasPrefix(name, "TestRing/"):
 		return newRingPollers(1, buffer)
+	case strings.HasPrefix(name, "TestMoved/"):
+		ps := threads(t, strings.HasPrefix(name, "TestMoved/uring/"), 3, buffer)
+		shuffle(t, ps)
+		return ps, nil
 	}
 	return newPollers(1, buffer)
 }
@@ -33,19 +38,22 @@ func TestRing(t *testing.T) {
 	t.Parallel()
 	_, err := newRingPollers(0, 0)
 	needsRing(t, err)
-	for name, f := range map[string]func(*testing.T){
-		"PollersEnd":                       TestPollersEnd,
-		"WhoDoesNotReadIsNotRead":          TestWhoDoesNotReadIsNotRead,
-		"SlowServerHoldsItsClient":         TestSlowServerHoldsItsClient,
-		"SlowClientLetsGo":                 TestSlowClientLetsGo,
-		"LateSettleTimer":                  TestLateSettleTimer,
-		"WhoWaitsForRoomHearsOfTheEnd":     TestWhoWaitsForRoomHearsOfTheEnd,
-		"TerminateCompletesNothing":        TestTerminateCompletesNothing,
-		"DeadBackendIsDroppedAfterTheStep": TestDeadBackendIsDroppedAfterTheStep,
-		"BugsEndOneConnection":             TestBugsEndOneConnection,
-	} {
+	for name, f := range ofPollers {
 		t.Run(name, f)
 	}
+}
+
+// ofPollers are tests of threads, whichever.
+var ofPollers = map[string]func(*testing.T){
+	"PollersEnd":                       TestPollersEnd,
+	"WhoDoesNotReadIsNotRead":          TestWhoDoesNotReadIsNotRead,
+	"SlowServerHoldsItsClient":         TestSlowServerHoldsItsClient,
+	"SlowClientLetsGo":                 TestSlowClientLetsGo,
+	"LateSettleTimer":                  TestLateSettleTimer,
+	"WhoWaitsForRoomHearsOfTheEnd":     TestWhoWaitsForRoomHearsOfTheEnd,
+	"TerminateCompletesNothing":        TestTerminateCompletesNothing,
+	"DeadBackendIsDroppedAfterTheStep": TestDeadBackendIsDroppedAfterTheStep,
+	"BugsEndOneConnection":             TestBugsEndOneConnection,
 }
 
 func TestReleasesWithRings(t *testing.T) {

@@ -329,7 +329,8 @@ func TestWhoWaitsForRoomHearsOfTheEnd(t *testing.T) {
 		b.w.flushAndWait()
 	}()
 	w.eventually("nobody waits", func() bool { b.w.mu.Lock(); defer b.w.mu.Unlock(); return b.w.more != nil && b.w.more.waiting > 0 })
-	held := &socket{p: b.ev.p}
+	held := &socket{}
+	held.p.Store(b.ev.p.Load())
 	held.paused.Store(pauseInput) // so that it is not posted
 	b.w.flush(w.g, held)
 	if !held.isHeld() {
