@@ -77,7 +77,7 @@ func nameOf(names []string, i int) string {
 func parse[T ~uint8](names []string, s string) (T, bool) {
 	for i, name := range names {
 		if i > 0 && name == s {
-			return T(i), true //nolint:gosec // there are few
+			return T(i), true
 		}
 	}
 	return 0, false

@@ -81,7 +81,7 @@ func TestMistakes(t *testing.T) {
 		{options(Tenant{Name: "a", Isolation: Instance}), `is provisioned`},
 		{Options{Schema: "t_{tenant"}, `a { without its }`},
 		{Options{Schema: "t_tenant}"}, `a } without its {`},
-		{Options{Schema: "t_{nmae}"}, `it can have {tenant}, {key} and {id}`},
+		{Options{Schema: "t_{title}"}, `it can have {tenant}, {key} and {id}`},
 		{func() Options { o := options(Tenant{Name: "a"}); o.Schema = "t_{key}"; return o }(), `wants {key}`},
 	} {
 		_, errs := New(x.o)

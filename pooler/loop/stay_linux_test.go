@@ -16,10 +16,10 @@ func TestStay(t *testing.T) {
 	if !s.here() {
 		t.Fatal("the processor is given back at once")
 	}
-	if s.waited(0); !s.here() {
+	if errno := s.waited(0); errno != 0 || !s.here() {
 		t.Error("given back after a wait that ended by itself")
 	}
-	if s.waited(syscall.EINTR); s.here() {
+	if errno := s.waited(syscall.EINTR); errno == 0 || s.here() {
 		t.Error("kept after an interrupted wait")
 	}
 	if s.leave()(); !s.here() {
