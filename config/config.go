@@ -47,11 +47,14 @@ type Config struct {
 	Clusters []*Cluster
 	// Users are who may log in to which database, one for each (name, database), in the order of the file.
 	Users []*User
+	// Tenancy is virtual tenancy; nil = off.
+	Tenancy *Tenancy
 
 	general      *table
 	admin        *table
 	tcp          *table
 	tenant       *table
+	tenants      []*table
 	clusterNamed map[string]*Cluster
 	userNamed    map[userKey]*User
 }
@@ -206,6 +209,8 @@ type Cluster struct {
 	Omnisharded []TableName
 	// TenantColumn is the column that every statement must name; empty = none is asked for.
 	TenantColumn string
+	// TenantType is the type of tenants' keys, with virtual tenancy.
+	TenantType DataType
 	Pos          Pos // of its first endpoint
 
 	at      place
@@ -240,7 +245,13 @@ type User struct {
 	// PasswordHash is a verifier instead of a password: SCRAM-SHA-256$... or md5..., empty = none.
 	PasswordHash Secret
 	PoolerMode   PoolerMode
-	Pos          Pos
+	// Tenant binds the user, by a tenant's name; empty = nothing does.
+	Tenant string
+	// TenantSwitch: unless its login names a tenant, the user may choose one, and change it between transactions.
+	TenantSwitch bool
+	// MaySetRole: with virtual tenancy, it may SET ROLE and SET SESSION AUTHORIZATION.
+	MaySetRole bool
+	Pos        Pos
 
 	t *table
 }

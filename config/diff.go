@@ -39,7 +39,7 @@ func Diff(old, new *Config) []Change {
 			}
 		}
 	}
-	return append(append(out, diffClusters(old, new)...), diffUsers(old, new)...)
+	return slices.Concat(out, diffClusters(old, new), diffUsers(old, new), diffTenants(old, new))
 }
 
 // show prints a value for people; what is not set is "not set".
@@ -112,6 +112,33 @@ func diffUsers(old, new *Config) []Change {
 	for _, b := range new.Users {
 		if old.User(b.Name, b.Database) == nil {
 			out = append(out, Change{What: fmt.Sprintf("user %q of database %q", b.Name, b.Database), New: "added"})
+		}
+	}
+	return out
+}
+
+func diffTenants(old, new *Config) []Change {
+	named := func(c *Config) map[string]*table {
+		m := make(map[string]*table, len(c.tenants))
+		for _, t := range c.tenants {
+			m[t.text("name")] = t
+		}
+		return m
+	}
+	was, is := named(old), named(new)
+	var out []Change
+	for _, t := range old.tenants {
+		name := t.text("name")
+		switch now := is[name]; {
+		case now == nil:
+			out = append(out, Change{What: fmt.Sprintf("tenant %q", name), New: "removed"})
+		case !t.same(now):
+			out = append(out, Change{What: fmt.Sprintf("tenant %q", name), New: "changed"})
+		}
+	}
+	for _, t := range new.tenants {
+		if name := t.text("name"); was[name] == nil {
+			out = append(out, Change{What: fmt.Sprintf("tenant %q", name), New: "added"})
 		}
 	}
 	return out

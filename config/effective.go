@@ -29,8 +29,12 @@ func (c *Config) EffectiveConfig(w io.Writer) error {
 	p.section(c.general)
 	p.section(c.admin)
 	p.section(c.tcp)
-	if c.tenant.has("column") {
+	switch {
+	case c.Tenancy != nil:
 		p.section(c.tenant)
+	case c.tenant.has("column"): // any other key would turn on virtual tenancy
+		p.line("\n%s", c.tenant.sec.header())
+		p.rest(c.tenant)
 	}
 	for _, cl := range c.Clusters {
 		for _, shard := range cl.Shards {
@@ -46,6 +50,10 @@ func (c *Config) EffectiveConfig(w io.Writer) error {
 		if len(cl.Omnisharded) > 0 {
 			p.omnisharded(cl)
 		}
+	}
+	for _, t := range c.tenants {
+		p.line("\n[[tenants]]")
+		p.rest(t)
 	}
 	return p.w.Flush()
 }
@@ -241,6 +249,11 @@ func (t TableName) String() string {
 // toml prints a value, secrets as "***".
 func (v value) toml() string {
 	switch v.key.kind {
+	case kKey:
+		if v.b {
+			return v.s
+		}
+		return quoteTOML(v.s)
 	case kText, kPath, kEnum:
 		return quoteTOML(v.s)
 	case kSecret:

@@ -27,7 +27,7 @@ func (v value) plain() string {
 	switch {
 	case !v.set && v.key.def == "":
 		return ""
-	case v.key.kind == kText, v.key.kind == kPath, v.key.kind == kEnum:
+	case v.key.kind == kText, v.key.kind == kPath, v.key.kind == kEnum, v.key.kind == kKey:
 		return v.s
 	case v.key.kind == kSecret:
 		return Secret(v.s).String()

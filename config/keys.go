@@ -20,13 +20,14 @@ const (
 	kEnum    // one of key.legal
 	kTexts   // an array of texts
 	kSecrets // an array of secrets
+	kKey     // a tenant's key: a number or a text
 	kRules   // the entries of a mapping, which are read apart
 	kAny     // never looked at
 )
 
 // String names the kind as the table of keys in the documentation has it.
 func (k kind) String() string {
-	return [...]string{"text", "secret", "path", "true or false", "number", "port", "milliseconds", "fraction", "one of", "texts", "secrets", "list of tables", "anything"}[k]
+	return [...]string{"text", "secret", "path", "true or false", "number", "port", "milliseconds", "fraction", "one of", "texts", "secrets", "number or text", "list of tables", "anything"}[k]
 }
 
 // key is a key that a section may have. The whole of them, with their defaults, is the table in keys_*.go; checking,
@@ -40,6 +41,7 @@ type key struct {
 	refused []string
 
 	required bool
+	wanted   bool   // required, but for some cases
 	notYet   bool   // PgDog has it, pgkennel does not obey it yet
 	ours     bool   // PgDog does not have it
 	restart  bool   // a running pgkennel takes a change only after a restart
@@ -96,7 +98,7 @@ func (s *section) names() []string {
 // sections are all sections of both files, in the order of the documentation.
 var sections = []*section{
 	generalSection, adminSection, tcpSection, multiTenantSection, databasesSection, shardedTablesSection,
-	shardedMappingsSection, omnishardedSection, usersSection,
+	shardedMappingsSection, omnishardedSection, tenantsSection, usersSection,
 	shardedSchemasSection, mirroringSection, rewriteSection, memorySection, replicaLagSection, replicationSection,
 	pluginsSection, queryParsersSection, manualQueriesSection, otelSection, vaultSection, controlSection,
 }
@@ -145,7 +147,7 @@ func (k *key) defaultValue() value {
 		v.i, _ = strconv.ParseInt(k.def, 10, 64)
 	case kFloat:
 		v.f, _ = strconv.ParseFloat(k.def, 64)
-	case kText, kSecret, kPath, kEnum:
+	case kText, kSecret, kPath, kEnum, kKey:
 		v.s = k.def
 	case kTexts, kSecrets, kRules, kAny:
 	}

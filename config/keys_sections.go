@@ -57,6 +57,9 @@ var usersSection = newSection(section{
 		&key{name: "vault_path", kind: kText, notYet: true, doc: "An older name of it."},
 		&key{name: "vault_refresh_percent", kind: kInt, def: "80", notYet: true, doc: "When it is asked for again."},
 		&key{name: "schema_admin", kind: kBool, def: "false", notYet: true, doc: "The user that changes the schema."},
+		&key{name: "tenant", kind: kText, ours: true, doc: "Tenant that the user is bound to, by its name."},
+		&key{name: "tenant_switch", kind: kBool, ours: true, def: "false", doc: "The user is the application's own: unless its login names a tenant, it may choose one, and change it between transactions."},
+		&key{name: "may_set_role", kind: kBool, ours: true, def: "false", doc: "With virtual tenancy, the user may SET ROLE and SET SESSION AUTHORIZATION."},
 		&key{name: "cross_shard_disabled", kind: kBool, notYet: true, doc: "Overrides cross_shard_disabled of [general]."},
 		&key{name: "two_phase_commit", kind: kBool, notYet: true, doc: "Overrides two_phase_commit of [general]."},
 		&key{name: "two_phase_commit_auto", kind: kBool, notYet: true, doc: "Overrides two_phase_commit_auto of [general]."},
@@ -92,8 +95,38 @@ var tcpSection = newSection(section{
 
 var multiTenantSection = newSection(section{
 	name: "multi_tenant",
-	doc:  "Every statement must name its tenant.",
-	keys: []*key{{name: "column", kind: kText, required: true, doc: "Column that holds the tenant's key, in every table that has tenants' rows."}},
+	doc:  "Tenants. With column alone every statement must name its tenant, as in PgDog; any other key, or [[tenants]], turns on virtual tenancy.",
+	keys: []*key{
+		{name: "column", kind: kText, wanted: true, doc: "Column that holds the tenant's key, in every table that has tenants' rows. Required, but where all tenants have a schema or database of their own."},
+		{name: "data_type", kind: kEnum, ours: true, legal: []string{"bigint", "integer", "smallint", "uuid", "varchar", "text"}, example: `"bigint"`, doc: "Its type. Not set: that of [[sharded_tables]] with the column, else bigint."},
+		{name: "setting", kind: kText, ours: true, def: "app.current_tenant", doc: "Run-time parameter that carries the tenant's key on server connections, for policies and defaults."},
+		{name: "isolation", kind: kEnum, ours: true, def: "row", legal: []string{"row", "schema", "database"}, doc: "How tenants are kept apart: by rows of shared tables, by a schema, or by a database of their own."},
+		{name: "mode", kind: kEnum, ours: true, def: "strict", legal: []string{"strict", "shared"}, doc: "What holds them there. strict: server connections log in as the tenant's own role. shared: all use the pool's login, which takes on the tenant's setting, schema and role; it holds against mistakes, not against hostile SQL."},
+		{name: "schema", kind: kText, ours: true, def: "t_{tenant}", doc: "Name of a tenant's schema. {tenant} is the tenant's name, {key} its key."},
+		{name: "role", kind: kText, ours: true, def: "t_{tenant}", doc: "Name of a tenant's role."},
+		{name: "database_name", kind: kText, ours: true, def: "t_{tenant}", doc: "Name of a tenant's database on the server."},
+		{name: "role_secret_file", kind: kPath, ours: true, example: `"role.secret"`, doc: "File with the secret from which the passwords of tenants' roles are made, in strict mode. Not set: they log in without a password."},
+		{name: "dotted_logins", kind: kBool, ours: true, def: "false", doc: "A login may be user.tenant besides user@tenant."},
+		{name: "route_by", kind: kTexts, ours: true, example: `["user", "database"]`, doc: "A user, or a database, of a tenant's name stands for the tenant."},
+		{name: "sni_suffix", kind: kText, ours: true, example: `".db.example.com"`, doc: "Clients that connect by TLS to tenant + suffix are that tenant's."},
+	},
+})
+
+var tenantsSection = newSection(section{
+	name: "tenants", list: true,
+	doc: "A tenant that needs more than its key: a name for logins, or a place of its own. pgkennel's own.",
+	keys: []*key{
+		{name: "name", kind: kText, ours: true, required: true, doc: "What a login names: lower-case letters, digits, _ and -."},
+		{name: "key", kind: kKey, ours: true, example: `42`, doc: "Its value of the tenant column. Required for row isolation."},
+		{name: "database", kind: kText, ours: true, doc: "Cluster, by its name in [[databases]]. Not set: the only one."},
+		{name: "shard", kind: kInt, ours: true, max: maxShard, example: `0`, doc: "Its shard. Not set: where the mapping has its key."},
+		{name: "isolation", kind: kEnum, ours: true, legal: []string{"row", "schema", "database"}, example: `"schema"`, doc: "Its isolation, instead of that of [multi_tenant]."},
+		{name: "mode", kind: kEnum, ours: true, legal: []string{"strict", "shared"}, example: `"strict"`, doc: "Its mode, instead of that of [multi_tenant]."},
+		{name: "schema", kind: kText, ours: true, doc: "Its schema, instead of the template's."},
+		{name: "role", kind: kText, ours: true, doc: "Its role, instead of the template's."},
+		{name: "database_name", kind: kText, ours: true, doc: "Its database on the server, instead of the template's."},
+		{name: "state", kind: kEnum, ours: true, def: "active", legal: []string{"active", "disabled", "suspended"}, doc: "Whether it may be used. Logins to others are refused as if the password were wrong."},
+	},
 })
 
 var shardedTablesSection = newSection(section{

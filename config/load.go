@@ -129,6 +129,7 @@ func (b *builder) build(config, users File, environ []string, readFile func(stri
 	b.buildClusters()
 	b.buildSharding()
 	b.buildUsers()
+	b.buildTenancy(readFile)
 
 	warnings := Warnings(sorted(b.r.warns))
 	if len(b.r.errs) > 0 {
@@ -190,7 +191,7 @@ func (b *builder) checkSections(d *document, users bool) {
 // isSectionRead says whether a section is read by somebody else than checkSections.
 func isSectionRead(s *section) bool {
 	switch s {
-	case generalSection, adminSection, tcpSection, multiTenantSection, databasesSection, shardedTablesSection, shardedMappingsSection, omnishardedSection, usersSection:
+	case generalSection, adminSection, tcpSection, multiTenantSection, databasesSection, shardedTablesSection, shardedMappingsSection, omnishardedSection, tenantsSection, usersSection:
 		return true
 	}
 	return false
@@ -270,7 +271,7 @@ func (b *builder) tables(d *document, s *section) []*table {
 
 // forget lets go of the files' texts: what is left of a Config must not keep them in memory.
 func (c *Config) forget() {
-	for _, t := range []*table{c.general, c.admin, c.tcp, c.tenant} {
+	for _, t := range append([]*table{c.general, c.admin, c.tcp, c.tenant}, c.tenants...) {
 		t.pin()
 	}
 	for _, cl := range c.Clusters {

@@ -60,7 +60,7 @@ func readTable(d *document, s *section, m map[string]any, n *node, r *report) *t
 		if k == nil {
 			if !s.any {
 				r.fail(at, t.unknownHint(name), "unknown key %q in %s", name, s.header())
-				if near := s.byName[nearest(name, s.names())]; near != nil && near.required && m[near.name] == nil {
+				if near := s.byName[nearest(name, s.names())]; near != nil && (near.required || near.wanted) && m[near.name] == nil {
 					t.vals[near.name] = value{key: near, set: true, bad: true, at: at} // it is there, misspelled
 				}
 			}
@@ -118,7 +118,7 @@ func (v value) isDefault() bool {
 		return v.i == d.i && v.key.def != "" || v.key.kind == kMillis && v.key.def == "" && v.i >= maxMillis
 	case kFloat:
 		return v.f == d.f
-	case kText, kSecret, kPath, kEnum:
+	case kText, kSecret, kPath, kEnum, kKey:
 		return v.s == d.s
 	case kTexts, kSecrets, kRules:
 		return len(v.list) == 0
@@ -176,6 +176,15 @@ func (k *key) check(x any, at place, n *node, r *report) value {
 			}
 			v.list = append(v.list, s)
 		}
+	case kKey:
+		switch x := x.(type) {
+		case int64:
+			v.s, v.b = strconv.FormatInt(x, 10), true
+		case string:
+			v.s = x
+		default:
+			return k.wrong(x, at, r)
+		}
 	case kRules:
 		if n == nil || n.rules == nil {
 			return k.wrong(x, at, r)
@@ -222,11 +231,11 @@ func (k *key) checkRange(v value, r *report) value {
 		case k.max > 0 && v.i > k.max:
 			return bad("", "%s = %d is too large, it must be at most %d%s", k.name, v.i, k.max, unit)
 		}
-	case kText, kPath:
+	case kText, kPath, kKey:
 		if strings.ContainsRune(v.s, 0) {
 			return bad("", "%s holds a NUL character", k.name)
 		}
-		if k.required && v.s == "" {
+		if (k.required || k.wanted) && v.s == "" {
 			return bad("", "%s is empty", k.name)
 		}
 	case kSecret, kSecrets:
@@ -256,6 +265,8 @@ func (k *key) wrong(x any, at place, r *report) value {
 		want = "a number"
 	case kTexts, kSecrets:
 		want, hint = "an array of texts", `write `+k.name+` = ["..."]`
+	case kKey:
+		want = "a number or a text"
 	case kRules:
 		want, hint = "a list of tables", "write [[sharded_tables.mapping]] for each entry"
 	case kAny:

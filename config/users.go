@@ -23,7 +23,10 @@ func (b *builder) buildUsers() {
 				b.r.fail(t.at(), "make one entry of them", "user %q of database %q is there twice; the first is %s", name, db, prev.t.at())
 				continue
 			}
-			u := &User{Name: name, Database: db, PasswordHash: t.secret("password_hash"), Pos: t.at().pos(), t: t}
+			u := &User{
+				Name: name, Database: db, PasswordHash: t.secret("password_hash"), Tenant: t.text("tenant"), TenantSwitch: t.bool("tenant_switch"),
+				MaySetRole: t.bool("may_set_role"), Pos: t.at().pos(), t: t,
+			}
 			if p := t.secret("password"); p != "" {
 				u.Passwords = append(u.Passwords, p)
 			}

@@ -63,7 +63,7 @@ func (c *compiler) copyRows(cp *parser.Copy, rel *relation, several bool) {
 	}
 	refuse := c.st.needsHint
 	if rel.tenant {
-		refuse = c.st.refuse
+		refuse = c.st.needsOwner
 	}
 	switch {
 	case columns == nil:
@@ -93,7 +93,7 @@ func (c *compiler) copyRows(cp *parser.Copy, rel *relation, several bool) {
 		}
 	}
 	if rel.tenant && !plan.has(c.r.tenant) && !plan.add(cp, columns, c.r.tenant, copyKey{}) {
-		c.st.refuse(tenantMissing(rel.name, c.r.tenant, "The rows of the COPY have no column "+quote(c.r.tenant)+"."))
+		c.st.needsOwner(tenantMissing(rel.name, c.r.tenant, "The rows of the COPY have no column "+quote(c.r.tenant)+"."))
 		return
 	}
 	c.st.copy = plan

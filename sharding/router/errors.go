@@ -11,6 +11,8 @@ import (
 const (
 	// RefusalTenantMissing: a statement on sharded tables does not name its tenant. 42501.
 	RefusalTenantMissing = "tenant_missing"
+	// RefusalTenantMismatch: a tenant's session names another tenant. 42501.
+	RefusalTenantMismatch = "tenant_mismatch"
 	// RefusalTenantUnknown: no mapping covers the value. 42704.
 	RefusalTenantUnknown = "tenant_unknown"
 	// RefusalTenantNull: the key is NULL. 22004.
@@ -47,6 +49,15 @@ func tenantMissing(table, column, detail string) *pgwire.Error {
 	}
 	e.Table, e.Column = table, column
 	return e.WithDetail("%s", detail)
+}
+
+// tenantMismatch does not say which: what others are called is not for a tenant to know.
+func tenantMismatch(table, column string) *pgwire.Error {
+	e := pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "the statement names another tenant").WithRoutine(RefusalTenantMismatch).
+		WithDetail("The session belongs to a tenant, and the statement means rows with another value of %q.", column).
+		WithHint("Leave the tenant out, or name the session's own.")
+	e.Table, e.Column = table, column
+	return e
 }
 
 func quote(name string) string { return strconv.Quote(name) }

@@ -51,7 +51,7 @@ func (c *compiler) exposingCall(f parser.Function) bool {
 
 // exposed refuses a statement for what it reads of the system.
 func (c *compiler) exposed(what, name string) {
-	c.st.refuse(pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "no tenant for %s %q", what, name).WithRoutine(RefusalTenantMissing).
+	c.st.needsLogin(pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "no tenant for %s %q", what, name).WithRoutine(RefusalTenantMissing).
 		WithDetail("It shows what belongs to all tenants, and nothing in it says to which: values of their rows, or other clients' statements.").
 		WithHint("Connect to the server itself to read it."))
 }

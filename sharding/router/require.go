@@ -48,7 +48,7 @@ func (c *compiler) require(l *leaf, ctx *context) {
 	if rel.class == relOpaqueView {
 		c.st.needsHint(tenantMissing(rel.name, "", "It is a view over sharded tables whose query is not known."))
 		if rel.tenant {
-			c.st.refuse(tenantMissing(rel.name, c.r.tenant, ""))
+			c.st.needsOwner(tenantMissing(rel.name, c.r.tenant, ""))
 		}
 		return
 	}
@@ -56,7 +56,7 @@ func (c *compiler) require(l *leaf, ctx *context) {
 		c.st.needsHint(tenantMissing(rel.name, "", heirsDetail))
 	}
 	if rel.heirsTenant {
-		c.st.refuse(tenantMissing(rel.name, c.r.tenant, heirsDetail))
+		c.st.needsOwner(tenantMissing(rel.name, c.r.tenant, heirsDetail))
 	}
 	if rel.calls {
 		c.opaque("view " + quote(rel.name) + " calls functions")
@@ -70,12 +70,12 @@ func (c *compiler) require(l *leaf, ctx *context) {
 			c.st.needsHint(c.unpinned(rel, l))
 		}
 	}
-	if rel.tenant && !c.pinned(l, c.r.tenant, presence, nil, ctx) {
+	if rel.tenant && !c.pinned(l, c.r.tenant, c.r.tenantType, nil, ctx) {
 		if rel.class == relUnknown {
-			c.st.refuse(tenantMissing(rel.name, c.r.tenant, "Nothing is known of "+quote(rel.name)+", which may show rows of several tenants."))
+			c.st.needsOwner(tenantMissing(rel.name, c.r.tenant, "Nothing is known of "+quote(rel.name)+", which may show rows of several tenants."))
 			return
 		}
-		c.st.refuse(tenantMissing(rel.name, c.r.tenant, ""))
+		c.st.needsOwner(tenantMissing(rel.name, c.r.tenant, ""))
 	}
 }
 
@@ -245,20 +245,20 @@ func (c *compiler) keeps(ch *pendingChange, set *parser.Assignment) bool {
 
 // requireTenant demands that new rows have a tenant, and that changed ones get a known one.
 func (c *compiler) requireTenant(ch *pendingChange, rel *relation, name string) {
-	missing := func() { c.st.refuse(tenantMissing(rel.name, c.r.tenant, "")) }
+	missing := func() { c.st.needsOwner(tenantMissing(rel.name, c.r.tenant, "")) }
 	if ch.insert != nil {
 		var sets []*set
 		if name != "" {
-			sets, _ = ch.insert(name, presence)
+			sets, _ = ch.insert(name, c.r.tenantType)
 		}
-		if !c.constrainTo(rel.name, c.r.tenant, presence, nil, and(sets)) {
+		if !c.constrainTo(rel.name, c.r.tenant, c.r.tenantType, nil, and(sets)) {
 			missing()
 		}
 		return
 	}
 	for i := range ch.sets {
 		if set := &ch.sets[i]; set.Column == name && !c.keeps(ch, set) &&
-			!c.constrainTo(rel.name, c.r.tenant, presence, nil, and(c.exprSets(ch.in, &set.Expr, ch.ctx, presence))) {
+			!c.constrainTo(rel.name, c.r.tenant, c.r.tenantType, nil, and(c.exprSets(ch.in, &set.Expr, ch.ctx, c.r.tenantType))) {
 			missing()
 		}
 	}

@@ -26,6 +26,8 @@ type Input struct {
 	// Text and Literals are the text at hand and its literals, for a Message that is Shaped.
 	Text     []byte
 	Literals []parser.Literal
+	// Tenant is whose the session is; nil = nobody's.
+	Tenant *Tenant
 }
 
 // Hint is a shard or key chosen by SET; empty strings = none.
@@ -105,7 +107,7 @@ func (rt *Route) shortcut() {
 		return
 	}
 	st := rt.statements[0]
-	if rt.unjudged || st.refusal != nil || st.hintless != nil || st.copy != nil || len(st.constraints) != 1 {
+	if rt.unjudged || st.refuses() || st.hintless != nil || st.copy != nil || len(st.constraints) != 1 {
 		return
 	}
 	k := &st.constraints[0]
@@ -125,6 +127,9 @@ func (rt *Route) NeedsParams() bool { return rt.needs }
 //
 // A Message that is Shaped is planned for the texts that may run; for the others Plan gives ErrNeedsText.
 func (rt *Route) Plan(in *Input) (sharding.Plan, *pgwire.Error) {
+	if in.Tenant != nil {
+		return rt.planTenant(in, false)
+	}
 	if rt.fast != nil && in.Hint == (Hint{}) {
 		if k, ok := rt.fast.pin.one(rt.fast.typ, in); ok && (in.UTF8 || k.ASCII()) {
 			if shard, ok := rt.fast.mapping.Lookup(k); ok {
@@ -138,6 +143,9 @@ func (rt *Route) Plan(in *Input) (sharding.Plan, *pgwire.Error) {
 // Describe says where the message can be parsed and described before its parameters are known: on any shard, unless
 // it is refused whatever they are. The parameters of in are not looked at; for a Message that is Shaped the text is, as Plan does.
 func (rt *Route) Describe(in *Input) (sharding.Plan, *pgwire.Error) {
+	if in.Tenant != nil {
+		return rt.planTenant(in, true)
+	}
 	return rt.orText(rt.plan(in, nil, true))
 }
 
@@ -205,8 +213,10 @@ func (rt *Route) refusals(in *Input, hinted bool) *pgwire.Error {
 
 // plan finds the statement's shard. A hint lifts what it may lift.
 func (st *statement) plan(in *Input, params Params, describe, hinted bool) (shard topology.ShardID, found bool, err *pgwire.Error) {
-	if st.refusal != nil {
-		return 0, false, st.refusal
+	for _, e := range [...]*pgwire.Error{st.refusal, st.ownerless, st.shared, st.shown} {
+		if e != nil {
+			return 0, false, e
+		}
 	}
 	if st.hintless != nil && !hinted {
 		return 0, false, st.hintless

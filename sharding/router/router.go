@@ -35,6 +35,9 @@ type Options struct {
 	Omnisharded []topology.QualifiedName
 	// TenantColumn is the column by which every statement must name its tenant, also on one shard; empty = off.
 	TenantColumn string
+	// Virtual: sessions may belong to a tenant, whose place and key are an Input's. TenantType is the type of keys then.
+	Virtual    bool
+	TenantType sharding.KeyType
 	// Schema is what is known of the tables; nil = nothing yet.
 	Schema *topology.Schema
 }
@@ -61,10 +64,12 @@ type Router struct {
 	nameless []*entry
 	omni     map[topology.QualifiedName]bool
 	tenant   string // the tenant column
-	schema   *topology.Schema
-	homonyms map[string][]*topology.Relation // by name, those of the schema that are not PostgreSQL's own
-	views    map[topology.QualifiedName]func() *parser.Statement
-	heirs    map[topology.QualifiedName][]*topology.Relation // by table, those that inherit from it
+	// tenantType is the type of the tenant column's keys, presence where any value will do.
+	tenantType sharding.KeyType
+	schema     *topology.Schema
+	homonyms   map[string][]*topology.Relation // by name, those of the schema that are not PostgreSQL's own
+	views      map[topology.QualifiedName]func() *parser.Statement
+	heirs      map[topology.QualifiedName][]*topology.Relation // by table, those that inherit from it
 }
 
 // entry is one Table of the options.
@@ -77,9 +82,12 @@ type entry struct {
 // New returns the router of a cluster, or all mistakes in the options.
 func New(o Options) (*Router, error) {
 	r := &Router{
-		cluster: o.Cluster, shards: o.Shards, plain: o.Shards == 1 && o.TenantColumn == "", tenant: o.TenantColumn, schema: o.Schema,
+		cluster: o.Cluster, shards: o.Shards, plain: o.Shards == 1 && o.TenantColumn == "" && !o.Virtual, tenant: o.TenantColumn, schema: o.Schema,
 		named: make(map[string][]*entry), omni: make(map[topology.QualifiedName]bool),
 		views: make(map[topology.QualifiedName]func() *parser.Statement),
+	}
+	if o.Virtual {
+		r.tenantType = o.TenantType
 	}
 	var errs []error
 	if o.Shards < 1 {

@@ -14,6 +14,9 @@ type statement struct {
 	constraints []constraint
 	// Refusals: always; unless a shard is addressed by a hint; unless by a hint or a key of the same statement.
 	refusal, hintless, keyless *pgwire.Error
+	// More refusals: unless the session is a tenant's, to whom PostgreSQL shows its own rows only; unless what is named is all the tenant's own;
+	// unless the server itself knows the tenant by its login.
+	ownerless, shared, shown *pgwire.Error
 
 	// single: there is but one shard, so none has to be found.
 	single bool
@@ -27,6 +30,21 @@ type statement struct {
 func (st *statement) refuse(e *pgwire.Error) {
 	if st.refusal == nil {
 		st.refusal = e
+	}
+}
+
+// needsOwner refuses the statement to sessions that are no tenant's.
+func (st *statement) needsOwner(e *pgwire.Error) { first(&st.ownerless, e) }
+
+// needsOwn refuses the statement where tables are shared.
+func (st *statement) needsOwn(e *pgwire.Error) { first(&st.shared, e) }
+
+// needsLogin refuses the statement where logins are shared.
+func (st *statement) needsLogin(e *pgwire.Error) { first(&st.shown, e) }
+
+func first(to **pgwire.Error, e *pgwire.Error) {
+	if *to == nil {
+		*to = e
 	}
 }
 
@@ -169,6 +187,9 @@ func (c *compiler) wrapped(s *parser.Statement) {
 	if in.refusal != nil {
 		st.refuse(in.refusal)
 	}
+	first(&st.ownerless, in.ownerless)
+	first(&st.shared, in.shared)
+	first(&st.shown, in.shown)
 	if in.hintless != nil {
 		st.needsHint(in.hintless)
 	}
@@ -214,7 +235,7 @@ func (c *compiler) shardOnly(s *parser.Statement) {
 func (c *compiler) truncate(s *parser.Statement) {
 	for i := range s.Tables {
 		if rel := c.relation(&s.Tables[i]); rel.tenant || rel.heirsTenant {
-			c.st.refuse(tenantMissing(rel.name, c.r.tenant, "TRUNCATE removes the rows of all tenants."))
+			c.st.needsOwn(tenantMissing(rel.name, c.r.tenant, "TRUNCATE removes the rows of all tenants."))
 		}
 	}
 }

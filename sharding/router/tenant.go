@@ -1,0 +1,132 @@
+package router
+
+import (
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/sharding"
+	"github.com/pgkennel/pgkennel/sharding/topology"
+)
+
+// Tenant is whose a session is, as far as routing goes: it runs where the tenant lives, and PostgreSQL shows it the tenant's rows only. What is
+// asked here is that it names nobody else.
+type Tenant struct {
+	Key   sharding.Key // the zero Key: it has none
+	Shard topology.ShardID
+	// Own: its tables are its own, so that their rows' keys say nothing.
+	Own bool
+	// Login: the server knows it by its login, and not by settings.
+	Login bool
+}
+
+// refuses reports that the statement is refused to somebody, however it is addressed.
+func (st *statement) refuses() bool {
+	return st.refusal != nil || st.ownerless != nil || st.shared != nil || st.shown != nil
+}
+
+// planTenant is Plan for a tenant's session.
+func (rt *Route) planTenant(in *Input, describe bool) (sharding.Plan, *pgwire.Error) {
+	plan, err := rt.planFor(in.Tenant, in, describe)
+	if err != nil && rt.message.Shaped {
+		err = ErrNeedsText // a refusal is the text's own
+	}
+	return plan, err
+}
+
+func (rt *Route) planFor(t *Tenant, in *Input, describe bool) (sharding.Plan, *pgwire.Error) {
+	plan := sharding.Plan{Kind: sharding.PlanShard, Shard: t.Shard, Write: rt.write, Unjudged: rt.unjudged, Reason: "the tenant's place"}
+	if rt.router.plain {
+		return plan, nil
+	}
+	if e := rt.unparsable; e != nil && !(rt.message.Newer && t.Login) {
+		return plan, e
+	}
+	if rt.complex != nil && !t.Login {
+		return plan, rt.complex
+	}
+	if hint, hinted, err := rt.hint(in); err != nil {
+		return plan, err
+	} else if hinted && hint != t.Shard {
+		return plan, tenantMismatch("", rt.router.tenant)
+	}
+	for _, st := range rt.statements {
+		switch {
+		case st.refusal != nil:
+			return plan, st.refusal
+		case st.shared != nil && !t.Own:
+			return plan, st.shared
+		case st.shown != nil && !t.Own && !t.Login:
+			return plan, st.shown
+		}
+		if t.Own || t.Key == (sharding.Key{}) {
+			continue
+		}
+		for i := range st.constraints {
+			k := &st.constraints[i]
+			if k.column != rt.router.tenant {
+				continue
+			}
+			switch only, readable := k.only(in, t.Key, describe); {
+			case !readable:
+				return plan, ErrNeedsText
+			case !only:
+				return plan, tenantMismatch(k.table, k.column)
+			}
+		}
+	}
+	return plan, nil
+}
+
+// only reports that rows of nobody but the tenant with the key are named. What can't be read names nobody that is known of, and PostgreSQL
+// decides; readable is false where the text has to be looked at as it is.
+func (k *constraint) only(in *Input, key sharding.Key, describe bool) (only, readable bool) {
+	if describe && !k.constant || in.Params == nil && k.pin.needsParams() {
+		return true, true
+	}
+	var room [8]sharding.Key
+	set := keySet{keys: room[:0]}
+	if u := k.pin.eval(&set, k.typ, in); u != nil {
+		return true, !u.literal
+	}
+	for _, named := range set.keys {
+		if named != key {
+			return false, true
+		}
+	}
+	return true, true
+}
+
+// TenantKey finds the one tenant whose rows the message means, for a session that is nobody's. found is false where it names none.
+func (rt *Route) TenantKey(in *Input) (key sharding.Key, found bool, err *pgwire.Error) {
+	for _, st := range rt.statements {
+		for i := range st.constraints {
+			k := &st.constraints[i]
+			if k.column != rt.router.tenant || k.typ == presence {
+				continue
+			}
+			if in.Params == nil && k.pin.needsParams() {
+				return key, false, ErrNeedsParams
+			}
+			var room [8]sharding.Key
+			set := keySet{keys: room[:0]}
+			if u := k.pin.eval(&set, k.typ, in); u != nil {
+				if u.literal {
+					return key, false, ErrNeedsText
+				}
+				return key, false, unreadableKey(k.table, k.column, u.reason())
+			}
+			for _, named := range set.keys {
+				if found && named != key {
+					return key, false, severalTenants(k.table, k.column)
+				}
+				key, found = named, true
+			}
+		}
+	}
+	return key, found, nil
+}
+
+func severalTenants(table, column string) *pgwire.Error {
+	e := pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "the statement names several tenants").WithRoutine(RefusalTenantMismatch).
+		WithDetail("It means rows with different values of %q, and runs for one tenant.", column).WithHint("Send one statement for each tenant.")
+	e.Table, e.Column = table, column
+	return e
+}
