@@ -211,7 +211,7 @@ type Cluster struct {
 	TenantColumn string
 	// TenantType is the type of tenants' keys, with virtual tenancy.
 	TenantType DataType
-	Pos          Pos // of its first endpoint
+	Pos        Pos // of its first endpoint
 
 	at      place
 	partial bool // something of it could not be read

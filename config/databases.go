@@ -266,3 +266,6 @@ func (c *Config) pool(u *User, e *Endpoint) (Pool, poolSources) {
 	}
 	return p, src
 }
+
+// TenantPool is how the pools of tenants' own logins are set up.
+func (c *Config) TenantPool(e *Endpoint) Pool { return c.Pool(&User{t: emptyTable(usersSection)}, e) }

@@ -14,6 +14,7 @@ import (
 	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/pooler/admin"
 	"github.com/pgkennel/pgkennel/pooler/session"
+	"github.com/pgkennel/pgkennel/tenant"
 )
 
 func TestMappings(t *testing.T) {
@@ -198,7 +199,7 @@ func TestUsersOfOneRole(t *testing.T) {
 // What a statement is counted with costs no memory.
 func TestCountingAllocatesNothing(t *testing.T) {
 	h := newHouse(t, extra{})
-	a := h.account(h.user, "shop")
+	a, _ := h.account(tenant.Asked{User: h.user, Database: "shop"})
 	o := observer{h.Pooler}
 	if n := testing.AllocsPerRun(100, func() {
 		u := session.UnitCounts{Parses: 1, Binds: 1, Received: 100, Sent: 200, Answered: true, Nanos: 1000, Transaction: true, TxNanos: 1000}

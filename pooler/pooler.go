@@ -236,15 +236,6 @@ func (p *Pooler) MetricsAddr() net.Addr {
 	return p.http.Addr()
 }
 
-// account finds who logs in as user to database; nil = nobody may.
-func (p *Pooler) account(user, database string) *session.Account {
-	s := p.state.Load()
-	if s.disabled[database] {
-		return nil
-	}
-	return s.accounts[accountKey{user, database}]
-}
-
 // Run serves until ctx is done, a shutdown is ordered, or something breaks that can't be mended. Then it drains: no new clients, those who
 // are idle are closed, transactions in flight finish, for the configured time. Hurry makes that fast.
 func (p *Pooler) Run(ctx context.Context) error {

@@ -11,7 +11,10 @@ import (
 
 // RouterOptions turns a cluster's configuration into what its router is made of. The schema is left out.
 func RouterOptions(cfg *config.Cluster) (router.Options, error) {
-	o := router.Options{Cluster: cfg.Name, Shards: len(cfg.Shards), TenantColumn: cfg.TenantColumn}
+	o := router.Options{Cluster: cfg.Name, Shards: len(cfg.Shards), TenantColumn: cfg.TenantColumn, Virtual: cfg.TenantType != 0}
+	if o.Virtual {
+		o.TenantType = keyType(cfg.TenantType)
+	}
 	for _, t := range cfg.Omnisharded {
 		o.Omnisharded = append(o.Omnisharded, topology.QualifiedName{Schema: t.Schema, Name: t.Name})
 	}

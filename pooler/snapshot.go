@@ -141,10 +141,14 @@ func (p *Pooler) publishLocked(cfg *config.Config) {
 		cfg: cfg, epoch: p.mu.epoch, accounts: make(map[accountKey]*session.Account, len(cfg.Users)+1), units: maps.Clone(p.mu.units),
 		disabled: maps.Clone(p.mu.disabled),
 	}
+	all := make(map[*unit]*tenants)
 	for _, user := range cfg.Users {
 		u := p.mu.units[user.Database]
 		if u == nil {
 			continue
+		}
+		if cfg.Tenancy != nil && all[u] == nil {
+			all[u] = newTenants(u, cfg)
 		}
 		credential := auth.NewCredential(verifiers(user)...)
 		credential.Warm(user.Name, p.shared.Auth)
@@ -159,6 +163,10 @@ func (p *Pooler) publishLocked(cfg *config.Config) {
 			IdleTransactionTimeout: int64(cfg.Clients.IdleInTransactionTimeout), CancelTimeout: int64(cfg.Timeouts.Rollback),
 			Login:   &login{u: u, user: user.Name, login: u.login(cfg, user), keyed: settings.Password == "" && user.PasswordHash != ""},
 			Metrics: u.meters.of(u, user.Name),
+			Switch:  user.TenantSwitch, MaySetRole: user.MaySetRole,
+		}
+		if t := all[u]; t != nil {
+			s.accounts[accountKey{user.Name, user.Database}].Tenants = t
 		}
 	}
 	if a := cfg.Admin; a.Password != "" {

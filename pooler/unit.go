@@ -177,7 +177,9 @@ type endpointKey struct {
 }
 
 // isPlain reports whether a cluster is one shard without tenants to tell apart.
-func isPlain(cfg *config.Cluster) bool { return len(cfg.Shards) == 1 && cfg.TenantColumn == "" }
+func isPlain(cfg *config.Cluster) bool {
+	return len(cfg.Shards) == 1 && cfg.TenantColumn == "" && cfg.TenantType == 0
+}
 
 // newLogin is how pgkennel logs in to the servers of cfg for user.
 func newLogin(conf *config.Config, cfg *config.Cluster, user *config.User, endpoints map[endpointKey]*config.Endpoint, overrides map[overrideKey]override) *cluster.Login {

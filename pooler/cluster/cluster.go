@@ -14,6 +14,7 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -61,7 +62,7 @@ func (e *Endpoint) dial(l *Login) backend.DialOptions {
 		timeout = 5 * time.Second
 	}
 	return backend.DialOptions{
-		Address: e.Address, Database: e.Database, TLS: e.TLS, TCP: e.TCP, ConnectTimeout: timeout, Auth: e.Auth,
+		Address: e.Address, Database: cmp.Or(l.Database, e.Database), TLS: e.TLS, TCP: e.TCP, ConnectTimeout: timeout, Auth: e.Auth,
 		User: l.User, Credential: l.Credential, Params: slices.Concat(e.Params, l.Params),
 	}
 }

@@ -17,6 +17,8 @@ type LoginOptions struct {
 	// is never shown, but should not be a secret itself. Empty = nobody shares.
 	Identity string
 	Params   []pgwire.Param // startup parameters
+	// Database on the server; empty = the endpoint's.
+	Database string
 	// Settings give the pool at an endpoint; nil = the endpoint's own.
 	Settings func(e *Endpoint) pool.Settings
 }
@@ -28,8 +30,8 @@ type Login struct {
 }
 
 type loginKey struct {
-	user, identity string
-	unshared       *Login // for those without identity
+	user, database, identity string
+	unshared                 *Login // for those without identity
 }
 
 // NewLogin makes a login.
@@ -38,7 +40,7 @@ func NewLogin(o LoginOptions) *Login {
 		o.Name = o.User
 	}
 	l := &Login{LoginOptions: o}
-	k := loginKey{user: o.User, identity: o.Identity}
+	k := loginKey{user: o.User, database: o.Database, identity: o.Identity}
 	if o.Identity == "" {
 		k.unshared = l
 	}

@@ -19,6 +19,8 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/session"
 	"github.com/pgkennel/pgkennel/pooler/state"
 	"github.com/pgkennel/pgkennel/sharding/topology"
+
+	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // bench is clients and backends whose sockets are /dev/null: what is measured is everything but the kernel's share.
@@ -75,7 +77,7 @@ func newBench(b testing.TB, n int) *bench {
 		Log: slog.New(slog.DiscardHandler), Observer: nobody{}, Cache: parser.NewCache(1 << 20),
 		Registry: state.NewRegistry(), Probes: session.NewProbes(), Descriptions: session.NewDescriptions(), Method: auth.MethodTrust, Auth: &auth.ServerOptions{},
 		MaxMessage: 1 << 20, MaxBatch: 1 << 20, Statements: 1 << 20,
-		Accounts: func(string, string) *session.Account { return s.acct },
+		Accounts: func(tenant.Asked) (*session.Account, tenant.Refusal) { return s.acct, tenant.Welcome },
 	}
 	s.g = NewGoroutines(Options{Source: s, Shared: sh, Log: sh.Log, Pollers: -1})
 	at := func(port int) []cluster.Endpoint {

@@ -8,6 +8,7 @@ import (
 
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/session"
+	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // canceller is a connection that cancels what another runs.
@@ -37,7 +38,7 @@ func (c chaos) run(t *testing.T, seed uint64, clients, size int) {
 	t.Helper()
 	m := newModel(t, seed, 3, size)
 	if c.change != nil {
-		c.change(m.sh.Accounts("app", "prod"), m.sh)
+		c.change(account(m.sh), m.sh)
 	}
 	m.Faults = c.faults
 	m.Lent = func(_ *MemoryClient, b *MemoryBackend) { wantFresh(t, b) }
@@ -117,4 +118,10 @@ func TestChaos(t *testing.T) {
 			})
 		}
 	}
+}
+
+// account is the model's own.
+func account(sh *session.Shared) *session.Account {
+	a, _ := sh.Accounts(tenant.Asked{User: "app", Database: "prod"})
+	return a
 }

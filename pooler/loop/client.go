@@ -432,7 +432,7 @@ func (c *Client) startTLS() error {
 	c.start.nc = conn
 	c.w.swap(conn)
 	c.now = nanos()
-	c.guard(c.sess.TLSDone)
+	c.guard(func() { c.sess.TLSDone(conn.ConnectionState().ServerName) })
 	c.unlock(nil, true)
 	return nil
 }

@@ -93,7 +93,7 @@ func TestTimeouts(t *testing.T) {
 	t.Parallel()
 	m := newModel(t, 1, 1, 1)
 	m.sh.LoginTimeout = int64(time.Minute)
-	m.sh.Accounts("app", "prod").QueryTimeout = int64(time.Minute)
+	account(m.sh).QueryTimeout = int64(time.Minute)
 	first, second, third := newTalk(t, m), newTalk(t, m), newTalk(t, m)
 	first.login("R Z:I")
 	second.login("R Z:I")

@@ -23,7 +23,7 @@ func (c lateCluster) Parameters() []pgwire.Param {
 func TestCorners(t *testing.T) {
 	t.Parallel()
 	m := newModel(t, 1, 1, 1)
-	a := m.sh.Accounts("app", "prod")
+	a := account(m.sh)
 	a.Cluster = lateCluster{a.Cluster.(modelCluster), new(int)}
 	k := newTalk(t, m)
 	k.login("R Z:I", "timezone", "x")
@@ -59,7 +59,7 @@ func TestSessionPoolingStaysOnItsShard(t *testing.T) {
 	t.Parallel()
 	m := newModel(t, 1, 2, 1)
 	m.Ready = func() topology.ShardID { return 0 }
-	a := m.sh.Accounts("app", "prod")
+	a := account(m.sh)
 	a.Session, a.Statements = true, false
 	k := newTalk(t, m)
 	k.login("R Z:I")

@@ -401,7 +401,7 @@ func runTwins(t *testing.T, seed uint64, clients, shards, size int, change func(
 	t.Helper()
 	m := newModel(t, seed, shards, size)
 	m.Ready = func() topology.ShardID { return 0 }
-	acct := m.sh.Accounts("app", "prod")
+	acct := account(m.sh)
 	if change != nil {
 		change(acct, m.sh)
 	}

@@ -16,6 +16,8 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/session"
 	"github.com/pgkennel/pgkennel/pooler/state"
 	"github.com/pgkennel/pgkennel/sharding/router"
+
+	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // nobody is an observer that counts nothing.
@@ -51,11 +53,11 @@ func newModel(t *testing.T, seed uint64, n, size int) *Memory {
 		Log: slog.New(slog.DiscardHandler), Observer: nobody{}, Cache: parser.NewCache(1 << 20),
 		Registry: state.NewRegistry(), Probes: session.NewProbes(), Descriptions: session.NewDescriptions(), Method: auth.MethodTrust, Auth: &auth.ServerOptions{},
 		MaxMessage: 1 << 20, MaxBatch: 1 << 20,
-		Accounts: func(user, database string) *session.Account {
-			if user == "app" && database == "prod" {
-				return acct
+		Accounts: func(a tenant.Asked) (*session.Account, tenant.Refusal) {
+			if a.User == "app" && a.Database == "prod" {
+				return acct, tenant.Welcome
 			}
-			return nil
+			return nil, tenant.UnknownUser
 		},
 	}
 	var servers []func() MemoryServer

@@ -271,7 +271,7 @@ func TestEnds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			m := newModel(t, 1, 1, 1)
-			a := m.sh.Accounts("app", "prod")
+			a := account(m.sh)
 			a.IdleTimeout, a.IdleTransactionTimeout = int64(time.Minute), int64(time.Minute)
 			k := newTalk(t, m)
 			k.login("R Z:I")
@@ -318,7 +318,7 @@ func TestConsole(t *testing.T) {
 	for seed := range uint64(4) {
 		m := newModel(t, seed, 1, 1)
 		e := &echo{}
-		m.sh.Accounts("app", "prod").Console = e
+		account(m.sh).Console = e
 		k := newTalk(t, m)
 		k.login("R Z:I", "application_name", "psql")
 		k.query("SHOW x", "C:SHOW x Z:I")

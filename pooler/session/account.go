@@ -15,6 +15,14 @@ type Account struct {
 	Console Console
 	// Cluster is where statements go; nil for the admin database.
 	Cluster Cluster
+	// Tenants finds tenants; nil = there is no virtual tenancy.
+	Tenants Tenants
+	// Place is the tenant's that the account is for; nil = nobody's. Free is the account without it, where a session may go back to that: else the
+	// tenant is the session's for its life.
+	Place *Place
+	Free  *Account
+	// Switch: sessions without a tenant may choose one. MaySetRole: they may change the role.
+	Switch, MaySetRole bool
 	// ServerUser is the role that server connections log in as.
 	ServerUser string
 	// Session: the backend is kept until the client goes (session pooling).

@@ -459,7 +459,12 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 			continue
 		}
 		st := single(m)
-		if st != nil && s.localAt(st, v) && (it.typ != pgwire.MsgParse || it.name == "" || s.acct.Statements || own(st)) {
+		if it.typ == pgwire.MsgBind {
+			if e := s.confined(m); e != nil {
+				return plan, true, i, e
+			}
+		}
+		if st != nil && s.localAt(st, v) && (it.typ != pgwire.MsgParse || it.name == "" || s.acct.Statements || s.own(st)) {
 			it.local = true
 			if it.typ == pgwire.MsgExecute {
 				v = s.after(v, st, true)
@@ -554,13 +559,13 @@ func (s *Session) joinBind(plan *sharding.Plan, i int) *pgwire.Error {
 			return asError(err)
 		}
 	}
-	p, refusal := s.rtr.Route(it.prep.Message, s.env()).Plan(s.asInput(it.prep, &s.bind))
+	p, refusal := s.plan(s.rtr.Route(it.prep.Message, s.env()), s.asInput(it.prep, &s.bind))
 	if refusal == router.ErrNeedsText {
 		rt := s.itself(it.prep)
 		if rt == nil {
 			return refusal
 		}
-		p, refusal = rt.Plan(s.input(&s.bind))
+		p, refusal = s.plan(rt, s.input(&s.bind))
 	}
 	if refusal != nil {
 		return refusal

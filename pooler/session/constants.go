@@ -32,13 +32,13 @@ func (s *Session) itself(p *state.Prepared) *router.Route {
 
 // refuses says what is against a prepared statement whatever its parameters; router.ErrNeedsText where that waits for a parse.
 func (s *Session) refuses(p *state.Prepared) *pgwire.Error {
-	_, refusal := s.rtr.Route(p.Message, s.env()).Describe(s.asInput(p, nil))
+	refusal := s.describable(s.rtr.Route(p.Message, s.env()), s.asInput(p, nil))
 	if refusal == router.ErrNeedsText {
 		rt := s.itself(p)
 		if rt == nil {
 			return refusal
 		}
-		_, refusal = rt.Describe(s.input(nil))
+		refusal = s.describable(rt, s.input(nil))
 	}
 	return refusal
 }

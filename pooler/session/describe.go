@@ -105,7 +105,7 @@ func (s *Session) parsesOnly() (describe, ok bool) {
 func (s *Session) descriptionKey(p *state.Prepared) descriptionKey {
 	role, _ := s.setting("role")
 	encoding, _ := s.track.Expected.Get("client_encoding")
-	return descriptionKey{account: s.acct, sql: p.SQL, types: p.Types, path: s.searchPath().key, role: role.Value, encoding: encoding.Value}
+	return descriptionKey{account: s.at(), sql: p.SQL, types: p.Types, path: s.searchPath().key, role: role.Value, encoding: encoding.Value}
 }
 
 // answerDescribed answers such a batch from memory. It returns false if it is not remembered.

@@ -30,10 +30,10 @@ func (s *Session) view() view {
 }
 
 // own reports whether st is about the pooler's own settings.
-func own(st *parser.Statement) bool {
+func (s *Session) own(st *parser.Statement) bool {
 	switch st.Kind {
 	case parser.Set, parser.Reset, parser.Show:
-		return st.Set != nil && (strings.HasPrefix(st.Set.Name, "pgdog.") || strings.HasPrefix(st.Set.Name, "pgkennel."))
+		return st.Set != nil && (strings.HasPrefix(st.Set.Name, "pgdog.") || strings.HasPrefix(st.Set.Name, "pgkennel.") || s.tenantSetting(st.Set.Name))
 	default: // nothing else names a setting
 		return false
 	}
@@ -47,7 +47,7 @@ func (s *Session) localAt(st *parser.Statement, v view) bool {
 	if st.Inert {
 		return false
 	}
-	if own(st) {
+	if s.own(st) {
 		return true
 	}
 	virtual := !v.held && v.tx != pgwire.TxIdle
@@ -121,7 +121,7 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 	if s.tx == pgwire.TxFailed && !endsFailure(st) {
 		return dst, errInFailedTransaction
 	}
-	if own(st) {
+	if s.own(st) {
 		return s.answerOwn(dst, st, extended)
 	}
 	tag := st.Tag
@@ -271,6 +271,9 @@ func noSavepoint(name string) *pgwire.Error {
 
 // answerOwn answers SET, RESET and SHOW of the pooler's own settings.
 func (s *Session) answerOwn(dst []byte, st *parser.Statement, extended bool) ([]byte, *pgwire.Error) {
+	if s.tenantSetting(st.Set.Name) || st.Set.Name == tenantName && s.acct.Tenants != nil {
+		return s.answerTenant(dst, st, extended)
+	}
 	target := s.ownSetting(st.Set.Name)
 	if target == nil {
 		return dst, pgwire.Errorf(pgwire.CodeUndefinedObject, "unrecognized configuration parameter %q", st.Set.Name).

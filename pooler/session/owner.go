@@ -121,7 +121,7 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 	case parser.RollbackTo:
 		s.track.RollbackTo(st.Name)
 	case parser.Set, parser.Reset, parser.ResetAll:
-		if !own(st) {
+		if !s.own(st) {
 			s.applySetting(st)
 		}
 	case parser.Discard:

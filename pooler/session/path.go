@@ -17,6 +17,7 @@ import (
 type searchPath struct {
 	expected, local *state.Set
 	router          *router.Router
+	place           *Place
 	unicode         bool // so is what the client writes
 
 	list  []string
@@ -32,14 +33,14 @@ func (s *Session) searchPath() *searchPath {
 		return &unknownPath
 	}
 	unicode := s.utf8()
-	if p != nil && p.router == r && p.expected == s.track.Expected && p.local == s.track.Local && p.unicode == unicode {
+	if p != nil && p.router == r && p.place == s.place() && p.expected == s.track.Expected && p.local == s.track.Local && p.unicode == unicode {
 		return p
 	}
-	p = &searchPath{expected: s.track.Expected, local: s.track.Local, router: r, unicode: unicode, known: true}
+	p = &searchPath{expected: s.track.Expected, local: s.track.Local, router: r, place: s.place(), unicode: unicode, known: true}
 	v, ok := s.setting("search_path")
 	switch {
 	case !ok:
-		p.list, p.known = parser.SplitIdents(r.SearchPath(s.acct.ServerUser))
+		p.list, p.known = parser.SplitIdents(s.loginPath())
 	case v.Special: // FROM CURRENT, or by a parameter
 		p.known = false
 	case v.Raw:
@@ -68,6 +69,15 @@ func (s *Session) searchPath() *searchPath {
 	return p
 }
 
+// loginPath is the search_path that connections begin with.
+func (s *Session) loginPath() string {
+	a := s.at()
+	if a.Place != nil && a.Place.SearchPath != "" {
+		return a.Place.SearchPath
+	}
+	return s.rtr.SearchPath(a.ServerUser)
+}
+
 // paths are those of sessions.
 var paths state.Interned[searchPath]
 
@@ -76,15 +86,16 @@ func (p *searchPath) hash() uint64 {
 	type content struct {
 		expected *state.Set
 		router   *router.Router
+		place    *Place
 		key      string
 		unicode  bool
 	}
-	return maphash.Comparable(seed, content{p.expected, p.router, p.key, p.unicode})
+	return maphash.Comparable(seed, content{p.expected, p.router, p.place, p.key, p.unicode})
 }
 
 // equal reports whether both were made of the same, and are the same.
 func (p *searchPath) equal(o *searchPath) bool {
-	return p.expected == o.expected && p.local == o.local && p.router == o.router && p.unicode == o.unicode && p.known == o.known && p.key == o.key
+	return p.expected == o.expected && p.local == o.local && p.router == o.router && p.place == o.place && p.unicode == o.unicode && p.known == o.known && p.key == o.key
 }
 
 func beyondASCII(name string) bool {
@@ -184,7 +195,7 @@ func (s *Session) currentUser() (name string, ok bool) {
 			return user[0], true
 		}
 	}
-	return parser.CutName(s.acct.ServerUser), true
+	return parser.CutName(s.at().ServerUser), true
 }
 
 // splitLiterals takes apart the argument of a SET as the parser writes it: literals between commas, each one name.

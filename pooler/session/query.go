@@ -56,6 +56,10 @@ func (s *Session) queryOf(shape *parser.Shape, body, frame []byte) bool {
 		s.refuseUnit(e, true)
 		return true
 	}
+	if e := s.confined(m); e != nil {
+		s.refuseUnit(e, true)
+		return true
+	}
 	s.dropUnnamed()
 	if len(m.Statements) == 0 && m.Unparsable == nil && !s.open {
 		s.routed(RouteLocal)
@@ -102,7 +106,7 @@ func (s *Session) queryOf(shape *parser.Shape, body, frame []byte) bool {
 	if m.Shaped {
 		in.Text, in.Literals = sql, shape.Literals
 	}
-	plan, refusal := rt.Plan(in)
+	plan, refusal := s.plan(rt, in)
 	if refusal == router.ErrNeedsText {
 		return s.queryOf(nil, body, frame)
 	}
@@ -317,6 +321,9 @@ func (s *Session) told08006() *pgwire.Error {
 // env is what the router needs to know of the session.
 func (s *Session) env() *router.Env {
 	p := s.searchPath()
+	if t := s.place(); t != nil && t.Route.Own {
+		p = &unknownPath // one route for all tenants: it does not matter what names mean to each
+	}
 	s.renv.SearchPath, s.renv.SearchPathKey, s.renv.PathUnknown = p.list, p.key, !p.known
 	s.renv.Prepared = nil
 	if len(s.sqlPrep) > 0 {
@@ -347,7 +354,7 @@ func (s *Session) mixed(m *parser.Message) *pgwire.Error {
 			WithHint("Send ROLLBACK as a message of its own.").WithRoutine("mixed_message")
 	}
 	for _, st := range m.Statements {
-		if own(st) && len(m.Statements) > 1 {
+		if s.own(st) && len(m.Statements) > 1 {
 			return pgwire.Errorf(pgwire.CodeFeatureNotSupported, "settings of the pooler can't stand beside other statements in one message").
 				WithHint("Send it as a message of its own.").WithRoutine("mixed_message")
 		}

@@ -110,7 +110,7 @@ func (s *Session) describesOnly() bool {
 func (s *Session) runBatch(plan sharding.Plan, how end) bool {
 	outside := s.describesOnly() && s.track.Local == nil && !s.begun && (s.conn == nil || s.describing || !s.open) && s.tx != pgwire.TxFailed
 	if s.describing && !outside {
-		if s.tx == pgwire.TxIdle && (plan.Kind != sharding.PlanShard || plan.Shard == s.connShard) {
+		if s.tx == pgwire.TxIdle && s.connAt == s.at() && (plan.Kind != sharding.PlanShard || plan.Shard == s.connShard) {
 			// What was described runs right there, in the same implicit transaction.
 			s.describing, s.unit.outside = false, false
 			s.track.Synced()

@@ -14,6 +14,7 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
 	"github.com/pgkennel/pgkennel/sharding/topology"
+	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // AnyShard asks for a backend of whichever shard is readiest.
@@ -61,8 +62,8 @@ type Shared struct {
 	Observer Observer
 	Cache    *parser.Cache
 	Registry *state.Registry
-	// Accounts finds who may log in where; nil, nil = nobody.
-	Accounts func(user, database string) *Account
+	// Accounts finds who may log in where, nil = nobody; what else is returned says why, for the log only.
+	Accounts func(tenant.Asked) (*Account, tenant.Refusal)
 	// Descriptions remembers what servers say of statements; nil = nothing is remembered.
 	Descriptions *Descriptions
 	// Probes remembers what servers report for startup parameters.

@@ -54,7 +54,7 @@ func (s *Session) applyLocal(set *parser.Setting) {
 	switch set.Name {
 	case "search_path":
 		if set.Default {
-			v.Value, v.Raw = s.rtr.SearchPath(s.acct.ServerUser), true
+			v.Value, v.Raw = s.loginPath(), true
 		}
 	case "role", "session_authorization":
 		if set.Default {

@@ -7,18 +7,21 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/exec"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
+	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // handshake is what is needed until a session is ready.
 type handshake struct {
-	asked    bool          // an SSLRequest was answered
-	gss      bool          // a GSSENCRequest was answered
-	refusal  *pgwire.Error // for whoever wants to log in
-	user     string
-	database string
-	params   []pgwire.Param
-	account  *Account // of the name in the startup packet; nil if there is none
-	server   *auth.Server
+	asked      bool          // an SSLRequest was answered
+	serverName string        // of the TLS handshake
+	gss        bool          // a GSSENCRequest was answered
+	refusal    *pgwire.Error // for whoever wants to log in
+	user       string
+	database   string
+	params     []pgwire.Param
+	account    *Account // of the name in the startup packet; nil if there is none
+	denied     tenant.Refusal
+	server     *auth.Server
 	// outcome of a step of the exchange, made off the loop.
 	out    []byte
 	result auth.Result
@@ -93,9 +96,10 @@ func (s *Session) stuffed(what string) {
 // Refuse lets nobody log in by the connection: it is good for cancel requests only.
 func (s *Session) Refuse(e *pgwire.Error) { s.hs.refusal = e }
 
-// TLSDone tells that the TLS handshake succeeded.
-func (s *Session) TLSDone() {
+// TLSDone tells that the TLS handshake succeeded; the client asked for a server of that name, if it said one.
+func (s *Session) TLSDone(serverName string) {
 	if s.phase == phaseTLS {
+		s.hs.serverName = serverName
 		s.phase, s.TLS = phaseStartup, true
 		s.drain()
 	}
@@ -134,7 +138,9 @@ func (s *Session) startupMessage(p *pgwire.Startup) {
 		s.fatal(e, CloseProtocol)
 		return
 	}
-	s.hs.account = s.sh.Accounts(s.hs.user, s.hs.database)
+	s.hs.account, s.hs.denied = s.sh.Accounts(tenant.Asked{
+		User: s.hs.user, Database: s.hs.database, Option: s.hs.option(), ServerName: s.hs.serverName,
+	})
 	var credential *auth.Credential
 	if s.hs.account != nil {
 		credential = s.hs.account.Credential
@@ -228,8 +234,12 @@ func (s *Session) authenticated(out []byte, r auth.Result) {
 		r.Reason = auth.ReasonUnknownUser
 	}
 	if r.Err != nil {
-		s.sh.Observer.Login(r.Reason.String())
-		s.sh.Log.Warn("login refused", "client", s.Client, "user", s.hs.user, "database", s.hs.database, "reason", r.Reason.String())
+		reason := r.Reason.String()
+		if s.hs.denied > tenant.UnknownUser {
+			reason = s.hs.denied.String()
+		}
+		s.sh.Observer.Login(reason)
+		s.sh.Log.Warn("login refused", "client", s.Client, "user", s.hs.user, "database", s.hs.database, "reason", reason)
 		s.fatal(r.Err, CloseAuth)
 		return
 	}
@@ -260,11 +270,31 @@ func (s *Session) authenticated(out []byte, r auth.Result) {
 	s.login()
 }
 
+// option is the tenant that the client named among its parameters.
+func (h *handshake) option() string {
+	name := ""
+	for _, p := range h.params {
+		if strings.ToLower(p.Name) == tenantName {
+			name = p.Value
+		}
+	}
+	return name
+}
+
 // startValues turns the startup parameters into the session's settings.
 func (s *Session) startValues() *pgwire.Error {
 	var vars []state.Var
 	for _, p := range s.hs.params {
 		name := strings.ToLower(p.Name)
+		if name == tenantName && s.acct.Tenants != nil {
+			continue // it was looked at before the login
+		}
+		if s.tenantSetting(name) {
+			if e := s.setTenant(false, p.Value, false); e != nil {
+				return e.WithSeverity(pgwire.SeverityFatal)
+			}
+			continue
+		}
 		if target := s.ownSetting(name); target != nil {
 			*target = p.Value
 			continue
@@ -378,6 +408,8 @@ var reported = []string{
 func (s *Session) ready() {
 	s.phase = phaseReady
 	s.clock.login = 0
+	s.base = s.acct.Place.carry(s.base)
+	s.track.Expected = s.base
 	s.told = s.told.shared()
 	var out []byte
 	for _, name := range reported {

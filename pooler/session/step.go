@@ -236,6 +236,7 @@ func (s *Session) endTransaction() {
 	s.encodingQueued = false
 	s.forgetPortals()
 	s.lost, s.gone = nil, false
+	s.endVisit()
 	if s.ddl {
 		s.ddl = false
 		if s.sh.Descriptions != nil {

@@ -20,7 +20,8 @@ func (s *Session) acquire(plan sharding.Plan) (refusal *pgwire.Error, ok bool) {
 		want = plan.Shard
 	}
 	if s.conn != nil {
-		if want == AnyShard || want == s.connShard {
+		fits := s.fits()
+		if fits && (want == AnyShard || want == s.connShard) {
 			return nil, true
 		}
 		if s.open && s.quiet && s.wait == waitNothing {
@@ -31,6 +32,10 @@ func (s *Session) acquire(plan sharding.Plan) (refusal *pgwire.Error, ok bool) {
 			return nil, false
 		}
 		if refusal := s.leave(); refusal != nil {
+			if !fits {
+				s.endVisit()
+				refusal = tooLate()
+			}
 			return refusal, false
 		}
 	}
@@ -39,7 +44,7 @@ func (s *Session) acquire(plan sharding.Plan) (refusal *pgwire.Error, ok bool) {
 		return e, false
 	}
 	s.clock.wait = s.drv.Now()
-	c := s.drv.Checkout(s.acct, want)
+	c := s.drv.Checkout(s.at(), want)
 	if c == nil {
 		s.wait = waitBackend
 		return nil, false
@@ -83,7 +88,7 @@ func (s *Session) named() bool { return len(s.names) > 0 }
 
 // take makes c the session's.
 func (s *Session) take(c *backend.Conn) {
-	s.conn, s.connShard = c, c.Shard
+	s.conn, s.connShard, s.connAt = c, c.Shard, s.at()
 	s.cleanSequences = false
 	c.Own(s)
 	if s.clock.wait != 0 {
@@ -169,7 +174,7 @@ func (s *Session) lead(out []byte) ([]byte, bool) {
 func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 	st := single(m)
 	again = st != nil && setup(st) // such a statement writes nothing
-	if plan.Kind == sharding.PlanShard || plan.Write && !again || s.queued > maxQueued || s.rtr.Shards() == 1 {
+	if s.stays(plan) || plan.Write && !again || s.queued > maxQueued {
 		s.fixed = true
 	}
 	if plan.Unjudged {

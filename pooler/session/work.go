@@ -25,6 +25,7 @@ type work struct {
 	// The backend that the session holds, and the shard it belongs to.
 	conn      *backend.Conn
 	connShard topology.ShardID
+	connAt    *Account // for whom it was checked out
 
 	facts
 	// quiet: what was sent since the last Sync only parses and describes, in the client's transaction.
@@ -41,6 +42,7 @@ type work struct {
 	lost *pgwire.Error
 
 	track state.Track
+	visit visit
 	hint  router.Hint
 	// schemaWait waits until the router knows of what the session did to tables; nil = it does, or there is nothing to know.
 	schemaWait func()

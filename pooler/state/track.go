@@ -91,6 +91,14 @@ func (t *Track) Synced() {
 	}
 }
 
+// Replace replaces what is expected, at every point of the transaction, by what f makes of it.
+func (t *Track) Replace(f func(*Set) *Set) {
+	t.Expected = f(t.Expected)
+	for i := range t.stack {
+		t.stack[i].expected = f(t.stack[i].expected)
+	}
+}
+
 // Reset forgets everything but the memory of its list.
 func (t *Track) Reset() {
 	clear(t.stack[:cap(t.stack)])

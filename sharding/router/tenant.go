@@ -130,3 +130,25 @@ func severalTenants(table, column string) *pgwire.Error {
 	e.Table, e.Column = table, column
 	return e
 }
+
+// TenantShard is where the mapping has a tenant's key.
+func (r *Router) TenantShard(key sharding.Key) (topology.ShardID, *pgwire.Error) {
+	shard, found := topology.ShardID(0), false
+	for _, e := range r.entries {
+		if e.column != r.tenant || e.typ != key.Type() {
+			continue
+		}
+		s, ok := e.mapping.Lookup(key)
+		switch {
+		case !ok:
+			return 0, tenantUnknown(e.table(), e.column, key.String())
+		case found && s != shard:
+			return 0, hintInvalid("the tenant has several shards", "The sharded tables of database %q place its key on different shards.", r.cluster)
+		}
+		shard, found = s, true
+	}
+	if !found && r.shards > 1 {
+		return 0, shardMissing("the tenant")
+	}
+	return shard, nil
+}

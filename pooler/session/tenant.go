@@ -1,0 +1,357 @@
+package session
+
+import (
+	"strings"
+	"sync/atomic"
+
+	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/state"
+	"github.com/pgkennel/pgkennel/sharding"
+	"github.com/pgkennel/pgkennel/sharding/router"
+	"github.com/pgkennel/pgkennel/tenant"
+)
+
+// Place is a tenant as its sessions see it: where its statements run, and what connections carry there.
+type Place struct {
+	Tenant *tenant.Tenant
+	Route  router.Tenant
+	// SearchPath is what connections begin with that log in as the tenant, as a list of identifiers; empty = what the server has for the login.
+	SearchPath string
+
+	context []state.Var
+	last    atomic.Pointer[carried]
+}
+
+// carried is a set without and with a context.
+type carried struct{ without, with *state.Set }
+
+// NewPlace returns the place of a tenant. Context is what connections must carry beyond their login.
+func NewPlace(t *tenant.Tenant, route router.Tenant, context []tenant.Setting) *Place {
+	p := &Place{Tenant: t, Route: route}
+	for _, c := range context {
+		v := state.Var{Name: c.Name, Value: c.Value, Raw: true}
+		if c.Name == tenant.SearchPathSetting { // by SET, not by a function, whose name might mean another one
+			v = state.Var{Name: c.Name, Value: string(state.AppendLiteral(nil, t.Schema)) + ", 'public'"}
+		}
+		p.context = append(p.context, v)
+	}
+	return p
+}
+
+// carry returns the set with the place's context.
+func (p *Place) carry(set *state.Set) *state.Set {
+	if p == nil || len(p.context) == 0 {
+		return set
+	}
+	if c := p.last.Load(); c != nil && c.without == set {
+		return c.with
+	}
+	with := set
+	for _, v := range p.context {
+		with = with.With(v)
+	}
+	p.last.Store(&carried{set, with})
+	return with
+}
+
+// drop returns the set without the place's context, but with what the client has set in its place.
+func (p *Place) drop(set *state.Set) *state.Set {
+	if p == nil {
+		return set
+	}
+	if c := p.last.Load(); c != nil && c.with == set {
+		return c.without
+	}
+	for _, v := range p.context {
+		if have, ok := set.Get(v.Name); ok && (have == v || v.Name == tenant.SearchPathSetting) {
+			set = set.Without(v.Name)
+		}
+	}
+	return set
+}
+
+// Tenants finds the accounts of an account's tenants.
+type Tenants interface {
+	// ByKey and ByName return what a is for a tenant; an error says why it is nothing.
+	ByKey(a *Account, key sharding.Key) (*Account, *pgwire.Error)
+	ByName(a *Account, name string) (*Account, *pgwire.Error)
+	// Setting is the name of the setting that holds the tenant's key, KeyType the key's type.
+	Setting() string
+	KeyType() sharding.KeyType
+}
+
+// at is the account for which statements run: the session's, or that of the tenant whom the transaction at hand has named.
+func (s *Session) at() *Account {
+	if s.work != nil && s.visit.account != nil {
+		return s.visit.account
+	}
+	return s.acct
+}
+
+// visit is a transaction's stay with a tenant whom its statements name.
+type visit struct {
+	account *Account   // nil = there is none
+	base    *state.Set // the session's own, to go back to
+}
+
+// place is the tenant's whom the session is with; nil = nobody's.
+func (s *Session) place() *Place { return s.at().Place }
+
+// plan is rt.Plan for the session's tenant, or for the one whom the statement names.
+func (s *Session) plan(rt *router.Route, in *router.Input) (sharding.Plan, *pgwire.Error) {
+	a := s.at()
+	switch {
+	case a.Tenants == nil:
+	case a.Place != nil:
+		in.Tenant = &a.Place.Route
+	default:
+		key, found, e := rt.TenantKey(in)
+		if e != nil {
+			return sharding.Plan{}, e
+		}
+		if !found {
+			break
+		}
+		if !a.Switch {
+			return sharding.Plan{}, noTenant()
+		}
+		to, e := a.Tenants.ByKey(a, key)
+		if e != nil {
+			return sharding.Plan{}, e
+		}
+		in.Tenant = &to.Place.Route
+		plan, e := rt.Plan(in)
+		if e == nil {
+			s.enter(to)
+		}
+		return plan, e
+	}
+	return rt.Plan(in)
+}
+
+// describable is rt.Describe for the session's tenant.
+func (s *Session) describable(rt *router.Route, in *router.Input) *pgwire.Error {
+	if p := s.place(); p != nil {
+		in.Tenant = &p.Route
+	}
+	_, e := rt.Describe(in)
+	return e
+}
+
+func noTenant() *pgwire.Error {
+	return pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "the session belongs to no tenant").WithRoutine(router.RefusalTenantMissing).
+		WithDetail("Its user may not choose one.").WithHint("Log in as user@tenant, or let the user choose: tenant_switch = true in users.toml.")
+}
+
+// enter makes the rest of the transaction a tenant's. If it has a backend already, that is not one for the tenant: see acquire.
+func (s *Session) enter(a *Account) {
+	s.visit = visit{a, s.base}
+	s.base = a.Place.carry(s.base)
+	s.track.Replace(a.Place.carry)
+}
+
+func tooLate() *pgwire.Error {
+	return pgwire.Errorf(pgwire.CodeActiveTransaction, "the transaction belongs to no tenant").WithRoutine(router.RefusalTenantMismatch).
+		WithDetail("Statements ran in it before one that names a tenant.").WithHint("Name the tenant in the transaction's first statement, or before it.")
+}
+
+// endVisit goes back to what the session is between transactions.
+func (s *Session) endVisit() {
+	v := s.visit
+	if v.account == nil {
+		return
+	}
+	s.visit = visit{}
+	s.base = v.base
+	s.track.Replace(v.account.Place.drop)
+}
+
+// fits reports whether the backend at hand is one for the tenant, or nobody, whose statements run now.
+func (s *Session) fits() bool {
+	if a := s.at(); s.connAt != a {
+		if a.Login != s.connAt.Login || s.begun || s.open {
+			return false
+		}
+		s.connAt = a // what it lacks goes in front of what it is asked next
+	}
+	return true
+}
+
+// stays reports whether what runs by plan keeps a transaction from beginning anew elsewhere for where it runs. On one shard that is so unless it may
+// become a tenant's yet.
+func (s *Session) stays(plan sharding.Plan) bool {
+	if s.rtr.Shards() > 1 {
+		return plan.Kind == sharding.PlanShard
+	}
+	a := s.at()
+	return a.Place != nil || !a.Switch
+}
+
+// settle makes the session a tenant's, or nobody's, from now on. It is between transactions.
+func (s *Session) settle(a *Account) {
+	old := s.acct.Place
+	s.base = a.Place.carry(old.drop(s.base))
+	s.track.Expected = a.Place.carry(old.drop(s.track.Expected))
+	s.acct = a
+}
+
+// tenantSetting reports whether a setting's name is that of the tenant's key.
+func (s *Session) tenantSetting(name string) bool {
+	t := s.acct.Tenants
+	return t != nil && name == t.Setting()
+}
+
+// The pooler's own setting for the tenant's name.
+const tenantName = "pgkennel.tenant"
+
+// answerTenant answers SET, RESET and SHOW of the tenant, by name or key.
+func (s *Session) answerTenant(dst []byte, st *parser.Statement, extended bool) ([]byte, *pgwire.Error) {
+	name := st.Set.Name == tenantName
+	if st.Kind == parser.Show {
+		value := ""
+		if p := s.place(); p != nil {
+			if value = p.Tenant.Key; name {
+				value = p.Tenant.Name
+			}
+		}
+		if !extended {
+			dst = pgwire.AppendRowDescription(dst, ownColumns(st))
+		}
+		dst = pgwire.AppendTextRow(dst, value)
+		return pgwire.AppendCommandComplete(dst, "SHOW"), nil
+	}
+	value := ""
+	if !st.Set.Default && len(st.Set.Values) > 0 {
+		value = st.Set.Values[0]
+	}
+	if e := s.setTenant(name, value, st.Set.Local); e != nil {
+		return dst, e
+	}
+	tag := "SET"
+	if st.Kind == parser.Reset {
+		tag = "RESET"
+	}
+	return pgwire.AppendCommandComplete(dst, tag), nil
+}
+
+// setTenant chooses a tenant by name or key; empty = none.
+func (s *Session) setTenant(byName bool, value string, local bool) *pgwire.Error {
+	a := s.acct
+	if a.bound() {
+		if value == "" || byName && value == a.Place.Tenant.Name || !byName && s.isKey(a, value) {
+			return nil // it is, and stays
+		}
+		return boundTo()
+	}
+	if !a.Switch {
+		return noTenant()
+	}
+	to := a
+	if a.Free != nil {
+		to = a.Free
+	}
+	if value != "" {
+		var e *pgwire.Error
+		if byName {
+			to, e = a.Tenants.ByName(to, value)
+		} else if key, ok := sharding.ParseKey(a.Tenants.KeyType(), value); ok {
+			to, e = a.Tenants.ByKey(to, key)
+		} else {
+			e = pgwire.Errorf(pgwire.CodeInvalidTextRepresentation, "invalid tenant key").WithDetail("Keys are of type %s.", a.Tenants.KeyType())
+		}
+		if e != nil {
+			return e
+		}
+	}
+	now := s.at()
+	switch {
+	case to == now || to.Place != nil && now.Place != nil && to.Place.Tenant.Same(now.Place.Tenant):
+		return nil
+	case s.tx == pgwire.TxIdle && local:
+		return nil // as PostgreSQL's, which warns
+	case s.tx == pgwire.TxIdle && !s.open:
+		if s.conn != nil && to.Login != s.acct.Login { // session pooling
+			return errTenantFixed
+		}
+		s.settle(to)
+		return nil
+	case now.Place != nil || to.Place == nil || s.begun && s.fixed:
+		return errTenantFixed
+	}
+	s.enter(to)
+	return nil
+}
+
+var errTenantFixed = pgwire.Errorf(pgwire.CodeActiveTransaction, "the tenant can't change here").WithRoutine(router.RefusalTenantMismatch).
+	WithDetail("A transaction belongs to one tenant, and in session pooling so does a connection.").WithHint("End the transaction first.")
+
+func boundTo() *pgwire.Error {
+	return pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "the session belongs to another tenant").WithRoutine(router.RefusalTenantMismatch).
+		WithDetail("Its login named the tenant, for as long as it lasts.").WithHint("Connect anew to work for another tenant.")
+}
+
+// isKey reports whether a text is the key of the account's tenant.
+func (s *Session) isKey(a *Account, text string) bool {
+	key, ok := sharding.ParseKey(a.Tenants.KeyType(), text)
+	return ok && key == a.Place.Route.Key
+}
+
+// bound reports whether the account is a tenant's by its login.
+func (a *Account) bound() bool { return a.Place != nil && a.Free == nil }
+
+// confined refuses what could lead a message out of its tenant's context, or into one.
+func (s *Session) confined(m *parser.Message) *pgwire.Error {
+	a := s.acct
+	if a.Tenants == nil {
+		return nil
+	}
+	for _, st := range m.Statements {
+		if st.Inert {
+			continue
+		}
+		if e := s.confinedTo(a, st); e != nil {
+			return e
+		}
+		if st.Inner != nil {
+			if e := s.confinedTo(a, st.Inner); e != nil {
+				return e
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Session) confinedTo(a *Account, st *parser.Statement) *pgwire.Error {
+	if st.Effects&parser.EffSetRole != 0 && !a.MaySetRole {
+		return notAllowed("changing the role", "may_set_role = true in users.toml allows it.")
+	}
+	if st.Kind == parser.Do && !s.ownLogin() {
+		return notAllowed("DO", "Make it a function, and have the tables' owner grant its execution.")
+	}
+	for i := range st.SetConfigs {
+		set := &st.SetConfigs[i]
+		switch name := strings.ToLower(set.Name); {
+		case name == "role" || name == "session_authorization":
+			if !a.MaySetRole {
+				return notAllowed("changing the role", "may_set_role = true in users.toml allows it.")
+			}
+		case s.tenantSetting(name) && !s.ownLogin():
+			if len(set.Values) != 1 || set.Unknown || !a.bound() || !s.isKey(a, set.Values[0]) {
+				return notAllowed("set_config for "+name, "Use SET "+name+" before the transaction.")
+			}
+		}
+	}
+	return nil
+}
+
+// ownLogin reports whether the tenant is known to the server by its login, so that no setting can make it another.
+func (s *Session) ownLogin() bool {
+	p := s.place()
+	return p != nil && p.Route.Login
+}
+
+func notAllowed(what, hint string) *pgwire.Error {
+	return pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "%s is not allowed", what).WithRoutine("tenant_context").
+		WithDetail("It could lead out of the tenant that the session is for.").WithHint("%s", hint)
+}

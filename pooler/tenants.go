@@ -1,0 +1,250 @@
+package pooler
+
+import (
+	"strings"
+	"sync"
+
+	"github.com/pgkennel/pgkennel/config"
+	"github.com/pgkennel/pgkennel/pooler/auth"
+	"github.com/pgkennel/pgkennel/pooler/cluster"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/pool"
+	"github.com/pgkennel/pgkennel/pooler/session"
+	"github.com/pgkennel/pgkennel/sharding"
+	"github.com/pgkennel/pgkennel/sharding/router"
+	"github.com/pgkennel/pgkennel/sharding/topology"
+	"github.com/pgkennel/pgkennel/tenant"
+)
+
+// tenants are those of one cluster, under one configuration: what sessions know of them, made when it is first asked for.
+type tenants struct {
+	u    *unit
+	conf *config.Config
+	cfg  *config.Cluster
+	reg  *tenant.Registry
+	typ  sharding.KeyType
+
+	mu struct {
+		sync.Mutex
+		// places, and accounts, are bounded by being thrown away: what is asked for again is made again.
+		places   map[string]*tenantPlace
+		accounts map[tenantAccount]*session.Account
+	}
+}
+
+// tenantPlace is a tenant's, and how to log in there.
+type tenantPlace struct {
+	*session.Place
+	role  string
+	login *cluster.Login // nil: that of the account
+}
+
+type tenantAccount struct {
+	of     *session.Account
+	tenant string
+}
+
+// mostTenants bounds what is remembered of tenants.
+const mostTenants = 64 << 10
+
+func newTenants(u *unit, conf *config.Config) *tenants {
+	cfg := conf.Cluster(u.name)
+	t := &tenants{u: u, conf: conf, cfg: cfg, reg: conf.Tenancy.Registry, typ: keyType(cfg.TenantType)}
+	t.mu.places, t.mu.accounts = make(map[string]*tenantPlace), make(map[tenantAccount]*session.Account)
+	return t
+}
+
+var _ session.Tenants = (*tenants)(nil)
+
+// Setting implements session.Tenants.
+func (t *tenants) Setting() string { return t.reg.Setting() }
+
+// KeyType implements session.Tenants.
+func (t *tenants) KeyType() sharding.KeyType { return t.typ }
+
+// ByKey implements session.Tenants.
+func (t *tenants) ByKey(a *session.Account, key sharding.Key) (*session.Account, *pgwire.Error) {
+	x := t.reg.ByKey(t.u.name, key.String())
+	if x == nil {
+		return nil, unknownTenant()
+	}
+	return t.chosen(a, x)
+}
+
+// ByName implements session.Tenants.
+func (t *tenants) ByName(a *session.Account, name string) (*session.Account, *pgwire.Error) {
+	x := t.reg.ByName(name)
+	if x == nil {
+		if x = t.reg.ByKey(t.u.name, name); x != nil && x.Name != name {
+			x = nil
+		}
+	}
+	if x == nil || x.Cluster != t.u.name {
+		return nil, unknownTenant()
+	}
+	return t.chosen(a, x)
+}
+
+func unknownTenant() *pgwire.Error {
+	return pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "there is no such tenant").WithRoutine(router.RefusalTenantUnknown).
+		WithHint("Tenants are in [[tenants]], or made of their keys by the templates in [multi_tenant].")
+}
+
+// chosen is what an account that may choose is for a tenant.
+func (t *tenants) chosen(a *session.Account, x *tenant.Tenant) (*session.Account, *pgwire.Error) {
+	if x.State != tenant.Active {
+		return nil, unknownTenant() // what it is, is the operator's business
+	}
+	to, e := t.account(a, x)
+	if e != nil {
+		return nil, e
+	}
+	return to, nil
+}
+
+// bound is what an account is for the tenant whom its login named.
+func (t *tenants) bound(a *session.Account, x *tenant.Tenant) (*session.Account, *pgwire.Error) {
+	to, e := t.account(a, x)
+	if e != nil {
+		return nil, e
+	}
+	b := *to
+	b.Free = nil
+	return &b, nil
+}
+
+func (t *tenants) account(a *session.Account, x *tenant.Tenant) (*session.Account, *pgwire.Error) {
+	at := tenantAccount{a, x.Name}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if to := t.mu.accounts[at]; to != nil {
+		return to, nil
+	}
+	p, e := t.placeLocked(x)
+	if e != nil {
+		return nil, e
+	}
+	to := *a
+	to.Place, to.Free = p.Place, a
+	if p.login != nil {
+		to.ServerUser, to.Login = p.role, &login{u: t.u, user: a.User, login: p.login}
+	}
+	if len(t.mu.accounts) >= mostTenants {
+		clear(t.mu.accounts)
+	}
+	t.mu.accounts[at] = &to
+	return &to, nil
+}
+
+func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
+	if p := t.mu.places[x.Name]; p != nil {
+		return p, nil
+	}
+	route := router.Tenant{Shard: topology.ShardID(max(x.Shard, 0)), Own: x.Isolation != tenant.Row, Login: x.Mode == tenant.Strict}
+	if x.Key != "" {
+		key, ok := sharding.ParseKey(t.typ, x.Key)
+		if !ok {
+			return nil, unknownTenant()
+		}
+		route.Key = key
+		if x.Shard < 0 {
+			shard, e := t.u.router.Load().TenantShard(key)
+			if e != nil {
+				return nil, e
+			}
+			route.Shard = shard
+		}
+	}
+	p := &tenantPlace{role: x.Role}
+	if x.Mode == tenant.Strict {
+		p.login = t.login(x)
+		p.Place = session.NewPlace(x, route, nil)
+		p.SearchPath = x.SearchPath()
+	} else {
+		p.Place = session.NewPlace(x, route, x.Context())
+	}
+	if len(t.mu.places) >= mostTenants {
+		clear(t.mu.places)
+	}
+	t.mu.places[x.Name] = p
+	return p, nil
+}
+
+// login logs in as a tenant's own role, whose connections have its context from the start: so it is what RESET goes back to.
+func (t *tenants) login(x *tenant.Tenant) *cluster.Login {
+	name := "tenant " + x.Name + "@" + t.u.name
+	o := cluster.LoginOptions{User: x.Role, Name: name, Database: x.Database}
+	secret := "none"
+	if s := t.conf.Tenancy.Secret; s != nil {
+		o.Credential = auth.NewClientCredential(s.RolePassword(t.u.name, x.Role))
+		secret = s.ID()
+	}
+	var options []string
+	for _, c := range x.Context() {
+		options = append(options, "-c "+escapeOption(c.Name+"="+c.Value))
+	}
+	if len(options) > 0 {
+		o.Params = []pgwire.Param{{Name: "options", Value: strings.Join(options, " ")}}
+	}
+	o.Identity = strings.Join(append([]string{name, x.Role, x.Database, secret}, options...), "\x00")
+	first := t.cfg.Shards[0][0]
+	o.Settings = func(*cluster.Endpoint) pool.Settings {
+		s := poolSettings(t.conf, t.conf.TenantPool(first), nil)
+		s.Min = 0
+		return s
+	}
+	return cluster.NewLogin(o)
+}
+
+// escapeOption writes an argument of startup options: backslashes go in front of blanks and of themselves (PostgreSQL manual, 34.1.2, options).
+func escapeOption(s string) string {
+	var b strings.Builder
+	for i := range len(s) {
+		switch s[i] {
+		case ' ', '\t', '\n', '\v', '\f', '\r', '\\':
+			b.WriteByte('\\')
+		}
+		b.WriteByte(s[i])
+	}
+	return b.String()
+}
+
+// account finds who a client is that says who it is.
+func (p *Pooler) account(asked tenant.Asked) (*session.Account, tenant.Refusal) {
+	s := p.state.Load()
+	find := func(user, database string) *session.Account {
+		if s.disabled[database] {
+			return nil
+		}
+		return s.accounts[accountKey{user, database}]
+	}
+	tenancy := s.cfg.Tenancy
+	if tenancy == nil {
+		if a := find(asked.User, asked.Database); a != nil {
+			return a, tenant.Welcome
+		}
+		return nil, tenant.UnknownUser
+	}
+	if a := s.accounts[accountKey{asked.User, asked.Database}]; a != nil && a.Console != nil {
+		return a, tenant.Welcome
+	}
+	id, refusal := tenancy.Registry.Identify(tenancy.Naming, asked, func(user, database string) (string, bool) {
+		u := s.cfg.User(user, database)
+		if u == nil || find(user, database) == nil {
+			return "", false
+		}
+		return u.Tenant, true
+	})
+	if refusal != tenant.Welcome {
+		return nil, refusal
+	}
+	a := find(id.User, id.Database)
+	if id.Tenant == nil || a == nil {
+		return a, tenant.Welcome
+	}
+	to, e := a.Tenants.(*tenants).bound(a, id.Tenant) //nolint:forcetypeassert // it is ours
+	if e != nil {
+		return nil, tenant.UnknownTenant
+	}
+	return to, tenant.Welcome
+}
