@@ -19,7 +19,7 @@ func (m *Message) String() string {
 func (m *Message) Dump(w io.Writer) {
 	d := dumper{w: w}
 	if m.Hints != (Hints{}) {
-		d.line("hints%s", fields("shard", m.Hints.Shard, "sharding_key", m.Hints.ShardingKey, "role", m.Hints.Role)+flag(" conflict", m.Hints.Conflict))
+		d.line("hints%s", fields("shard", m.Hints.Shard, "sharding_key", m.Hints.ShardingKey, "role", m.Hints.Role, "tenant", m.Hints.Tenant)+flag(" conflict", m.Hints.Conflict))
 	}
 	if m.Transcoded {
 		d.line("transcoded")

@@ -2,13 +2,30 @@ package parser
 
 import "strings"
 
-// hintPrefix starts the name of each hint; a text without it needs no look at its comments.
-const hintPrefix = "pgdog_"
+// hintPrefixes start the names of hints; a text without one needs no look at its comments.
+var hintPrefixes = [...]string{"pgdog_", "pgkennel_"}
+
+// hintAt finds the first prefix of a hint's name: where it is and how long, or -1.
+func hintAt(text string) (at, n int) {
+	at = -1
+	for _, prefix := range hintPrefixes {
+		if i := strings.Index(text, prefix); i >= 0 && (at < 0 || i < at) {
+			at, n = i, len(prefix)
+		}
+	}
+	return at, n
+}
+
+// mayHint reports whether a text may have hints in its comments.
+func mayHint(text string) bool {
+	at, _ := hintAt(text)
+	return at >= 0
+}
 
 // findHints reads the routing comments of a text. Where PostgreSQL's scanner would refuse the text, the hints in front count.
 func findHints(sql string) Hints {
 	var h Hints
-	if !strings.Contains(sql, hintPrefix) {
+	if !mayHint(sql) {
 		return h
 	}
 	s := Scan(sql)
@@ -28,12 +45,13 @@ func findHints(sql string) Hints {
 // read takes the hints from the text of one comment: name: value, separated by blanks, commas or semicolons.
 func (h *Hints) read(comment string) {
 	for {
-		i := strings.Index(comment, hintPrefix)
+		i, prefix := hintAt(comment)
 		if i < 0 {
 			return
 		}
 		inWord := i > 0 && class[comment[i-1]]&classIdentCont != 0
-		comment = comment[i+len(hintPrefix):]
+		ours := comment[i:i+prefix] != hintPrefixes[0]
+		comment = comment[i+prefix:]
 		n := 0
 		for n < len(comment) && class[comment[n]]&classIdentCont != 0 {
 			n++
@@ -46,6 +64,10 @@ func (h *Hints) read(comment string) {
 			to = &h.ShardingKey
 		case "role":
 			to = &h.Role
+		case "tenant":
+			if ours {
+				to = &h.Tenant
+			}
 		}
 		comment = strings.TrimLeft(comment[n:], hintSpace)
 		if to == nil || inWord || comment == "" || comment[0] != ':' {

@@ -34,12 +34,14 @@ type SyntaxError struct {
 	Position int // in characters, from 1; 0 = unknown
 }
 
-// Hints are what routing comments ask for: /* pgdog_shard: 1 */, /* pgdog_sharding_key: 42 */, /* pgdog_role: primary */.
+// Hints are what routing comments ask for: /* pgdog_shard: 1 */, /* pgdog_sharding_key: 42 */, /* pgdog_role: primary */,
+// /* pgkennel_tenant: acme */. What is PgDog's may begin with pgkennel_ as well.
 // A comment counts anywhere outside of literals. Empty = not given. Two comments that disagree, and a hint without a value, set Conflict.
 type Hints struct {
 	Shard       string
 	ShardingKey string
 	Role        string
+	Tenant      string
 	Conflict    bool
 }
 

@@ -164,7 +164,7 @@ func (s *Shape) gap(text string, i int, key *[]byte) int {
 		case t.Kind == TokenEnd:
 			return len(text)
 		case t.Kind == TokenLineComment, t.Kind == TokenBlockComment:
-			if strings.Contains(text[t.Start:t.End], hintPrefix) {
+			if mayHint(text[t.Start:t.End]) {
 				*key = append(append(append(*key, ' '), text[t.Start:t.End]...), '\n')
 			}
 		case ended:

@@ -185,7 +185,7 @@ func (s *Shape) ofByTokens(sql []byte) bool {
 		}
 		switch tok.Kind {
 		case TokenLineComment, TokenBlockComment:
-			if strings.Contains(text[tok.Start:tok.End], hintPrefix) {
+			if mayHint(text[tok.Start:tok.End]) {
 				key = append(append(append(key, ' '), text[tok.Start:tok.End]...), '\n')
 			}
 			last = -1 // a gap

@@ -96,6 +96,7 @@ type snapshot struct {
 	epoch    uint64
 	accounts map[accountKey]*session.Account
 	units    map[string]*unit
+	tenants  map[string]*tenants // by cluster
 	// disabled databases take no new clients.
 	disabled map[string]bool
 }

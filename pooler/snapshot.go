@@ -139,16 +139,16 @@ func (p *Pooler) apply(cfg *config.Config) error {
 func (p *Pooler) publishLocked(cfg *config.Config) {
 	s := &snapshot{
 		cfg: cfg, epoch: p.mu.epoch, accounts: make(map[accountKey]*session.Account, len(cfg.Users)+1), units: maps.Clone(p.mu.units),
-		disabled: maps.Clone(p.mu.disabled),
+		disabled: maps.Clone(p.mu.disabled), tenants: make(map[string]*tenants),
 	}
-	all := make(map[*unit]*tenants)
 	for _, user := range cfg.Users {
 		u := p.mu.units[user.Database]
 		if u == nil {
 			continue
 		}
-		if cfg.Tenancy != nil && all[u] == nil {
-			all[u] = newTenants(u, cfg)
+		if cfg.Tenancy != nil && s.tenants[u.name] == nil {
+			s.tenants[u.name] = newTenants(u, cfg)
+			u.tenants.Store(s.tenants[u.name])
 		}
 		credential := auth.NewCredential(verifiers(user)...)
 		credential.Warm(user.Name, p.shared.Auth)
@@ -165,8 +165,8 @@ func (p *Pooler) publishLocked(cfg *config.Config) {
 			Metrics: u.meters.of(u, user.Name),
 			Switch:  user.TenantSwitch, MaySetRole: user.MaySetRole,
 		}
-		if t := all[u]; t != nil {
-			s.accounts[accountKey{user.Name, user.Database}].Tenants = t
+		if s.tenants[u.name] != nil {
+			s.accounts[accountKey{user.Name, user.Database}].Tenants = todays{u}
 		}
 	}
 	if a := cfg.Admin; a.Password != "" {
@@ -192,14 +192,26 @@ func verifiers(user *config.User) []*auth.Verifier {
 	return list
 }
 
-// evict closes clients whose user or database is gone, when they are idle.
+// evict closes clients whose user, database or tenant is gone, when they are idle.
 func (p *Pooler) evict() {
+	now := p.state.Load()
 	for _, c := range p.driver.Clients() {
 		var a *session.Account
 		c.Inspect(func(s *session.Session, _ net.Conn) { a = s.Account() })
-		if a != nil && p.state.Load().accounts[accountKey{a.User, a.Database}] == nil {
-			c.Kill(pgwire.Fatalf(pgwire.CodeAdminShutdown, "terminating connection due to administrator command").
-				WithDetail("The user or the database is no longer configured."), session.CloseKilled)
+		if a == nil {
+			continue
+		}
+		detail := ""
+		switch has := now.accounts[accountKey{a.User, a.Database}]; {
+		case has == nil:
+			detail = "The user or the database is no longer configured."
+		case (has.Tenants == nil) != (a.Tenants == nil):
+			detail = "The configuration of tenants has changed."
+		case a.Place != nil && !same(now.tenants[a.Database], a.Place):
+			detail = "The tenant is no longer what it was."
+		}
+		if detail != "" {
+			c.Kill(pgwire.Fatalf(pgwire.CodeAdminShutdown, "terminating connection due to administrator command").WithDetail("%s", detail), session.CloseKilled)
 		}
 	}
 }

@@ -54,16 +54,43 @@ func newTenants(u *unit, conf *config.Config) *tenants {
 	return t
 }
 
-var _ session.Tenants = (*tenants)(nil)
+// todays are a cluster's tenants under whatever configuration is in force: sessions live longer than one.
+type todays struct{ u *unit }
+
+var _ session.Tenants = todays{}
 
 // Setting implements session.Tenants.
-func (t *tenants) Setting() string { return t.reg.Setting() }
+func (d todays) Setting() string { return d.u.tenants.Load().reg.Setting() }
 
 // KeyType implements session.Tenants.
-func (t *tenants) KeyType() sharding.KeyType { return t.typ }
+func (d todays) KeyType() sharding.KeyType { return d.u.tenants.Load().typ }
 
 // ByKey implements session.Tenants.
-func (t *tenants) ByKey(a *session.Account, key sharding.Key) (*session.Account, *pgwire.Error) {
+func (d todays) ByKey(a *session.Account, key sharding.Key) (*session.Account, *pgwire.Error) {
+	return d.u.tenants.Load().byKey(a, key)
+}
+
+// ByName implements session.Tenants.
+func (d todays) ByName(a *session.Account, name string) (*session.Account, *pgwire.Error) {
+	return d.u.tenants.Load().byName(a, name)
+}
+
+// same reports whether a session's place is still what its tenant has.
+func same(t *tenants, p *session.Place) bool {
+	if t == nil {
+		return false
+	}
+	x := t.find(p.Tenant.Name)
+	if x == nil || x.State != tenant.Active || !x.Equal(p.Tenant) {
+		return false
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	now, e := t.placeLocked(x)
+	return e == nil && now.Route == p.Route
+}
+
+func (t *tenants) byKey(a *session.Account, key sharding.Key) (*session.Account, *pgwire.Error) {
 	x := t.reg.ByKey(t.u.name, key.String())
 	if x == nil {
 		return nil, unknownTenant()
@@ -71,18 +98,26 @@ func (t *tenants) ByKey(a *session.Account, key sharding.Key) (*session.Account,
 	return t.chosen(a, x)
 }
 
-// ByName implements session.Tenants.
-func (t *tenants) ByName(a *session.Account, name string) (*session.Account, *pgwire.Error) {
-	x := t.reg.ByName(name)
+func (t *tenants) byName(a *session.Account, name string) (*session.Account, *pgwire.Error) {
+	x := t.find(name)
 	if x == nil {
-		if x = t.reg.ByKey(t.u.name, name); x != nil && x.Name != name {
-			x = nil
-		}
-	}
-	if x == nil || x.Cluster != t.u.name {
 		return nil, unknownTenant()
 	}
 	return t.chosen(a, x)
+}
+
+// find finds a tenant of the cluster by its name, nil if there is none.
+func (t *tenants) find(name string) *tenant.Tenant {
+	x := t.reg.ByName(name)
+	if x == nil {
+		if x = t.reg.ByKey(t.u.name, name); x != nil && x.Name != name {
+			return nil
+		}
+	}
+	if x == nil || x.Cluster != t.u.name {
+		return nil
+	}
+	return x
 }
 
 func unknownTenant() *pgwire.Error {
@@ -242,7 +277,7 @@ func (p *Pooler) account(asked tenant.Asked) (*session.Account, tenant.Refusal) 
 	if id.Tenant == nil || a == nil {
 		return a, tenant.Welcome
 	}
-	to, e := a.Tenants.(*tenants).bound(a, id.Tenant) //nolint:forcetypeassert // it is ours
+	to, e := s.tenants[id.Database].bound(a, id.Tenant)
 	if e != nil {
 		return nil, tenant.UnknownTenant
 	}

@@ -45,6 +45,8 @@ type unit struct {
 	// overrides are logins that [[databases]] gives for an endpoint.
 	overrides map[overrideKey]override
 	cancel    context.CancelFunc
+
+	tenants atomic.Pointer[tenants] // under virtual tenancy
 }
 
 type overrideKey struct {

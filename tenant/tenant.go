@@ -3,7 +3,11 @@
 // It is pure: a Registry is an immutable picture of all tenants, made anew when they change. Who asks keeps the one it got.
 package tenant
 
-import "strings"
+import (
+	"reflect"
+	"slices"
+	"strings"
+)
 
 // Isolation is how a tenant's rows are kept apart from others'.
 type Isolation uint8
@@ -128,6 +132,14 @@ func (t *Tenant) SearchPath() string {
 // Same reports whether both are the same tenant, nil being none.
 func (t *Tenant) Same(o *Tenant) bool {
 	return t == o || t != nil && o != nil && t.Name == o.Name && t.Cluster == o.Cluster
+}
+
+// Equal reports whether both have everything in common.
+func (t *Tenant) Equal(o *Tenant) bool {
+	a, b := *t, *o
+	same := slices.Equal(a.context, b.context)
+	a.context, b.context = nil, nil
+	return same && reflect.DeepEqual(a, b)
 }
 
 func (t *Tenant) setContext(setting string) {

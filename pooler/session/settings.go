@@ -26,6 +26,9 @@ func (s *Session) applySetting(st *parser.Statement) {
 
 // applySet follows one setting that was set.
 func (s *Session) applySet(set *parser.Setting) {
+	if s.tenantSetting(set.Name) {
+		return // what it may be set to it is, by the context
+	}
 	t := &s.track
 	if set.Name == "transaction_isolation" && len(set.Values) == 1 && strict(set.Values[0]) {
 		s.strictIsolation = true

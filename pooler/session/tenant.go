@@ -101,6 +101,12 @@ func (s *Session) place() *Place { return s.at().Place }
 // plan is rt.Plan for the session's tenant, or for the one whom the statement names.
 func (s *Session) plan(rt *router.Route, in *router.Input) (sharding.Plan, *pgwire.Error) {
 	a := s.at()
+	if rt.Tenant() != "" {
+		if e := s.hinted(rt.Tenant()); e != nil {
+			return sharding.Plan{}, e
+		}
+		a = s.at()
+	}
 	switch {
 	case a.Tenants == nil:
 	case a.Place != nil:
@@ -137,6 +143,34 @@ func (s *Session) describable(rt *router.Route, in *router.Input) *pgwire.Error 
 	}
 	_, e := rt.Describe(in)
 	return e
+}
+
+// hinted is what a comment says of the tenant: it chooses one for the transaction, or repeats whose that is.
+func (s *Session) hinted(name string) *pgwire.Error {
+	if s.acct.Tenants == nil {
+		return pgwire.Errorf(pgwire.CodeInvalidParameterValue, "there are no tenants to choose from").WithRoutine(router.RefusalHint).
+			WithHint("Leave the comment pgkennel_tenant out, or configure [multi_tenant].")
+	}
+	if now := s.at(); now.Place != nil {
+		if name != now.Place.Tenant.Name {
+			return otherTenant()
+		}
+		return nil
+	}
+	if !s.acct.Switch {
+		return noTenant()
+	}
+	to, e := s.acct.Tenants.ByName(s.acct, name)
+	if e != nil {
+		return e
+	}
+	s.enter(to)
+	return nil
+}
+
+func otherTenant() *pgwire.Error {
+	return pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "the statement names another tenant").WithRoutine(router.RefusalTenantMismatch).
+		WithDetail("The session, or its transaction, belongs to a tenant already.").WithHint("Leave the comment out, or name the tenant that it belongs to.")
 }
 
 func noTenant() *pgwire.Error {
@@ -326,8 +360,12 @@ func (s *Session) confinedTo(a *Account, st *parser.Statement) *pgwire.Error {
 	if st.Effects&parser.EffSetRole != 0 && !a.MaySetRole {
 		return notAllowed("changing the role", "may_set_role = true in users.toml allows it.")
 	}
-	if st.Kind == parser.Do && !s.ownLogin() {
-		return notAllowed("DO", "Make it a function, and have the tables' owner grant its execution.")
+	if st.Effects&parser.EffUnjudged != 0 && st.Kind != parser.Call && (st.Set == nil || st.Set.Name != "seed") && !s.ownLogin() && !(a.Switch && s.place() == nil) {
+		what := st.Tag
+		if st.Kind == parser.Select || what == "" {
+			what = "a statement that sets what can't be seen"
+		}
+		return notAllowed(what, "Make it a function, and have the tables' owner grant its execution.")
 	}
 	for i := range st.SetConfigs {
 		set := &st.SetConfigs[i]

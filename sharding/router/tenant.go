@@ -17,6 +17,9 @@ type Tenant struct {
 	Login bool
 }
 
+// Tenant is the name of the tenant that a comment of the message's text asks for; empty = none does.
+func (rt *Route) Tenant() string { return rt.message.Hints.Tenant }
+
 // refuses reports that the statement is refused to somebody, however it is addressed.
 func (st *statement) refuses() bool {
 	return st.refusal != nil || st.ownerless != nil || st.shared != nil || st.shown != nil
