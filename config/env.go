@@ -78,7 +78,7 @@ func (k *key) fromEnv(name, text string, at place, r *report) value {
 		if f, err := strconv.ParseFloat(text, 64); err == nil {
 			x = f
 		}
-	case kText, kSecret, kPath, kEnum, kTexts, kSecrets, kRules, kAny:
+	case kText, kSecret, kPath, kEnum, kTexts, kSecrets, kKey, kRules, kAny:
 	}
 	inner := &report{}
 	v := k.check(x, at, nil, inner)

@@ -177,7 +177,7 @@ func (b *builder) tenant(t *table) (tenant.Tenant, bool) {
 	cl := b.clusters[x.Cluster]
 	if t.usable("shard") {
 		x.Shard = t.int("shard")
-		if !b.hasShard(x.Cluster, topology.ShardID(x.Shard)) {
+		if !b.hasShard(x.Cluster, topology.ShardID(x.Shard)) { //nolint:gosec // its maximum is smaller
 			b.r.fail(t.placeOf("shard"), "", "database %q has no shard %d", x.Cluster, x.Shard)
 		}
 	}

