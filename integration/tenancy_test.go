@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/url"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -106,6 +107,17 @@ key = 4
 			mine, "of 3; SELECT 1; T",
 			"SELECT DISTINCT note FROM orders WHERE tenant_id = 2", "42501 tenant_mismatch; E",
 			"ROLLBACK", "ROLLBACK; I",
+			"SELECT set_config('app.current_tenant', '2', false)", "2; SELECT 1; I",
+			mine, "of 2; SELECT 1; I",
+			"SELECT set_config('app.current_tenant', '', false)", "; SELECT 1; I",
+			"BEGIN", "BEGIN; T",
+			"SELECT set_config('app.current_tenant', '3', true) AS t", "3; SELECT 1; T",
+			mine, "of 3; SELECT 1; T",
+			"INSERT INTO orders (id, note) VALUES (100, 'of 3')", "INSERT 0 1; T",
+			"ROLLBACK", "ROLLBACK; I",
+			"/* pgkennel_tenant: four */ "+mine, "of 4; SELECT 1; I",
+			"/* pgkennel_tenant: four */ SELECT 1 FROM orders WHERE tenant_id = 2", "42501 tenant_mismatch; I",
+			mine, "42501 tenant_missing; I",
 			"SET pgkennel.tenant = 'nobody'", "42501 tenant_unknown; I",
 			"SET ROLE postgres", "42501 tenant_context; I",
 		)
@@ -119,7 +131,8 @@ key = 4
 				"RESET app.current_tenant", "RESET; I",
 				"RESET ALL", "RESET; I",
 				mine, want+"; SELECT 1; I",
-				"SELECT set_config('app.current_tenant', '1', false)", "42501 tenant_context; I",
+				"SELECT set_config('app.current_tenant', '1', false)", "42501 tenant_mismatch; I",
+				"SELECT set_config('app.current_tenant', '1', false), 1", "42501 tenant_context; I",
 				"DO $$ BEGIN PERFORM set_config('app.current_tenant', '3', false); END $$", "42501 tenant_context; I",
 				"SELECT set_config('app.current_' || 'tenant', '1', false)", "42501 tenant_context; I",
 				"UPDATE pg_settings SET setting = '1' WHERE name = 'app.current_tenant'", "42501 tenant_context; I",
@@ -135,6 +148,52 @@ key = 4
 		p.play(t, s.as(t, "plain", map[string]string{"options": "-c pgkennel.tenant=two"}), mine, "of 2; SELECT 1; I")
 		p.play(t, s.as(t, "app", map[string]string{"app.current_tenant": "3"}), mine, "of 3; SELECT 1; I")
 	})
+}
+
+// TestTenantByParameter: set_config with a parameter, as drivers send it that know no SET with parameters, and statements whose key is one.
+func TestTenantByParameter(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{schema: rowsSchema, users: switching, general: "default_pool_size = 2\n", rest: "[multi_tenant]\ncolumn = \"tenant_id\"\nmode = \"shared\"\n"})
+	for _, mode := range []pgx.QueryExecMode{pgx.QueryExecModeCacheStatement, pgx.QueryExecModeCacheDescribe, pgx.QueryExecModeDescribeExec, pgx.QueryExecModeExec} {
+		t.Run(mode.String(), func(t *testing.T) {
+			t.Parallel()
+			c := s.pgx(t, mode)
+			ctx := t.Context()
+			notes := func(q interface {
+				QueryRow(context.Context, string, ...any) pgx.Row
+			}, sql string, args ...any,
+			) string {
+				var note string
+				if err := q.QueryRow(ctx, sql, args...).Scan(&note); err != nil {
+					return err.Error()
+				}
+				return note
+			}
+			for i := range 20 {
+				key := fmt.Sprint(i%5 + 1)
+				tx, err := c.Begin(ctx)
+				if err != nil {
+					t.Fatal(err)
+				}
+				var set string
+				if err := tx.QueryRow(ctx, "SELECT set_config('app.current_tenant', $1, true)", key).Scan(&set); err != nil || set != key {
+					t.Fatalf("set_config: %q, %v", set, err)
+				}
+				if got := notes(tx, "SELECT DISTINCT note FROM orders"); got != "of "+key {
+					t.Errorf("tenant %s: %s", key, got)
+				}
+				if err := tx.Commit(ctx); err != nil {
+					t.Fatal(err)
+				}
+				if got := notes(c, "SELECT DISTINCT note FROM orders WHERE tenant_id = $1", i%5+1); got != "of "+key {
+					t.Errorf("by parameter, tenant %s: %s", key, got)
+				}
+			}
+			if got := notes(c, "SELECT DISTINCT note FROM orders"); !strings.Contains(got, "42501") {
+				t.Errorf("no tenant: %s", got)
+			}
+		})
+	}
 }
 
 // schemasSchema are schemas with a role each.

@@ -133,6 +133,12 @@ type Statement struct {
 	// SetConfigs are calls of set_config(name, value, is_local) with constant arguments. Such a call that may run never or more than once
 	// (anywhere but directly in the select list of a SELECT without FROM and WHERE) sets EffUnjudged too, unless it is local.
 	SetConfigs []Setting
+	// Sole is the setting of a SELECT that does nothing but one set_config; nil for all others. SoleParam is the number, from 1, of the parameter that
+	// is its value; 0 = its value is a constant.
+	Sole      *Setting
+	SoleParam int
+	// SoleColumn is what its result column is called.
+	SoleColumn string
 	// ReadOnly: a query that changes nothing by its text: SELECT without locking clause, data-modifying CTE or INTO; SHOW; EXPLAIN without ANALYZE of anything; VALUES.
 	// Functions it calls are not judged by it: see Calls.
 	ReadOnly bool

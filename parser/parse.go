@@ -129,6 +129,7 @@ type unit struct {
 	calls map[Function]struct{}
 	// once is the set_config call that certainly runs exactly once.
 	once map[*pg_query.FuncCall]bool
+	only *pg_query.ResTarget // the column of a SELECT with one column, beside which there is nothing
 }
 
 // inner compiles a statement wrapped by this one, and takes over what it calls and does.

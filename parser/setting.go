@@ -196,6 +196,9 @@ func (u *unit) judgeOnce(s *pg_query.SelectStmt) {
 		}
 	}
 	u.once = once
+	if len(s.TargetList) == 1 {
+		u.only = s.TargetList[0].GetResTarget()
+	}
 }
 
 // oneValue reports that an expression is evaluated once per row and makes no rows of its own.
@@ -246,6 +249,7 @@ func (u *unit) setConfig(call *pg_query.FuncCall) {
 	}
 	set.Local = value && !null
 	text, known := u.constantText(args[1])
+	u.sole(call, set, args[1], text, known)
 	switch {
 	case !known && set.Local:
 		set.Unknown = true
@@ -282,6 +286,28 @@ func (u *unit) setConfig(call *pg_query.FuncCall) {
 	}
 	u.s.Effects |= EffSetConfig
 	u.s.SetConfigs = append(u.s.SetConfigs, set)
+}
+
+// sole notes that the statement is nothing but this call.
+func (u *unit) sole(call *pg_query.FuncCall, set Setting, value *pg_query.Node, text *string, known bool) {
+	if u.only == nil || u.only.GetVal().GetFuncCall() != call || u.s.Kind != Select {
+		return
+	}
+	param := 0
+	switch e := u.classify(value); {
+	case known && text != nil:
+		set.Values = []string{*text}
+	case known:
+		set.Default = true
+	case e.Kind == ExprValue && e.Value.Kind == ValueParam:
+		param = e.Value.Param
+	default:
+		return
+	}
+	u.s.Sole, u.s.SoleParam, u.s.SoleColumn = &set, param, "set_config"
+	if u.only.Name != "" {
+		u.s.SoleColumn = u.only.Name
+	}
 }
 
 // setConfigArgs puts the three arguments in order.

@@ -466,7 +466,12 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 		}
 		if st != nil && s.localAt(st, v) && (it.typ != pgwire.MsgParse || it.name == "" || s.acct.Statements || s.own(st)) {
 			it.local = true
-			if it.typ == pgwire.MsgExecute {
+			switch {
+			case it.typ == pgwire.MsgBind && st.Sole != nil:
+				if refusal := s.bindChoice(st, it); refusal != nil {
+					return plan, needs, i, refusal
+				}
+			case it.typ == pgwire.MsgExecute:
 				v = s.after(v, st, true)
 				s.moves(st)
 			}

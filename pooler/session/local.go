@@ -34,6 +34,8 @@ func (s *Session) own(st *parser.Statement) bool {
 	switch st.Kind {
 	case parser.Set, parser.Reset, parser.Show:
 		return st.Set != nil && (strings.HasPrefix(st.Set.Name, "pgdog.") || strings.HasPrefix(st.Set.Name, "pgkennel.") || s.tenantSetting(st.Set.Name))
+	case parser.Select:
+		return s.choosesTenant(st)
 	default: // nothing else names a setting
 		return false
 	}
@@ -271,6 +273,9 @@ func noSavepoint(name string) *pgwire.Error {
 
 // answerOwn answers SET, RESET and SHOW of the pooler's own settings.
 func (s *Session) answerOwn(dst []byte, st *parser.Statement, extended bool) ([]byte, *pgwire.Error) {
+	if st.Sole != nil {
+		return s.answerChoice(dst, st, extended)
+	}
 	if s.tenantSetting(st.Set.Name) || st.Set.Name == tenantName && s.acct.Tenants != nil {
 		return s.answerTenant(dst, st, extended)
 	}
@@ -316,7 +321,22 @@ func (s *Session) ownSetting(name string) *string {
 	return nil
 }
 
-// ownColumns describes the row of SHOW.
+// ownColumns describes the row of SHOW, or of set_config.
 func ownColumns(st *parser.Statement) []pgwire.Column {
+	if st.Sole != nil {
+		return []pgwire.Column{pgwire.TextColumn(st.SoleColumn, pgwire.OIDText)}
+	}
 	return []pgwire.Column{pgwire.TextColumn(st.Set.Name, pgwire.OIDText)}
+}
+
+// ownParams are the types of the parameters of a statement that is answered here.
+func ownParams(st *parser.Statement) []uint32 {
+	if st == nil || st.SoleParam == 0 {
+		return nil
+	}
+	types := make([]uint32, max(st.Params, st.SoleParam))
+	for i := range types {
+		types[i] = pgwire.OIDText
+	}
+	return types
 }

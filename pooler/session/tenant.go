@@ -180,9 +180,10 @@ func noTenant() *pgwire.Error {
 
 // enter makes the rest of the transaction a tenant's. If it has a backend already, that is not one for the tenant: see acquire.
 func (s *Session) enter(a *Account) {
+	old := s.place()
 	s.visit = visit{a, s.base}
-	s.base = a.Place.carry(s.base)
-	s.track.Replace(a.Place.carry)
+	s.base = a.Place.carry(old.drop(s.base))
+	s.track.Replace(func(set *state.Set) *state.Set { return a.Place.carry(old.drop(set)) })
 }
 
 func tooLate() *pgwire.Error {
@@ -198,7 +199,7 @@ func (s *Session) endVisit() {
 	}
 	s.visit = visit{}
 	s.base = v.base
-	s.track.Replace(v.account.Place.drop)
+	s.track.Replace(func(set *state.Set) *state.Set { return s.acct.Place.carry(v.account.Place.drop(set)) })
 }
 
 // fits reports whether the backend at hand is one for the tenant, or nobody, whose statements run now.
@@ -269,6 +270,56 @@ func (s *Session) answerTenant(dst []byte, st *parser.Statement, extended bool) 
 	return pgwire.AppendCommandComplete(dst, tag), nil
 }
 
+// choosesTenant reports whether st does nothing but to choose the tenant by set_config, as what can't say SET with a parameter does.
+func (s *Session) choosesTenant(st *parser.Statement) bool {
+	return st.Sole != nil && s.tenantSetting(st.Sole.Name)
+}
+
+// bindChoice chooses the tenant that a Bind of set_config names: what is behind it in the batch is that tenant's already.
+func (s *Session) bindChoice(st *parser.Statement, it *item) *pgwire.Error {
+	value := ""
+	if len(st.Sole.Values) > 0 {
+		value = st.Sole.Values[0]
+	}
+	if st.SoleParam > 0 {
+		b, err := pgwire.DecodeBind(it.frame[pgwire.HeaderBytes:])
+		if err != nil {
+			return asError(err)
+		}
+		if st.SoleParam > b.NumParams() {
+			return pgwire.Errorf(pgwire.CodeUndefinedParameter, "there is no parameter $%d", st.SoleParam)
+		}
+		v, null := b.Param(st.SoleParam - 1)
+		if value = string(v); null {
+			value = ""
+		}
+	}
+	return s.setTenant(false, value, st.Sole.Local)
+}
+
+// answerChoice answers a set_config that chooses the tenant, with the tenant's key; extended: that was done when it was bound.
+func (s *Session) answerChoice(dst []byte, st *parser.Statement, extended bool) ([]byte, *pgwire.Error) {
+	if !extended {
+		if st.SoleParam > 0 {
+			return dst, router.ErrNeedsParams
+		}
+		value := ""
+		if len(st.Sole.Values) > 0 {
+			value = st.Sole.Values[0]
+		}
+		if e := s.setTenant(false, value, st.Sole.Local); e != nil {
+			return dst, e
+		}
+		dst = pgwire.AppendRowDescription(dst, ownColumns(st))
+	}
+	key := ""
+	if p := s.place(); p != nil {
+		key = p.Tenant.Key
+	}
+	dst = pgwire.AppendTextRow(dst, key)
+	return pgwire.AppendCommandComplete(dst, "SELECT 1"), nil
+}
+
 // setTenant chooses a tenant by name or key; empty = none.
 func (s *Session) setTenant(byName bool, value string, local bool) *pgwire.Error {
 	a := s.acct
@@ -302,8 +353,7 @@ func (s *Session) setTenant(byName bool, value string, local bool) *pgwire.Error
 	switch {
 	case to == now || to.Place != nil && now.Place != nil && to.Place.Tenant.Same(now.Place.Tenant):
 		return nil
-	case s.tx == pgwire.TxIdle && local:
-		return nil // as PostgreSQL's, which warns
+	case s.tx == pgwire.TxIdle && local: // for the implicit transaction at hand
 	case s.tx == pgwire.TxIdle && !s.open:
 		if s.conn != nil && to.Login != s.acct.Login { // session pooling
 			return errTenantFixed
@@ -341,7 +391,7 @@ func (s *Session) confined(m *parser.Message) *pgwire.Error {
 		return nil
 	}
 	for _, st := range m.Statements {
-		if st.Inert {
+		if st.Inert || s.choosesTenant(st) {
 			continue
 		}
 		if e := s.confinedTo(a, st); e != nil {
