@@ -119,6 +119,24 @@ key = 4
 			"/* pgkennel_tenant: four */ SELECT 1 FROM orders WHERE tenant_id = 2", "42501 tenant_mismatch; I",
 			mine, "42501 tenant_missing; I",
 			"SET pgkennel.tenant = 'nobody'", "42501 tenant_unknown; I",
+		)
+		if p.name == "simple" {
+			p.play(t, c,
+				"SET app.current_tenant = '2'; "+mine, "SET; of 2; SELECT 1; I",
+				mine, "of 2; SELECT 1; I",
+				"SET app.current_tenant = '3'; SELECT nonsense", "SET; 42703; I",
+				mine, "of 2; SELECT 1; I",
+				"SET LOCAL app.current_tenant = '3'; "+mine, "SET; of 3; SELECT 1; I",
+				mine, "of 2; SELECT 1; I",
+				"RESET app.current_tenant", "RESET; I",
+				"BEGIN; SET LOCAL app.current_tenant = '4'; "+mine, "BEGIN; SET; of 4; SELECT 1; T",
+				mine, "of 4; SELECT 1; T",
+				"COMMIT", "COMMIT; I",
+				mine, "42501 tenant_missing; I",
+				mine+"; SET app.current_tenant = '4'", "0A000 mixed_message; I",
+			)
+		}
+		p.play(t, c,
 			"SET ROLE postgres", "42501 tenant_context; I",
 		)
 		for name, want := range map[string]string{"app@two": "of 2", "app@four": "of 4", "app@3": "of 3", "fixed": "of 2"} {

@@ -89,6 +89,9 @@ func (s *Session) queryOf(shape *parser.Shape, body, frame []byte) bool {
 	} else if e := s.mixed(m); e != nil {
 		s.refuseUnit(e, true)
 		return true
+	} else if e := s.chooseFirst(m); e != nil {
+		s.refuseUnit(e, true)
+		return true
 	}
 	if e := s.lexing(m, len(m.Statements) == 1 && endsFailure(m.Statements[0])); e != nil {
 		s.refuseUnit(e, true)
@@ -353,8 +356,8 @@ func (s *Session) mixed(m *parser.Message) *pgwire.Error {
 		return pgwire.Errorf(pgwire.CodeFeatureNotSupported, "the end of a refused transaction can't stand beside other statements in one message").
 			WithHint("Send ROLLBACK as a message of its own.").WithRoutine("mixed_message")
 	}
-	for _, st := range m.Statements {
-		if s.own(st) && len(m.Statements) > 1 {
+	for i, st := range m.Statements {
+		if s.own(st) && len(m.Statements) > 1 && !s.choosesAhead(m, i) {
 			return pgwire.Errorf(pgwire.CodeFeatureNotSupported, "settings of the pooler can't stand beside other statements in one message").
 				WithHint("Send it as a message of its own.").WithRoutine("mixed_message")
 		}

@@ -93,6 +93,7 @@ func (s *Session) at() *Account {
 type visit struct {
 	account *Account   // nil = there is none
 	base    *state.Set // the session's own, to go back to
+	keep    bool       // the session stays with the tenant, unless what runs now fails
 }
 
 // place is the tenant's whom the session is with; nil = nobody's.
@@ -181,7 +182,7 @@ func noTenant() *pgwire.Error {
 // enter makes the rest of the transaction a tenant's. If it has a backend already, that is not one for the tenant: see acquire.
 func (s *Session) enter(a *Account) {
 	old := s.place()
-	s.visit = visit{a, s.base}
+	s.visit = visit{account: a, base: s.base}
 	s.base = a.Place.carry(old.drop(s.base))
 	s.track.Replace(func(set *state.Set) *state.Set { return a.Place.carry(old.drop(set)) })
 }
@@ -200,6 +201,9 @@ func (s *Session) endVisit() {
 	s.visit = visit{}
 	s.base = v.base
 	s.track.Replace(func(set *state.Set) *state.Set { return s.acct.Place.carry(v.account.Place.drop(set)) })
+	if v.keep && !s.unit.failed {
+		s.settle(v.account)
+	}
 }
 
 // fits reports whether the backend at hand is one for the tenant, or nobody, whose statements run now.
@@ -318,6 +322,40 @@ func (s *Session) answerChoice(dst []byte, st *parser.Statement, extended bool) 
 	}
 	dst = pgwire.AppendTextRow(dst, key)
 	return pgwire.AppendCommandComplete(dst, "SELECT 1"), nil
+}
+
+// choosesAhead reports whether statement i of a message chooses the tenant by its key for the others: nothing but BEGIN is in front of it. The server runs
+// it as well, and is told what it knows by then.
+func (s *Session) choosesAhead(m *parser.Message, i int) bool {
+	st := m.Statements[i]
+	if st.Kind != parser.Set || st.Set == nil || !s.tenantSetting(st.Set.Name) || len(st.Set.Values) != 1 {
+		return false
+	}
+	for _, before := range m.Statements[:i] {
+		if before.Kind != parser.Begin {
+			return false
+		}
+	}
+	return !s.open
+}
+
+// chooseFirst chooses the tenant that a message of several statements begins with.
+func (s *Session) chooseFirst(m *parser.Message) *pgwire.Error {
+	if s.acct.Tenants == nil {
+		return nil
+	}
+	for i, st := range m.Statements {
+		if !s.choosesAhead(m, i) {
+			continue
+		}
+		idle := s.tx == pgwire.TxIdle && i == 0
+		if e := s.setTenant(false, st.Set.Values[0], st.Set.Local || idle); e != nil {
+			return e
+		}
+		s.visit.keep = s.visit.account != nil && idle && !st.Set.Local
+		return nil
+	}
+	return nil
 }
 
 // setTenant chooses a tenant by name or key; empty = none.
