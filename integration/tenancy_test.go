@@ -2,12 +2,14 @@ package integration
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net/url"
 	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/tenant"
@@ -326,4 +328,113 @@ func rolePassword(t testing.TB, cluster, role string) string {
 		t.Fatal(err)
 	}
 	return secret.RolePassword(cluster, role)
+}
+
+// TestTenantByOtherNames: by the server's name in TLS, by the name of a database or a user, and by a dot.
+func TestTenantByOtherNames(t *testing.T) {
+	t.Parallel()
+	ca := pgtest.NewCA(t)
+	cert, key := ca.Issue("localhost", "*.db.example.com", "localhost")
+	s := start(t, spec{
+		schema: rowsSchema,
+		users: switching + `[[users]]
+name = "four"
+database = "saas"
+password = "` + password + `"
+server_user = "app"
+`,
+		general: fmt.Sprintf("tls_certificate = %q\ntls_private_key = %q\n", cert, key),
+		rest: `[multi_tenant]
+column = "tenant_id"
+mode = "shared"
+dotted_logins = true
+route_by = ["user", "database"]
+sni_suffix = ".db.example.com"
+[[tenants]]
+name = "two"
+key = 2
+[[tenants]]
+name = "four"
+key = 4
+`,
+	})
+	const mine = "SELECT DISTINCT note FROM orders"
+	for _, x := range []struct {
+		user, database, server string
+		want                   string
+	}{
+		{"app", cluster, "two.db.example.com", "of 2"},
+		{"app", cluster, "localhost", "42501"},
+		{"app.four", cluster, "", "of 4"},
+		{"four", cluster, "", "of 4"},
+		{"app", "two", "", "of 2"},
+		{"app@two", "two", "two.db.example.com", "of 2"},
+		{"app@two", "four", "", "28P01"},
+		{"app@four", cluster, "two.db.example.com", "28P01"},
+		{"fixed", "four", "", "28P01"},
+		{"four", "two", "", "28P01"},
+	} {
+		login := pgtest.Login{User: x.user, Database: x.database, Password: password}
+		if x.server != "" {
+			login.TLS = &tls.Config{RootCAs: ca.Pool, ServerName: x.server}
+		}
+		c := pgtest.Dial(t, s.addr)
+		got := ""
+		if err := c.Login(login); err != nil {
+			got = fmt.Sprint(err)
+		} else {
+			got = outcome(c.Query(mine))
+		}
+		if !strings.Contains(got, x.want) {
+			t.Errorf("%+v: %s", x, got)
+		}
+	}
+}
+
+// TestTenantsReloaded: what a reload says of tenants is in force at once, for those who are connected, too.
+func TestTenantsReloaded(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{
+		schema: rowsSchema, users: switching,
+		rest: `[multi_tenant]
+column = "tenant_id"
+mode = "shared"
+[[tenants]]
+name = "two"
+key = 2
+[[tenants]]
+name = "four"
+key = 4
+`,
+	})
+	const mine = "SELECT DISTINCT note FROM orders"
+	p := protocols[0]
+	bound, other, free := s.as(t, "app@two", nil), s.as(t, "app@four", nil), s.as(t, "app", nil)
+	p.play(t, bound, mine, "of 2; SELECT 1; I")
+	p.play(t, free, "SET pgkennel.tenant = 'two'", "SET; I", mine, "of 2; SELECT 1; I")
+	s.edit("pgdog.toml", `name = "two"`, "name = \"two\"\nstate = \"disabled\"")
+	s.console(t, "RELOAD")
+	for _, c := range []*pgtest.Client{bound, free} {
+		c.Send(&pgproto3.Query{String: mine})
+		for {
+			m, err := c.Next()
+			if err != nil {
+				break
+			}
+			if e, ok := m.(*pgproto3.ErrorResponse); !ok || e.Code != "57P01" {
+				t.Errorf("a client of a disabled tenant got %s", pgtest.Format(m))
+			}
+		}
+	}
+	p.play(t, other, mine, "of 4; SELECT 1; I")
+	again := s.as(t, "app", nil)
+	p.play(t, again,
+		"SET pgkennel.tenant = 'two'", "42501 tenant_unknown; I",
+		"SELECT note FROM orders WHERE tenant_id = 2", "42501 tenant_unknown; I",
+		"SET app.current_tenant = '4'", "SET; I",
+		mine, "of 4; SELECT 1; I",
+	)
+	if err := pgtest.Dial(t, s.addr).Login(pgtest.Login{User: "app@two", Database: cluster, Password: password}); err == nil {
+		t.Error("a disabled tenant is let in")
+	}
 }
