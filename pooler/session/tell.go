@@ -59,8 +59,8 @@ func (s *Session) startValue(name string) (string, bool) {
 			return v.Value, true
 		}
 	}
-	if s.base.Without("application_name") != nil {
-		probed := s.sh.Probes.get(s.acct, s.base)
+	if own := s.place().drop(s.base); own.Without("application_name") != nil {
+		probed := s.sh.Probes.get(s.acct, own)
 		if probed == nil {
 			return "", false
 		}
