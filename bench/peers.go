@@ -39,14 +39,8 @@ type setup struct {
 	routing routing
 	entries int  // of the list, or ranges
 	scram   bool // clients and poolers log in with SCRAM
-	procs   int  // GOMAXPROCS, and threads that wait for sockets; 0: as the program thinks best
-}
-
-func (s *setup) user() string {
-	if s.scram {
-		return account
-	}
-	return pginstance.Superuser
+	tenancy tenancy
+	procs   int // GOMAXPROCS, and threads that wait for sockets; 0: as the program thinks best
 }
 
 // peer is a pooler that this machine may have.
@@ -149,6 +143,9 @@ func (env *environment) writePgDog(s *setup, name string, port int, general stri
 	w := bufio.NewWriter(file)
 	writeConfig(w, s, port, env.server.Port, general)
 	user := fmt.Sprintf("[[users]]\nname = %q\ndatabase = %q\npassword = %q\n", s.user(), database, password)
+	if s.tenancy == sharedRows || s.tenancy == strictRoles {
+		user += "tenant_switch = true\n"
+	}
 	return []string{"--config", config, "--users", users}, errors.Join(w.Flush(), env.write(filepath.Base(users), user))
 }
 
@@ -164,6 +161,9 @@ func writeConfig(w *bufio.Writer, s *setup, port, server int, general string) {
 	fmt.Fprintf(w, "[general]\nhost = \"127.0.0.1\"\nport = %d\ndefault_pool_size = %d\nauth_type = %q\ntls_verify = \"disabled\"\n%s", port, poolSize/len(shards), auth, general)
 	for i, db := range shards {
 		fmt.Fprintf(w, "\n[[databases]]\nname = %q\nhost = \"127.0.0.1\"\nport = %d\ndatabase_name = %q\nshard = %d\n", database, server, db, i)
+	}
+	if s.tenancy != noTenancy {
+		writeTenancy(w, s.tenancy)
 	}
 	if s.routing == unrouted {
 		return

@@ -47,6 +47,9 @@ func (b *bench) pgbench(ctx context.Context, t *target, more ...string) (s sampl
 	defer os.RemoveAll(dir)
 	script := filepath.Join(dir, "select.sql")
 	sql := fmt.Sprintf("\\set aid random(1, %d)\nSELECT abalance FROM pgbench_accounts WHERE aid = :aid;\n", t.setup.keys())
+	if t.setup.tenancy != noTenancy {
+		sql = t.setup.tenancy.script()
+	}
 	if err := os.WriteFile(script, []byte(sql), 0o600); err != nil {
 		return s, err
 	}

@@ -51,6 +51,12 @@ func scenarios(o *options) []*scenario {
 		s.procs = procs
 		return &scenario{name: "scaling", about: fmt.Sprintf("GOMAXPROCS=%d", procs), setup: s, indirect: true, metrics: transactions, trials: grid(few, "simple", "prepared")}
 	}
+	virtual := func(t tenancy) *scenario {
+		return &scenario{
+			name: "virtual", about: "virtual tenancy: " + string(t), setup: setup{tenancy: t}, ours: true, indirect: true, metrics: transactions,
+			trials: grid(few, "simple", "prepared"),
+		}
+	}
 	list := []*scenario{
 		{name: "pooling", about: "pooling only", metrics: transactions, trials: grid(few, "simple", "prepared")},
 		{name: "range", about: "routing by range", setup: ranges, metrics: transactions, trials: grid(o.clients, "simple", "extended", "prepared")},
@@ -61,7 +67,7 @@ func scenarios(o *options) []*scenario {
 		{name: "copy", about: "COPY", setup: ranges, metrics: []metric{speed, cpuGB, memory, grown}, trials: []trial{copyOut(), copyIn()}},
 		{name: "idle", about: "idle clients", setup: ranges, indirect: true, metrics: []metric{clientBytes, clientRSS, idleCPU, memory}, trials: []trial{idle(o.idle)}},
 		{name: "login", about: "login storm, SCRAM", setup: setup{routing: byRange, entries: 2, scram: true}, metrics: []metric{tps, cpu, user, p50, p99, p999}, trials: []trial{logins(16)}},
-		scaling(1), scaling(2),
+		scaling(1), scaling(2), virtual(namedOnly), virtual(sharedRows), virtual(strictRoles),
 		{name: "latency", about: "latency at a fixed rate", setup: ranges, metrics: []metric{rate, p50, p99, p999, late, cpu}, trials: []trial{atRate(0.5), atRate(1)}},
 		{name: "micro", about: "single steps, in the program's own benchmarks", ours: true, indirect: true, metrics: []metric{nanoseconds, allocations}, trials: micro()},
 	}
