@@ -178,7 +178,7 @@ func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
 	route := router.Tenant{Shard: topology.ShardID(max(x.Shard, 0)), Own: x.Isolation != tenant.Row, Login: x.Mode == tenant.Strict} //nolint:gosec // it was checked
 	if x.Key != "" {
 		key, ok := sharding.ParseKey(t.typ, x.Key)
-		if !ok {
+		if !ok || key.String() != x.Key { // by another spelling it would be another tenant, in another state
 			return nil, unknownTenant()
 		}
 		route.Key = key

@@ -443,6 +443,7 @@ func (s *Session) planBatch() (plan sharding.Plan, needs bool, planned int, refu
 func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refusal *pgwire.Error) {
 	plan.Kind = sharding.PlanAny
 	v := s.view()
+	chose, discarded := false, s.unit.discarded
 	for i := range s.unit.items {
 		it := &s.unit.items[i]
 		if it.typ == pgwire.MsgClose {
@@ -468,10 +469,14 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 			it.local = true
 			switch {
 			case it.typ == pgwire.MsgBind && st.Sole != nil:
-				if refusal := s.bindChoice(st, it); refusal != nil {
+				s.unit.settled = needs || chose // else what is in front of it would be the next tenant's
+				refusal := s.bindChoice(st, it)
+				s.unit.settled = false
+				if refusal != nil {
 					return plan, needs, i, refusal
 				}
 			case it.typ == pgwire.MsgExecute:
+				chose = chose || s.own(st)
 				v = s.after(v, st, true)
 				s.moves(st)
 			}
@@ -483,6 +488,9 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 		}
 		needs = true
 		v.held = true // whatever comes behind it, comes there
+		if discarded {
+			return plan, true, i, errDiscarded
+		}
 		if v.tx == pgwire.TxFailed {
 			if st == nil || !s.runsFailed(st, v.tx) {
 				return plan, true, i, errInFailedTransaction
@@ -499,6 +507,7 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 		case pgwire.MsgExecute:
 			if st != nil {
 				v = s.after(v, st, false)
+				discarded = s.discards(st)
 				s.moves(st)
 				s.unit.pathMoves = s.unit.pathMoves || plan.Unjudged
 			}
@@ -546,16 +555,6 @@ func (s *Session) moves(st *parser.Statement) {
 	s.unit.encodingMoves = s.unit.encodingMoves || s.movesEncoding(st)
 }
 
-// ofExecution reports whether a refusal is about where a statement would run. It can be described nevertheless, and its Bind is refused: some
-// drivers describe what they never run, to learn the types of a table's columns.
-func ofExecution(refusal *pgwire.Error) bool {
-	switch refusal.Routine {
-	case router.RefusalTenantMissing, router.RefusalTenantUnknown, router.RefusalTenantNull, router.RefusalCrossShard, router.RefusalShardMissing:
-		return true
-	}
-	return false
-}
-
 // joinBind routes a Bind and joins its plan to the batch's.
 func (s *Session) joinBind(plan *sharding.Plan, i int) *pgwire.Error {
 	it := &s.unit.items[i]
@@ -592,14 +591,6 @@ func (s *Session) joinBind(plan *sharding.Plan, i int) *pgwire.Error {
 		plan.Write, plan.Unjudged = p.Write || w, p.Unjudged || u
 	default:
 		plan.Write, plan.Unjudged = plan.Write || p.Write, plan.Unjudged || p.Unjudged
-	}
-	return nil
-}
-
-// single is the one statement of a message that can be prepared, nil for an empty or unparsable one.
-func single(m *parser.Message) *parser.Statement {
-	if m != nil && len(m.Statements) == 1 {
-		return m.Statements[0]
 	}
 	return nil
 }

@@ -5,6 +5,7 @@ import (
 
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
+	"github.com/pgkennel/pgkennel/sharding/router"
 )
 
 // Descriptions remembers what servers said of statements that clients parse, or parse and describe, before they bind them, when no backend is
@@ -198,4 +199,14 @@ func (s *Session) captured() {
 		}
 		s.sh.Descriptions.put(key, body, s.drv.Now())
 	}
+}
+
+// ofExecution reports whether a refusal is about where a statement would run. It can be described nevertheless, and its Bind is refused: some
+// drivers describe what they never run, to learn the types of a table's columns.
+func ofExecution(refusal *pgwire.Error) bool {
+	switch refusal.Routine {
+	case router.RefusalTenantMissing, router.RefusalTenantUnknown, router.RefusalTenantNull, router.RefusalCrossShard, router.RefusalShardMissing:
+		return true
+	}
+	return false
 }

@@ -23,6 +23,10 @@ func NewProbes() *Probes { return &Probes{values: make(map[string][]pgwire.Param
 
 func probeKey(a *Account, base *state.Set) string {
 	parts := []string{a.Database, a.User}
+	if a.Place != nil {
+		parts = append(parts, a.Place.Tenant.Name) // whose login may have settings of its own
+	}
+	parts = append(parts, "")
 	for _, v := range base.Vars() {
 		if v.Name != "application_name" {
 			parts = append(parts, v.Name, v.Value)

@@ -60,6 +60,10 @@ func (s *Session) queryOf(shape *parser.Shape, body, frame []byte) bool {
 		s.refuseUnit(e, true)
 		return true
 	}
+	if s.unit.discarded {
+		s.refuseUnit(errDiscarded, true)
+		return true
+	}
 	s.dropUnnamed()
 	if len(m.Statements) == 0 && m.Unparsable == nil && !s.open {
 		s.routed(RouteLocal)
@@ -349,7 +353,7 @@ func sqlOf[T ~string | ~[]byte](sql T, st *parser.Statement) string {
 	return string(sql)
 }
 
-// mixed refuses messages of several statements that hold one that is answered here.
+// mixed refuses messages of several statements, or in the middle of a pipeline, that hold one that is answered here.
 func (s *Session) mixed(m *parser.Message) *pgwire.Error {
 	if s.tx == pgwire.TxFailed && s.conn == nil && len(m.Statements) > 1 {
 		// No server knows of the transaction, so that none would roll it back.
@@ -357,7 +361,7 @@ func (s *Session) mixed(m *parser.Message) *pgwire.Error {
 			WithHint("Send ROLLBACK as a message of its own.").WithRoutine("mixed_message")
 	}
 	for i, st := range m.Statements {
-		if s.own(st) && len(m.Statements) > 1 && !s.choosesAhead(m, i) {
+		if s.own(st) && (len(m.Statements) > 1 || s.open) && !s.choosesAhead(m, i) {
 			return pgwire.Errorf(pgwire.CodeFeatureNotSupported, "settings of the pooler can't stand beside other statements in one message").
 				WithHint("Send it as a message of its own.").WithRoutine("mixed_message")
 		}
@@ -370,4 +374,12 @@ func asError(err error) *pgwire.Error {
 		return e
 	}
 	return pgwire.Errorf(pgwire.CodeProtocolViolation, "invalid message format")
+}
+
+// single is the one statement of a message that can be prepared, nil for an empty or unparsable one.
+func single(m *parser.Message) *parser.Statement {
+	if m != nil && len(m.Statements) == 1 {
+		return m.Statements[0]
+	}
+	return nil
 }

@@ -207,7 +207,9 @@ func (s *Session) firstEndsTransaction() bool {
 
 // runLocal answers an item in its turn among answers of the backend.
 func (s *Session) runLocal(out []byte, it *item) []byte {
+	s.unit.settled = true
 	answer, ref, e := s.answerItem(nil, it)
+	s.unit.settled = false
 	if e != nil {
 		return exec.Abort(out, s.conn, e, 0)
 	}
@@ -264,6 +266,7 @@ func (s *Session) emit(out []byte, it *item, plan sharding.Plan) []byte {
 			s.fixed = true
 		}
 		m := it.message()
+		s.unit.discarded = s.unit.discarded || s.discards(single(m))
 		if m != nil && s.note(m, plan) {
 			s.queue(sqlOf(it.prep.SQL, m.Statements[0]))
 		}

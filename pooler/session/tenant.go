@@ -1,7 +1,6 @@
 package session
 
 import (
-	"strings"
 	"sync/atomic"
 
 	"github.com/pgkennel/pgkennel/parser"
@@ -328,7 +327,7 @@ func (s *Session) answerChoice(dst []byte, st *parser.Statement, extended bool) 
 // it as well, and is told what it knows by then.
 func (s *Session) choosesAhead(m *parser.Message, i int) bool {
 	st := m.Statements[i]
-	if st.Kind != parser.Set || st.Set == nil || !s.tenantSetting(st.Set.Name) || len(st.Set.Values) != 1 {
+	if st.Kind != parser.Set || st.Set == nil || !s.tenantSetting(st.Set.Name) || len(st.Set.Values) != 1 || !s.asPrinted(st.Set.Values[0]) {
 		return false
 	}
 	for _, before := range m.Statements[:i] {
@@ -391,6 +390,8 @@ func (s *Session) setTenant(byName bool, value string, local bool) *pgwire.Error
 	switch {
 	case to == now || to.Place != nil && now.Place != nil && to.Place.Tenant.Same(now.Place.Tenant):
 		return nil
+	case s.unit.settled:
+		return errTenantFixed
 	case s.tx == pgwire.TxIdle && local: // for the implicit transaction at hand
 	case s.tx == pgwire.TxIdle && !s.open:
 		if s.conn != nil && to.Login != s.acct.Login { // session pooling
@@ -419,65 +420,11 @@ func (s *Session) isKey(a *Account, text string) bool {
 	return ok && key == a.Place.Route.Key
 }
 
+// asPrinted reports whether a text is a key in the very form in which contexts have it.
+func (s *Session) asPrinted(text string) bool {
+	key, ok := sharding.ParseKey(s.acct.Tenants.KeyType(), text)
+	return ok && text != "" && key.String() == text
+}
+
 // bound reports whether the account is a tenant's by its login.
 func (a *Account) bound() bool { return a.Place != nil && a.Free == nil }
-
-// confined refuses what could lead a message out of its tenant's context, or into one.
-func (s *Session) confined(m *parser.Message) *pgwire.Error {
-	a := s.acct
-	if a.Tenants == nil {
-		return nil
-	}
-	for _, st := range m.Statements {
-		if st.Inert || s.choosesTenant(st) {
-			continue
-		}
-		if e := s.confinedTo(a, st); e != nil {
-			return e
-		}
-		if st.Inner != nil {
-			if e := s.confinedTo(a, st.Inner); e != nil {
-				return e
-			}
-		}
-	}
-	return nil
-}
-
-func (s *Session) confinedTo(a *Account, st *parser.Statement) *pgwire.Error {
-	if st.Effects&parser.EffSetRole != 0 && !a.MaySetRole {
-		return notAllowed("changing the role", "may_set_role = true in users.toml allows it.")
-	}
-	if st.Effects&parser.EffUnjudged != 0 && st.Kind != parser.Call && (st.Set == nil || st.Set.Name != "seed") && !s.ownLogin() && !(a.Switch && s.place() == nil) {
-		what := st.Tag
-		if st.Kind == parser.Select || what == "" {
-			what = "a statement that sets what can't be seen"
-		}
-		return notAllowed(what, "Make it a function, and have the tables' owner grant its execution.")
-	}
-	for i := range st.SetConfigs {
-		set := &st.SetConfigs[i]
-		switch name := strings.ToLower(set.Name); {
-		case name == "role" || name == "session_authorization":
-			if !a.MaySetRole {
-				return notAllowed("changing the role", "may_set_role = true in users.toml allows it.")
-			}
-		case s.tenantSetting(name) && !s.ownLogin():
-			if len(set.Values) != 1 || set.Unknown || !a.bound() || !s.isKey(a, set.Values[0]) {
-				return notAllowed("set_config for "+name, "Use SET "+name+" before the transaction.")
-			}
-		}
-	}
-	return nil
-}
-
-// ownLogin reports whether the tenant is known to the server by its login, so that no setting can make it another.
-func (s *Session) ownLogin() bool {
-	p := s.place()
-	return p != nil && p.Route.Login
-}
-
-func notAllowed(what, hint string) *pgwire.Error {
-	return pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "%s is not allowed", what).WithRoutine("tenant_context").
-		WithDetail("It could lead out of the tenant that the session is for.").WithHint("%s", hint)
-}

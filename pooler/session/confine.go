@@ -1,0 +1,114 @@
+package session
+
+import (
+	"strings"
+
+	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+)
+
+// confined refuses what could lead a message out of its tenant's context, or into one.
+func (s *Session) confined(m *parser.Message) *pgwire.Error {
+	a := s.acct
+	if a.Tenants == nil {
+		return nil
+	}
+	for _, st := range m.Statements {
+		if st.Inert || s.choosesTenant(st) {
+			continue
+		}
+		if e := s.confinedTo(a, st); e != nil {
+			return e
+		}
+		if st.Inner != nil {
+			if e := s.confinedTo(a, st.Inner); e != nil {
+				return e
+			}
+		}
+	}
+	return nil
+}
+
+func (s *Session) confinedTo(a *Account, st *parser.Statement) *pgwire.Error {
+	if st.Effects&parser.EffSetRole != 0 && !a.MaySetRole {
+		return notAllowed("changing the role", "may_set_role = true in users.toml allows it.")
+	}
+	if st.Effects&parser.EffUnjudged != 0 && st.Kind != parser.Call && (st.Set == nil || st.Set.Name != "seed") && !s.ownLogin() && !(a.Switch && s.place() == nil) {
+		what := st.Tag
+		if st.Kind == parser.Select || what == "" {
+			what = "a statement that sets what can't be seen"
+		}
+		return notAllowed(what, "Make it a function, and have the tables' owner grant its execution.")
+	}
+	if !(a.Switch && s.place() == nil) {
+		if e := s.keeps(st); e != nil {
+			return e
+		}
+	}
+	for i := range st.SetConfigs {
+		set := &st.SetConfigs[i]
+		switch name := strings.ToLower(set.Name); {
+		case name == "role" || name == "session_authorization":
+			if !a.MaySetRole {
+				return notAllowed("changing the role", "may_set_role = true in users.toml allows it.")
+			}
+		case s.tenantSetting(name): // nobody follows it
+			if len(set.Values) != 1 || set.Unknown || !a.bound() || !s.isKey(a, set.Values[0]) || !s.asPrinted(set.Values[0]) {
+				return notAllowed("set_config for "+name, "Use SET "+name+" before the transaction.")
+			}
+		}
+	}
+	return nil
+}
+
+// keeps refuses what outlives the statement: settings of logins and databases, and on a login that tenants share what runs, or makes, code that sets a
+// tenant's context where it can't be seen.
+func (s *Session) keeps(st *parser.Statement) *pgwire.Error {
+	switch st.Tag {
+	case "ALTER ROLE", "ALTER DATABASE", "ALTER SYSTEM":
+		if !s.ownLogin() || st.Tag == "ALTER ROLE" { // the login's password is pgkennel's
+			return notAllowed(st.Tag, "Do it as a user that belongs to no tenant.")
+		}
+	}
+	if s.ownLogin() || len(st.Calls) == 0 && st.Effects&parser.EffTemp == 0 {
+		return nil
+	}
+	if st.Effects&parser.EffTemp != 0 && (st.Tag == "CREATE FUNCTION" || st.Tag == "CREATE PROCEDURE") {
+		return notAllowed("a temporary function", "Have the tables' owner make it.")
+	}
+	for _, f := range st.Calls {
+		if f.Schema != "" && f.Schema != "pg_catalog" {
+			continue
+		}
+		switch f.Name {
+		case "query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite":
+			if !parser.IsBuiltin(f) {
+				return notAllowed("function "+f.Name, "It runs SQL that can't be seen; send that as a statement of its own.")
+			}
+		case "set_config":
+			if st.Kind == parser.DDL {
+				return notAllowed("set_config in "+st.Tag, "Have the tables' owner make it.")
+			}
+		}
+	}
+	return nil
+}
+
+// discards reports that st takes the context off the connection.
+func (s *Session) discards(st *parser.Statement) bool {
+	return st != nil && st.Kind == parser.Discard && st.Name == "ALL" && s.acct.Tenants != nil
+}
+
+var errDiscarded = pgwire.Errorf(pgwire.CodeFeatureNotSupported, "DISCARD ALL has to be the last of its pipeline").
+	WithDetail("It takes the tenant's context off the connection.").WithHint("Send a Sync behind it.").WithRoutine("tenant_context")
+
+// ownLogin reports whether the tenant is known to the server by its login, so that no setting can make it another.
+func (s *Session) ownLogin() bool {
+	p := s.place()
+	return p != nil && p.Route.Login
+}
+
+func notAllowed(what, hint string) *pgwire.Error {
+	return pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "%s is not allowed", what).WithRoutine("tenant_context").
+		WithDetail("It could lead out of the tenant that the session is for.").WithHint("%s", hint)
+}
