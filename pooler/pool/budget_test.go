@@ -140,6 +140,7 @@ func TestYoungConnectionsStayForAWhile(t *testing.T) {
 	}
 	a = one.take() // the same one
 	a.lease.Release()
+	one.p.Tick() // which sees when to look again
 	w.pass(minQuantum/graceQuanta + time.Millisecond)
 	if !c.served() || one.opens != 1 {
 		t.Fatalf("an idle connection was not closed after its grace")
@@ -219,7 +220,13 @@ func TestOneIsServedAmongAThousand(t *testing.T) {
 			greedy.p.Checkout(&c.w)
 			w.settle()
 		}
-		t.Logf("limit %d: served after %d releases", limit, releases)
+		most := int(minQuantum / time.Millisecond)
+		if limit == 1 { // the fair share is all that there is, and the others came first
+			most *= sliceQuanta
+		}
+		if releases > most {
+			t.Errorf("limit %d: served after %d releases, want %d", limit, releases, most)
+		}
 		w.wants(limit, 1)
 		one.lease.Release()
 		for len(order) > 0 {
@@ -230,6 +237,50 @@ func TestOneIsServedAmongAThousand(t *testing.T) {
 		}
 		w.end()
 	}
+}
+
+func TestWhoseClientsCameFirstIsServedFirst(t *testing.T) {
+	w := newTown(t, 1, 2, Settings{Max: 5})
+	one, two := w.pools[0], w.pools[1]
+	a := one.take()
+	b := two.ask()
+	w.pass(time.Millisecond)
+	for held := time.Millisecond; !b.served(); held += time.Millisecond {
+		next := one.ask() // later than b
+		a.lease.Release()
+		w.settle()
+		if held < minQuantum && !next.served() || held > minQuantum {
+			t.Fatalf("after %v: own client served: %t, the other's: %t", held, next.served(), b.served())
+		}
+		a = next
+		w.pass(time.Millisecond)
+	}
+	w.pass(time.Second) // a has no slice: it came later
+	b.lease.Release()
+	w.pass(minQuantum)
+	if !a.served() {
+		t.Fatal("the connection does not come back")
+	}
+	w.end(a)
+}
+
+func TestWhoHasNothingComesFirst(t *testing.T) {
+	w := newTown(t, 2, 3, Settings{Max: 5})
+	a, c := w.pools[0].take(), w.pools[1].take()
+	more := w.pools[0].ask()
+	one := w.pools[2].ask()
+	w.pass(time.Millisecond)
+	c.lease.Discard("test")
+	w.settle()
+	if more.served() || !one.served() {
+		t.Fatalf("one with a connection got another: %t; one without any: %t", more.served(), one.served())
+	}
+	one.lease.Release()
+	w.pass(time.Second)
+	if !more.served() {
+		t.Fatal("nobody gets what is free")
+	}
+	w.end(a, more)
 }
 
 func TestAThousandPoolsOverAHundredConnections(t *testing.T) {
