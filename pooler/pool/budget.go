@@ -2,6 +2,7 @@ package pool
 
 import (
 	"math"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -70,8 +71,12 @@ func (b *Budget) SetLimit(limit int) {
 	b.mu.Lock()
 	b.mu.limit = normalLimit(limit)
 	b.pressLocked()
+	holders := slices.Clone(b.mu.holders)
 	b.mu.Unlock()
 	b.settle()
+	for _, s := range holders { // who had all that there was did not queue
+		s.of.grow()
+	}
 }
 
 // BudgetStats is a snapshot of a budget.

@@ -632,6 +632,9 @@ func (w *town) holds(most int) {
 		if sh := b.p.share; sh.used != s.Total() || sh.closing != s.Closing {
 			w.t.Fatalf("pool %d has %d connections, %d of them being closed; counted %d, %d", i, s.Total(), s.Closing, sh.used, sh.closing)
 		}
+		if !b.p.share.queued && s.Waiting > s.Opening && s.Total() < min(s.Max, w.b.mu.limit) && !s.Paused && s.Trouble == nil {
+			w.t.Fatalf("somebody waits in pool %d, which asks for nothing: %+v", i, s)
+		}
 		if b.p.share.queued {
 			queued++
 			if s.Waiting == 0 || s.Paused || s.Closed {
