@@ -17,6 +17,8 @@ type Tenancy struct {
 	Naming   tenant.Naming
 	// Secret makes the passwords of tenants' roles; nil = they have none.
 	Secret *tenant.Secret
+	// Connections bounds those of all tenants' own logins at one endpoint.
+	Connections int
 }
 
 // buildTenancy reads what [multi_tenant] has beyond PgDog's, [[tenants]], and what users have to do with tenants.
@@ -38,7 +40,7 @@ func (b *builder) buildTenancy(readFile func(string) ([]byte, error)) {
 		b.r.fail(b.cfg.tenants[0].at(), "say there how they are kept apart", "[[tenants]] needs a section [multi_tenant]")
 		return
 	}
-	t := &Tenancy{Naming: tenant.Naming{Dotted: mt.bool("dotted_logins"), Suffix: mt.text("sni_suffix")}}
+	t := &Tenancy{Connections: mt.int("connections"), Naming: tenant.Naming{Dotted: mt.bool("dotted_logins"), Suffix: mt.text("sni_suffix")}}
 	for i, by := range mt.value("route_by").list {
 		switch by {
 		case "user":

@@ -121,8 +121,13 @@ type endpointObserver struct {
 	was  cluster.State // the last one reported
 }
 
-func (u *unit) observeEndpoint(info cluster.EndpointInfo) cluster.EndpointObserver {
-	return &endpointObserver{m: u.p.metrics.Endpoint(labels(info)), u: u, info: info}
+func (u *unit) observeEndpoint(info cluster.EndpointInfo, budget func() pool.BudgetStats) cluster.EndpointObserver {
+	m := u.p.metrics.Endpoint(labels(info))
+	m.SetBudget(func() metrics.BudgetState {
+		s := budget()
+		return metrics.BudgetState{Max: s.Limit, Used: s.Used, Waiting: s.Queued}
+	})
+	return &endpointObserver{m: m, u: u, info: info}
 }
 
 // State implements cluster.EndpointObserver.

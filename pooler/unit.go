@@ -93,9 +93,14 @@ func (p *Pooler) newUnit(conf *config.Config, cfg *config.Cluster) (*unit, error
 	}
 	u.cl = cluster.New(options, cluster.Hooks[*loop.Backend]{
 		Dial: u.dial, Adopt: u.adopt,
-		Close: func(b *loop.Backend, _ pool.Reason) {
-			b.Close()
-			b.Owner.(*link).pool.Close()
+		Close: func(b *loop.Backend, reason pool.Reason) {
+			k := b.Owner.(*link)
+			if k.info.Budgeted && reason != pool.ReasonPoolClosed {
+				b.CloseWithin(serverCloses) // another takes its place next, of those that the server has
+			} else {
+				b.Close()
+			}
+			k.pool.Close()
 		},
 		Check:           func(ctx context.Context, b *loop.Backend) error { return b.Check(ctx) },
 		Alive:           (*loop.Backend).Alive,
@@ -107,6 +112,9 @@ func (p *Pooler) newUnit(conf *config.Config, cfg *config.Cluster) (*unit, error
 	u.metrics.SetState(u.clusterState)
 	return u, nil
 }
+
+// serverCloses bounds the wait for a server to end a connection.
+const serverCloses = 300 * time.Millisecond
 
 // run keeps the cluster up until ctx is done.
 func (u *unit) run(ctx context.Context) {
@@ -144,6 +152,10 @@ func (u *unit) options(conf *config.Config, cfg *config.Cluster) (cluster.Option
 		// Statements are routed by their text, which has to mean the same to both.
 		params = []pgwire.Param{{Name: "standard_conforming_strings", Value: "on"}, {Name: "client_encoding", Value: "UTF8"}}
 	}
+	budget := 0
+	if conf.Tenancy != nil {
+		budget = conf.Tenancy.Connections
+	}
 	endpoints := make(map[endpointKey]*config.Endpoint)
 	for _, list := range cfg.Shards {
 		shard := make([]cluster.Endpoint, 0, len(list))
@@ -152,7 +164,7 @@ func (u *unit) options(conf *config.Config, cfg *config.Cluster) (cluster.Option
 			endpoints[endpointKey{address, e.DatabaseName}] = e
 			shard = append(shard, cluster.Endpoint{
 				Role: e.Role, Address: address, Database: e.DatabaseName, TLS: tls, TLSKey: tlsKey(conf), TCP: tcpOptions(conf.TCP),
-				ConnectTimeout: conf.Connect.Timeout, Params: params,
+				ConnectTimeout: conf.Connect.Timeout, Params: params, Budget: budget,
 			})
 		}
 		o.Shards = append(o.Shards, shard)

@@ -150,7 +150,7 @@ func TestProbesKeepHealthKnown(t *testing.T) {
 		f := newFakes()
 		h := f.hooks()
 		seen := &states{}
-		h.ObserveEndpoint = func(EndpointInfo) EndpointObserver { return seen }
+		h.ObserveEndpoint = func(EndpointInfo, func() pool.BudgetStats) EndpointObserver { return seen }
 		r := run(t, Options{Shards: [][]Endpoint{{fakeAt(1)}}, Service: app(), HealthInterval: 30 * time.Second}, h)
 		synctest.Wait()
 		if !r.Healthy(0) || f.dialed(1) != 1 {

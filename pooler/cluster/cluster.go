@@ -8,7 +8,7 @@
 // dropping unused pools; it waits for them. Background tasks of pools (opens, checks, closes) are goroutines too, which
 // Close waits for. A deterministic driver calls Tick instead of Run, and passes Options.Go.
 //
-// Locks: Waiter.mu -> Cluster.mu -> pool.Pool.mu; an endpoint's health has a leaf lock of its own. No hook and no granter is called under any of them, except the observers of health under its leaf lock, and
+// Locks: Waiter.mu -> Cluster.mu -> pool.Pool.mu -> pool.Budget.mu; an endpoint's health has a leaf lock of its own. No hook and no granter is called under any of them, except the observers of health under its leaf lock, and
 // ObservePool and ObserveEndpoint, which make observers, under Cluster.mu. A checkout from a pool that exists takes the
 // waiter's and the pool's locks only.
 package cluster
@@ -47,6 +47,8 @@ type Endpoint struct {
 	Params         []pgwire.Param      // startup parameters; those of the login come behind them
 	// Pool is how its pools are set up, unless a login says otherwise. ConnectTimeout in it is not used.
 	Pool pool.Settings
+	// Budget bounds the connections of all Budgeted logins together; 0 = no limit.
+	Budget int
 }
 
 // same reports whether connections to e are connections to o.
@@ -131,7 +133,7 @@ type Hooks[C any] struct {
 	SchemaChanged func(*topology.Schema)
 	// ObservePool and ObserveEndpoint give the observers of a pool and of an endpoint's health; nil = nobody.
 	ObservePool     func(info PoolInfo, stats func() pool.Stats) PoolObserver
-	ObserveEndpoint func(info EndpointInfo) EndpointObserver
+	ObserveEndpoint func(info EndpointInfo, budget func() pool.BudgetStats) EndpointObserver
 }
 
 // Env is what a cluster takes from its surroundings. The zero value is real time, goroutines and no log.

@@ -167,6 +167,9 @@ func (c *Cluster[C]) Reload(o Options) error {
 	c.mu.Unlock()
 
 	// What follows answers those who wait.
+	for e := range next.all() {
+		e.budget.SetLimit(e.options().Budget)
+	}
 	for en, s := range settings {
 		en.pool.Reconfigure(s)
 	}

@@ -61,6 +61,7 @@ type endpoint[C any] struct {
 	shard topology.ShardID
 	opts  atomic.Pointer[Endpoint] // replaced by a reload
 
+	budget  *pool.Budget  // of the pools whose logins are Budgeted
 	pools   sync.Map      // login key -> *entry[C]; written under Cluster.mu
 	version atomic.Uint64 // of pools, counted after each change
 	last    atomic.Pointer[lastEntry[C]]
@@ -82,7 +83,7 @@ type endpoint[C any] struct {
 }
 
 func (c *Cluster[C]) newEndpoint(s topology.ShardID, o *Endpoint) *endpoint[C] {
-	e := &endpoint[C]{c: c, shard: s, kick: make(chan struct{}, 1)}
+	e := &endpoint[C]{c: c, shard: s, kick: make(chan struct{}, 1), budget: pool.NewBudget(o.Budget)}
 	e.opts.Store(o)
 	e.health.state, e.health.since = Unknown, c.now()
 	e.state.Store(uint32(Unknown))
@@ -94,7 +95,7 @@ func (c *Cluster[C]) newEndpoint(s topology.ShardID, o *Endpoint) *endpoint[C] {
 func (e *endpoint[C]) observe() {
 	var o EndpointObserver = noEndpointObserver{}
 	if f := e.c.hooks.ObserveEndpoint; f != nil {
-		o = f(e.info())
+		o = f(e.info(), e.budget.Stats)
 	}
 	e.health.Lock()
 	defer e.health.Unlock()

@@ -16,6 +16,8 @@ type PoolInfo struct {
 	EndpointInfo
 	User  string // who logs in to the server
 	Login string // the name of the login
+	// Budgeted is whether it shares the endpoint's budget.
+	Budgeted bool
 }
 
 // PoolObserver hears what happens in one pool.
@@ -87,7 +89,12 @@ func (e *endpoint[C]) entryLocked(l *Login) *entry[C] {
 	en := &entry[C]{e: e, key: l.key}
 	en.login.Store(l)
 	o := e.options()
+	var budget *pool.Budget
+	if l.Budgeted {
+		budget = e.budget
+	}
 	en.pool = pool.New(pool.Options{
+		Budget:   budget,
 		Settings: l.settings(o),
 		Name:     poolName(e.c.name, o, l),
 		Owner:    en,
@@ -103,7 +110,7 @@ func (e *endpoint[C]) entryLocked(l *Login) *entry[C] {
 				return none, err
 			}
 			e.c.learn(e, login.Params)
-			return e.c.hooks.Adopt(login, dial, PoolInfo{EndpointInfo: e.info(), User: who.User, Login: who.Name})
+			return e.c.hooks.Adopt(login, dial, PoolInfo{EndpointInfo: e.info(), User: who.User, Login: who.Name, Budgeted: who.Budgeted})
 		},
 		Close:     e.c.hooks.Close,
 		Check:     e.c.hooks.Check,
@@ -139,7 +146,7 @@ func (en *entry[C]) observe() PoolObserver {
 
 func (en *entry[C]) info() PoolInfo {
 	l := en.login.Load()
-	return PoolInfo{EndpointInfo: en.e.info(), User: l.User, Login: l.Name}
+	return PoolInfo{EndpointInfo: en.e.info(), User: l.User, Login: l.Name, Budgeted: l.Budgeted}
 }
 
 func (en *entry[C]) observer() PoolObserver { return *en.hears.Load() }

@@ -21,6 +21,9 @@ type LoginOptions struct {
 	Database string
 	// Settings give the pool at an endpoint; nil = the endpoint's own.
 	Settings func(e *Endpoint) pool.Settings
+	// Budgeted pools share the Endpoint's Budget. The others don't: they are few, have limits of their own, and must not wait
+	// for those.
+	Budgeted bool
 }
 
 // Login is who logs in to servers. It is immutable. Logins of equal user and identity share pools.
@@ -31,6 +34,7 @@ type Login struct {
 
 type loginKey struct {
 	user, database, identity string
+	budgeted                 bool
 	unshared                 *Login // for those without identity
 }
 
@@ -40,7 +44,7 @@ func NewLogin(o LoginOptions) *Login {
 		o.Name = o.User
 	}
 	l := &Login{LoginOptions: o}
-	k := loginKey{user: o.User, database: o.Database, identity: o.Identity}
+	k := loginKey{user: o.User, database: o.Database, identity: o.Identity, budgeted: o.Budgeted}
 	if o.Identity == "" {
 		k.unshared = l
 	}

@@ -35,6 +35,7 @@ type Backend struct {
 	dead    error
 	settler *backend.Settler
 	settled chan struct{} // closed when settler is done
+	gone    chan struct{} // closed when nothing is read any more; nil = nobody asks
 	timer   *time.Timer
 }
 
@@ -201,6 +202,10 @@ func (b *Backend) fedAlone(data []byte, err error) bool {
 	settler := b.settler
 	if err != nil {
 		b.dead = err
+		if b.gone != nil {
+			close(b.gone)
+			b.gone = nil
+		}
 	}
 	done := settler != nil && (err != nil || settler.Settled())
 	var wake chan struct{}
@@ -299,15 +304,31 @@ func (b *Backend) unsettled(settler *backend.Settler) {
 func (b *Backend) Interrupt() { b.nc.Close() }
 
 // Close closes the socket, with a Terminate if the server can be expected to read it as such: it has got everything else, and awaits something.
-func (b *Backend) Close() {
+func (b *Backend) Close() { b.CloseWithin(0) }
+
+// CloseWithin is Close, and waits, but not for longer than limit, until the server has closed its end: then its process counts no more.
+func (b *Backend) CloseWithin(limit time.Duration) {
 	b.mu.Lock()
 	awaits := b.dead == nil && b.Conn.Pending() == 0
+	var gone chan struct{}
+	if awaits && limit > 0 {
+		gone = make(chan struct{})
+		b.gone = gone
+	}
 	b.mu.Unlock()
 	if awaits {
 		if b.ev == nil {
 			b.nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)) //nolint:errcheck // the write fails then
 		}
 		b.w.terminate([]byte{'X', 0, 0, 0, 4})
+	}
+	if gone != nil {
+		timer := time.NewTimer(limit)
+		select {
+		case <-gone:
+		case <-timer.C:
+		}
+		timer.Stop()
 	}
 	b.nc.Close()
 }

@@ -376,6 +376,44 @@ func TestTerminateCompletesNothing(t *testing.T) {
 	}
 }
 
+// TestCloseWithinWaitsForTheServer: a connection is over when the server has closed its end, or takes too long to.
+func TestCloseWithinWaitsForTheServer(t *testing.T) {
+	t.Parallel()
+	for _, prompt := range []bool{true, false} {
+		w := newWire(t)
+		ours, server := pair(t)
+		b, err := w.g.NewBackend(ours, backend.New(&backend.Login{PID: 1}, 1<<20), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		limit := 10 * time.Second
+		if !prompt {
+			limit = time.Millisecond
+		}
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			b.CloseWithin(limit)
+		}()
+		if _, err := io.ReadFull(server, make([]byte, 5)); err != nil {
+			t.Fatal(err)
+		}
+		if prompt {
+			select {
+			case <-closed:
+				t.Error("it did not wait")
+			default:
+			}
+			server.Close()
+		}
+		select {
+		case <-closed:
+		case <-time.After(5 * time.Second):
+			t.Fatalf("the end of the server, given at once: %t, is not seen", prompt)
+		}
+	}
+}
+
 // TestDeadBackendIsDroppedAfterTheStep: a lease that nobody adopts goes back without the client's lock, for its pool may call other clients.
 func TestDeadBackendIsDroppedAfterTheStep(t *testing.T) {
 	t.Parallel()

@@ -18,7 +18,7 @@ type descs struct {
 	parses, binds, prepared, preparedBytes, preparedEvictions, plans, refusals                                    *prometheus.Desc
 	poolSize, poolIdle, poolUsed, poolWaiting, poolMax, poolMaxWait, checkouts, checkoutSeconds, checkoutTimeouts *prometheus.Desc
 	opened, openFailures, openSeconds, closed, backendReceived, backendSent, backendParses                        *prometheus.Desc
-	backendParseEvictions, checkSeconds, checksFailed, up, bans                                                   *prometheus.Desc
+	backendParseEvictions, checkSeconds, checksFailed, up, bans, budgetMax, budgetUsed, budgetWaiting             *prometheus.Desc
 }
 
 func newDescs(namespace string) descs {
@@ -99,6 +99,9 @@ func newDescs(namespace string) descs {
 	d.checksFailed = def("cluster_health_checks_failed_total", "Health checks that were not answered.", endpoint...)
 	d.up = def("cluster_endpoint_up", "1 while the endpoint answers.", endpoint...)
 	d.bans = def("cluster_endpoint_bans_total", "How often the endpoint was found not to answer any more.", endpoint...)
+	d.budgetMax = def("cluster_endpoint_budget_max_connections", "Most connections that tenants' own logins may have there together.", endpoint...)
+	d.budgetUsed = def("cluster_endpoint_budget_connections", "Connections that they have.", endpoint...)
+	d.budgetWaiting = def("cluster_endpoint_budget_waiting_pools", "Tenants' pools that want more than is free.", endpoint...)
 	return d
 }
 

@@ -28,10 +28,21 @@ type Endpoint struct {
 	Up   Gauge
 	Bans Counter
 
+	budget atomic.Pointer[func() BudgetState]
 	m      *Metrics
 	key    EndpointLabels
 	labels []string
 }
+
+// BudgetState is what an endpoint tells at a scrape of the connections that tenants' logins share.
+type BudgetState struct {
+	Max     int // 0 = no limit: nothing is told
+	Used    int // connections open, being opened or being closed
+	Waiting int // pools that want more
+}
+
+// SetBudget sets what a scrape asks for the gauges of the budget. read must be quick and safe for concurrent use.
+func (e *Endpoint) SetBudget(read func() BudgetState) { e.budget.Store(&read) }
 
 // Endpoint returns the handle of an endpoint. Close it when the endpoint is gone.
 func (m *Metrics) Endpoint(l EndpointLabels) *Endpoint {
@@ -46,6 +57,13 @@ func (e *Endpoint) collect(out sink, d *descs) {
 	out.counter(d.checksFailed, e.ChecksFailed.Load(), e.labels...)
 	out.gauge(d.up, float64(e.Up.Load()), e.labels...)
 	out.counter(d.bans, e.Bans.Load(), e.labels...)
+	if read := e.budget.Load(); read != nil {
+		if s := (*read)(); s.Max > 0 {
+			out.gauge(d.budgetMax, float64(s.Max), e.labels...)
+			out.gauge(d.budgetUsed, float64(s.Used), e.labels...)
+			out.gauge(d.budgetWaiting, float64(s.Waiting), e.labels...)
+		}
+	}
 }
 
 // PoolLabels name a pool: an endpoint and the user it logs in as.
@@ -111,7 +129,7 @@ func (m *Metrics) Pool(l PoolLabels) *Pool {
 	return m.pools.acquire(l, func() *Pool {
 		p := &Pool{m: m, key: l, labels: append(l.values(), clean(l.User))}
 		p.OpenFailures.seed("unreachable", "transient", "rejected")
-		p.Closed.seed("idle", "lifetime", "health", "server_closed", "reconnect", "resized", "shutdown", "killed",
+		p.Closed.seed("idle", "lifetime", "health", "server_closed", "reconnect", "resized", "shutdown", "killed", "budget",
 			"protocol", "cancelled", "listen", "temp", "advisory_lock", "hold_cursor", "sql_prepare", "unjudged")
 		return p
 	})

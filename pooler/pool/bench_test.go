@@ -20,8 +20,10 @@ func newTaker[C any]() *taker[C] {
 }
 
 // inline is a pool whose tasks run at once in the caller.
-func inline(s Settings) *Pool[*int] {
-	return New(Options{Settings: s, Go: func(f func()) { f() }}, Hooks[*int]{
+func inline(s Settings) *Pool[*int] { return inlineOf(s, nil) }
+
+func inlineOf(s Settings, b *Budget) *Pool[*int] {
+	return New(Options{Settings: s, Budget: b, Go: func(f func()) { f() }}, Hooks[*int]{
 		Open:  func(context.Context) (*int, error) { return new(int), nil },
 		Close: func(*int, Reason) {},
 		Alive: func(*int) bool { return true },
@@ -29,7 +31,7 @@ func inline(s Settings) *Pool[*int] {
 }
 
 func TestCheckoutAndReleaseAllocateNothing(t *testing.T) {
-	p := inline(Settings{Max: 1, CheckoutTimeout: 1e9, IdleTimeout: 60e9, HealthInterval: 30e9, Lifetime: 3600e9})
+	p := inlineOf(Settings{Max: 1, CheckoutTimeout: 1e9, IdleTimeout: 60e9, HealthInterval: 30e9, Lifetime: 3600e9}, NewBudget(1))
 	tk := newTaker[*int]()
 	p.Checkout(&tk.w)
 	p.Release(tk.last)

@@ -71,12 +71,18 @@ func (p *Pool[C]) CheckoutUnlessClosed(w *Waiter[C]) bool {
 
 // Withdraw ends w's wait. False means that w was answered, or is about to be, or does not wait in this pool.
 func (p *Pool[C]) Withdraw(w *Waiter[C]) bool {
+	var e effects[C]
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	if w.pool != p || !w.waiting {
+		p.mu.Unlock()
 		return false
 	}
 	p.mu.waiters.remove(w)
+	if p.share != nil && p.share.queued {
+		p.growLocked(p.now(), &e) // it may want less now
+	}
+	p.mu.Unlock()
+	p.perform(&e)
 	return true
 }
 
@@ -95,6 +101,10 @@ func (p *Pool[C]) ReleaseAt(l *Lease[C], now Instant) {
 	reason := p.doomLocked(l, now)
 	if reason != "" || l.gen != p.mu.gen {
 		p.retireLocked(l, reason, now) // unlocks
+		return
+	}
+	if p.share.pressed() {
+		p.releasePressedLocked(l, now) // unlocks
 		return
 	}
 	if w := p.mu.waiters.front; w != nil && !p.mu.paused {

@@ -9,9 +9,12 @@ import (
 // Pause makes everybody wait: nothing is lent or opened until Resume, and the time of those who wait stands still.
 // Connections that are lent stay lent; WaitIdle waits for them.
 func (p *Pool[C]) Pause() {
+	var e effects[C]
 	p.mu.Lock()
-	defer p.mu.Unlock()
 	p.mu.paused = true
+	p.leaveLocked(&e)
+	p.mu.Unlock()
+	p.perform(&e)
 }
 
 // Resume ends Pause. Waiters get the whole checkout timeout again, and idle connections are checked before they are
@@ -184,6 +187,7 @@ func (p *Pool[C]) Drain() {
 	p.mu.Lock()
 	if !p.mu.closed {
 		p.mu.closed = true
+		p.leaveLocked(&e)
 		p.closeUnusedLocked(ReasonPoolClosed, now, &e)
 		if p.mu.waiters.len > 0 {
 			err := p.closedError()

@@ -20,6 +20,7 @@ type effects[C any] struct {
 	store      *puddle.Pool[*Lease[C]] // of the opens
 	attempt    uint64                  // of the opens
 	wake       bool
+	settle     bool // the budget has to be told
 }
 
 type grant[C any] struct {
@@ -58,6 +59,9 @@ func (p *Pool[C]) perform(e *effects[C]) {
 	for _, c := range e.checks {
 		p.spawn(func() { p.checkTask(c.l, c.gen) })
 	}
+	if e.settle {
+		p.share.b.settle()
+	}
 	for _, c := range e.interrupts {
 		p.hooks.Interrupt(c)
 	}
@@ -87,6 +91,7 @@ func (p *Pool[C]) dispatchLocked(now Instant, e *effects[C]) {
 	p.checkDoubtfulLocked(now, e)
 	p.growLocked(now, e)
 	p.refuseLocked(now, e)
+	p.yieldIdleLocked(now, e)
 }
 
 func (p *Pool[C]) pairLocked(now Instant, e *effects[C]) {
@@ -117,32 +122,47 @@ func (p *Pool[C]) checkLocked(l *Lease[C], now Instant, e *effects[C]) {
 	e.checks = append(e.checks, check[C]{l, p.mu.gen})
 }
 
-// growLocked opens what waiters and Min need, as far as Max and earlier failures allow. Connections in doubt are not
-// counted on: a dial may be quicker than the check of a dead one.
+// growLocked opens what is needed, as far as the budget allows.
 func (p *Pool[C]) growLocked(now Instant, e *effects[C]) {
-	if p.mu.paused {
-		return
+	need := p.needLocked(now, e)
+	if p.share != nil {
+		var since Instant
+		if w := p.mu.waiters.front; w != nil {
+			since = w.since
+		}
+		var settle bool
+		need, settle = p.share.ask(need, since)
+		e.settle = e.settle || settle
 	}
-	need := max(p.mu.waiters.len, p.mu.set.Min-p.usableLocked()) - p.mu.opening
-	need = min(need, p.mu.set.Max-len(p.mu.all)-p.mu.opening)
 	if need <= 0 {
 		return
-	}
-	t := &p.mu.trouble
-	if t.waits(now) {
-		p.wakeByLocked(t.notBefore, e)
-		return
-	}
-	if t.any() {
-		need = 1 - p.mu.opening // one probe at a time until an open succeeds
-		if need <= 0 {
-			return
-		}
 	}
 	p.mu.opening += need
 	p.mu.tasks += need
 	e.opens += need
-	e.store, e.attempt = p.mu.store, t.attempt
+	e.store, e.attempt = p.mu.store, p.mu.trouble.attempt
+}
+
+// needLocked is how many connections waiters and Min need, as far as Max and earlier failures allow. Connections in doubt are not
+// counted on: a dial may be quicker than the check of a dead one.
+func (p *Pool[C]) needLocked(now Instant, e *effects[C]) int {
+	if p.mu.paused {
+		return 0
+	}
+	need := max(p.mu.waiters.len, p.mu.set.Min-p.usableLocked()) - p.mu.opening
+	need = min(need, p.mu.set.Max-len(p.mu.all)-p.mu.opening)
+	if need <= 0 {
+		return 0
+	}
+	t := &p.mu.trouble
+	if t.waits(now) {
+		p.wakeByLocked(t.notBefore, e)
+		return 0
+	}
+	if t.any() {
+		need = 1 - p.mu.opening // one probe at a time until an open succeeds
+	}
+	return need
 }
 
 // refuseLocked fails every waiter when none can be served: nothing can be opened, and nothing is there.
@@ -194,6 +214,9 @@ func (p *Pool[C]) suspectLocked(now Instant) {
 
 func (p *Pool[C]) closeLocked(l *Lease[C], reason Reason, now Instant, e *effects[C]) {
 	p.setStateLocked(l, Closing, now)
+	if p.share != nil {
+		p.share.close()
+	}
 	p.mu.tasks++
 	e.closes = append(e.closes, closing[C]{l, reason})
 }

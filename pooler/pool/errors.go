@@ -75,10 +75,14 @@ const (
 	ReasonResized     Reason = "resized"       // more than Max
 	ReasonPoolClosed  Reason = "shutdown"
 	ReasonInterrupted Reason = "killed" // Kill was called
+	ReasonBudget      Reason = "budget" // another pool of the same Budget needed the place
 )
 
 func (p *Pool[C]) timeoutErrorLocked() error {
 	why := p.mu.trouble.last
+	if why == nil && p.share != nil && p.share.queued {
+		return fmt.Errorf("checkout from pool %s: %w: other pools have all %d connections of the budget", p.name, ErrCheckoutTimeout, p.share.b.Stats().Limit)
+	}
 	if why == nil && p.mu.leased < p.mu.set.Max {
 		why = &OpenError{Pool: p.name, Failure: Unreachable, Err: errSlow} // no other holder had what was waited for
 	}

@@ -43,10 +43,16 @@ type bench struct {
 
 func newBench(t *testing.T, s Settings) *bench {
 	t.Helper()
+	return newBudgeted(t, s, nil)
+}
+
+func newBudgeted(t *testing.T, s Settings, budget *Budget) *bench {
+	t.Helper()
 	b := &bench{t: t, clock: time.Date(2026, 11, 22, 0, 0, 0, 0, time.UTC)}
 	b.p = New(Options{
 		Settings: s,
 		Name:     "test",
+		Budget:   budget,
 		Now:      func() time.Time { return b.clock },
 		Go:       func(f func()) { b.tasks = append(b.tasks, f) },
 		Rand:     func() float64 { return 0.5 },

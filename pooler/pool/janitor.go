@@ -145,6 +145,9 @@ func (p *Pool[C]) nextLocked(now Instant) Instant {
 			at(p.idleTimeoutLocked(l))
 		}
 	}
+	if p.share.pressed() {
+		at(p.spareDueLocked())
+	}
 	return next
 }
 

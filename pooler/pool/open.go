@@ -102,6 +102,9 @@ func (p *Pool[C]) openTask(store *puddle.Pool[*Lease[C]], attempt uint64) {
 	switch {
 	case err == nil:
 		p.hooks.Observer.Opened(now.sub(begun))
+		if p.share != nil {
+			p.share.b.pace(now.sub(begun))
+		}
 	case p.ctx.Err() == nil:
 		f = p.hooks.Classify(err)
 		p.hooks.Observer.OpenFailed(now.sub(begun), f, err)
@@ -113,6 +116,9 @@ func (p *Pool[C]) openTask(store *puddle.Pool[*Lease[C]], attempt uint64) {
 	if err != nil {
 		if f != 0 {
 			p.openFailedLocked(now, attempt, f, err)
+		}
+		if p.share != nil {
+			e.settle = p.share.failed()
 		}
 	} else {
 		p.openedLocked(l, now, &e)
@@ -152,6 +158,9 @@ func (p *Pool[C]) closeTask(l *Lease[C], reason Reason) {
 	p.mu.Lock()
 	p.mu.count.closed(reason)
 	p.removeLocked(l)
+	if p.share != nil {
+		e.settle = p.share.closed()
+	}
 	p.dispatchLocked(now, &e)
 	p.mu.Unlock()
 	p.perform(&e)

@@ -9,8 +9,8 @@
 // Options.Go; by default each is a goroutine, and Close waits for all of them. What depends on time happens in Tick,
 // which Run calls when it is due; a deterministic driver calls Tick itself instead.
 //
-// Locks: Pool.mu is a leaf. No hook, observer, granter or task runs under it, and puddle's own lock is never taken
-// under it.
+// Locks: Pool.mu -> Budget.mu, which is a leaf. No hook, observer, granter or task runs under either, and puddle's own lock is
+// never taken under them. Nobody holds two pools' locks.
 package pool
 
 import (
@@ -47,8 +47,9 @@ type Settings struct {
 // Options of a pool.
 type Options struct {
 	Settings
-	Name  string // for errors; not shown to clients
-	Owner any    // see Pool.Owner
+	Name   string  // for errors; not shown to clients
+	Owner  any     // see Pool.Owner
+	Budget *Budget // that it shares with other pools; nil = none. Nothing queues there for Min.
 
 	Now  func() time.Time // nil = time.Now
 	Go   func(func())     // starts a background task; nil = a goroutine
@@ -91,6 +92,7 @@ type Observer interface {
 type Pool[C any] struct {
 	name  string
 	owner any
+	share *share // of the budget; nil = there is none
 	hooks Hooks[C]
 	clock func() time.Time // nil = the real one
 	spawn func(func())
@@ -149,6 +151,9 @@ func New[C any](o Options, h Hooks[C]) *Pool[C] {
 	p.mu.drained = make(chan struct{})
 	p.mu.set = o.Settings.normal()
 	p.mu.store = p.newStore(p.mu.set.Max)
+	if o.Budget != nil {
+		p.share = &share{b: o.Budget, of: p}
+	}
 	return p
 }
 
