@@ -228,9 +228,21 @@ func TestLoginsOfTenants(t *testing.T) {
 			return err
 		}
 		for _, params := range []map[string]string{
-			{"role": s.roles[3]}, {"ROLE": s.roles[3]}, {"session_authorization": s.roles[3]}, {"options": "-c role=" + s.roles[3]}, {"options": "--role=" + s.roles[3]},
-			{"options": "-c session-authorization=" + s.roles[3]}, {"options": "-c app.current_tenant=3"}, {"app.current_tenant": "3"}, {"APP.Current_Tenant": "3"},
-			{"options": "-c pgkennel.tenant=3"}, {"pgkennel.tenant": "3"}, {"PGKENNEL.tenant": "3"}, {"options": "-cpgkennel.tenant=2 --pgkennel.tenant=3"}, {"replication": "database"}, {"replication": "1"},
+			{"role": s.roles[3]},
+			{"ROLE": s.roles[3]},
+			{"session_authorization": s.roles[3]},
+			{"options": "-c role=" + s.roles[3]},
+			{"options": "--role=" + s.roles[3]},
+			{"options": "-c session-authorization=" + s.roles[3]},
+			{"options": "-c app.current_tenant=3"},
+			{"app.current_tenant": "3"},
+			{"APP.Current_Tenant": "3"},
+			{"options": "-c pgkennel.tenant=3"},
+			{"pgkennel.tenant": "3"},
+			{"PGKENNEL.tenant": "3"},
+			{"options": "-cpgkennel.tenant=2 --pgkennel.tenant=3"},
+			{"replication": "database"},
+			{"replication": "1"},
 			{"app.current_tenant": "2", "options": "-c app.current_tenant=3"},
 		} {
 			if login("app@2", params) == nil {

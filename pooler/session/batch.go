@@ -443,7 +443,7 @@ func (s *Session) planBatch() (plan sharding.Plan, needs bool, planned int, refu
 func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refusal *pgwire.Error) {
 	plan.Kind = sharding.PlanAny
 	v := s.view()
-	chose, discarded := false, s.unit.discarded
+	chose, parted := false, s.unit.parted
 	for i := range s.unit.items {
 		it := &s.unit.items[i]
 		if it.typ == pgwire.MsgClose {
@@ -488,8 +488,8 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 		}
 		needs = true
 		v.held = true // whatever comes behind it, comes there
-		if discarded {
-			return plan, true, i, errDiscarded
+		if parted {
+			return plan, true, i, errParted
 		}
 		if v.tx == pgwire.TxFailed {
 			if st == nil || !s.runsFailed(st, v.tx) {
@@ -507,7 +507,7 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 		case pgwire.MsgExecute:
 			if st != nil {
 				v = s.after(v, st, false)
-				discarded = s.discards(st)
+				parted = s.parts(st)
 				s.moves(st)
 				s.unit.pathMoves = s.unit.pathMoves || plan.Unjudged
 			}

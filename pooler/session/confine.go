@@ -5,6 +5,7 @@ import (
 
 	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/sharding/router"
 )
 
 // confined refuses what could lead a message out of its tenant's context, or into one.
@@ -94,13 +95,37 @@ func (s *Session) keeps(st *parser.Statement) *pgwire.Error {
 	return nil
 }
 
-// discards reports that st takes the context off the connection.
-func (s *Session) discards(st *parser.Statement) bool {
-	return st != nil && st.Kind == parser.Discard && st.Name == "ALL" && s.acct.Tenants != nil
+// parts reports that behind st a connection does not carry any more what it should: st takes the context off it, or ends the transaction that was a
+// tenant's.
+func (s *Session) parts(st *parser.Statement) bool {
+	if st == nil || s.acct.Tenants == nil {
+		return false
+	}
+	switch st.Kind {
+	case parser.Discard:
+		return st.Name == "ALL"
+	case parser.Commit, parser.Rollback, parser.PrepareTx:
+		commits := st.Kind == parser.Commit && s.tx != pgwire.TxFailed
+		visits := s.visit.account != nil && (st.Tx == nil || !st.Tx.Chain)
+		return visits && !(s.visit.keep && commits) || s.was != nil && !commits
+	default: // leaves the tenant as it is
+		return false
+	}
 }
 
-var errDiscarded = pgwire.Errorf(pgwire.CodeFeatureNotSupported, "DISCARD ALL has to be the last of its pipeline").
-	WithDetail("It takes the tenant's context off the connection.").WithHint("Send a Sync behind it.").WithRoutine("tenant_context")
+// parted refuses a message of several statements if some of them run behind one that parts with the tenant.
+func (s *Session) parted(m *parser.Message) *pgwire.Error {
+	for i, st := range m.Statements {
+		if i < len(m.Statements)-1 && s.parts(st) {
+			return errParted
+		}
+	}
+	return nil
+}
+
+var errParted = pgwire.Errorf(pgwire.CodeActiveTransaction, "what belonged to the tenant has ended").WithRoutine(router.RefusalTenantMismatch).
+	WithDetail("Behind the end of a tenant's transaction, and behind DISCARD ALL, nothing runs up to the end of the message, or of the pipeline.").
+	WithHint("Send it as a message of its own, or a Sync in front of it.")
 
 // ownLogin reports whether the tenant is known to the server by its login, so that no setting can make it another.
 func (s *Session) ownLogin() bool {

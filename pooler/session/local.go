@@ -181,6 +181,7 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 			s.track.Rollback()
 			tag = "ROLLBACK"
 		}
+		s.follow(tag == "ROLLBACK")
 		if chain {
 			s.tx = pgwire.TxActive
 			s.track.Begin()
@@ -191,6 +192,7 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 			}
 		} else {
 			s.tx = pgwire.TxIdle
+			s.chosen()
 		}
 	default: // local lets nothing else through
 	}

@@ -107,11 +107,13 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 			s.noteIsolation(st.Tx)
 		}
 	case parser.Commit, parser.Rollback, parser.PrepareTx:
-		if bytes.Equal(tag, []byte("ROLLBACK")) {
+		rolledBack := bytes.Equal(tag, []byte("ROLLBACK"))
+		if rolledBack {
 			s.track.Rollback()
 		} else {
 			s.track.Commit()
 		}
+		s.follow(rolledBack)
 		s.unit.failed = false
 		s.track.Begin()
 	case parser.Savepoint:

@@ -60,8 +60,8 @@ func (s *Session) queryOf(shape *parser.Shape, body, frame []byte) bool {
 		s.refuseUnit(e, true)
 		return true
 	}
-	if s.unit.discarded {
-		s.refuseUnit(errDiscarded, true)
+	if s.unit.parted {
+		s.refuseUnit(errParted, true)
 		return true
 	}
 	s.dropUnnamed()
@@ -116,6 +116,9 @@ func (s *Session) queryOf(shape *parser.Shape, body, frame []byte) bool {
 	plan, refusal := s.plan(rt, in)
 	if refusal == router.ErrNeedsText {
 		return s.queryOf(nil, body, frame)
+	}
+	if refusal == nil {
+		refusal = s.parted(m)
 	}
 	if refusal != nil {
 		s.refuseUnit(refusal, true)

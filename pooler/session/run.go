@@ -266,7 +266,7 @@ func (s *Session) emit(out []byte, it *item, plan sharding.Plan) []byte {
 			s.fixed = true
 		}
 		m := it.message()
-		s.unit.discarded = s.unit.discarded || s.discards(single(m))
+		s.unit.parted = s.unit.parted || s.parts(single(m))
 		if m != nil && s.note(m, plan) {
 			s.queue(sqlOf(it.prep.SQL, m.Statements[0]))
 		}

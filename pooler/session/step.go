@@ -42,8 +42,8 @@ type unit struct {
 	pathMoves bool
 	// waitsPlanned: plan is that of the Query at hand, which waits for a backend.
 	waitsPlanned bool
-	// settled: for whom the unit's statements run is settled, and can't change any more. discarded: DISCARD ALL took the tenant's context off.
-	settled, discarded bool
+	// settled: for whom the unit's statements run is settled, and can't change any more. parted: see parts.
+	settled, parted bool
 	// encodingMoves: a statement of the unit may change client_encoding.
 	encodingMoves bool
 	// ran: something of the unit's was sent to a backend.
@@ -238,7 +238,7 @@ func (s *Session) endTransaction() {
 	s.encodingQueued = false
 	s.forgetPortals()
 	s.lost, s.gone = nil, false
-	s.endVisit()
+	s.chosen()
 	if s.ddl {
 		s.ddl = false
 		if s.sh.Descriptions != nil {

@@ -200,8 +200,26 @@ func (s *Session) endVisit() {
 	s.visit = visit{}
 	s.base = v.base
 	s.track.Replace(func(set *state.Set) *state.Set { return s.acct.Place.carry(v.account.Place.drop(set)) })
-	if v.keep && !s.unit.failed {
+	if v.keep && !s.unit.failed && !s.reverts {
 		s.settle(v.account)
+	}
+}
+
+// chosen ends what is known of the tenant's choice at the end of a transaction: with one that is rolled back, it is.
+func (s *Session) chosen() {
+	s.endVisit()
+	if s.was != nil && (s.unit.failed || s.reverts) {
+		s.settle(s.was)
+	}
+	s.was, s.reverts = nil, false
+}
+
+// follow notes how a transaction ended.
+func (s *Session) follow(rolledBack bool) {
+	if rolledBack {
+		s.reverts = true
+	} else if !s.reverts {
+		s.was = nil
 	}
 }
 
@@ -347,7 +365,7 @@ func (s *Session) chooseFirst(m *parser.Message) *pgwire.Error {
 		if !s.choosesAhead(m, i) {
 			continue
 		}
-		idle := s.tx == pgwire.TxIdle && i == 0
+		idle := s.tx == pgwire.TxIdle
 		if e := s.setTenant(false, st.Set.Values[0], st.Set.Local || idle); e != nil {
 			return e
 		}
@@ -390,12 +408,15 @@ func (s *Session) setTenant(byName bool, value string, local bool) *pgwire.Error
 	switch {
 	case to == now || to.Place != nil && now.Place != nil && to.Place.Tenant.Same(now.Place.Tenant):
 		return nil
-	case s.unit.settled:
+	case s.unit.settled, s.visit.account != nil:
 		return errTenantFixed
 	case s.tx == pgwire.TxIdle && local: // for the implicit transaction at hand
 	case s.tx == pgwire.TxIdle && !s.open:
 		if s.conn != nil && to.Login != s.acct.Login { // session pooling
 			return errTenantFixed
+		}
+		if s.was == nil {
+			s.was = s.acct
 		}
 		s.settle(to)
 		return nil

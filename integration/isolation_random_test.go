@@ -1,0 +1,114 @@
+package integration
+
+import (
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/pgkennel/pgkennel/internal/pgtest"
+)
+
+// choices are what a session that chooses its tenants says, in random order.
+var choices = []string{
+	mine, mine, mine, mine,
+	"SET app.current_tenant = '2'", "SET app.current_tenant = '3'", "SET LOCAL app.current_tenant = '2'", "SET LOCAL app.current_tenant = '3'",
+	"SELECT set_config('app.current_tenant', '2', false)", "SELECT set_config('app.current_tenant', '3', true)",
+	"RESET app.current_tenant",
+	"BEGIN", "BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT s", "ROLLBACK TO s", "RELEASE s",
+	"SELECT 1/0", "SELECT 7", "SET search_path = public", "CREATE TEMP TABLE IF NOT EXISTS x ()", "SELECT nextval('ids') > 0",
+}
+
+// What a session reads that chooses its tenants at random, in both protocols and in pipelines, is what PostgreSQL itself shows it, or it is refused. PostgreSQL
+// shows nothing where no tenant was chosen, which is refused here.
+func TestRandomChoicesOfTenants(t *testing.T) {
+	t.Parallel()
+	oracle := isolate(t, "shared", "row").shards[0]
+	for _, pooling := range []string{"transaction", "session"} {
+		for _, mode := range []string{"shared", "strict"} {
+			for _, isolation := range []string{"row", "schema"} {
+				t.Run(pooling+"/"+mode+"/"+isolation, func(t *testing.T) {
+					t.Parallel()
+					s := isolate(t, mode, isolation, `pooler_mode = "`+pooling+`"`)
+					trials := 100
+					if testing.Short() {
+						trials = 20
+					}
+					for seed := range trials {
+						if s.choose(t, oracle, uint64(seed)); t.Failed() {
+							return
+						}
+					}
+					s.unharmed(t, "random choices")
+				})
+			}
+		}
+	}
+}
+
+// choose runs one session.
+func (s *isolated) choose(t *testing.T, oracle shard, seed uint64) {
+	t.Helper()
+	rnd := rand.New(rand.NewPCG(11, seed))
+	here := s.as(t, "app", nil)
+	there := oracle.Connect(t, pgtest.Login{User: user, Database: oracle.db, Password: password})
+	defer here.Terminate()
+	defer there.Terminate()
+	var said []string
+	pick := func(n int) (list []string) {
+		for range 1 + rnd.IntN(n) {
+			list = append(list, choices[rnd.IntN(len(choices))])
+		}
+		return list
+	}
+	for range 1 + rnd.IntN(8) {
+		var messages []pgproto3.FrontendMessage
+		switch rnd.IntN(4) {
+		case 0:
+			messages = []pgproto3.FrontendMessage{simple(strings.Join(pick(3), "; "))}
+		case 1:
+			messages = []pgproto3.FrontendMessage{simple(pick(1)[0])}
+		default:
+			for _, sql := range pick(5) {
+				messages = append(messages, statements(sql)...)
+				if rnd.IntN(5) == 0 {
+					messages = append(messages, flush)
+				}
+			}
+			messages = append(messages, syncs)
+		}
+		for _, m := range messages {
+			switch m := m.(type) {
+			case *pgproto3.Query:
+				said = append(said, m.String+" (Query)")
+			case *pgproto3.Parse:
+				said = append(said, m.Query)
+			case *pgproto3.Sync:
+				said = append(said, "Sync")
+			case *pgproto3.Flush:
+				said = append(said, "Flush")
+			}
+		}
+		here.Send(messages...)
+		there.Send(messages...)
+		got, want := here.UntilReady(), there.UntilReady()
+		if outcome(got) == outcome(want) {
+			continue
+		}
+		// It may be refused, and then has shown no more than PostgreSQL has.
+		if f := pgtest.Failure(want); f != nil && f.Code == "25001" {
+			return // DISCARD ALL and the like behind what is answered here
+		}
+		e := pgtest.Failure(got)
+		rows, all := pgtest.Rows(got), pgtest.Rows(want)
+		isNote := func(row string) bool { return !strings.HasPrefix(row, "of ") }
+		rows, all = slices.DeleteFunc(rows, isNote), slices.DeleteFunc(all, isNote)
+		if e != nil && (e.File == "" || e.Code == "42P01") && len(rows) <= len(all) && slices.Equal(rows, all[:len(rows)]) {
+			return
+		}
+		t.Errorf("seed %d: %s\n got %s\nwant %s", seed, strings.Join(said, "\n\t"), outcome(got), outcome(want))
+		return
+	}
+}
