@@ -268,3 +268,19 @@ func TestLoginsOfTenants(t *testing.T) {
 		s.unharmed(t, "logins")
 	})
 }
+
+// What a client changed is told to it as it was at its start when DISCARD ALL is answered here, with a tenant's context or without.
+func TestDiscardAllTellsTenants(t *testing.T) {
+	t.Parallel()
+	everywhere(t, func(t *testing.T, s *isolated) {
+		c := s.as(t, "app@2", map[string]string{"DateStyle": "German"})
+		c.Query("SET datestyle = 'ISO, MDY'")
+		if got := c.Params["DateStyle"]; got != "ISO, MDY" {
+			t.Fatal(got)
+		}
+		c.Query("DISCARD ALL")
+		if got := c.Params["DateStyle"]; got != "German, DMY" {
+			t.Errorf("the client believes in %s", got)
+		}
+	})
+}

@@ -45,7 +45,7 @@ func isolate(t *testing.T, mode, isolation string, users ...string) *isolated {
 	for i := 1; i <= 3; i++ {
 		role := fmt.Sprintf("%s_r%d", db, i)
 		s.roles[i] = role
-		s.shards[0].Exec(t, db, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'; GRANT %[1]s TO app", role, rolePassword(t, cluster, role)))
+		s.shards[0].Exec(t, db, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'; GRANT %[1]s TO app", role, rolePassword(t, role)))
 		if isolation == "schema" {
 			ddl += fmt.Sprintf(`CREATE SCHEMA t_%d; CREATE TABLE t_%[1]d.orders (tenant_id bigint DEFAULT %[1]d, id bigint, note text DEFAULT 'of %[1]d');
 				INSERT INTO t_%[1]d.orders (id) SELECT generate_series(1, 3);

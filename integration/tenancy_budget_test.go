@@ -37,7 +37,7 @@ func TestTenantsShareABudget(t *testing.T) {
 	sql.WriteString(mostBackends)
 	for i := range tenants + 1 {
 		role := fmt.Sprintf("%s_t%d", db, i)
-		fmt.Fprintf(&sql, "CREATE ROLE %s LOGIN PASSWORD '%s'; CREATE SCHEMA t_%d AUTHORIZATION %[1]s;", role, rolePassword(t, cluster, role), i)
+		fmt.Fprintf(&sql, "CREATE ROLE %s LOGIN PASSWORD '%s'; CREATE SCHEMA t_%d AUTHORIZATION %[1]s;", role, rolePassword(t, role), i)
 	}
 	s.shards[0].Exec(t, db, sql.String())
 	s.edit("pgdog.toml", "[admin]", fmt.Sprintf("[multi_tenant]\nisolation = \"schema\"\nconnections = %d\nrole = \"%s_t{key}\"\nschema = \"t_{key}\"\nrole_secret_file = %q\n[admin]", budget, db, s.path("role.secret")))

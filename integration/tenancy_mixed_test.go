@@ -29,7 +29,7 @@ func TestTenantsMixed(t *testing.T) {
 			isolation = "schema"
 			ddl += fmt.Sprintf(`CREATE ROLE %[2]s LOGIN PASSWORD '%[3]s' CONNECTION LIMIT 4; CREATE SCHEMA t_%[1]d; CREATE TABLE t_%[1]d.orders (tenant_id bigint DEFAULT %[1]d, id bigint, note text);
 				INSERT INTO t_%[1]d.orders (id, note) SELECT i, 'of %[1]d' FROM generate_series(1, 3) i;
-				GRANT USAGE ON SCHEMA t_%[1]d TO %[2]s; GRANT ALL ON ALL TABLES IN SCHEMA t_%[1]d TO %[2]s; GRANT %[2]s TO app;`, i, role, rolePassword(t, cluster, role))
+				GRANT USAGE ON SCHEMA t_%[1]d TO %[2]s; GRANT ALL ON ALL TABLES IN SCHEMA t_%[1]d TO %[2]s; GRANT %[2]s TO app;`, i, role, rolePassword(t, role))
 		}
 		if i%3 == 1 {
 			mode = "strict"

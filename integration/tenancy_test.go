@@ -241,7 +241,7 @@ func TestTenantBySchema(t *testing.T) {
 				role := fmt.Sprintf("%s_t%d", db, i)
 				roles = append(roles, role)
 				s.shards[0].Exec(t, db, fmt.Sprintf(`CREATE ROLE %s LOGIN PASSWORD '%s'; GRANT USAGE ON SCHEMA t_%d TO %[1]s; GRANT ALL ON ALL TABLES IN SCHEMA t_%[3]d TO %[1]s; GRANT %[1]s TO app`,
-					role, rolePassword(t, cluster, role), i))
+					role, rolePassword(t, role), i))
 			}
 			s.edit("pgdog.toml", "[admin]", fmt.Sprintf("[multi_tenant]\nisolation = \"schema\"\nmode = %q\nrole = \"%s_t{key}\"\nschema = \"t_{key}\"\nrole_secret_file = %q\n[admin]", mode, db, s.path("role.secret")))
 			s.startInside()
@@ -321,7 +321,7 @@ state = "suspended"
 	}
 }
 
-func rolePassword(t testing.TB, cluster, role string) string {
+func rolePassword(t testing.TB, role string) string {
 	t.Helper()
 	secret, err := tenant.NewSecret([]byte("0123456789abcdef0123456789abcdef"))
 	if err != nil {
