@@ -1,0 +1,258 @@
+package secure
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/pgkennel/pgkennel/pooler/auth"
+	"github.com/pgkennel/pgkennel/tenant"
+)
+
+// role is a role of the server's, as the catalogs have it.
+type role struct {
+	Name                                                      string
+	Login, Inherit, Super, CreateRole, CreateDB, Repl, Bypass bool
+	Member                                                    []string // of these roles
+	tenant                                                    *tenant.Tenant
+	missing                                                   bool
+}
+
+// readRoles reads the roles that matter: the tenants', the logins, and our own.
+func (p *plan) readRoles(ctx context.Context) error {
+	p.roles = make(map[string]*role, len(p.Tenants)+len(p.Logins))
+	names := []string{p.owner, p.group}
+	names = append(names, p.Logins...)
+	for _, t := range p.Tenants {
+		if t.Role != "" {
+			names = append(names, t.Role)
+			p.roles[t.Role] = &role{Name: t.Role, tenant: t, missing: true}
+		}
+	}
+	found, err := list[struct {
+		Name                                                      string
+		Login, Inherit, Super, CreateRole, CreateDB, Repl, Bypass bool
+		Member                                                    []string
+	}](ctx, p.db, `SELECT r.rolname::text, r.rolcanlogin, r.rolinherit, r.rolsuper, r.rolcreaterole, r.rolcreatedb, r.rolreplication, r.rolbypassrls,
+ARRAY(SELECT g.rolname::text FROM pg_auth_members m JOIN pg_roles g ON g.oid = m.roleid WHERE m.member = r.oid ORDER BY 1)
+FROM pg_roles r WHERE r.rolname = ANY($1::text[])`, names)
+	if err != nil {
+		return err
+	}
+	for _, f := range found {
+		r := &role{
+			Name: f.Name, Login: f.Login, Inherit: f.Inherit, Super: f.Super, CreateRole: f.CreateRole, CreateDB: f.CreateDB, Repl: f.Repl,
+			Bypass: f.Bypass, Member: f.Member,
+		}
+		if old := p.roles[f.Name]; old != nil {
+			r.tenant = old.tenant
+		}
+		p.roles[f.Name] = r
+	}
+	return nil
+}
+
+// there reports whether a role exists.
+func (p *plan) there(name string) bool { return p.roles[name] != nil && !p.roles[name].missing }
+
+// planned reports whether a role was planned for another database of the server, and notes that it is now.
+func (p *plan) planned(name string) bool {
+	at := p.server + " " + name
+	was := p.planner.planned[at]
+	p.planner.planned[at] = true
+	return was
+}
+
+// attributes are the SQL words for those in which r differs from a role that may do nothing.
+func (r *role) attributes(login, inherit bool) []string {
+	var words []string
+	for _, a := range []struct {
+		has, want bool
+		word      string
+	}{
+		{r.Login, login, "LOGIN"},
+		{r.Inherit, inherit, "INHERIT"},
+		{r.Super, false, "SUPERUSER"},
+		{r.CreateRole, false, "CREATEROLE"},
+		{r.CreateDB, false, "CREATEDB"},
+		{r.Repl, false, "REPLICATION"},
+		{r.Bypass, false, "BYPASSRLS"},
+	} {
+		if a.has == a.want {
+			continue
+		}
+		if a.want {
+			words = append(words, a.word)
+		} else {
+			words = append(words, "NO"+a.word)
+		}
+	}
+	return words
+}
+
+// planRoles plans the two roles that are ours.
+func (p *plan) planRoles(context.Context) error {
+	for _, own := range []struct{ name, why string }{
+		{p.owner, "owns what tenants use, and can't log in: migrations run as it"},
+		{p.group, "holds what all tenants may do, so that it is granted once"},
+	} {
+		s := Step{Kind: "role", Object: own.name, Reason: own.why}
+		if r := p.roles[own.name]; r == nil {
+			if !p.planned(own.name) {
+				s.SQL = append(s.SQL, "CREATE ROLE "+ident(own.name)+" NOLOGIN")
+			}
+		} else if words := r.attributes(false, r.Inherit); len(words) > 0 {
+			s.SQL = append(s.SQL, "ALTER ROLE "+ident(own.name)+" "+strings.Join(words, " "))
+		}
+		if r := p.roles[own.name]; r != nil {
+			for _, g := range r.Member {
+				s.SQL = append(s.SQL, "REVOKE "+ident(g)+" FROM "+ident(own.name))
+			}
+		}
+		if own.name == p.owner && !p.info.Super && !slices.Contains(p.roles[p.info.User].memberships(), p.owner) {
+			s.SQL = append(s.SQL, "GRANT "+ident(p.owner)+" TO "+ident(p.info.User))
+		}
+		p.add(s)
+	}
+	return nil
+}
+
+func (r *role) memberships() []string {
+	if r == nil {
+		return nil
+	}
+	return r.Member
+}
+
+// entry is what the database is told of a tenant.
+type entry struct{ Role, Key, Schema, Secret string }
+
+// planTenants plans the tenants' roles, and their entries in pgkennel.tenants.
+func (p *plan) planTenants(ctx context.Context) error {
+	entries := make(map[string]entry)
+	if p.info.hasHome {
+		known, err := list[entry](ctx, p.db, "SELECT role::text, coalesce(key, ''), coalesce(schema::text, ''), coalesce(secret, '') FROM pgkennel.tenants")
+		if err != nil {
+			return err
+		}
+		for _, e := range known {
+			entries[e.Role] = e
+		}
+	}
+	verifiers := make(map[string]string)
+	if p.info.ReadsPasswords && p.Secret != nil {
+		stored, err := list[struct{ Role, Password string }](ctx, p.db,
+			"SELECT rolname::text, coalesce(rolpassword, '') FROM pg_authid WHERE rolname = ANY($1::text[])", p.tenantRoles())
+		if err != nil {
+			return err
+		}
+		for _, s := range stored {
+			verifiers[s.Role] = s.Password
+		}
+	}
+	members, err := list[struct{ Role, Member string }](ctx, p.db, `SELECT r.rolname::text, m.rolname::text FROM pg_auth_members a
+JOIN pg_roles r ON r.oid = a.roleid JOIN pg_roles m ON m.oid = a.member WHERE r.rolname = ANY($1::text[]) ORDER BY 1, 2`, p.tenantRoles())
+	if err != nil {
+		return err
+	}
+	in := make(map[string][]string)
+	for _, m := range members {
+		in[m.Role] = append(in[m.Role], m.Member)
+	}
+	owned, err := list[struct{ Role string }](ctx, p.db, `SELECT DISTINCT r.rolname::text FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid
+WHERE d.refclassid = 'pg_authid'::regclass AND d.deptype = 'o' AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+AND r.rolname = ANY($1::text[])`, p.tenantRoles())
+	if err != nil {
+		return err
+	}
+	for _, t := range p.Tenants {
+		if t.Role == "" {
+			continue
+		}
+		p.add(p.tenantRole(t, verifiers[t.Role], entries[t.Role], in[t.Role]))
+		if slices.ContainsFunc(owned, func(o struct{ Role string }) bool { return o.Role == t.Role }) {
+			p.add(Step{
+				Kind: "owner", Object: t.Role, Reason: "tenant " + t.Name + " owns objects, and so can change who may see them",
+				SQL: []string{"REASSIGN OWNED BY " + ident(t.Role) + " TO " + ident(p.owner)},
+			})
+		}
+	}
+	return nil
+}
+
+func (p *plan) tenantRoles() []string {
+	var names []string
+	for _, t := range p.Tenants {
+		if t.Role != "" {
+			names = append(names, t.Role)
+		}
+	}
+	return names
+}
+
+// tenantRole plans one tenant's role: it may log in if the mode is strict, is a member of the group alone, and may do nothing by itself.
+func (p *plan) tenantRole(t *tenant.Tenant, stored string, known entry, members []string) Step {
+	strict := t.Mode == tenant.Strict
+	login := strict && t.State == tenant.Active
+	want := entry{Role: t.Role, Key: t.Key, Schema: t.Schema}
+	if p.Secret != nil && strict {
+		want.Secret = p.Secret.ID()
+	}
+	s := Step{Kind: "role", Object: t.Role, Reason: "of tenant " + t.Name}
+	r := p.roles[t.Role]
+	if r.missing {
+		if !p.planned(t.Role) {
+			words := []string{"NOLOGIN", "NOINHERIT"}
+			if login {
+				words[0] = "LOGIN"
+			}
+			if strict {
+				words[1] = "INHERIT" // of the group, which has no more than all tenants
+			}
+			s.SQL = append(s.SQL, "CREATE ROLE "+ident(t.Role)+" "+strings.Join(words, " "))
+		}
+	} else if words := r.attributes(login, strict); len(words) > 0 {
+		s.SQL = append(s.SQL, "ALTER ROLE "+ident(t.Role)+" "+strings.Join(words, " "))
+		s.Reason += ": it has other attributes than it should"
+	}
+	if want.Secret != "" {
+		password := p.Secret.RolePassword(p.Cluster, t.Role)
+		good := known.Secret == want.Secret
+		if p.info.ReadsPasswords {
+			v, err := auth.ParseVerifier(stored)
+			good = err == nil && v.IsSCRAM() && v.Matches(t.Role, password)
+		}
+		if !good {
+			encoded, _ := auth.MakeVerifier(password, nil, 0).Encode()
+			s.SQL = append(s.SQL, "ALTER ROLE "+ident(t.Role)+" PASSWORD "+literal(encoded))
+		}
+	}
+	for _, g := range r.Member {
+		if !strict || g != p.group {
+			s.SQL = append(s.SQL, "REVOKE "+ident(g)+" FROM "+ident(t.Role))
+		}
+	}
+	if strict && !slices.Contains(r.Member, p.group) {
+		s.SQL = append(s.SQL, "GRANT "+ident(p.group)+" TO "+ident(t.Role))
+	}
+	for _, l := range p.Logins {
+		switch is := slices.Contains(members, l); {
+		case strict && is:
+			s.SQL = append(s.SQL, "REVOKE "+ident(t.Role)+" FROM "+ident(l))
+		case !strict && !is && p.there(l):
+			s.SQL = append(s.SQL, "GRANT "+ident(t.Role)+" TO "+ident(l))
+		}
+	}
+	for _, m := range members {
+		if o := p.roles[m]; o != nil && o.tenant != nil {
+			s.SQL = append(s.SQL, "REVOKE "+ident(t.Role)+" FROM "+ident(m))
+		}
+	}
+	if known != want {
+		s.SQL = append(s.SQL, fmt.Sprintf(
+			"INSERT INTO pgkennel.tenants (role, key, schema, secret) VALUES (%s, %s, %s, %s) ON CONFLICT (role) DO UPDATE SET key = excluded.key, schema = excluded.schema, secret = excluded.secret",
+			literal(want.Role), orNull(want.Key), orNull(want.Schema), orNull(want.Secret)))
+	}
+	return s
+}
