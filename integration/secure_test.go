@@ -37,6 +37,7 @@ func guarded(t *testing.T, schema, tenancy string) *stand {
 	})
 	s.edit("pgdog.toml", `"role.secret"`, fmt.Sprintf("%q", s.path("role.secret")))
 	s.write("role.secret", secureSecret)
+	s.shards[0].Exec(t, "postgres", fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", pgtest.Superuser, password))
 	return s
 }
 
@@ -60,7 +61,6 @@ tables = ["countries"]
 // admin runs a command of the program as the superuser.
 func (s *stand) admin(t testing.TB, args ...string) (code int, stdout, stderr string) {
 	t.Helper()
-	// The socket needs no password; host and port come from the configuration, so that a file of passwords says it.
 	return outcomeOf(t, s.dir, []string{"PGUSER=" + pgtest.Superuser, "PGPASSWORD=" + password, "PGSSLMODE=disable"}, args...)
 }
 
@@ -104,7 +104,7 @@ func (s *stand) findings(t testing.TB, of secure.Severity) []secure.Finding {
 }
 
 // direct logs in to PostgreSQL itself, as somebody who has a tenant's password.
-func (s *stand) direct_(t testing.TB, role string) *pgx.Conn {
+func (s *stand) tenantConn(t testing.TB, role string) *pgx.Conn {
 	t.Helper()
 	c, err := pgx.Connect(t.Context(), s.shards[0].DSN(s.shards[0].db, role, rolePassword(t, cluster, role)))
 	if err != nil {
@@ -114,18 +114,140 @@ func (s *stand) direct_(t testing.TB, role string) *pgx.Conn {
 	return c
 }
 
+// applied makes a stand's database safe, and checks that there is nothing left to do.
+func (s *stand) applied(t testing.TB) {
+	t.Helper()
+	s.must(t, "secure", "apply")
+	if plan := s.must(t, "secure", "plan"); plan != "" {
+		t.Errorf("a plan is left:\n%s", plan)
+	}
+	if again := s.must(t, "secure", "apply"); again != "saas/0: safe, 0 steps\n" {
+		t.Errorf("applied twice:\n%s", again)
+	}
+	for _, f := range s.findings(t, secure.Error) {
+		t.Errorf("after apply: %+v", f)
+	}
+}
+
+// escapes are SQL by which a tenant would be another one, or see its rows.
+var escapes = []string{
+	"SET app.current_tenant = '2'",
+	`SET "APP.Current_Tenant" = '2'`,
+	"SELECT set_config('app.current_tenant', '2', false)",
+	"SELECT set_config('app.current_' || 'tenant', '2', false)",
+	"UPDATE pg_settings SET setting = '2' WHERE name = 'app.current_tenant'",
+	"DO $$ BEGIN PERFORM set_config('app.current_tenant', '2', false); EXECUTE 'SET ROLE r_2'; END $$",
+	"SET ROLE r_2", "SET SESSION AUTHORIZATION r_2", "SET SESSION AUTHORIZATION DEFAULT", "RESET ROLE", "RESET SESSION AUTHORIZATION",
+	"SELECT set_config('role', 'r_2', false)", "SELECT set_config('session_authorization', 'r_2', false)",
+	"SET row_security = off", "SET session_replication_role = replica", "RESET ALL", "DISCARD ALL",
+	"ALTER TABLE orders DISABLE ROW LEVEL SECURITY", "ALTER TABLE orders NO FORCE ROW LEVEL SECURITY",
+	"CREATE POLICY open ON orders USING (true)", "DROP POLICY pgkennel_base ON orders", "GRANT ALL ON orders TO PUBLIC",
+	"TRUNCATE orders", "DROP OWNED BY CURRENT_USER",
+	"UPDATE pgkennel.tenants SET key = '2'", "SELECT * FROM pgkennel.tenants", "INSERT INTO pgkennel.new_tables VALUES (1)",
+	"CREATE TABLE public.mine (a int)", "CREATE SCHEMA mine", "CREATE FUNCTION public.lower(int) RETURNS int LANGUAGE sql AS 'SELECT 1'",
+	"INSERT INTO orders (tenant_id, note) VALUES (2, 'planted')", "UPDATE orders SET tenant_id = 2", "MERGE INTO orders o USING (SELECT 2 AS t) s ON o.tenant_id = s.t WHEN MATCHED THEN UPDATE SET note = 'stolen'",
+	"UPDATE orders SET note = 'stolen' WHERE tenant_id = 2", "DELETE FROM orders WHERE tenant_id <> 1", "UPDATE events_1 SET what = 'stolen' WHERE tenant_id <> 1",
+	"SET search_path = pg_temp, public; CREATE TEMP TABLE tenants (role name, key text); INSERT INTO tenants VALUES (session_user, '2')",
+	"SELECT pgkennel.tenant_key()",
+}
+
+// looks are ways to look for rows; each has a column with whose they are.
+var looks = []string{
+	"SELECT note FROM orders", "SELECT what FROM events", "SELECT what FROM events_1", "SELECT o.note FROM orders o LEFT JOIN items USING (tenant_id)",
+	"SELECT (SELECT max(note) FROM orders WHERE tenant_id <> 1)", "TABLE orders ORDER BY 1 DESC LIMIT 1", "WITH o AS MATERIALIZED (SELECT note FROM orders) SELECT note FROM o",
+	"SELECT note FROM orders FOR UPDATE", "UPDATE orders SET note = note RETURNING note",
+}
+
+// TestSecureRows: an application whose statements name no tenant, on tables that tenants share, each with a login of its own.
 func TestSecureRows(t *testing.T) {
 	t.Parallel()
 	s := guarded(t, openSchema, rowTenancy)
-	s.shards[0].Exec(t, "postgres", fmt.Sprintf("ALTER ROLE %s PASSWORD '%s'", pgtest.Superuser, password))
 	if plan := s.must(t, "secure", "plan"); !strings.Contains(plan, "CREATE POLICY") {
 		t.Errorf("plan of a new database:\n%s", plan)
 	}
-	fmt.Println(s.must(t, "secure", "plan"))
-	fmt.Println(s.must(t, "secure", "apply"))
-	if plan := s.must(t, "secure", "plan"); plan != "" {
-		t.Errorf("a second plan:\n%s", plan)
+	s.applied(t)
+	s.startInside()
+	others := "SELECT tenant_id, note FROM orders WHERE tenant_id <> 1 ORDER BY 1, id"
+	before := s.shards[0].rows(t, others)
+
+	// The application.
+	each(t, func(t *testing.T, p protocol) {
+		id, note := "100", "new "+p.name
+		c := s.as(t, "app@one", nil)
+		p.play(t, c,
+			"SELECT DISTINCT note FROM orders WHERE note LIKE 'of%'", "of 1; SELECT 1; I",
+			"SELECT code FROM countries ORDER BY 1", "de; fr; SELECT 2; I",
+			"BEGIN", "BEGIN; T",
+			"INSERT INTO orders (id, note) VALUES ("+id+", '"+note+"') RETURNING tenant_id", "1; INSERT 0 1; T",
+			"INSERT INTO orders (note) VALUES ('by identity') RETURNING tenant_id", "1; INSERT 0 1; T",
+			"INSERT INTO items (order_id) VALUES ("+id+") RETURNING tenant_id", "1; INSERT 0 1; T",
+			"INSERT INTO events (day, what) VALUES (1, 'of 1') RETURNING tenant_id", "1; INSERT 0 1; T",
+			"UPDATE orders SET note = 'changed' WHERE id = "+id, "UPDATE 1; T",
+			"DELETE FROM items", "DELETE 1; T",
+			"DELETE FROM orders WHERE id = "+id, "DELETE 1; T",
+			"ROLLBACK", "ROLLBACK; I",
+			"INSERT INTO countries VALUES ('it')", "42501; I",
+		)
+		p.play(t, s.as(t, "app@two", nil), "SELECT DISTINCT note FROM orders", "of 2; SELECT 1; I")
+		for _, sql := range escapes {
+			c := s.as(t, "app@one", nil)
+			p.run(c, sql)
+			for _, look := range looks {
+				if got := outcome(p.run(c, look)); strings.Contains(got, "of 2") || strings.Contains(got, "of 3") || strings.Contains(got, "of 4") {
+					t.Errorf("%s: after %s, %s shows %s", p.name, sql, look, got)
+				}
+			}
+		}
+	})
+
+	// Somebody who has the tenant's password, without pgkennel.
+	for _, sql := range escapes {
+		c := s.tenantConn(t, "r_1")
+		_, _ = c.PgConn().Exec(t.Context(), sql).ReadAll() // most of them fail
+		for _, look := range looks {
+			results, _ := c.PgConn().Exec(t.Context(), look).ReadAll()
+			for _, r := range results {
+				for _, row := range r.Rows {
+					if text := fmt.Sprintf("%s", row); strings.Contains(text, "of 2") || strings.Contains(text, "of 3") || strings.Contains(text, "of 4") {
+						t.Errorf("after %s, %s shows %s", sql, look, text)
+					}
+				}
+			}
+		}
 	}
-	_, out, _ := s.admin(t, "doctor")
-	fmt.Println(out)
+	if after := s.shards[0].rows(t, others); fmt.Sprint(after) != fmt.Sprint(before) {
+		t.Errorf("the others' rows were %v\nand are %v", before, after)
+	}
+	if _, err := pgx.Connect(t.Context(), s.shards[0].DSN(s.shards[0].db, "r_3", rolePassword(t, cluster, "r_3"))); err == nil {
+		t.Error("a disabled tenant's role logs in")
+	}
+	if _, err := pgx.Connect(t.Context(), s.shards[0].DSN(s.shards[0].db, "r_1", "")); err == nil {
+		t.Error("a tenant's role logs in without password")
+	}
+
+	// New tables.
+	root := func(sql string) error {
+		c, err := pgx.Connect(t.Context(), s.shards[0].DSN(s.shards[0].db, pgtest.Superuser, password))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer c.Close(t.Context())
+		_, err = c.PgConn().Exec(t.Context(), sql).ReadAll()
+		return err
+	}
+	for sql, good := range map[string]bool{
+		"CREATE TABLE a (tenant_id bigint)":                        false,
+		"CREATE TABLE b AS SELECT 1 AS tenant_id":                  false,
+		"CREATE TABLE c (id int); ALTER TABLE c ADD tenant_id int": false,
+		"CREATE TABLE d (id int)":                                  true,
+		"CREATE TEMP TABLE e (tenant_id int)":                      true,
+		"CREATE TABLE f PARTITION OF events FOR VALUES IN (3)":     false,
+		"ALTER TABLE orders NO FORCE ROW LEVEL SECURITY":           false,
+		"ALTER TABLE orders ADD more text":                         true,
+		"BEGIN; CREATE TABLE g (tenant_id bigint); ALTER TABLE g ENABLE ROW LEVEL SECURITY; ALTER TABLE g FORCE ROW LEVEL SECURITY; CREATE POLICY p ON g AS RESTRICTIVE USING (false); COMMIT": true,
+	} {
+		if err := root(sql); (err == nil) != good {
+			t.Errorf("%s: %v", sql, err)
+		}
+	}
 }

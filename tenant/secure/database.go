@@ -13,7 +13,7 @@ type grant struct{ Grantee, Privilege string }
 // planDatabase plans who may connect, and what everybody may do that nobody should.
 func (p *plan) planDatabase(ctx context.Context) error {
 	grants, err := list[grant](ctx, p.db, `SELECT CASE a.grantee WHEN 0 THEN '' ELSE pg_get_userbyid(a.grantee)::text END, a.privilege_type
-FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a WHERE d.datname = current_database()`)
+FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a WHERE d.datname = current_database() AND a.grantee <> d.datdba`)
 	if err != nil {
 		return err
 	}
@@ -36,7 +36,7 @@ FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a 
 		}
 	}
 	for _, g := range grants {
-		if g.Privilege == "CREATE" && g.Grantee != p.info.DatabaseOwner && (g.Grantee == p.group || p.ours(g.Grantee)) {
+		if g.Privilege == "CREATE" && (g.Grantee == p.group || p.ours(g.Grantee)) {
 			s.SQL = append(s.SQL, "REVOKE CREATE ON DATABASE "+db+" FROM "+ident(g.Grantee))
 		}
 	}

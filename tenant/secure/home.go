@@ -171,18 +171,18 @@ func (p *plan) planGuard(ctx context.Context) error {
 		return nil
 	}
 	found, err := one[struct {
-		Args    string
+		Args    []byte
 		Watches bool
-	}](ctx, p.db, `SELECT coalesce((SELECT convert_from(t.tgargs, 'UTF8') FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
+	}](ctx, p.db, `SELECT coalesce((SELECT t.tgargs FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid
 JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 'pgkennel' AND c.relname = 'new_tables' AND t.tgname = 'pgkennel_refuse'
-AND t.tgenabled = 'O' AND t.tgdeferrable AND t.tginitdeferred), ''),
+AND t.tgenabled = 'O' AND t.tgdeferrable AND t.tginitdeferred), ''::bytea),
 EXISTS (SELECT FROM pg_event_trigger e JOIN pg_proc f ON f.oid = e.evtfoid JOIN pg_namespace n ON n.oid = f.pronamespace
 WHERE e.evtname = 'pgkennel_new_tables' AND e.evtevent = 'ddl_command_end' AND e.evtenabled = 'O' AND n.nspname = 'pgkennel' AND f.proname = 'note_tables')`)
 	if err != nil {
 		return err
 	}
 	s := Step{Kind: "guard", Object: p.info.Database, Reason: "a table with the column " + p.Column + " and without policy can be made", Severity: Warning}
-	if found.Args != p.Column+"\x00" {
+	if string(found.Args) != p.Column+"\x00" {
 		s.SQL = append(s.SQL, "DROP TRIGGER IF EXISTS pgkennel_refuse ON pgkennel.new_tables",
 			"CREATE CONSTRAINT TRIGGER pgkennel_refuse AFTER INSERT ON pgkennel.new_tables DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pgkennel.refuse_table("+literal(p.Column)+")")
 	}
