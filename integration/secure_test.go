@@ -22,7 +22,7 @@ CREATE TABLE events_1 PARTITION OF events FOR VALUES IN (1);
 CREATE TABLE events_2 PARTITION OF events FOR VALUES IN (2);
 CREATE TABLE countries (code text);
 INSERT INTO countries VALUES ('de'), ('fr');
-INSERT INTO orders SELECT t, i, 'of ' || t FROM generate_series(1, 4) t, generate_series(1, 3) i;
+INSERT INTO orders SELECT t, 1000 + i, 'of ' || t FROM generate_series(1, 4) t, generate_series(1, 3) i;
 INSERT INTO events SELECT t, d, 'of ' || t FROM generate_series(1, 4) t, generate_series(1, 2) d;
 `
 
@@ -250,4 +250,245 @@ func TestSecureRows(t *testing.T) {
 			t.Errorf("%s: %v", sql, err)
 		}
 	}
+}
+
+// defect is something wrong that is planted, and what the doctor says of it.
+type defect struct {
+	sql           string
+	severity      secure.Severity
+	check, object string
+	byHand        bool // apply leaves it to the operator; the finding's own SQL mends it
+}
+
+var defects = []defect{
+	{"ALTER TABLE orders NO FORCE ROW LEVEL SECURITY", secure.Error, "table", "public.orders", false},
+	{"ALTER TABLE events_1 DISABLE ROW LEVEL SECURITY", secure.Error, "table", "public.events_1", false},
+	{"DROP POLICY pgkennel_base ON events_2", secure.Error, "table", "public.events_2", false},
+	{"DROP POLICY pgkennel_base ON items; CREATE POLICY pgkennel_base ON items AS RESTRICTIVE USING (true)", secure.Error, "table", "public.items", false},
+	{"ALTER TABLE events OWNER TO app", secure.Error, "table", "public.events", false},
+	{`CREATE TABLE "new ""one""" (tenant_id uuid)`, secure.Error, "table", `public.new "one"`, false},
+	{"CREATE TABLE texts (tenant_id varchar(40)); CREATE INDEX ON texts (tenant_id)", secure.Error, "table", "public.texts", false},
+	{"CREATE TABLE shorts (tenant_id smallint, t text)", secure.Warning, "index", "public.shorts", false},
+	{"CREATE TABLE defaults (tenant_id text PRIMARY KEY); ALTER TABLE defaults ALTER tenant_id SET DEFAULT '7'", secure.Error, "table", "public.defaults", false},
+	{"CREATE TABLE odd (tenant_id numeric)", secure.Error, "column", "public.odd", true},
+	{"ALTER ROLE r_1 SUPERUSER BYPASSRLS CREATEROLE CREATEDB REPLICATION", secure.Error, "role", "r_1", false},
+	{"GRANT r_2 TO r_1", secure.Error, "role", "r_2", false},
+	{"GRANT pg_read_all_data TO r_2; ALTER ROLE r_2 PASSWORD 'guessed'; UPDATE pgkennel.tenants SET key = '1' WHERE role = 'r_2'", secure.Error, "role", "r_2", false},
+	{"GRANT r_1 TO app", secure.Error, "role", "r_1", false},
+	{"ALTER ROLE r_3 LOGIN", secure.Error, "role", "r_3", false},
+	{"CREATE TABLE his (a int); ALTER TABLE his OWNER TO r_2", secure.Error, "owner", "r_2", false},
+	{"ALTER ROLE app BYPASSRLS CREATEROLE", secure.Error, "login", "app", true},
+	{"GRANT pg_read_all_data TO app", secure.Error, "member", "app", true},
+	{"ALTER ROLE r_1 SET search_path = 'evil'", secure.Error, "setting", "r_1", true},
+	{"ALTER ROLE app SET app.current_tenant = '1'", secure.Error, "setting", "app", true},
+	{"GRANT TRUNCATE ON orders TO PUBLIC", secure.Error, "grant", "public.orders", false},
+	{"GRANT CREATE ON SCHEMA public TO PUBLIC", secure.Error, "create", "public", false},
+	{"DO $$ BEGIN EXECUTE format('GRANT ALL ON DATABASE %I TO PUBLIC', current_database()); END $$", secure.Error, "connect", "db_", false},
+	{"ALTER FUNCTION pgkennel.tenant_key() IMMUTABLE", secure.Error, "function", "pgkennel.tenant_key()", false},
+	{"GRANT SELECT ON pgkennel.tenants TO PUBLIC", secure.Error, "table", "pgkennel.tenants", false},
+	{"GRANT USAGE ON SCHEMA pgkennel TO PUBLIC", secure.Error, "schema", "pgkennel", false},
+	{"DROP EVENT TRIGGER pgkennel_new_tables", secure.Warning, "guard", "db_", false},
+	{"DROP INDEX events_1_tenant_id_idx CASCADE", secure.Warning, "index", "public.events_1", false},
+	{"CREATE VIEW seen AS SELECT * FROM orders; CREATE VIEW seen2 AS SELECT * FROM seen; GRANT SELECT ON seen2 TO PUBLIC", secure.Error, "view", "public.seen2", true},
+	{"CREATE MATERIALIZED VIEW kept AS SELECT * FROM orders; GRANT SELECT ON kept TO PUBLIC", secure.Error, "view", "public.kept", true},
+	{"CREATE FUNCTION all_notes() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER AS 'SELECT note FROM public.orders'", secure.Error, "function", "public.all_notes()", true},
+	{"CREATE FUNCTION mine(bigint) RETURNS bool LANGUAGE sql IMMUTABLE AS 'SELECT true'; CREATE POLICY extra ON orders USING (mine(tenant_id))", secure.Error, "policy", "public.orders, policy extra", true},
+	{"CREATE POLICY slow ON orders USING (tenant_id = current_setting('app.current_tenant')::bigint)", secure.Warning, "policy", "public.orders, policy slow", true},
+	{"CREATE UNIQUE INDEX cross_key ON orders (id)", secure.Warning, "key", "public.orders, index cross_key", true},
+	{"ALTER TABLE items ADD CONSTRAINT cross_fk FOREIGN KEY (order_id) REFERENCES orders (id)", secure.Warning, "foreign key", "public.items, cross_fk", true},
+	{"GRANT INSERT ON countries TO PUBLIC", secure.Warning, "table", "public.countries", true},
+}
+
+// TestDoctor plants every defect into a database that is safe: the doctor names each, apply mends what is its own, and the SQL of the findings
+// the rest.
+func TestDoctor(t *testing.T) {
+	t.Parallel()
+	s := guarded(t, openSchema, rowTenancy)
+	db := s.shards[0].db
+	s.applied(t)
+	for _, d := range defects {
+		s.shards[0].Exec(t, db, "SET session_replication_role = replica;"+d.sql) // the guard would refuse it
+	}
+	found := map[secure.Severity][]secure.Finding{secure.Error: s.findings(t, secure.Error), secure.Warning: s.findings(t, secure.Warning)}
+	has := func(d defect) *secure.Finding {
+		for _, f := range found[d.severity] {
+			if f.Check == d.check && strings.Contains(f.Object, d.object) {
+				return &f
+			}
+		}
+		return nil
+	}
+	mend := make(map[string][]string)
+	for _, d := range defects {
+		f := has(d)
+		if f == nil {
+			t.Errorf("the doctor does not see %s", d.sql)
+			continue
+		}
+		mend[d.sql] = f.SQL
+	}
+	if t.Failed() {
+		for _, list := range found {
+			for _, f := range list {
+				t.Logf("%+v", f)
+			}
+		}
+	}
+	s.must(t, "secure", "apply")
+	if plan := s.must(t, "secure", "plan"); plan != "" {
+		t.Errorf("a plan is left:\n%s", plan)
+	}
+	found = map[secure.Severity][]secure.Finding{secure.Error: s.findings(t, secure.Error), secure.Warning: s.findings(t, secure.Warning)}
+	for _, d := range defects {
+		switch f := has(d); {
+		case d.byHand && f == nil:
+			t.Errorf("apply has mended %s", d.sql)
+		case !d.byHand && f != nil:
+			t.Errorf("apply has not mended %s: %+v", d.sql, *f)
+		case d.byHand && d.check != "key" && len(f.SQL) > 0:
+			for _, sql := range f.SQL {
+				if !strings.HasPrefix(sql, "--") {
+					s.shards[0].Exec(t, db, sql)
+				}
+			}
+		}
+	}
+	s.shards[0].Exec(t, db, "DROP TABLE odd")
+	for _, f := range s.findings(t, secure.Error) {
+		t.Errorf("in the end: %+v", f)
+	}
+	// What an operator has looked at.
+	s.shards[0].Exec(t, db, "GRANT EXECUTE ON FUNCTION all_notes() TO PUBLIC")
+	if len(s.findings(t, secure.Error)) == 0 {
+		t.Error("the doctor does not see the function")
+	}
+	s.shards[0].Exec(t, db, "COMMENT ON FUNCTION all_notes() IS 'for the front page; "+secure.Approval+"'")
+	for _, f := range s.findings(t, secure.Error) {
+		t.Errorf("approved: %+v", f)
+	}
+	if _, stdout, _ := s.admin(t, "doctor"); !strings.Contains(stdout, "warning  saas/0  key public.orders, index cross_key: ") || !strings.Contains(stdout, ": 0 errors, ") {
+		t.Errorf("doctor prints\n%s", stdout)
+	}
+}
+
+// TestSecureSchemas: a schema and a role for each tenant, in both modes.
+func TestSecureSchemas(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"strict", "shared"} {
+		t.Run(mode, func(t *testing.T) {
+			t.Parallel()
+			s := guarded(t, schemasSchema(3), fmt.Sprintf("isolation = \"schema\"\nmode = %q\nschema = \"t_{key}\"\nrole = \"r_{key}\"\n[[tenants]]\nname = \"new\"\nkey = 9\n", mode))
+			keys := []string{"--key", "0,1,2"}
+			s.must(t, append([]string{"secure", "apply"}, keys...)...)
+			if plan := s.must(t, append([]string{"secure", "plan"}, keys...)...); plan != "" {
+				t.Errorf("a plan is left:\n%s", plan)
+			}
+			s.must(t, append([]string{"doctor"}, keys...)...)
+			owner := s.shards[0].rows(t, "SELECT nspowner::regrole::text FROM pg_namespace WHERE nspname = 't_9'")[0]
+			s.shards[0].Exec(t, s.shards[0].db, "SET ROLE "+owner+"; CREATE TABLE t_9.orders (id serial, note text); INSERT INTO t_9.orders (note) VALUES ('of 9')")
+			s.startInside()
+			each(t, func(t *testing.T, p protocol) {
+				for _, key := range []string{"0", "1", "2", "9"} {
+					name, note := key, "of "+key
+					if key == "9" {
+						name = "new"
+					}
+					other := map[string]string{"0": "1", "1": "2", "2": "9", "9": "0"}[key]
+					p.play(t, s.as(t, "app@"+name, nil),
+						"SELECT DISTINCT note FROM orders", note+"; SELECT 1; I",
+						"SELECT note FROM t_"+other+".orders", "42501; I",
+						"CREATE TABLE t_"+key+".mine (a int)", "42501; I",
+						"CREATE TABLE public.mine (a int)", "42501; I",
+						"BEGIN", "BEGIN; T",
+						"INSERT INTO orders (note) VALUES ('more')", "INSERT 0 1; T",
+						"ROLLBACK", "ROLLBACK; I",
+						"TRUNCATE orders", "42501; I",
+					)
+				}
+			})
+			if mode == "shared" {
+				return
+			}
+			for _, sql := range []string{
+				"SELECT 1", "SET search_path = t_2", "SET ROLE r_2", "RESET ROLE", "SET SESSION AUTHORIZATION r_2", "SELECT set_config('role', 'r_2', false)", "SET app.current_tenant = '2'",
+				"GRANT USAGE ON SCHEMA t_2 TO r_1", "ALTER SCHEMA t_2 RENAME TO t_3", "DO $$ BEGIN EXECUTE 'SET ROLE r_2'; END $$",
+			} {
+				c := s.tenantConn(t, "r_1")
+				_, _ = c.PgConn().Exec(t.Context(), sql).ReadAll()
+				for _, look := range []string{"SELECT note FROM t_2.orders", "SET search_path = t_2; SELECT note FROM orders"} {
+					if results, err := c.PgConn().Exec(t.Context(), look).ReadAll(); err == nil {
+						t.Errorf("after %s, %s shows %s", sql, look, results[len(results)-1].Rows)
+					}
+				}
+			}
+		})
+	}
+}
+
+// TestSecureShared: tables that tenants share, on one login.
+func TestSecureShared(t *testing.T) {
+	t.Parallel()
+	s := guarded(t, openSchema, "mode = \"shared\"\ncolumn = \"tenant_id\"\n")
+	s.applied(t)
+	s.startInside()
+	each(t, func(t *testing.T, p protocol) {
+		for _, key := range []string{"1", "2"} {
+			p.play(t, s.as(t, "app@"+key, nil),
+				"SELECT DISTINCT note FROM orders", "of "+key+"; SELECT 1; I",
+				"BEGIN", "BEGIN; T",
+				"INSERT INTO orders (note) VALUES ('mine') RETURNING tenant_id", key+"; INSERT 0 1; T",
+				"ROLLBACK", "ROLLBACK; I",
+				"CREATE TEMP TABLE orders (a int)", "42501; I",
+				"SELECT pg_advisory_lock(1)", "42501; I",
+				"SELECT DISTINCT what FROM events", "of "+key+"; SELECT 1; I",
+			)
+		}
+	})
+	c, err := pgx.Connect(t.Context(), s.shards[0].DSN(s.shards[0].db, user, password))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(t.Context())
+	n := -1
+	if err := c.QueryRow(t.Context(), "SELECT count(*) FROM orders").Scan(&n); n != 0 {
+		t.Errorf("without a tenant there are %d rows, %v", n, err)
+	}
+}
+
+// TestSecureStops: a step that fails ends it, and says which it was; what was done stays, and the rest is done the next time.
+func TestSecureStops(t *testing.T) {
+	t.Parallel()
+	s := guarded(t, openSchema, rowTenancy)
+	c, err := pgx.Connect(t.Context(), s.shards[0].DSN(s.shards[0].db, user, password))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(t.Context())
+	if _, err := c.Exec(t.Context(), "BEGIN; SELECT FROM items"); err != nil {
+		t.Fatal(err)
+	}
+	code, stdout, stderr := s.admin(t, "secure", "apply", "--lock-timeout", "50ms")
+	if code != 1 || !strings.Contains(stdout, "role r_1: of tenant one\n") || !strings.Contains(stderr, "table public.items: ERROR: canceling statement due to lock timeout") {
+		t.Errorf("exit code %d\n%s%s", code, stdout, stderr)
+	}
+	if half := s.must(t, "secure", "plan"); strings.Contains(half, "r_1") || !strings.Contains(half, "public.items") {
+		t.Errorf("plan of what is left:\n%s", half)
+	}
+	if _, err := c.Exec(t.Context(), "ROLLBACK"); err != nil {
+		t.Fatal(err)
+	}
+	s.applied(t)
+	// Never with clients' logins, nor with none.
+	for _, x := range []struct{ dsn, says string }{
+		{"user=app password='" + password + "' sslmode=disable", `connected as "app", which is a login of pgkennel`},
+		{"postgres://postgres:wrong@example.invalid/?sslmode=disable", "password authentication failed"},
+	} {
+		for _, command := range [][]string{{"secure", "plan"}, {"secure", "apply"}, {"doctor"}} {
+			if code, _, stderr := s.admin(t, append(command, "--dsn", x.dsn)...); code != 1 || !strings.Contains(stderr, x.says) || strings.Contains(stderr, password) {
+				t.Errorf("%s --dsn %s: exit code %d, %s", command, x.dsn, code, stderr)
+			}
+		}
+	}
+	s.must(t, "doctor", "--dsn", "user=postgres password='"+password+"' sslmode=disable host=elsewhere")
+	s.must(t, "doctor", "--dsn", "postgres://postgres@example.invalid:1/?sslmode=disable")
 }
