@@ -232,6 +232,12 @@ func (t *tenants) login(x *tenant.Tenant) *cluster.Login {
 	return cluster.NewLogin(o)
 }
 
+// TenantKey is a key in the form in which PostgreSQL prints it; false for what is none.
+func TenantKey(cfg *config.Cluster, text string) (string, bool) {
+	key, ok := sharding.ParseKey(keyType(cfg.TenantType), text)
+	return key.String(), ok
+}
+
 // TenantShards returns what finds a tenant's shard, as statements find it.
 func TenantShards(cfg *config.Cluster) (func(*tenant.Tenant) (int, error), error) {
 	o, err := RouterOptions(cfg)

@@ -152,7 +152,11 @@ func (a *administration) tenants(cfg *config.Config, cluster *config.Cluster) ([
 		}
 		return true
 	})
-	for _, key := range a.keys {
+	for _, text := range a.keys {
+		key, ok := pooler.TenantKey(cluster, text)
+		if !ok {
+			return nil, usageError{fmt.Errorf("--key %s is no %s", strconv.Quote(text), cluster.TenantType)}
+		}
 		t := r.ByKey(cluster.Name, key)
 		if t == nil {
 			return nil, usageError{fmt.Errorf("--key %s makes no tenant: the templates in [multi_tenant] need more than a key, or it is taken", strconv.Quote(key))}

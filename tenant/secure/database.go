@@ -159,6 +159,9 @@ FROM pg_namespace n, aclexplode(n.nspacl) a WHERE n.nspname = $1 AND a.grantee <
 	if !slices.Contains(grants, grant{t.Role, "USAGE"}) {
 		s.SQL = append(s.SQL, "GRANT USAGE ON SCHEMA "+name+" TO "+role)
 	}
+	if t.Schema == "" && !(slices.Contains(grants, grant{p.owner, "USAGE"}) && slices.Contains(grants, grant{p.owner, "CREATE"})) {
+		s.SQL = append(s.SQL, "GRANT USAGE, CREATE ON SCHEMA "+name+" TO "+ident(p.owner))
+	}
 	for _, g := range grants {
 		if t.Schema != "" && g.Grantee != t.Role && (g.Grantee == "" || g.Grantee == p.group || p.ours(g.Grantee)) && g.Grantee != p.owner {
 			s.SQL = append(s.SQL, "REVOKE ALL ON SCHEMA "+name+" FROM "+grantee(g.Grantee))

@@ -156,3 +156,14 @@ AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnam
 	}
 	return err
 }
+
+// strangers checks the roles that the database takes for tenants', and the configuration does not name: nothing else was checked of them.
+func (d *doctor) strangers(context.Context) error {
+	for _, role := range d.known {
+		if r := d.roles[role]; r == nil || r.tenant == nil {
+			d.find(Warning, "tenant", role, "pgkennel.tenants has it for a tenant's role, and the configuration does not: name its --key, or remove it",
+				"DELETE FROM pgkennel.tenants WHERE role = "+literal(role))
+		}
+	}
+	return nil
+}

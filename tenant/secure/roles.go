@@ -22,7 +22,7 @@ type role struct {
 // readRoles reads the roles that matter: the tenants', the logins, and our own.
 func (p *plan) readRoles(ctx context.Context) error {
 	p.roles = make(map[string]*role, len(p.Tenants)+len(p.Logins))
-	names := []string{p.owner, p.group}
+	names := []string{p.owner, p.group, p.info.User}
 	names = append(names, p.Logins...)
 	for _, t := range p.Tenants {
 		if t.Role != "" {
@@ -132,12 +132,13 @@ type entry struct{ Role, Key, Schema, Secret string }
 func (p *plan) planTenants(ctx context.Context) error {
 	entries := make(map[string]entry)
 	if p.info.hasHome {
-		known, err := list[entry](ctx, p.db, "SELECT role::text, coalesce(key, ''), coalesce(schema::text, ''), coalesce(secret, '') FROM pgkennel.tenants")
+		known, err := list[entry](ctx, p.db, "SELECT role::text, coalesce(key, ''), coalesce(schema::text, ''), coalesce(secret, '') FROM pgkennel.tenants ORDER BY 1")
 		if err != nil {
 			return err
 		}
 		for _, e := range known {
 			entries[e.Role] = e
+			p.known = append(p.known, e.Role)
 		}
 	}
 	verifiers := make(map[string]string)

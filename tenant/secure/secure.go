@@ -84,6 +84,7 @@ type plan struct {
 	owner   string // role that owns what is tenants', and can't log in
 	group   string // role that holds what all tenants may do
 	roles   map[string]*role
+	known   []string // roles that the database takes for tenants'
 	tables  []*table
 	steps   []Step
 }
