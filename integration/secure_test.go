@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgkennel/pgkennel/internal/pgtest"
+	"github.com/pgkennel/pgkennel/tenant"
 	"github.com/pgkennel/pgkennel/tenant/secure"
 )
 
@@ -27,6 +28,16 @@ INSERT INTO events SELECT t, d, 'of ' || t FROM generate_series(1, 4) t, generat
 `
 
 const secureSecret = "0123456789abcdef0123456789abcdef"
+
+// passwordOf is what pgkennel makes for a tenant's role.
+func passwordOf(t testing.TB, role string) string {
+	t.Helper()
+	secret, err := tenant.NewSecret([]byte(secureSecret))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return secret.RolePassword(cluster, role)
+}
 
 // guarded is an instance that asks for passwords, with a configuration of tenants that log in by themselves.
 func guarded(t *testing.T, schema, tenancy string) *stand {
@@ -71,7 +82,7 @@ func (s *stand) must(t testing.TB, args ...string) string {
 	if code != 0 {
 		t.Fatalf("%s: exit code %d\n%s%s", strings.Join(args, " "), code, stdout, stderr)
 	}
-	if strings.Contains(stdout+stderr, secureSecret) || strings.Contains(stdout+stderr, rolePassword(t, cluster, "r_1")) {
+	if strings.Contains(stdout+stderr, secureSecret) || strings.Contains(stdout+stderr, passwordOf(t, "r_1")) {
 		t.Fatalf("%s shows a secret", strings.Join(args, " "))
 	}
 	return stdout
@@ -103,10 +114,10 @@ func (s *stand) findings(t testing.TB, of secure.Severity) []secure.Finding {
 	return list
 }
 
-// direct logs in to PostgreSQL itself, as somebody who has a tenant's password.
-func (s *stand) tenantConn(t testing.TB, role string) *pgx.Conn {
+// tenantConn logs in to PostgreSQL itself, as somebody who has the password of tenant 1.
+func (s *stand) tenantConn(t testing.TB) *pgx.Conn {
 	t.Helper()
-	c, err := pgx.Connect(t.Context(), s.shards[0].DSN(s.shards[0].db, role, rolePassword(t, cluster, role)))
+	c, err := pgx.Connect(t.Context(), s.shards[0].DSN(s.shards[0].db, "r_1", passwordOf(t, "r_1")))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -202,7 +213,7 @@ func TestSecureRows(t *testing.T) {
 
 	// Somebody who has the tenant's password, without pgkennel.
 	for _, sql := range escapes {
-		c := s.tenantConn(t, "r_1")
+		c := s.tenantConn(t)
 		_, _ = c.PgConn().Exec(t.Context(), sql).ReadAll() // most of them fail
 		for _, look := range looks {
 			results, _ := c.PgConn().Exec(t.Context(), look).ReadAll()
@@ -218,7 +229,7 @@ func TestSecureRows(t *testing.T) {
 	if after := s.shards[0].rows(t, others); fmt.Sprint(after) != fmt.Sprint(before) {
 		t.Errorf("the others' rows were %v\nand are %v", before, after)
 	}
-	if _, err := pgx.Connect(t.Context(), s.shards[0].DSN(s.shards[0].db, "r_3", rolePassword(t, cluster, "r_3"))); err == nil {
+	if _, err := pgx.Connect(t.Context(), s.shards[0].DSN(s.shards[0].db, "r_3", passwordOf(t, "r_3"))); err == nil {
 		t.Error("a disabled tenant's role logs in")
 	}
 	if _, err := pgx.Connect(t.Context(), s.shards[0].DSN(s.shards[0].db, "r_1", "")); err == nil {
@@ -413,7 +424,7 @@ func TestSecureSchemas(t *testing.T) {
 				"SELECT 1", "SET search_path = t_2", "SET ROLE r_2", "RESET ROLE", "SET SESSION AUTHORIZATION r_2", "SELECT set_config('role', 'r_2', false)", "SET app.current_tenant = '2'",
 				"GRANT USAGE ON SCHEMA t_2 TO r_1", "ALTER SCHEMA t_2 RENAME TO t_3", "DO $$ BEGIN EXECUTE 'SET ROLE r_2'; END $$",
 			} {
-				c := s.tenantConn(t, "r_1")
+				c := s.tenantConn(t)
 				_, _ = c.PgConn().Exec(t.Context(), sql).ReadAll()
 				for _, look := range []string{"SELECT note FROM t_2.orders", "SET search_path = t_2; SELECT note FROM orders"} {
 					if results, err := c.PgConn().Exec(t.Context(), look).ReadAll(); err == nil {
@@ -521,7 +532,7 @@ func TestSecureByHand(t *testing.T) {
 			)
 		}
 	})
-	c := s.tenantConn(t, "r_1")
+	c := s.tenantConn(t)
 	for _, sql := range []string{"SET app.current_tenant = '2'", "SET app.current_tenant = '1'", "RESET app.current_tenant"} {
 		if _, err := c.Exec(t.Context(), sql); err != nil {
 			t.Fatal(err)
@@ -531,7 +542,7 @@ func TestSecureByHand(t *testing.T) {
 			t.Errorf("after %s: %q, %v", sql, notes, err)
 		}
 	}
-	if _, err := pgx.Connect(t.Context(), i.DSN(s.shards[1].db, "r_1", rolePassword(t, cluster, "r_1"))); err == nil || !strings.Contains(err.Error(), "permission denied for database") {
+	if _, err := pgx.Connect(t.Context(), i.DSN(s.shards[1].db, "r_1", passwordOf(t, "r_1"))); err == nil || !strings.Contains(err.Error(), "permission denied for database") {
 		t.Errorf("a tenant of the other shard: %v", err)
 	}
 	if code, _, stderr := s.admin(t, "secure", "plan", "--key", "1,x"); code != 2 || !strings.Contains(stderr, "--key") {
@@ -563,7 +574,7 @@ func TestSecureDatabases(t *testing.T) {
 		p.play(t, s.as(t, "app@one", nil), "SELECT note FROM orders", "of 1; SELECT 1; I", "CREATE TABLE public.mine (a int)", "42501; I")
 		p.play(t, s.as(t, "app@two", nil), "SELECT note FROM orders", "of 2; SELECT 1; I")
 	})
-	if _, err := pgx.Connect(t.Context(), s.shards[0].DSN("own_2", "r_1", rolePassword(t, cluster, "r_1"))); err == nil {
+	if _, err := pgx.Connect(t.Context(), s.shards[0].DSN("own_2", "r_1", passwordOf(t, "r_1"))); err == nil {
 		t.Error("a tenant connects to another one's database")
 	}
 }
@@ -581,7 +592,7 @@ func TestSecureWithoutSuperuser(t *testing.T) {
 		t.Errorf("a plan is left:\n%s", plan)
 	}
 	s.must(t, append([]string{"doctor"}, boss...)...)
-	c := s.tenantConn(t, "r_1")
+	c := s.tenantConn(t)
 	var notes string
 	if err := c.QueryRow(t.Context(), "SELECT string_agg(DISTINCT note, ',') FROM orders").Scan(&notes); err != nil || notes != "of 1" {
 		t.Errorf("%q, %v", notes, err)

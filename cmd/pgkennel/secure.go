@@ -224,7 +224,7 @@ func (a *administration) visitOne(ctx context.Context, x target, f func(context.
 		return err
 	}
 	if db != nil {
-		defer db.Close(context.WithoutCancel(ctx)) //nolint:errcheck // it was used up
+		defer db.Close(context.WithoutCancel(ctx))
 	}
 	return f(ctx, x, db)
 }

@@ -3,6 +3,7 @@ package secure
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/pgkennel/pgkennel/tenant"
 )
@@ -228,14 +229,8 @@ func (p *plan) relationSQL(t *tenant.Tenant, r relation) []string {
 		what := map[string]string{"r": "TABLE", "p": "TABLE", "v": "VIEW", "m": "MATERIALIZED VIEW", "f": "FOREIGN TABLE"}[r.Kind]
 		sql = append(sql, "ALTER "+what+" "+name+" OWNER TO "+ident(p.owner))
 	}
-	missing := ""
-	for _, w := range wanted {
-		if !slices.Contains(r.Grants, t.Role+" "+w) {
-			missing += ", " + w
-		}
-	}
-	if missing != "" {
-		sql = append(sql, "GRANT "+missing[2:]+" ON "+kind+" "+name+" TO "+ident(t.Role))
+	if missing := lacking(r.Grants, t.Role, wanted); missing != "" {
+		sql = append(sql, "GRANT "+missing+" ON "+kind+" "+name+" TO "+ident(t.Role))
 	}
 	for _, g := range splitGrants(r.Grants) {
 		switch mine := g.Grantee == t.Role; {
@@ -247,16 +242,17 @@ func (p *plan) relationSQL(t *tenant.Tenant, r relation) []string {
 	return sql
 }
 
+// lacking lists the privileges that somebody does not have, for GRANT.
+func lacking(grants []string, who string, wanted []string) string {
+	return strings.Join(slices.DeleteFunc(slices.Clone(wanted), func(w string) bool { return slices.Contains(grants, who+" "+w) }), ", ")
+}
+
 // splitGrants reads what relations has of grants.
 func splitGrants(all []string) []grant {
 	list := make([]grant, 0, len(all))
 	for _, g := range all {
-		for i := len(g) - 1; i >= 0; i-- {
-			if g[i] == ' ' {
-				list = append(list, grant{g[:i], g[i+1:]})
-				break
-			}
-		}
+		i := strings.LastIndexByte(g, ' ')
+		list = append(list, grant{g[:i], g[i+1:]})
 	}
 	return list
 }

@@ -220,14 +220,8 @@ func (p *plan) planTable(t *table, policies []policy) {
 func (p *plan) planGrants(t *table) {
 	name := ident(t.Schema, t.Name)
 	s := Step{Kind: "grant", Object: t.String(), Reason: "tenants may read and write it, row by row"}
-	missing := ""
-	for _, w := range dml {
-		if !t.Partition && !slices.Contains(t.Grants, p.group+" "+w) {
-			missing += ", " + w
-		}
-	}
-	if missing != "" {
-		s.SQL = append(s.SQL, "GRANT "+missing[2:]+" ON TABLE "+name+" TO "+ident(p.group))
+	if missing := lacking(t.Grants, p.group, dml); missing != "" && !t.Partition {
+		s.SQL = append(s.SQL, "GRANT "+missing+" ON TABLE "+name+" TO "+ident(p.group))
 	}
 	for _, q := range t.Closed {
 		s.SQL = append(s.SQL, "GRANT USAGE ON SEQUENCE "+q+" TO "+ident(p.group))
