@@ -153,7 +153,7 @@ var escapes = []string{
 	"SET row_security = off", "SET session_replication_role = replica", "RESET ALL", "DISCARD ALL",
 	"ALTER TABLE orders DISABLE ROW LEVEL SECURITY", "ALTER TABLE orders NO FORCE ROW LEVEL SECURITY",
 	"CREATE POLICY open ON orders USING (true)", "DROP POLICY pgkennel_base ON orders", "GRANT ALL ON orders TO PUBLIC",
-	"TRUNCATE orders", "DROP OWNED BY CURRENT_USER",
+	"TRUNCATE orders", "DROP OWNED BY pgkennel_owner_db_1", "DROP OWNED BY r_2",
 	"UPDATE pgkennel.tenants SET key = '2'", "SELECT * FROM pgkennel.tenants", "INSERT INTO pgkennel.new_tables VALUES (1)",
 	"CREATE TABLE public.mine (a int)", "CREATE SCHEMA mine", "CREATE FUNCTION public.lower(int) RETURNS int LANGUAGE sql AS 'SELECT 1'",
 	"INSERT INTO orders (tenant_id, note) VALUES (2, 'planted')", "UPDATE orders SET tenant_id = 2", "MERGE INTO orders o USING (SELECT 2 AS t) s ON o.tenant_id = s.t WHEN MATCHED THEN UPDATE SET note = 'stolen'",

@@ -11,6 +11,9 @@ import (
 // grant is a privilege that somebody has; Grantee is empty for PUBLIC.
 type grant struct{ Grantee, Privilege string }
 
+// mostGrantees bounds the roles in one GRANT. All of them are in one row of pg_database, unlike pg_class a table whose rows may be long.
+const mostGrantees = 1000
+
 // planDatabase plans who may connect, and what everybody may do that nobody should.
 func (p *plan) planDatabase(ctx context.Context) error {
 	grants, err := list[grant](ctx, p.db, `SELECT CASE a.grantee WHEN 0 THEN '' ELSE pg_get_userbyid(a.grantee)::text END, a.privilege_type
@@ -26,10 +29,23 @@ FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a 
 		})
 	}
 	s := Step{Kind: "connect", Object: p.info.Database, Reason: "only tenants and pgkennel's logins may connect"}
-	for _, who := range append([]string{p.group}, p.Logins...) {
-		if !slices.Contains(grants, grant{who, "CONNECT"}) && (who == p.group || p.there(who)) {
-			s.SQL = append(s.SQL, "GRANT CONNECT ON DATABASE "+db+" TO "+ident(who))
+	may := make(map[string]bool, len(grants))
+	for _, g := range grants {
+		may[g.Grantee] = may[g.Grantee] || g.Privilege == "CONNECT"
+	}
+	var who []string
+	for _, l := range p.Logins {
+		if p.there(l) && !may[l] {
+			who = append(who, ident(l))
 		}
+	}
+	for _, t := range p.Tenants {
+		if t.Mode == tenant.Strict && !may[t.Role] {
+			who = append(who, ident(t.Role))
+		}
+	}
+	for some := range slices.Chunk(who, mostGrantees) {
+		s.SQL = append(s.SQL, "GRANT CONNECT ON DATABASE "+db+" TO "+strings.Join(some, ", "))
 	}
 	for _, privilege := range []string{"CONNECT", "CREATE", "TEMPORARY"} {
 		if slices.Contains(grants, grant{"", privilege}) && (privilege != "TEMPORARY" || p.shared()) {
@@ -37,7 +53,7 @@ FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a 
 		}
 	}
 	for _, g := range grants {
-		if g.Privilege == "CREATE" && (g.Grantee == p.group || p.ours(g.Grantee)) {
+		if g.Privilege == "CREATE" && p.ours(g.Grantee) {
 			s.SQL = append(s.SQL, "REVOKE CREATE ON DATABASE "+db+" FROM "+ident(g.Grantee))
 		}
 	}
@@ -68,7 +84,7 @@ FROM pg_namespace n, aclexplode(n.nspacl) a WHERE a.privilege_type = 'CREATE' AN
 	for _, o := range open {
 		from := "PUBLIC"
 		if o.Grantee != "" {
-			if o.Grantee != p.group && !p.ours(o.Grantee) {
+			if !p.ours(o.Grantee) {
 				continue
 			}
 			from = ident(o.Grantee)
@@ -164,7 +180,7 @@ FROM pg_namespace n, aclexplode(n.nspacl) a WHERE n.nspname = $1 AND a.grantee <
 		s.SQL = append(s.SQL, "GRANT USAGE, CREATE ON SCHEMA "+name+" TO "+ident(p.owner))
 	}
 	for _, g := range grants {
-		if t.Schema != "" && g.Grantee != t.Role && (g.Grantee == "" || g.Grantee == p.group || p.ours(g.Grantee)) && g.Grantee != p.owner {
+		if t.Schema != "" && g.Grantee != t.Role && (g.Grantee == "" || p.ours(g.Grantee)) && g.Grantee != p.owner {
 			s.SQL = append(s.SQL, "REVOKE ALL ON SCHEMA "+name+" FROM "+grantee(g.Grantee))
 		}
 	}
@@ -235,7 +251,7 @@ func (p *plan) relationSQL(t *tenant.Tenant, r relation) []string {
 	for _, g := range splitGrants(r.Grants) {
 		switch mine := g.Grantee == t.Role; {
 		case mine && !slices.Contains(wanted, g.Privilege) && (kind == "TABLE" || g.Privilege != "UPDATE"),
-			!mine && t.Schema != "" && (g.Grantee == "" || g.Grantee == p.group || p.ours(g.Grantee)):
+			!mine && t.Schema != "" && (g.Grantee == "" || p.ours(g.Grantee)):
 			sql = append(sql, "REVOKE "+g.Privilege+" ON "+kind+" "+name+" FROM "+grantee(g.Grantee))
 		}
 	}

@@ -175,9 +175,9 @@ func (d *doctor) columns(context.Context) error {
 		name := ident(t.Schema, t.Name)
 		switch {
 		case t.Kind == "f":
-			open := slices.ContainsFunc(splitGrants(t.Grants), func(g grant) bool { return g.Grantee == "" || g.Grantee == d.group || d.ours(g.Grantee) })
+			open := slices.ContainsFunc(splitGrants(t.Grants), func(g grant) bool { return g.Grantee == "" || d.ours(g.Grantee) })
 			if open {
-				d.find(Error, "foreign table", t.String(), "foreign tables have no policies, and tenants may use it", "REVOKE ALL ON TABLE "+name+" FROM PUBLIC, "+ident(d.group))
+				d.find(Error, "foreign table", t.String(), "foreign tables have no policies, and tenants may use it", "REVOKE ALL ON TABLE "+name+" FROM PUBLIC"+d.alsoFrom())
 			}
 			continue
 		case types[t.Type] == "":

@@ -84,7 +84,7 @@ FROM pg_namespace WHERE nspname = 'pgkennel'`)
 			s.SQL = append(s.SQL, "ALTER SCHEMA pgkennel OWNER TO "+ident(p.owner))
 		}
 		if home[0].Open {
-			s.SQL = append(s.SQL, "REVOKE ALL ON SCHEMA pgkennel FROM PUBLIC, "+ident(p.group))
+			s.SQL = append(s.SQL, "REVOKE ALL ON SCHEMA pgkennel FROM PUBLIC")
 		}
 	}
 	p.add(s)

@@ -67,10 +67,10 @@ func (d *doctor) views(ctx context.Context) error {
   UNION SELECT r.ev_class FROM uses u JOIN pg_depend x ON x.refclassid = 'pg_class'::regclass AND x.refobjid = u.view AND x.classid = 'pg_rewrite'::regclass JOIN pg_rewrite r ON r.oid = x.objid AND r.ev_class <> u.view)
 SELECT format('%s.%s', n.nspname, c.relname), format('%I.%I', n.nspname, c.relname), c.relkind::text, coalesce(obj_description(c.oid, 'pg_class'), ''),
 EXISTS (SELECT FROM unnest(c.reloptions) o WHERE o IN ('security_invoker=true', 'security_invoker=on', 'security_invoker=1', 'security_invoker=yes')),
-EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee IN (0, (SELECT oid FROM pg_roles WHERE rolname = $2)) OR a.grantee IN (SELECT oid FROM pg_roles WHERE rolname = ANY($3::text[]))),
+EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.grantee = 0 OR a.grantee IN (SELECT oid FROM pg_roles WHERE rolname = ANY($2::text[]))),
 c.oid IN (SELECT view FROM uses)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('v', 'm') AND c.oid IN (SELECT view FROM uses) AND n.nspname !~ '^pg_' ORDER BY 1`,
-		d.oids(), d.group, append(d.tenantRoles(), d.Logins...))
+		d.oids(), append(d.tenantRoles(), d.Logins...))
 	for _, f := range found {
 		level := Warning
 		if f.Open {
@@ -78,9 +78,9 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN
 		}
 		switch {
 		case f.Kind == "m":
-			d.find(severity(level, f.Comment), "view", f.Name, "a materialised view holds the rows of all tenants, and has no policies", "REVOKE ALL ON TABLE "+f.Quoted+" FROM PUBLIC, "+ident(d.group)+d.alsoFrom())
+			d.find(severity(level, f.Comment), "view", f.Name, "a materialised view holds the rows of all tenants, and has no policies", "REVOKE ALL ON TABLE "+f.Quoted+" FROM PUBLIC"+d.alsoFrom())
 		case !f.Invoker && d.info.Version < 150000:
-			d.find(severity(level, f.Comment), "view", f.Name, "a view is run as its owner, here as PostgreSQL knows no other", "REVOKE ALL ON TABLE "+f.Quoted+" FROM PUBLIC, "+ident(d.group)+d.alsoFrom())
+			d.find(severity(level, f.Comment), "view", f.Name, "a view is run as its owner, here as PostgreSQL knows no other", "REVOKE ALL ON TABLE "+f.Quoted+" FROM PUBLIC"+d.alsoFrom())
 		case !f.Invoker:
 			d.find(severity(level, f.Comment), "view", f.Name, "it is run as its owner", "ALTER VIEW "+f.Quoted+" SET (security_invoker = true)")
 		}
@@ -107,8 +107,8 @@ func (d *doctor) definers(ctx context.Context) error {
 	}](ctx, d.db, `SELECT format('%I.%I(%s)', n.nspname, f.proname, pg_get_function_identity_arguments(f.oid)), f.prokind::text, coalesce(obj_description(f.oid, 'pg_proc'), ''), r.rolsuper OR r.rolbypassrls
 FROM pg_proc f JOIN pg_namespace n ON n.oid = f.pronamespace JOIN pg_roles r ON r.oid = f.proowner
 WHERE f.prosecdef AND n.nspname NOT IN ('pgkennel', 'pg_catalog', 'information_schema') AND f.prorettype NOT IN ('trigger'::regtype, 'event_trigger'::regtype)
-AND EXISTS (SELECT FROM aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) a WHERE a.grantee IN (0, (SELECT oid FROM pg_roles WHERE rolname = $1))
-  OR a.grantee IN (SELECT oid FROM pg_roles WHERE rolname = ANY($2::text[]))) ORDER BY 1`, d.group, append(d.tenantRoles(), d.Logins...))
+AND EXISTS (SELECT FROM aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) a WHERE a.grantee = 0
+  OR a.grantee IN (SELECT oid FROM pg_roles WHERE rolname = ANY($1::text[]))) ORDER BY 1`, append(d.tenantRoles(), d.Logins...))
 	for _, f := range found {
 		what := "FUNCTION"
 		if f.Kind == "p" {
@@ -118,7 +118,7 @@ AND EXISTS (SELECT FROM aclexplode(coalesce(f.proacl, acldefault('f', f.proowner
 		if f.Mighty {
 			reason = "tenants may run it, and it runs as a role that no policy holds for"
 		}
-		d.find(severity(Error, f.Comment), "function", f.Name, reason, "REVOKE EXECUTE ON "+what+" "+f.Name+" FROM PUBLIC, "+ident(d.group)+d.alsoFrom())
+		d.find(severity(Error, f.Comment), "function", f.Name, reason, "REVOKE EXECUTE ON "+what+" "+f.Name+" FROM PUBLIC"+d.alsoFrom())
 	}
 	return err
 }
@@ -139,19 +139,19 @@ func (d *doctor) others(ctx context.Context) error {
 		Name, Quoted, Comment string
 		Writable, Readable    bool
 	}](ctx, d.db, `SELECT format('%s.%s', n.nspname, c.relname), format('%I.%I', n.nspname, c.relname), coalesce(obj_description(c.oid, 'pg_class'), ''),
-EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE') AND a.grantee IN (SELECT 0::oid UNION ALL SELECT oid FROM pg_roles WHERE rolname = $1 OR rolname = ANY($2::text[]))),
-EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.privilege_type = 'SELECT' AND a.grantee IN (SELECT 0::oid UNION ALL SELECT oid FROM pg_roles WHERE rolname = $1))
+EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.privilege_type IN ('INSERT', 'UPDATE', 'DELETE', 'TRUNCATE') AND a.grantee IN (SELECT 0::oid UNION ALL SELECT oid FROM pg_roles WHERE rolname = ANY($1::text[]))),
+EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.privilege_type = 'SELECT' AND a.grantee = 0)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND NOT c.relispartition AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('pgkennel', 'information_schema') AND n.nspname <> ALL(coalesce($4::text[], '{}'))
-AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = $3 AND NOT a.attisdropped) ORDER BY 1`, d.group, d.tenantRoles(), d.Column, own)
+WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND NOT c.relispartition AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('pgkennel', 'information_schema') AND n.nspname <> ALL(coalesce($3::text[], '{}'))
+AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = $2 AND NOT a.attisdropped) ORDER BY 1`, d.tenantRoles(), d.Column, own)
 	for _, f := range found {
 		switch {
 		case f.Writable:
 			d.find(severity(Warning, f.Comment), "table", f.Name, "it has no column "+d.Column+", and every tenant can write what the others read",
-				"REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON TABLE "+f.Quoted+" FROM PUBLIC, "+ident(d.group))
+				"REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON TABLE "+f.Quoted+" FROM PUBLIC")
 		case !f.Readable:
 			d.find(Info, "table", f.Name, "it has no column "+d.Column+", and tenants can't read it; if it is the same for all, name it in [[omnisharded_tables]]",
-				"GRANT SELECT ON TABLE "+f.Quoted+" TO "+ident(d.group))
+				"GRANT SELECT ON TABLE "+f.Quoted+" TO PUBLIC")
 		}
 	}
 	return err

@@ -22,7 +22,7 @@ type role struct {
 // readRoles reads the roles that matter: the tenants', the logins, and our own.
 func (p *plan) readRoles(ctx context.Context) error {
 	p.roles = make(map[string]*role, len(p.Tenants)+len(p.Logins))
-	names := []string{p.owner, p.group, p.info.User}
+	names := []string{p.owner, p.info.User}
 	names = append(names, p.Logins...)
 	for _, t := range p.Tenants {
 		if t.Role != "" {
@@ -91,30 +91,24 @@ func (r *role) attributes(login, inherit bool) []string {
 	return words
 }
 
-// planRoles plans the two roles that are ours.
+// planRoles plans the role that is ours.
 func (p *plan) planRoles(context.Context) error {
-	for _, own := range []struct{ name, why string }{
-		{p.owner, "owns what tenants use, and can't log in: migrations run as it"},
-		{p.group, "holds what all tenants may do, so that it is granted once"},
-	} {
-		s := Step{Kind: "role", Object: own.name, Reason: own.why}
-		if r := p.roles[own.name]; r == nil {
-			if !p.planned(own.name) {
-				s.SQL = append(s.SQL, "CREATE ROLE "+ident(own.name)+" NOLOGIN")
-			}
-		} else if words := r.attributes(false, r.Inherit); len(words) > 0 {
-			s.SQL = append(s.SQL, "ALTER ROLE "+ident(own.name)+" "+strings.Join(words, " "))
+	s := Step{Kind: "role", Object: p.owner, Reason: "owns what tenants use, and can't log in: migrations run as it"}
+	r := p.roles[p.owner]
+	if r == nil {
+		if !p.planned(p.owner) {
+			s.SQL = append(s.SQL, "CREATE ROLE "+ident(p.owner)+" NOLOGIN")
 		}
-		if r := p.roles[own.name]; r != nil {
-			for _, g := range r.Member {
-				s.SQL = append(s.SQL, "REVOKE "+ident(g)+" FROM "+ident(own.name))
-			}
-		}
-		if own.name == p.owner && !p.info.Super && !slices.Contains(p.roles[p.info.User].memberships(), p.owner) {
-			s.SQL = append(s.SQL, "GRANT "+ident(p.owner)+" TO "+ident(p.info.User))
-		}
-		p.add(s)
+	} else if words := r.attributes(false, r.Inherit); len(words) > 0 {
+		s.SQL = append(s.SQL, "ALTER ROLE "+ident(p.owner)+" "+strings.Join(words, " "))
 	}
+	for _, g := range r.memberships() {
+		s.SQL = append(s.SQL, "REVOKE "+ident(g)+" FROM "+ident(p.owner))
+	}
+	if !p.info.Super && !slices.Contains(p.roles[p.info.User].memberships(), p.owner) {
+		s.SQL = append(s.SQL, "GRANT "+ident(p.owner)+" TO "+ident(p.info.User))
+	}
+	p.add(s)
 	return nil
 }
 
@@ -192,7 +186,9 @@ func (p *plan) tenantRoles() []string {
 	return names
 }
 
-// tenantRole plans one tenant's role: it may log in if the mode is strict, is a member of the group alone, and may do nothing by itself.
+// tenantRole plans one tenant's role: it may log in if the mode is strict, is a member of nothing, and may do
+// nothing that it is not granted by name or as PUBLIC. A role for all tenants to be members of would do as well, but each of them could DROP OWNED
+// BY it, and so take from the others what it may.
 func (p *plan) tenantRole(t *tenant.Tenant, stored string, known entry, members []string) Step {
 	strict := t.Mode == tenant.Strict
 	login := strict && t.State == tenant.Active
@@ -204,16 +200,13 @@ func (p *plan) tenantRole(t *tenant.Tenant, stored string, known entry, members 
 	r := p.roles[t.Role]
 	if r.missing {
 		if !p.planned(t.Role) {
-			words := []string{"NOLOGIN", "NOINHERIT"}
+			word := "NOLOGIN"
 			if login {
-				words[0] = "LOGIN"
+				word = "LOGIN"
 			}
-			if strict {
-				words[1] = "INHERIT" // of the group, which has no more than all tenants
-			}
-			s.SQL = append(s.SQL, "CREATE ROLE "+ident(t.Role)+" "+strings.Join(words, " "))
+			s.SQL = append(s.SQL, "CREATE ROLE "+ident(t.Role)+" "+word+" NOINHERIT")
 		}
-	} else if words := r.attributes(login, strict); len(words) > 0 {
+	} else if words := r.attributes(login, false); len(words) > 0 {
 		s.SQL = append(s.SQL, "ALTER ROLE "+ident(t.Role)+" "+strings.Join(words, " "))
 		s.Reason += ": it has other attributes than it should"
 	}
@@ -230,12 +223,7 @@ func (p *plan) tenantRole(t *tenant.Tenant, stored string, known entry, members 
 		}
 	}
 	for _, g := range r.Member {
-		if !strict || g != p.group {
-			s.SQL = append(s.SQL, "REVOKE "+ident(g)+" FROM "+ident(t.Role))
-		}
-	}
-	if strict && !slices.Contains(r.Member, p.group) {
-		s.SQL = append(s.SQL, "GRANT "+ident(p.group)+" TO "+ident(t.Role))
+		s.SQL = append(s.SQL, "REVOKE "+ident(g)+" FROM "+ident(t.Role))
 	}
 	for _, l := range p.Logins {
 		switch is := slices.Contains(members, l); {

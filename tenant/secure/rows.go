@@ -3,8 +3,6 @@ package secure
 import (
 	"context"
 	"slices"
-
-	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // The names of our policies.
@@ -64,11 +62,11 @@ ARRAY(SELECT CASE g.grantee WHEN 0 THEN '' ELSE pg_get_userbyid(g.grantee)::text
 ARRAY(SELECT DISTINCT format('%I.%I', sn.nspname, s.relname) FROM pg_attrdef e
   JOIN pg_depend x ON x.classid = 'pg_attrdef'::regclass AND x.objid = e.oid AND x.refclassid = 'pg_class'::regclass
   JOIN pg_class s ON s.oid = x.refobjid AND s.relkind = 'S' JOIN pg_namespace sn ON sn.oid = s.relnamespace
-  WHERE e.adrelid = c.oid AND NOT EXISTS (SELECT FROM aclexplode(s.relacl) g WHERE g.privilege_type = 'USAGE' AND g.grantee IN (0, (SELECT oid FROM pg_roles WHERE rolname = $3))))
+  WHERE e.adrelid = c.oid AND NOT EXISTS (SELECT FROM aclexplode(s.relacl) g WHERE g.privilege_type = 'USAGE' AND g.grantee = 0))
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_type t ON t.oid = a.atttypid
 LEFT JOIN pg_collation l ON l.oid = a.attcollation LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum
 WHERE a.attname = $1 AND NOT a.attisdropped AND c.relkind IN ('r', 'p', 'f') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND n.nspname <> ALL($2::text[])
-ORDER BY NOT c.relispartition, c.relkind = 'p', 2, 3`, p.Column, own, p.group)
+ORDER BY NOT c.relispartition, c.relkind = 'p', 2, 3`, p.Column, own)
 	for i := range found {
 		p.tables = append(p.tables, &found[i])
 	}
@@ -87,7 +85,6 @@ func (p *plan) planRows(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	p.planLogins()
 	if err := p.planUsage(ctx); err != nil {
 		return err
 	}
@@ -120,22 +117,6 @@ FROM pg_policy WHERE polrelid = ANY($1::oid[]) ORDER BY polrelid, polname`, oids
 	return by, err
 }
 
-// planLogins plans that the login which tenants share may do what each of them may.
-func (p *plan) planLogins() {
-	for _, l := range p.Logins {
-		r := p.roles[l]
-		if r == nil {
-			continue
-		}
-		switch is := slices.Contains(r.Member, p.group); {
-		case p.Rows == tenant.Shared && !is:
-			p.add(Step{Kind: "member", Object: l, Reason: "tenants' statements run as it", SQL: []string{"GRANT " + ident(p.group) + " TO " + ident(l)}})
-		case p.Rows == tenant.Strict && is:
-			p.add(Step{Kind: "member", Object: l, Reason: "no tenant's statements run as it", SQL: []string{"REVOKE " + ident(p.group) + " FROM " + ident(l)}})
-		}
-	}
-}
-
 // planUsage plans who may use the schemas of the tables.
 func (p *plan) planUsage(ctx context.Context) error {
 	var schemas []string
@@ -159,8 +140,8 @@ FROM pg_namespace WHERE nspname = ANY($1::text[]) ORDER BY 1`, schemas)
 		if p.ours(owner) {
 			s.SQL, owner = append(s.SQL, "ALTER SCHEMA "+ident(f.Name)+" OWNER TO "+ident(p.owner)), p.owner
 		}
-		if !slices.Contains(f.Grants, p.group+" USAGE") {
-			s.SQL = append(s.SQL, "GRANT USAGE ON SCHEMA "+ident(f.Name)+" TO "+ident(p.group))
+		if !slices.Contains(f.Grants, " USAGE") {
+			s.SQL = append(s.SQL, "GRANT USAGE ON SCHEMA "+ident(f.Name)+" TO PUBLIC")
 		}
 		if owner != p.owner && (!slices.Contains(f.Grants, p.owner+" USAGE") || !slices.Contains(f.Grants, p.owner+" CREATE")) {
 			s.SQL = append(s.SQL, "GRANT USAGE, CREATE ON SCHEMA "+ident(f.Name)+" TO "+ident(p.owner))
@@ -216,18 +197,19 @@ func (p *plan) planTable(t *table, policies []policy) {
 	p.add(s)
 }
 
-// planGrants plans what tenants may do with a table. Partitions are reached by their table.
+// planGrants plans what tenants may do with a table. Partitions are reached by their table. PUBLIC gets it: the list of who may do what with a table
+// has to fit into a row of pg_class, which some thousand tenants would not; and only tenants and pgkennel may connect.
 func (p *plan) planGrants(t *table) {
 	name := ident(t.Schema, t.Name)
 	s := Step{Kind: "grant", Object: t.String(), Reason: "tenants may read and write it, row by row"}
-	if missing := lacking(t.Grants, p.group, dml); missing != "" && !t.Partition {
-		s.SQL = append(s.SQL, "GRANT "+missing+" ON TABLE "+name+" TO "+ident(p.group))
+	if missing := lacking(t.Grants, "", dml); missing != "" && !t.Partition {
+		s.SQL = append(s.SQL, "GRANT "+missing+" ON TABLE "+name+" TO PUBLIC")
 	}
 	for _, q := range t.Closed {
-		s.SQL = append(s.SQL, "GRANT USAGE ON SEQUENCE "+q+" TO "+ident(p.group))
+		s.SQL = append(s.SQL, "GRANT USAGE ON SEQUENCE "+q+" TO PUBLIC")
 	}
 	for _, g := range splitGrants(t.Grants) {
-		if !slices.Contains(dml, g.Privilege) && (g.Grantee == "" || g.Grantee == p.group || p.ours(g.Grantee)) {
+		if !slices.Contains(dml, g.Privilege) && (g.Grantee == "" || p.ours(g.Grantee)) {
 			s.Reason = "policies do not hold for " + g.Privilege
 			s.SQL = append(s.SQL, "REVOKE "+g.Privilege+" ON TABLE "+name+" FROM "+grantee(g.Grantee))
 		}
@@ -264,21 +246,21 @@ func (p *plan) planCommon(ctx context.Context) error {
 			Schema, Name string
 			Open, Used   bool
 		}](ctx, p.db, `SELECT n.nspname::text, c.relname::text,
-EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.privilege_type = 'SELECT' AND a.grantee IN (0, (SELECT oid FROM pg_roles WHERE rolname = $3))),
-EXISTS (SELECT FROM aclexplode(n.nspacl) a WHERE a.privilege_type = 'USAGE' AND a.grantee IN (0, (SELECT oid FROM pg_roles WHERE rolname = $3)))
+EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.privilege_type = 'SELECT' AND a.grantee = 0),
+EXISTS (SELECT FROM aclexplode(n.nspacl) a WHERE a.privilege_type = 'USAGE' AND a.grantee = 0)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relname = $1 AND ($2 = '' AND n.nspname !~ '^pg_' OR n.nspname = $2) AND n.nspname NOT IN ('information_schema', 'pgkennel') AND c.relkind IN ('r', 'p', 'v', 'm')
-AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = $4 AND NOT a.attisdropped) ORDER BY 1`, c.Name, c.Schema, p.group, p.Column)
+AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = $3 AND NOT a.attisdropped) ORDER BY 1`, c.Name, c.Schema, p.Column)
 		if err != nil {
 			return err
 		}
 		for _, f := range found {
 			s := Step{Kind: "grant", Object: f.Schema + "." + f.Name, Reason: "tenants may read it: the configuration has it for a table of all", Severity: Warning}
 			if !f.Used {
-				s.SQL = append(s.SQL, "GRANT USAGE ON SCHEMA "+ident(f.Schema)+" TO "+ident(p.group))
+				s.SQL = append(s.SQL, "GRANT USAGE ON SCHEMA "+ident(f.Schema)+" TO PUBLIC")
 			}
 			if !f.Open {
-				s.SQL = append(s.SQL, "GRANT SELECT ON TABLE "+ident(f.Schema, f.Name)+" TO "+ident(p.group))
+				s.SQL = append(s.SQL, "GRANT SELECT ON TABLE "+ident(f.Schema, f.Name)+" TO PUBLIC")
 			}
 			p.add(s)
 		}

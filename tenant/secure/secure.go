@@ -82,7 +82,6 @@ type plan struct {
 	server  string
 	info    info
 	owner   string // role that owns what is tenants', and can't log in
-	group   string // role that holds what all tenants may do
 	roles   map[string]*role
 	known   []string // roles that the database takes for tenants'
 	tables  []*table
@@ -120,7 +119,7 @@ func (pl *Planner) make(ctx context.Context, db *pgx.Conn, o Options) (*plan, er
 r.rolsuper, has_table_privilege('pg_catalog.pg_authid', 'SELECT') FROM pg_database d, pg_roles r WHERE d.datname = current_database() AND r.rolname = current_user`); err != nil {
 		return nil, err
 	}
-	p.owner, p.group = named("pgkennel_owner_", p.info.Database), named("pgkennel_tenants_", p.info.Database)
+	p.owner = named("pgkennel_owner_", p.info.Database)
 	if slices.Contains(o.Logins, p.info.User) || slices.ContainsFunc(o.Tenants, func(t *tenant.Tenant) bool { return t.Role == p.info.User }) {
 		return nil, fmt.Errorf("connected as %q, which is a login of pgkennel: an administrator's is needed", p.info.User)
 	}

@@ -23,7 +23,7 @@ func TestNamesAndValuesAreQuoted(t *testing.T) {
 		}
 	}
 	long := strings.Repeat("d", 63)
-	a, b := named("pgkennel_tenants_", long), named("pgkennel_tenants_", long[1:]+"e")
+	a, b := named("pgkennel_owner_", long), named("pgkennel_owner_", long[1:]+"e")
 	if len(a) > tenant.MaxName || len(b) > tenant.MaxName || a == b {
 		t.Errorf("names of roles for long names of databases: %s and %s", a, b)
 	}
