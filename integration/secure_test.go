@@ -598,3 +598,53 @@ func TestSecureWithoutSuperuser(t *testing.T) {
 		t.Errorf("%q, %v", notes, err)
 	}
 }
+
+// TestSecureManyTenants: more than could be granted a table by name.
+func TestSecureManyTenants(t *testing.T) {
+	t.Parallel()
+	s := guarded(t, openSchema, "column = \"tenant_id\"\nrole = \"r_{key}\"\n")
+	s.edit("pgdog.toml", "role_secret_file", "# role_secret_file") // thousands of passwords would take longest
+	keys := make([]string, 3000)
+	for i := range keys {
+		keys[i] = fmt.Sprint(i + 1)
+	}
+	all := "--key=" + strings.Join(keys, ",")
+	s.must(t, "secure", "apply", all)
+	if plan := s.must(t, "secure", "plan", all); plan != "" {
+		t.Errorf("a plan is left:\n%.1000s", plan)
+	}
+	if code, stdout, _ := s.admin(t, "doctor", all); code != 0 || !strings.Contains(stdout, "3000 roles of tenants") || !strings.Contains(stdout, "role_secret_file is not set") {
+		t.Errorf("exit code %d\n%.1000s", code, stdout)
+	}
+	s.shards[0].Exec(t, s.shards[0].db, "SET SESSION AUTHORIZATION r_3000; SET app.current_tenant = '1'; INSERT INTO orders (note) VALUES ('mine')")
+	if rows := s.shards[0].rows(t, "SELECT tenant_id FROM orders WHERE note = 'mine'"); fmt.Sprint(rows) != "[3000]" {
+		t.Errorf("the row is of %v", rows)
+	}
+}
+
+// TestSecureUsage: what is wrong with the question is said before anything is connected to.
+func TestSecureUsage(t *testing.T) {
+	t.Parallel()
+	plain := filesIn(t, programConfig, programUsers)
+	mixed := filesIn(t, programConfig+"[multi_tenant]\ncolumn = \"tenant_id\"\n[[tenants]]\nname = \"a\"\nkey = 1\nmode = \"shared\"\n[[tenants]]\nname = \"b\"\nkey = 2\n", programUsers)
+	for _, x := range []struct {
+		dir, args string
+		code      int
+		says      string
+	}{
+		{plain, "secure", 2, "secure needs a command: plan or apply"},
+		{plain, "secure mend", 2, `unknown command "mend"`},
+		{plain, "secure plan it", 2, `unknown command "it"`},
+		{plain, "secure plan", 1, "there are no tenants to keep apart"},
+		{plain, "doctor", 1, "there are no tenants to keep apart"},
+		{plain, "doctor --database none", 2, `database "none" is not configured`},
+		{mixed, "secure plan", 1, "policies need one for all"},
+		{mixed, "doctor --key 1x", 2, `--key "1x" is no bigint`},
+		{mixed, "doctor --dsn postgres://%zz", 1, "policies need one for all"},
+	} {
+		code, stdout, stderr := outcomeOf(t, x.dir, nil, strings.Fields(x.args)...)
+		if code != x.code || !strings.Contains(stderr, x.says) || stdout != "" {
+			t.Errorf("%s: exit code %d\n%s%s", x.args, code, stdout, stderr)
+		}
+	}
+}
