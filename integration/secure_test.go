@@ -160,13 +160,15 @@ var escapes = []string{
 	"UPDATE orders SET note = 'stolen' WHERE tenant_id = 2", "DELETE FROM orders WHERE tenant_id <> 1", "UPDATE events_1 SET what = 'stolen' WHERE tenant_id <> 1",
 	"SET search_path = pg_temp, public; CREATE TEMP TABLE tenants (role name, key text); INSERT INTO tenants VALUES (session_user, '2')",
 	"SELECT pgkennel.tenant_key()",
+	"CREATE TEMP TABLE stolen (note text); CREATE FUNCTION pg_temp.take(text) RETURNS bool COST 0.00001 LANGUAGE plpgsql AS $$ BEGIN INSERT INTO stolen VALUES ($1); RETURN true; END $$; SELECT FROM orders WHERE pg_temp.take(note)",
+	"CREATE FUNCTION pg_temp.eq(bigint, bigint) RETURNS bool LANGUAGE sql AS 'SELECT true'; CREATE OPERATOR pg_temp.= (FUNCTION = pg_temp.eq, LEFTARG = bigint, RIGHTARG = bigint)",
 }
 
 // looks are ways to look for rows; each has a column with whose they are.
 var looks = []string{
 	"SELECT note FROM orders", "SELECT what FROM events", "SELECT what FROM events_1", "SELECT o.note FROM orders o LEFT JOIN items USING (tenant_id)",
 	"SELECT (SELECT max(note) FROM orders WHERE tenant_id <> 1)", "TABLE orders ORDER BY 1 DESC LIMIT 1", "WITH o AS MATERIALIZED (SELECT note FROM orders) SELECT note FROM o",
-	"SELECT note FROM orders FOR UPDATE", "UPDATE orders SET note = note RETURNING note",
+	"SELECT note FROM stolen", "SELECT note FROM orders FOR UPDATE", "UPDATE orders SET note = note RETURNING note",
 }
 
 // TestSecureRows: an application whose statements name no tenant, on tables that tenants share, each with a login of its own.
@@ -299,7 +301,7 @@ var defects = []defect{
 	{"GRANT SELECT ON pgkennel.tenants TO PUBLIC", secure.Error, "table", "pgkennel.tenants", false},
 	{"GRANT USAGE ON SCHEMA pgkennel TO PUBLIC", secure.Error, "schema", "pgkennel", false},
 	{"DROP EVENT TRIGGER pgkennel_new_tables", secure.Warning, "guard", "db_", false},
-	{"DROP INDEX items_tenant_id_idx", secure.Warning, "index", "public.items", false},
+	{"UPDATE pg_index SET indisvalid = false WHERE indexrelid = 'items_tenant_id_idx'::regclass", secure.Warning, "index", "public.items", false},
 	{"CREATE VIEW seen AS SELECT * FROM orders; CREATE VIEW seen2 AS SELECT * FROM seen; GRANT SELECT ON seen2 TO PUBLIC", secure.Error, "view", "public.seen2", true},
 	{"CREATE MATERIALIZED VIEW kept AS SELECT * FROM orders; GRANT SELECT ON kept TO PUBLIC", secure.Error, "view", "public.kept", true},
 	{"CREATE FUNCTION all_notes() RETURNS SETOF text LANGUAGE sql SECURITY DEFINER AS 'SELECT note FROM public.orders'", secure.Error, "function", "public.all_notes()", true},
@@ -488,6 +490,17 @@ func TestSecureStops(t *testing.T) {
 	if _, err := c.Exec(t.Context(), "ROLLBACK"); err != nil {
 		t.Fatal(err)
 	}
+	boss, err := pgx.Connect(t.Context(), s.shards[0].DSN(s.shards[0].db, pgtest.Superuser, password))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := boss.Exec(t.Context(), "SELECT pg_advisory_lock($1)", int64(0x70676b656e6e656c)); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, stderr := s.admin(t, "secure", "apply"); code != 1 || !strings.Contains(stderr, "another one is at work") {
+		t.Errorf("two at a time: exit code %d, %s", code, stderr)
+	}
+	boss.Close(t.Context())
 	s.applied(t)
 	// Never with clients' logins, nor with none.
 	for _, x := range []struct{ dsn, says string }{

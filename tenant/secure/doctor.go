@@ -159,6 +159,9 @@ WHERE (s.setdatabase = 0 OR b.datname = current_database()) AND (s.setrole = 0 O
 		switch s.Setting {
 		case d.Setting, "role", "search_path", "row_security", "session_replication_role", "session_authorization", "local_preload_libraries", "session_preload_libraries":
 			level = Error
+			if s.Setting == "search_path" && s.Role == "" {
+				level = Info // it is below what connections are given
+			}
 		}
 		name := s.Setting
 		if strings.Contains(name, ".") {

@@ -22,7 +22,7 @@ type role struct {
 // readRoles reads the roles that matter: the tenants', the logins, and our own.
 func (p *plan) readRoles(ctx context.Context) error {
 	p.roles = make(map[string]*role, len(p.Tenants)+len(p.Logins))
-	names := []string{p.owner, p.info.User}
+	names := []string{p.owner}
 	names = append(names, p.Logins...)
 	for _, t := range p.Tenants {
 		if t.Role != "" {
@@ -92,7 +92,7 @@ func (r *role) attributes(login, inherit bool) []string {
 }
 
 // planRoles plans the role that is ours.
-func (p *plan) planRoles(context.Context) error {
+func (p *plan) planRoles(ctx context.Context) error {
 	s := Step{Kind: "role", Object: p.owner, Reason: "owns what tenants use, and can't log in: migrations run as it"}
 	r := p.roles[p.owner]
 	if r == nil {
@@ -102,21 +102,21 @@ func (p *plan) planRoles(context.Context) error {
 	} else if words := r.attributes(false, r.Inherit); len(words) > 0 {
 		s.SQL = append(s.SQL, "ALTER ROLE "+ident(p.owner)+" "+strings.Join(words, " "))
 	}
-	for _, g := range r.memberships() {
-		s.SQL = append(s.SQL, "REVOKE "+ident(g)+" FROM "+ident(p.owner))
+	if r != nil {
+		for _, g := range r.Member {
+			s.SQL = append(s.SQL, "REVOKE "+ident(g)+" FROM "+ident(p.owner))
+		}
 	}
-	if !p.info.Super && !slices.Contains(p.roles[p.info.User].memberships(), p.owner) {
+	// From PostgreSQL 16 on, who made a role is a member of it without its privileges.
+	is, err := one[struct{ OK bool }](ctx, p.db, "SELECT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = $1 AND pg_has_role(r.oid, 'USAGE'))", p.owner)
+	if err != nil {
+		return err
+	}
+	if !is.OK && !p.info.Super {
 		s.SQL = append(s.SQL, "GRANT "+ident(p.owner)+" TO "+ident(p.info.User))
 	}
 	p.add(s)
 	return nil
-}
-
-func (r *role) memberships() []string {
-	if r == nil {
-		return nil
-	}
-	return r.Member
 }
 
 // entry is what the database is told of a tenant.
@@ -156,7 +156,7 @@ JOIN pg_roles r ON r.oid = a.roleid JOIN pg_roles m ON m.oid = a.member WHERE r.
 		in[m.Role] = append(in[m.Role], m.Member)
 	}
 	owned, err := list[struct{ Role string }](ctx, p.db, `SELECT DISTINCT r.rolname::text FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid
-WHERE d.refclassid = 'pg_authid'::regclass AND d.deptype = 'o' AND d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database())
+WHERE d.refclassid = 'pg_authid'::regclass AND d.deptype = 'o' AND d.dbid IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))
 AND r.rolname = ANY($1::text[])`, p.tenantRoles())
 	if err != nil {
 		return err
