@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -119,7 +120,7 @@ func (pl *Planner) make(ctx context.Context, db *pgx.Conn, o Options) (*plan, er
 r.rolsuper, has_table_privilege('pg_catalog.pg_authid', 'SELECT') FROM pg_database d, pg_roles r WHERE d.datname = current_database() AND r.rolname = current_user`); err != nil {
 		return nil, err
 	}
-	p.owner = named("pgkennel_owner_", p.info.Database)
+	p.owner = ownerOf(p.info.Database)
 	if slices.Contains(o.Logins, p.info.User) || slices.ContainsFunc(o.Tenants, func(t *tenant.Tenant) bool { return t.Role == p.info.User }) {
 		return nil, fmt.Errorf("connected as %q, which is a login of pgkennel: an administrator's is needed", p.info.User)
 	}
@@ -150,15 +151,15 @@ func (p *plan) ours(name string) bool {
 	return slices.Contains(p.Logins, name) || r != nil && r.tenant != nil
 }
 
-// named makes the name of a role of a database's. Those of long names end in a checksum.
-func named(prefix, database string) string {
-	name := prefix + database
-	if len(name) <= tenant.MaxName {
-		return name
+// ownerOf names the role that owns what is tenants' in a database. Those of long names end in a checksum.
+func ownerOf(database string) string {
+	const prefix = "pgkennel_owner_"
+	if len(prefix+database) <= tenant.MaxName {
+		return prefix + database
 	}
 	h := fnv.New32a()
 	h.Write([]byte(database))
-	return fmt.Sprintf("%s%.*s_%08x", prefix, tenant.MaxName-len(prefix)-9, database, h.Sum32())
+	return fmt.Sprintf("%s%s_%08x", prefix, strings.ToValidUTF8(database[:tenant.MaxName-len(prefix)-9], ""), h.Sum32())
 }
 
 // ErrBusy is what Apply returns where another one is at work in the same database.

@@ -16,14 +16,14 @@ func TestNamesAndValuesAreQuoted(t *testing.T) {
 		{literal("it's"), `'it''s'`},
 		{literal(`\'; --`), ` E'\\''; --'`},
 		{orNull(""), "NULL"},
-		{named("pgkennel_owner_", "saas"), "pgkennel_owner_saas"},
+		{ownerOf("saas"), "pgkennel_owner_saas"},
 	} {
 		if x.got != x.want {
 			t.Errorf("got %s, want %s", x.got, x.want)
 		}
 	}
 	long := strings.Repeat("d", 63)
-	a, b := named("pgkennel_owner_", long), named("pgkennel_owner_", long[1:]+"e")
+	a, b := ownerOf(long), ownerOf(long[1:]+"e")
 	if len(a) > tenant.MaxName || len(b) > tenant.MaxName || a == b {
 		t.Errorf("names of roles for long names of databases: %s and %s", a, b)
 	}
