@@ -167,3 +167,16 @@ func (d *doctor) strangers(context.Context) error {
 	}
 	return nil
 }
+
+// elsewhere checks which other databases of the server tenants may log in to.
+func (d *doctor) elsewhere(ctx context.Context) error {
+	if len(d.tenantRoles()) == 0 {
+		return nil
+	}
+	open, err := list[struct{ Name string }](ctx, d.db, `SELECT d.datname::text FROM pg_database d WHERE d.datallowconn AND d.datname <> current_database()
+AND EXISTS (SELECT FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a WHERE a.grantee = 0 AND a.privilege_type = 'CONNECT') ORDER BY 1`)
+	for _, o := range open {
+		d.find(Info, "connect", o.Name, "every role of the server may connect to it, tenants' as well, if they get around pgkennel", "REVOKE CONNECT ON DATABASE "+ident(o.Name)+" FROM PUBLIC")
+	}
+	return err
+}
