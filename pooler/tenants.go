@@ -1,6 +1,7 @@
 package pooler
 
 import (
+	"fmt"
 	"strings"
 	"sync"
 
@@ -229,6 +230,38 @@ func (t *tenants) login(x *tenant.Tenant) *cluster.Login {
 		return s
 	}
 	return cluster.NewLogin(o)
+}
+
+// TenantKey is a key in the form in which PostgreSQL prints it; false for what is none.
+func TenantKey(cfg *config.Cluster, text string) (string, bool) {
+	key, ok := sharding.ParseKey(keyType(cfg.TenantType), text)
+	return key.String(), ok
+}
+
+// TenantShards returns what finds a tenant's shard, as statements find it.
+func TenantShards(cfg *config.Cluster) (func(*tenant.Tenant) (int, error), error) {
+	o, err := RouterOptions(cfg)
+	if err != nil {
+		return nil, err
+	}
+	r, err := router.New(o)
+	if err != nil {
+		return nil, err
+	}
+	return func(x *tenant.Tenant) (int, error) {
+		if x.Shard >= 0 || x.Key == "" {
+			return max(x.Shard, 0), nil
+		}
+		key, ok := sharding.ParseKey(keyType(cfg.TenantType), x.Key)
+		if !ok {
+			return 0, fmt.Errorf("tenant %q: its key is no %s", x.Name, cfg.TenantType)
+		}
+		shard, e := r.TenantShard(key)
+		if e != nil {
+			return 0, fmt.Errorf("tenant %q: %w", x.Name, e)
+		}
+		return int(shard), nil
+	}, nil
 }
 
 // escapeOption writes an argument of startup options: backslashes go in front of blanks and of themselves (PostgreSQL manual, 34.1.2, options).

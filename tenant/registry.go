@@ -235,6 +235,11 @@ func (r *Registry) taken(t *Tenant) bool {
 // Len is how many tenants have an entry.
 func (r *Registry) Len() int { return len(r.names) }
 
+// Defaults returns what tenants without an entry have, and whether a cluster has such tenants.
+func (r *Registry) Defaults(cluster string) (i Isolation, m Mode, byKey bool) {
+	return r.o.Isolation, r.o.Mode, r.byKey[cluster]
+}
+
 // Setting is the run-time parameter that carries the tenant's key.
 func (r *Registry) Setting() string { return r.o.Setting }
 

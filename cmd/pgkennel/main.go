@@ -90,7 +90,7 @@ users.toml as PgDog has them. Without a command it serves.`,
 	root.PersistentFlags().StringVarP(&f.config, "config", "c", "pgdog.toml", "the configuration")
 	root.PersistentFlags().StringVarP(&f.users, "users", "u", "users.toml", "who may log in")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newServe(f), newCheck(f), newRoute(f), newVersion())
+	root.AddCommand(newServe(f), newCheck(f), newRoute(f), newSecure(f), newDoctor(f), newVersion())
 	return root
 }
 

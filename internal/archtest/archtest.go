@@ -23,6 +23,7 @@ var floors = map[string]int{
 	"sharding/router": 2,
 	"sharding/merge":  2,
 	"config":          2,
+	"tenant/secure":   2,
 	"tenant/store":    2,
 	"pooler/backend":  2,
 	"provision":       2,
@@ -87,10 +88,10 @@ var homes = []struct {
 	{
 		foreign: "github.com/jackc/pgx/v5", except: "github.com/jackc/pgx/v5/pgproto3",
 		only: []string{
-			"provision", "provision/...", "tenant/store", "pooler/cluster", "internal/pgtest", "internal/demo",
+			"provision", "provision/...", "tenant/secure", "tenant/store", "pooler/cluster", "internal/pgtest", "internal/demo",
 			"integration", "bench",
 		},
-		why: "the data path speaks its own pgwire; pgx is for provision, the directory, health checks and tests",
+		why: "the data path speaks its own pgwire; pgx is for provision, the directory, securing databases, health checks and tests",
 	},
 	{
 		foreign: "github.com/jackc/pgx/v5/pgproto3",

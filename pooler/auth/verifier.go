@@ -160,6 +160,9 @@ func (v *Verifier) Format(f fmt.State, _ rune) { redacted(v.String()).format(f) 
 // MarshalText keeps the secret out of JSON and of structured logs.
 func (v *Verifier) MarshalText() ([]byte, error) { return []byte(v.String()), nil }
 
+// Matches reports whether a user's password is what the verifier was made of. It is heavy.
+func (v *Verifier) Matches(user, password string) bool { return v.checkPlain(user, password) }
+
 // checkMD5 reports whether answer is the right response to an MD5 challenge.
 func (v *Verifier) checkMD5(user string, salt [4]byte, answer []byte) bool {
 	var inner [32]byte

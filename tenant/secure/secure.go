@@ -1,0 +1,210 @@
+// Package secure makes a database safe for tenants, and proves that it is.
+//
+// What it knows of the tenants is in Options, one for each database; all else it reads from the catalogs. Plan says which SQL is missing, step by
+// step, Apply runs it, and Doctor reports what is missing or doubtful. Nothing is done twice: after Apply, Plan is empty.
+//
+// It connects as an administrator, never as a client or a tenant, and resolves names in pg_catalog only, so that nothing that a tenant has made is
+// run. The package starts no goroutines.
+package secure
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgkennel/pgkennel/tenant"
+)
+
+// Table is a table, in a schema if one is given, else in any.
+type Table struct{ Schema, Name string }
+
+// Options are what the configuration says about one database.
+type Options struct {
+	// Cluster is whose database it is; passwords of roles are made of its name.
+	Cluster string
+	// Column is the tenant column, Setting the parameter with the tenant's key.
+	Column, Setting string
+	// Rows is what holds tenants that share tables; 0 = there are none.
+	Rows tenant.Mode
+	// Tenants are those that live in the database.
+	Tenants []*tenant.Tenant
+	// Databases are the tenants' own databases on the same server, which have to be there.
+	Databases []string
+	// Secret makes the passwords of tenants' roles; nil = they have none.
+	Secret *tenant.Secret
+	// Logins are the roles with which pgkennel logs in for users, as opposed to those of tenants.
+	Logins []string
+	// Common are tables that all tenants may read.
+	Common []Table
+}
+
+// Severity is how bad a finding is.
+type Severity string
+
+// The severities.
+const (
+	// Error: a tenant can reach, or could be shown, what is not its own; or it can't work.
+	Error Severity = "error"
+	// Warning: it holds, but not by itself.
+	Warning Severity = "warning"
+	// Info is for the operator to judge.
+	Info Severity = "info"
+)
+
+// Step is something that is missing, with the SQL that brings it about.
+type Step struct {
+	Kind     string   // such as role, table, index
+	Object   string   // what it is about
+	Reason   string   // what is missing
+	Severity Severity // of its absence
+	SQL      []string // statements; in one transaction
+	Alone    bool     // PostgreSQL runs it in no transaction; then it is one statement
+}
+
+// Planner looks at databases. It remembers the roles that it has planned, for several databases may be on one server.
+type Planner struct {
+	planned map[string]bool
+}
+
+// NewPlanner returns a Planner.
+func NewPlanner() *Planner { return &Planner{planned: make(map[string]bool)} }
+
+// plan is the plan of one database while it is made.
+type plan struct {
+	Options
+	planner *Planner
+	db      *pgx.Conn
+	server  string
+	info    info
+	owner   string // role that owns what is tenants', and can't log in
+	roles   map[string]*role
+	known   []string // roles that the database takes for tenants'
+	tables  []*table
+	steps   []Step
+}
+
+// info is what is true of a connection.
+type info struct {
+	Database, DatabaseOwner, User string
+	Version                       int
+	Super, ReadsPasswords         bool
+	hasHome                       bool
+}
+
+// Plan returns what is missing in the database that db is connected to.
+func (pl *Planner) Plan(ctx context.Context, db *pgx.Conn, o Options) ([]Step, error) {
+	p, err := pl.make(ctx, db, o)
+	if err != nil {
+		return nil, err
+	}
+	return p.steps, nil
+}
+
+func (pl *Planner) make(ctx context.Context, db *pgx.Conn, o Options) (*plan, error) {
+	c := db.Config()
+	p := &plan{Options: o, planner: pl, db: db, server: fmt.Sprintf("%s:%d", c.Host, c.Port)}
+	if o.Rows == tenant.Sealed {
+		return nil, errors.New("there is no SQL for sealed mode yet")
+	}
+	if _, err := db.Exec(ctx, "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)"); err != nil {
+		return nil, err
+	}
+	var err error
+	if p.info, err = one[info](ctx, db, `SELECT current_database()::text, pg_get_userbyid(d.datdba)::text, current_user::text, current_setting('server_version_num')::int,
+r.rolsuper, has_table_privilege('pg_catalog.pg_authid', 'SELECT') FROM pg_database d, pg_roles r WHERE d.datname = current_database() AND r.rolname = current_user`); err != nil {
+		return nil, err
+	}
+	p.owner = ownerOf(p.info.Database)
+	if slices.Contains(o.Logins, p.info.User) || slices.ContainsFunc(o.Tenants, func(t *tenant.Tenant) bool { return t.Role == p.info.User }) {
+		return nil, fmt.Errorf("connected as %q, which is a login of pgkennel: an administrator's is needed", p.info.User)
+	}
+	for _, part := range []func(context.Context) error{
+		p.readRoles, p.planRoles, p.planHome, p.planTenants, p.planDatabase, p.planSchemas, p.planRows, p.planGuard,
+	} {
+		if err := part(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// add adds a step, unless there is nothing to do.
+func (p *plan) add(s Step) {
+	if len(s.SQL) == 0 {
+		return
+	}
+	if s.Severity == "" {
+		s.Severity = Error
+	}
+	p.steps = append(p.steps, s)
+}
+
+// ours reports whether a role is one with which pgkennel logs in, for whomever.
+func (p *plan) ours(name string) bool {
+	r := p.roles[name]
+	return slices.Contains(p.Logins, name) || r != nil && r.tenant != nil
+}
+
+// ownerOf names the role that owns what is tenants' in a database. Those of long names end in a checksum.
+func ownerOf(database string) string {
+	const prefix = "pgkennel_owner_"
+	if len(prefix+database) <= tenant.MaxName {
+		return prefix + database
+	}
+	h := fnv.New32a()
+	h.Write([]byte(database))
+	return fmt.Sprintf("%s%s_%08x", prefix, strings.ToValidUTF8(database[:tenant.MaxName-len(prefix)-9], ""), h.Sum32())
+}
+
+// ErrBusy is what Apply returns where another one is at work in the same database.
+var ErrBusy = errors.New("another one is at work in this database")
+
+// Apply runs steps. Each is announced before it runs; the first that fails ends it. A step waits for each lock no longer than lockTimeout.
+func Apply(ctx context.Context, db *pgx.Conn, steps []Step, lockTimeout time.Duration, announce func(int, Step)) error {
+	const key = 0x70676b656e6e656c // "pgkennel"
+	free, err := one[struct{ OK bool }](ctx, db, "SELECT pg_catalog.pg_try_advisory_lock($1)", int64(key))
+	if err != nil {
+		return err
+	}
+	if !free.OK {
+		return ErrBusy
+	}
+	defer func() {
+		_, _ = db.Exec(context.WithoutCancel(ctx), "SELECT pg_catalog.pg_advisory_unlock($1)", int64(key)) // the connection's end does it, too
+	}()
+	if _, err := db.Exec(ctx, fmt.Sprintf("SET lock_timeout = %d", lockTimeout.Milliseconds())); err != nil {
+		return err
+	}
+	for i, s := range steps {
+		announce(i, s)
+		if err := run(ctx, db, s); err != nil {
+			return fmt.Errorf("step %d, %s %s: %w", i+1, s.Kind, s.Object, err)
+		}
+	}
+	return nil
+}
+
+func run(ctx context.Context, db *pgx.Conn, s Step) error {
+	if s.Alone {
+		for _, sql := range s.SQL {
+			if _, err := db.Exec(ctx, sql); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	return pgx.BeginFunc(ctx, db, func(tx pgx.Tx) error {
+		for _, sql := range s.SQL {
+			if _, err := tx.Exec(ctx, sql); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
