@@ -3,6 +3,7 @@ package main
 import (
 	"bufio"
 	"fmt"
+	"strings"
 
 	"github.com/pgkennel/pgkennel/internal/pginstance"
 )
@@ -32,7 +33,8 @@ func (t tenancy) tenants() int {
 
 // tenants' tables: one with policies, and one for each of those who have a schema.
 func tenantTables() string {
-	sql := fmt.Sprintf(`
+	var sql strings.Builder
+	fmt.Fprintf(&sql, `
 CREATE ROLE %[1]s LOGIN;
 CREATE TABLE rents (tenant_id bigint, id bigint, value bigint, PRIMARY KEY (tenant_id, id));
 INSERT INTO rents SELECT t, i, i FROM generate_series(1, %[2]d) t, generate_series(1, 100) i;
@@ -44,10 +46,11 @@ ALTER TABLE open_rents ADD PRIMARY KEY (tenant_id, id);
 GRANT ALL ON rents, open_rents TO %[1]s;
 `, renter, virtualTenants)
 	for i := 1; i <= strictTenants; i++ {
-		sql += fmt.Sprintf("CREATE ROLE rent_%[1]d LOGIN; CREATE SCHEMA rent_%[1]d; GRANT USAGE ON SCHEMA rent_%[1]d TO rent_%[1]d;\n"+
+		fmt.Fprintf(&sql, "CREATE ROLE rent_%[1]d LOGIN; CREATE SCHEMA rent_%[1]d; GRANT USAGE ON SCHEMA rent_%[1]d TO rent_%[1]d;\n"+
 			"CREATE TABLE rent_%[1]d.rents AS SELECT * FROM open_rents WHERE tenant_id = %[1]d; ALTER TABLE rent_%[1]d.rents ADD PRIMARY KEY (id); GRANT ALL ON rent_%[1]d.rents TO rent_%[1]d;\n", i)
 	}
-	return sql + "ANALYZE;"
+	sql.WriteString("ANALYZE;")
+	return sql.String()
 }
 
 // renter is whose statements they are: no superuser, whom policies would not stop.

@@ -213,9 +213,13 @@ type Cluster struct {
 	TenantType DataType
 	Pos        Pos // of its first endpoint
 
+	schemas func(schema string) bool // see TenantSchema
 	at      place
 	partial bool // something of it could not be read
 }
+
+// TenantSchema tells which schemas are a tenant's own; nil = none is.
+func (c *Cluster) TenantSchema() func(schema string) bool { return c.schemas }
 
 // Endpoint is one (instance, database) that serves a shard in a role.
 type Endpoint struct {

@@ -93,6 +93,9 @@ func (b *builder) buildTenancy(readFile func(string) ([]byte, error)) {
 		return
 	}
 	t.Registry = r
+	for _, cl := range b.cfg.Clusters {
+		cl.schemas = func(schema string) bool { return r.OwnsSchema(cl.Name, schema) }
+	}
 	b.cfg.Tenancy = t
 	b.checkTenantUsers(t)
 }

@@ -274,7 +274,10 @@ func TestTenantBySchema(t *testing.T) {
 					"SELECT note FROM orders", "of 1; SELECT 1; I",
 					"RESET app.current_tenant", "RESET; I",
 					"SELECT current_user::text", "app; SELECT 1; I",
+					"SELECT note FROM t_1.orders", "42501 tenant_missing; I",
+					"INSERT INTO t_2.orders VALUES (2, 'x')", "42501 tenant_missing; I",
 				)
+				p.play(t, s.as(t, "plain", nil), "SELECT note FROM t_1.orders", "42501 tenant_missing; I", "TABLE t_3.orders", "42501 tenant_missing; I")
 			})
 		})
 	}

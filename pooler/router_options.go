@@ -13,7 +13,7 @@ import (
 func RouterOptions(cfg *config.Cluster) (router.Options, error) {
 	o := router.Options{Cluster: cfg.Name, Shards: len(cfg.Shards), TenantColumn: cfg.TenantColumn, Virtual: cfg.TenantType != 0}
 	if o.Virtual {
-		o.TenantType = keyType(cfg.TenantType)
+		o.TenantType, o.TenantSchema = keyType(cfg.TenantType), cfg.TenantSchema()
 	}
 	for _, t := range cfg.Omnisharded {
 		o.Omnisharded = append(o.Omnisharded, topology.QualifiedName{Schema: t.Schema, Name: t.Name})

@@ -232,6 +232,14 @@ func (r *Registry) taken(t *Tenant) bool {
 	return false
 }
 
+// OwnsSchema reports whether a schema of a cluster's shards is a tenant's own, or would be one's whose key is in its name.
+func (r *Registry) OwnsSchema(cluster, schema string) bool {
+	if _, ok := r.owners[owned{"schema", cluster, "", schema}]; ok {
+		return true
+	}
+	return r.byKey[cluster] && r.o.Isolation == Schema && r.o.Schema.matches(schema)
+}
+
 // Len is how many tenants have an entry.
 func (r *Registry) Len() int { return len(r.names) }
 

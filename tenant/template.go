@@ -37,6 +37,17 @@ func (t Template) ByKey() bool {
 // Distinct reports whether different tenants have different expansions, as far as that shows: there is something of the tenant in it.
 func (t Template) Distinct() bool { return strings.Contains(string(t), "{") }
 
+// matches reports whether s may be an expansion. What has nothing around its field matches nothing: it would match everything.
+func (t Template) matches(s string) bool {
+	before, rest, found := strings.Cut(string(t), "{")
+	i := strings.LastIndexByte(rest, '}')
+	if !found || i < 0 || before == "" && i == len(rest)-1 {
+		return false
+	}
+	after := rest[i+1:]
+	return len(s) > len(before)+len(after) && strings.HasPrefix(s, before) && strings.HasSuffix(s, after)
+}
+
 func (t Template) expand(value func(string) (string, bool)) (string, error) {
 	var out strings.Builder
 	for rest := string(t); rest != ""; {

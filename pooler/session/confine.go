@@ -71,6 +71,9 @@ func (s *Session) keeps(st *parser.Statement) *pgwire.Error {
 			return notAllowed(st.Tag, "Do it as a user that belongs to no tenant.")
 		}
 	}
+	if (st.Kind == parser.PrepareTx || st.Kind == parser.CommitPrepared) && !s.ownLogin() {
+		return notAllowed(st.Tag, "Prepared transactions are everybody's who has the login.")
+	}
 	if s.ownLogin() || len(st.Calls) == 0 && st.Effects&parser.EffTemp == 0 {
 		return nil
 	}

@@ -92,6 +92,7 @@ func (c *compiler) findRelation(t *parser.Table) *relation {
 		}
 		return rel
 	}
+	c.foreign(t)
 	if t.Schema == "" {
 		c.usesPath = true
 		if c.pathLost && !c.alike(t.Name) {

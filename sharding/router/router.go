@@ -38,6 +38,8 @@ type Options struct {
 	// Virtual: sessions may belong to a tenant, whose place and key are an Input's. TenantType is the type of keys then.
 	Virtual    bool
 	TenantType sharding.KeyType
+	// TenantSchema tells the schemas that are a tenant's own: whoever is somebody else does not name them. Nil = there are none.
+	TenantSchema func(schema string) bool
 	// Schema is what is known of the tables; nil = nothing yet.
 	Schema *topology.Schema
 }
@@ -66,6 +68,7 @@ type Router struct {
 	tenant   string // the tenant column
 	// tenantType is the type of the tenant column's keys, presence where any value will do.
 	tenantType sharding.KeyType
+	private    func(schema string) bool
 	schema     *topology.Schema
 	homonyms   map[string][]*topology.Relation // by name, those of the schema that are not PostgreSQL's own
 	views      map[topology.QualifiedName]func() *parser.Statement
@@ -87,7 +90,7 @@ func New(o Options) (*Router, error) {
 		views: make(map[topology.QualifiedName]func() *parser.Statement),
 	}
 	if o.Virtual {
-		r.tenantType = o.TenantType
+		r.tenantType, r.private = o.TenantType, o.TenantSchema
 	}
 	var errs []error
 	if o.Shards < 1 {

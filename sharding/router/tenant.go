@@ -1,6 +1,9 @@
 package router
 
 import (
+	"slices"
+
+	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/sharding"
 	"github.com/pgkennel/pgkennel/sharding/topology"
@@ -154,4 +157,26 @@ func (r *Router) TenantShard(key sharding.Key) (topology.ShardID, *pgwire.Error)
 		return 0, shardMissing("the tenant")
 	}
 	return shard, nil
+}
+
+// foreign refuses a table in a tenant's schema to those who are not in a place of their own, where PostgreSQL keeps them: a login that all share may
+// be allowed everybody's.
+func (c *compiler) foreign(t *parser.Table) {
+	private := c.r.private
+	if private == nil {
+		return
+	}
+	named := t.Schema != "" && private(t.Schema)
+	if t.Schema == "" && c.r.schema != nil {
+		c.usesPath = true
+		if table := c.r.schema.Lookup("", t.Name, c.path); table != nil {
+			named = private(table.Schema)
+		} else if c.pathLost {
+			named = slices.ContainsFunc(c.r.homonyms[t.Name], func(rel *topology.Relation) bool { return private(rel.Schema) })
+		}
+	}
+	if named {
+		c.st.needsOwn(pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "no tenant for table %q", t.Name).WithRoutine(RefusalTenantMissing).
+			WithDetail("It is in a schema that is a tenant's own, and the session is not that tenant's.").WithHint("Log in as the tenant, or choose it."))
+	}
 }
