@@ -10,7 +10,9 @@ TIMEOUT   ?= 8m
 PURE      ?= ./parser ./config ./sharding/...
 # Tests of allocations and of the program's memory: the race detector has both grow.
 MEASURED  ?= 'Allocat|SilentClients|TestHostile(Announcements|Syncs|Batches|SlowReader|Idlers)'
-FUZZTOTAL ?= 60# seconds that `make fuzz` shares out among all targets
+# Tests that have PostgreSQL at work, and little of ours beside each other: they run without the race detector.
+SERVER    ?= '^TestSecure'
+FUZZTOTAL ?= 30# seconds that `make fuzz` shares out among all targets
 BENCHTIME ?= 1x
 
 # What `make bench` runs; results of anything but the whole go to bin/bench.
@@ -106,11 +108,12 @@ pure: ## the packages without goroutines, in full, and what the race detector fa
 	@$(GO) test -count=1 -timeout=$(TIMEOUT) $(PURE)
 	$(call step,what is measured)
 	@$(GO) test -count=1 -timeout=$(TIMEOUT) -run=$(MEASURED) ./pooler/loop ./pooler/backend ./integration
+	@$(GO) test -count=1 -timeout=$(TIMEOUT) -run=$(SERVER) ./integration
 
 .PHONY: race
 race: ## unit and integration tests under the race detector
 	$(call step,tests with -race)
-	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) $(PKG)
+	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) -skip=$(SERVER) $(PKG)
 
 .PHONY: short
 short: ## tests that need no more than seconds
