@@ -48,6 +48,18 @@ server_user = "app"
 tenant = "two"
 `
 
+// twoTenants are known by name as well, on a login that all share.
+const twoTenants = `[multi_tenant]
+column = "tenant_id"
+mode = "shared"
+[[tenants]]
+name = "two"
+key = 2
+[[tenants]]
+name = "four"
+key = 4
+`
+
 func (s *stand) as(t testing.TB, user string, params map[string]string) *pgtest.Client {
 	t.Helper()
 	return pgtest.Connect(t, s.addr, pgtest.Login{User: user, Database: cluster, Password: password, Params: params})
@@ -59,16 +71,7 @@ func TestTenantByRows(t *testing.T) {
 	s := start(t, spec{
 		schema: rowsSchema, users: switching,
 		general: "default_pool_size = 2\n",
-		rest: `[multi_tenant]
-column = "tenant_id"
-mode = "shared"
-[[tenants]]
-name = "two"
-key = 2
-[[tenants]]
-name = "four"
-key = 4
-`,
+		rest:    twoTenants,
 	})
 	const mine = "SELECT DISTINCT note FROM orders"
 	each(t, func(t *testing.T, p protocol) {
@@ -399,16 +402,7 @@ func TestTenantsReloaded(t *testing.T) {
 	t.Parallel()
 	s := start(t, spec{
 		schema: rowsSchema, users: switching,
-		rest: `[multi_tenant]
-column = "tenant_id"
-mode = "shared"
-[[tenants]]
-name = "two"
-key = 2
-[[tenants]]
-name = "four"
-key = 4
-`,
+		rest: twoTenants,
 	})
 	const mine = "SELECT DISTINCT note FROM orders"
 	p := protocols[0]

@@ -43,6 +43,7 @@ type tenantPlace struct {
 type tenantAccount struct {
 	of     *session.Account
 	tenant string
+	bound  bool // by its login
 }
 
 // mostTenants bounds what is remembered of tenants.
@@ -131,26 +132,12 @@ func (t *tenants) chosen(a *session.Account, x *tenant.Tenant) (*session.Account
 	if x.State != tenant.Active {
 		return nil, unknownTenant() // what it is, is the operator's business
 	}
-	to, e := t.account(a, x)
-	if e != nil {
-		return nil, e
-	}
-	return to, nil
+	return t.account(a, x, false)
 }
 
-// bound is what an account is for the tenant whom its login named.
-func (t *tenants) bound(a *session.Account, x *tenant.Tenant) (*session.Account, *pgwire.Error) {
-	to, e := t.account(a, x)
-	if e != nil {
-		return nil, e
-	}
-	b := *to
-	b.Free = nil
-	return &b, nil
-}
-
-func (t *tenants) account(a *session.Account, x *tenant.Tenant) (*session.Account, *pgwire.Error) {
-	at := tenantAccount{a, x.Name}
+// account is what an account is for a tenant; bound: its login named that, for its life.
+func (t *tenants) account(a *session.Account, x *tenant.Tenant, bound bool) (*session.Account, *pgwire.Error) {
+	at := tenantAccount{a, x.Name, bound}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if to := t.mu.accounts[at]; to != nil {
@@ -161,7 +148,9 @@ func (t *tenants) account(a *session.Account, x *tenant.Tenant) (*session.Accoun
 		return nil, e
 	}
 	to := *a
-	to.Place, to.Free = p.Place, a
+	if to.Place = p.Place; !bound {
+		to.Free = a
+	}
 	if p.login != nil {
 		to.ServerUser, to.Login = p.role, &login{u: t.u, user: a.User, login: p.login}
 	}
@@ -176,20 +165,17 @@ func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
 	if p := t.mu.places[x.Name]; p != nil {
 		return p, nil
 	}
-	route := router.Tenant{Shard: topology.ShardID(max(x.Shard, 0)), Own: x.Isolation != tenant.Row, Login: x.Mode == tenant.Strict} //nolint:gosec // it was checked
+	route := router.Tenant{Own: x.Isolation != tenant.Row, Login: x.Mode == tenant.Strict}
 	if x.Key != "" {
 		key, ok := sharding.ParseKey(t.typ, x.Key)
 		if !ok || key.String() != x.Key { // by another spelling it would be another tenant, in another state
 			return nil, unknownTenant()
 		}
 		route.Key = key
-		if x.Shard < 0 {
-			shard, e := t.u.router.Load().TenantShard(key)
-			if e != nil {
-				return nil, e
-			}
-			route.Shard = shard
-		}
+	}
+	var e *pgwire.Error
+	if route.Shard, e = shardOf(t.u.router.Load(), x, route.Key); e != nil {
+		return nil, e
 	}
 	p := &tenantPlace{role: x.Role}
 	if x.Mode == tenant.Strict {
@@ -232,6 +218,14 @@ func (t *tenants) login(x *tenant.Tenant) *cluster.Login {
 	return cluster.NewLogin(o)
 }
 
+// shardOf is where a tenant lives: as its entry says, or where the mapping has its key.
+func shardOf(r *router.Router, x *tenant.Tenant, key sharding.Key) (topology.ShardID, *pgwire.Error) {
+	if x.Shard >= 0 || x.Key == "" {
+		return topology.ShardID(max(x.Shard, 0)), nil //nolint:gosec // it was checked
+	}
+	return r.TenantShard(key)
+}
+
 // TenantKey is a key in the form in which PostgreSQL prints it; false for what is none.
 func TenantKey(cfg *config.Cluster, text string) (string, bool) {
 	key, ok := sharding.ParseKey(keyType(cfg.TenantType), text)
@@ -249,14 +243,11 @@ func TenantShards(cfg *config.Cluster) (func(*tenant.Tenant) (int, error), error
 		return nil, err
 	}
 	return func(x *tenant.Tenant) (int, error) {
-		if x.Shard >= 0 || x.Key == "" {
-			return max(x.Shard, 0), nil
-		}
 		key, ok := sharding.ParseKey(keyType(cfg.TenantType), x.Key)
-		if !ok {
+		if !ok && x.Key != "" {
 			return 0, fmt.Errorf("tenant %q: its key is no %s", x.Name, cfg.TenantType)
 		}
-		shard, e := r.TenantShard(key)
+		shard, e := shardOf(r, x, key)
 		if e != nil {
 			return 0, fmt.Errorf("tenant %q: %w", x.Name, e)
 		}
@@ -310,7 +301,7 @@ func (p *Pooler) account(asked tenant.Asked) (*session.Account, tenant.Refusal) 
 	if id.Tenant == nil || a == nil {
 		return a, tenant.Welcome
 	}
-	to, e := s.tenants[id.Database].bound(a, id.Tenant)
+	to, e := s.tenants[id.Database].account(a, id.Tenant, true)
 	if e != nil {
 		return nil, tenant.UnknownTenant
 	}

@@ -95,14 +95,7 @@ func TestPollersEnd(t *testing.T) {
 	var list []*socket
 	var peers []net.Conn
 	for range 3 {
-		ours, theirs := pair(t)
-		s := ps.take(ours)
-		ours.Close()
-		w := &writer{}
-		w.init(s)
-		w.watch(s)
-		s.serve(&counter{}, w)
-		s.start()
+		s, theirs := ps.serve(t, func(*socket, *writer) handler { return &counter{} })
 		list, peers = append(list, s), append(peers, theirs)
 	}
 	list[0].SetWriteDeadline(time.Now().Add(time.Hour)) //nolint:errcheck // it can't fail

@@ -39,6 +39,16 @@ func (w *town) settle() {
 	}
 }
 
+// giveBack has all who were served, and those who are then, give their connections back.
+func (w *town) giveBack(order *[]*client) {
+	for len(*order) > 0 {
+		c := (*order)[0]
+		*order = (*order)[1:]
+		c.lease.Release()
+		w.settle()
+	}
+}
+
 // pass lets time pass for all.
 func (w *town) pass(d time.Duration) {
 	w.t.Helper()
@@ -229,12 +239,7 @@ func TestOneIsServedAmongAThousand(t *testing.T) {
 		}
 		w.wants(limit, 1)
 		one.lease.Release()
-		for len(order) > 0 {
-			c := order[0]
-			order = order[1:]
-			c.lease.Release()
-			w.settle()
-		}
+		w.giveBack(&order)
 		w.end()
 	}
 }
@@ -364,12 +369,7 @@ func TestSharesBecomeFair(t *testing.T) {
 	if opens > 0 {
 		t.Errorf("pools with fair shares take connections from each other: %d in a second", opens)
 	}
-	for len(order) > 0 {
-		c := order[0]
-		order = order[1:]
-		c.lease.Release()
-		w.settle()
-	}
+	w.giveBack(&order)
 	w.end()
 }
 
@@ -658,7 +658,8 @@ func (w *town) holds(most int) {
 
 func TestManyPoolsUnderOneBudget(t *testing.T) {
 	const pools, clients, rounds, limit = 12, 15, 250, 7
-	var open, most, failed atomic.Int32
+	var failed atomic.Int32
+	conns := &stressConns{}
 	budget := NewBudget(limit)
 	ctx, cancel := context.WithCancel(t.Context())
 	var ran, wg sync.WaitGroup
@@ -668,26 +669,7 @@ func TestManyPoolsUnderOneBudget(t *testing.T) {
 			Max: 5, CheckoutTimeout: 20 * time.Second, IdleTimeout: 3 * time.Millisecond, HealthInterval: time.Millisecond,
 			Lifetime: 20 * time.Millisecond, LifetimeJitter: 5 * time.Millisecond, AliveAfter: 1, ConnectAttempts: 10,
 			ConnectBackoff: time.Millisecond, MaxBackoff: time.Millisecond,
-		}}, Hooks[*stressConn]{
-			Open: func(context.Context) (*stressConn, error) {
-				if rand.IntN(20) == 0 {
-					return nil, errDown
-				}
-				for n := open.Add(1); ; {
-					old := most.Load()
-					if n <= old || most.CompareAndSwap(old, n) {
-						return new(stressConn), nil
-					}
-				}
-			},
-			Close: func(c *stressConn, _ Reason) {
-				if c.closed.Swap(true) {
-					t.Error("closed twice")
-				}
-				open.Add(-1)
-			},
-			Alive: func(*stressConn) bool { return rand.IntN(50) != 0 },
-		})
+		}}, conns.hooks(t, nil))
 		all = append(all, p)
 		ran.Go(func() { _ = p.Run(ctx) })
 		for range clients {
@@ -704,15 +686,7 @@ func TestManyPoolsUnderOneBudget(t *testing.T) {
 						failed.Add(1)
 						continue
 					}
-					if l.Conn().users.Add(1) != 1 || l.Conn().closed.Load() {
-						t.Error("a connection is used twice or after its end")
-					}
-					l.Conn().users.Add(-1)
-					if rand.IntN(20) == 0 {
-						l.Discard("test")
-					} else {
-						l.Release()
-					}
+					useStressed(t, l)
 				}
 			})
 		}
@@ -746,11 +720,11 @@ func TestManyPoolsUnderOneBudget(t *testing.T) {
 			t.Error(err)
 		}
 	}
-	if open.Load() != 0 || budget.Stats().Used != 0 || budget.Stats().Queued != 0 {
-		t.Errorf("got %d connections open after Close, %+v", open.Load(), budget.Stats())
+	if conns.open.Load() != 0 || budget.Stats().Used != 0 || budget.Stats().Queued != 0 {
+		t.Errorf("got %d connections open after Close, %+v", conns.open.Load(), budget.Stats())
 	}
-	if most.Load() > limit {
-		t.Errorf("got %d connections at once, want %d at most", most.Load(), limit)
+	if conns.most.Load() > limit {
+		t.Errorf("got %d connections at once, want %d at most", conns.most.Load(), limit)
 	}
-	t.Logf("at most %d connections, %d checkouts failed", most.Load(), failed.Load())
+	t.Logf("at most %d connections, %d checkouts failed", conns.most.Load(), failed.Load())
 }

@@ -16,21 +16,19 @@ type stressConn struct {
 	closed atomic.Bool
 }
 
-func TestManyGoroutines(t *testing.T) {
-	const clients, rounds, limit = 300, 60, 7
-	var open, most atomic.Int32
-	p := New(Options{Settings: Settings{
-		Min: 2, Max: limit, CheckoutTimeout: 2 * time.Second, IdleTimeout: time.Millisecond, HealthInterval: time.Millisecond,
-		Lifetime: 20 * time.Millisecond, LifetimeJitter: 5 * time.Millisecond, AliveAfter: 1, ConnectAttempts: 3,
-		ConnectBackoff: time.Millisecond, MaxBackoff: time.Millisecond,
-	}}, Hooks[*stressConn]{
+// stressConns are those of a test, some of which can't be opened, or die.
+type stressConns struct{ open, most atomic.Int32 }
+
+// hooks open and close them; check may be nil.
+func (s *stressConns) hooks(t *testing.T, check func(context.Context, *stressConn) error) Hooks[*stressConn] {
+	return Hooks[*stressConn]{
 		Open: func(context.Context) (*stressConn, error) {
 			if rand.IntN(20) == 0 {
 				return nil, errDown
 			}
-			for n := open.Add(1); ; {
-				old := most.Load()
-				if n <= old || most.CompareAndSwap(old, n) {
+			for n := s.open.Add(1); ; {
+				old := s.most.Load()
+				if n <= old || s.most.CompareAndSwap(old, n) {
 					return new(stressConn), nil
 				}
 			}
@@ -39,16 +37,39 @@ func TestManyGoroutines(t *testing.T) {
 			if c.closed.Swap(true) {
 				t.Error("closed twice")
 			}
-			open.Add(-1)
+			s.open.Add(-1)
 		},
-		Check: func(context.Context, *stressConn) error {
-			if rand.IntN(30) == 0 {
-				return errSick
-			}
-			return nil
-		},
-		Alive: func(c *stressConn) bool { return rand.IntN(50) != 0 },
-	})
+		Check: check,
+		Alive: func(*stressConn) bool { return rand.IntN(50) != 0 },
+	}
+}
+
+// useStressed uses a connection and gives it back, or has it closed.
+func useStressed(t *testing.T, l *Lease[*stressConn]) {
+	if l.Conn().users.Add(1) != 1 || l.Conn().closed.Load() {
+		t.Error("a connection is used twice or after its end")
+	}
+	l.Conn().users.Add(-1)
+	if rand.IntN(20) == 0 {
+		l.Discard("test")
+	} else {
+		l.Release()
+	}
+}
+
+func TestManyGoroutines(t *testing.T) {
+	const clients, rounds, limit = 300, 60, 7
+	conns := &stressConns{}
+	p := New(Options{Settings: Settings{
+		Min: 2, Max: limit, CheckoutTimeout: 2 * time.Second, IdleTimeout: time.Millisecond, HealthInterval: time.Millisecond,
+		Lifetime: 20 * time.Millisecond, LifetimeJitter: 5 * time.Millisecond, AliveAfter: 1, ConnectAttempts: 3,
+		ConnectBackoff: time.Millisecond, MaxBackoff: time.Millisecond,
+	}}, conns.hooks(t, func(context.Context, *stressConn) error {
+		if rand.IntN(30) == 0 {
+			return errSick
+		}
+		return nil
+	}))
 	ctx, cancel := context.WithCancel(t.Context())
 	var ran sync.WaitGroup
 	ran.Go(func() { _ = p.Run(ctx) })
@@ -99,15 +120,7 @@ func TestManyGoroutines(t *testing.T) {
 					}
 				}
 				granted.Add(1)
-				if l.Conn().users.Add(1) != 1 || l.Conn().closed.Load() {
-					t.Error("a connection is used twice or after its end")
-				}
-				l.Conn().users.Add(-1)
-				if rand.IntN(20) == 0 {
-					l.Discard("test")
-				} else {
-					l.Release()
-				}
+				useStressed(t, l)
 			}
 			select {
 			case a := <-c.answer:
@@ -122,11 +135,11 @@ func TestManyGoroutines(t *testing.T) {
 	if err := p.Close(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if open.Load() != 0 {
-		t.Errorf("got %d connections open after Close", open.Load())
+	if conns.open.Load() != 0 {
+		t.Errorf("got %d connections open after Close", conns.open.Load())
 	}
-	if most.Load() > limit {
-		t.Errorf("got %d connections at once, want %d at most", most.Load(), limit)
+	if conns.most.Load() > limit {
+		t.Errorf("got %d connections at once, want %d at most", conns.most.Load(), limit)
 	}
 	t.Logf("granted %d, failed %d, withdrawn %d", granted.Load(), failed.Load(), withdrawn.Load())
 }

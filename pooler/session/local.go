@@ -301,11 +301,7 @@ func (s *Session) answerOwn(dst []byte, st *parser.Statement, extended bool) ([]
 		return dst, pgwire.Errorf(pgwire.CodeActiveTransaction, "%s can't change in a transaction that runs on a shard already", st.Set.Name).
 			WithHint("Set it before the transaction's first statement.")
 	}
-	value := ""
-	if !st.Set.Default && len(st.Set.Values) > 0 {
-		value = st.Set.Values[0]
-	}
-	*target = value
+	*target = constantOf(st.Set)
 	tag := "SET"
 	if st.Kind == parser.Reset {
 		tag = "RESET"

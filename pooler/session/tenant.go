@@ -277,11 +277,7 @@ func (s *Session) answerTenant(dst []byte, st *parser.Statement, extended bool) 
 		dst = pgwire.AppendTextRow(dst, value)
 		return pgwire.AppendCommandComplete(dst, "SHOW"), nil
 	}
-	value := ""
-	if !st.Set.Default && len(st.Set.Values) > 0 {
-		value = st.Set.Values[0]
-	}
-	if e := s.setTenant(name, value, st.Set.Local); e != nil {
+	if e := s.setTenant(name, constantOf(st.Set), st.Set.Local); e != nil {
 		return dst, e
 	}
 	tag := "SET"
@@ -291,6 +287,14 @@ func (s *Session) answerTenant(dst []byte, st *parser.Statement, extended bool) 
 	return pgwire.AppendCommandComplete(dst, tag), nil
 }
 
+// constantOf is the value that a setting gets; empty where it is reset.
+func constantOf(set *parser.Setting) string {
+	if set.Default || len(set.Values) == 0 {
+		return ""
+	}
+	return set.Values[0]
+}
+
 // choosesTenant reports whether st does nothing but to choose the tenant by set_config, as what can't say SET with a parameter does.
 func (s *Session) choosesTenant(st *parser.Statement) bool {
 	return st.Sole != nil && s.tenantSetting(st.Sole.Name)
@@ -298,10 +302,7 @@ func (s *Session) choosesTenant(st *parser.Statement) bool {
 
 // bindChoice chooses the tenant that a Bind of set_config names: what is behind it in the batch is that tenant's already.
 func (s *Session) bindChoice(st *parser.Statement, it *item) *pgwire.Error {
-	value := ""
-	if len(st.Sole.Values) > 0 {
-		value = st.Sole.Values[0]
-	}
+	value := constantOf(st.Sole)
 	if st.SoleParam > 0 {
 		b, err := pgwire.DecodeBind(it.frame[pgwire.HeaderBytes:])
 		if err != nil {
@@ -324,11 +325,7 @@ func (s *Session) answerChoice(dst []byte, st *parser.Statement, extended bool) 
 		if st.SoleParam > 0 {
 			return dst, router.ErrNeedsParams
 		}
-		value := ""
-		if len(st.Sole.Values) > 0 {
-			value = st.Sole.Values[0]
-		}
-		if e := s.setTenant(false, value, st.Sole.Local); e != nil {
+		if e := s.setTenant(false, constantOf(st.Sole), st.Sole.Local); e != nil {
 			return dst, e
 		}
 		dst = pgwire.AppendRowDescription(dst, ownColumns(st))
