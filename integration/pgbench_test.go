@@ -9,6 +9,8 @@ import (
 	"github.com/pgkennel/pgkennel/internal/pgtest"
 )
 
+// Each client has a thread of its own where pools are smaller than their number: pgbench waits for the answer to a Parse with the whole thread, and the
+// others on it would keep the connections that it waits for.
 var pgbenchModes = []string{"simple", "extended", "prepared"}
 
 // pgbench runs the program against a stand and returns how many transactions it did.
@@ -52,7 +54,7 @@ UPDATE orders SET note = note || '!' WHERE tenant_id = :tenant AND id = :id;
 SELECT note FROM orders WHERE tenant_id = :tenant AND id = :id;
 END;
 `)
-			done := pgbench(t, s, "-n", "-M", mode, "-c", "8", "-j", "2", "-t", "25", "-f", s.path("alone.sql"), "-f", s.path("block.sql"))
+			done := pgbench(t, s, "-n", "-M", mode, "-c", "8", "-j", "8", "-t", "25", "-f", s.path("alone.sql"), "-f", s.path("block.sql"))
 			if done != 200 {
 				t.Errorf("pgbench did %d transactions, not 200", done)
 			}
@@ -87,7 +89,7 @@ func TestPgbenchOnOneShard(t *testing.T) {
 	s.shards[0].Exec(t, s.shards[0].db, "UPDATE pgbench_accounts SET abalance = 0 WHERE abalance <> 0; UPDATE pgbench_tellers SET tbalance = 0; UPDATE pgbench_branches SET bbalance = 0; TRUNCATE pgbench_history")
 	total := 0
 	for _, mode := range pgbenchModes {
-		total += pgbench(t, s, "-n", "-M", mode, "-c", "8", "-j", "2", "-t", "25")
+		total += pgbench(t, s, "-n", "-M", mode, "-c", "8", "-j", "8", "-t", "25")
 	}
 	if total != 600 {
 		t.Errorf("%d transactions, not 600", total)
