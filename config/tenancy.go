@@ -94,6 +94,12 @@ func (b *builder) buildTenancy(readFile func(string) ([]byte, error)) {
 	}
 	t.Registry = r
 	for _, cl := range b.cfg.Clusters {
+		if r.Sealed(cl.Name) && mt.text("role_secret_file") == "" && !mt.badKey("role_secret_file") {
+			b.r.fail(mt.at(), "openssl rand -hex 32 makes one", "sealed tenants need role_secret_file, of which the key of their seals is made")
+			break
+		}
+	}
+	for _, cl := range b.cfg.Clusters {
 		cl.schemas = func(schema string) bool { return r.OwnsSchema(cl.Name, schema) }
 	}
 	b.cfg.Tenancy = t

@@ -101,6 +101,7 @@ func (p *Pooler) apply(cfg *config.Config) error {
 		units[c.Name] = u
 	}
 	for _, c := range changes {
+		c.u.sealer.take(cfg, c.cfg.Name)
 		if err := c.u.cl.Reload(c.options); err != nil {
 			return err
 		}

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strings"
 	"sync"
+	"sync/atomic"
 
 	"github.com/pgkennel/pgkennel/config"
 	"github.com/pgkennel/pgkennel/pooler/auth"
@@ -11,6 +12,7 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/pool"
 	"github.com/pgkennel/pgkennel/pooler/session"
+	"github.com/pgkennel/pgkennel/pooler/state"
 	"github.com/pgkennel/pgkennel/sharding"
 	"github.com/pgkennel/pgkennel/sharding/router"
 	"github.com/pgkennel/pgkennel/sharding/topology"
@@ -54,6 +56,24 @@ func newTenants(u *unit, conf *config.Config) *tenants {
 	t := &tenants{u: u, conf: conf, cfg: cfg, reg: conf.Tenancy.Registry, typ: keyType(cfg.TenantType)}
 	t.mu.places, t.mu.accounts = make(map[string]*tenantPlace), make(map[tenantAccount]*session.Account)
 	return t
+}
+
+// sealer makes seals with today's secret. It stays the same when that changes: what was sealed with the old one is good until its connection is replaced, as
+// all are whose login changes.
+type sealer struct{ today atomic.Pointer[tenant.Sealer] }
+
+var _ state.Sealer = (*sealer)(nil)
+
+// take takes the secret of a configuration.
+func (s *sealer) take(conf *config.Config, cluster string) {
+	if conf.Tenancy != nil && conf.Tenancy.Secret != nil {
+		s.today.Store(conf.Tenancy.Secret.Sealer(cluster))
+	}
+}
+
+// AppendSeal implements state.Sealer.
+func (s *sealer) AppendSeal(dst []byte, key string, pid uint32, start int64) []byte {
+	return s.today.Load().AppendSeal(dst, key, pid, start)
 }
 
 // todays are a cluster's tenants under whatever configuration is in force: sessions live longer than one.
@@ -180,10 +200,10 @@ func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
 	p := &tenantPlace{role: x.Role}
 	if x.Mode == tenant.Strict {
 		p.login = t.login(x)
-		p.Place = session.NewPlace(x, route, nil)
+		p.Place = session.NewPlace(x, route, nil, nil)
 		p.SearchPath = x.SearchPath()
 	} else {
-		p.Place = session.NewPlace(x, route, x.Context())
+		p.Place = session.NewPlace(x, route, x.Context(), &t.u.sealer)
 	}
 	if len(t.mu.places) >= mostTenants {
 		clear(t.mu.places)

@@ -47,6 +47,7 @@ type unit struct {
 	cancel    context.CancelFunc
 
 	tenants atomic.Pointer[tenants] // under virtual tenancy
+	sealer  sealer
 }
 
 type overrideKey struct {
@@ -85,6 +86,7 @@ func (p *Pooler) newUnit(conf *config.Config, cfg *config.Cluster) (*unit, error
 		return nil, err
 	}
 	u.overrides = overrides
+	u.sealer.take(conf, u.name)
 	if err := u.route(cfg, nil); err != nil {
 		return nil, err
 	}
@@ -216,6 +218,10 @@ func newLogin(conf *config.Config, cfg *config.Cluster, user *config.User, endpo
 				overrides[overrideKey{o.User, backend.Address{Host: e.Host, Port: e.Port}, e.DatabaseName}] = override{settings.User, credential}
 			}
 		}
+	}
+	if conf.Tenancy != nil && conf.Tenancy.Registry.Sealed(cfg.Name) {
+		o.Sealed = true
+		o.Identity += "/sealed " + conf.Tenancy.Secret.ID()
 	}
 	o.Settings = func(e *cluster.Endpoint) pool.Settings {
 		ce := endpoints[endpointKey{e.Address, e.Database}]

@@ -248,6 +248,19 @@ func (r *Registry) Defaults(cluster string) (i Isolation, m Mode, byKey bool) {
 	return r.o.Isolation, r.o.Mode, r.byKey[cluster]
 }
 
+// Sealed reports whether there are, or may be, sealed tenants in a cluster.
+func (r *Registry) Sealed(cluster string) bool {
+	if r.o.Mode == Sealed && r.byKey[cluster] {
+		return true
+	}
+	for _, t := range r.names {
+		if t.Mode == Sealed && t.Cluster == cluster {
+			return true
+		}
+	}
+	return false
+}
+
 // Setting is the run-time parameter that carries the tenant's key.
 func (r *Registry) Setting() string { return r.o.Setting }
 

@@ -53,13 +53,47 @@ func (s *Secret) RolePassword(cluster, role string) string {
 	return base64.RawURLEncoding.EncodeToString(s.derive("role password", cluster, role))
 }
 
-// SealKey is the key of seals in a cluster. The database knows it, too.
-func (s *Secret) SealKey(cluster string) []byte { return s.derive("seal", cluster) }
+// SealSetting is the parameter of a server connection that holds the seal.
+const SealSetting = "pgkennel.seal"
 
-// Seal is the signature that says that pgkennel gave the tenant with the key to a server process: its pid, and when it began, in
-// microseconds since 1970. The id in front says by which key of the database it is checked, so that keys can be changed while others are in use.
-func Seal(id string, sealKey []byte, key string, pid uint32, start int64) string {
-	h := hmac.New(sha256.New, sealKey)
-	h.Write([]byte(strconv.FormatUint(uint64(pid), 10) + " " + strconv.FormatInt(start, 10) + " " + key))
-	return id + "." + hex.EncodeToString(h.Sum(nil))
+// Sealer signs which tenant a server connection works for, so that the database can tell it from what a client says. It is safe for concurrent use.
+type Sealer struct {
+	id           string
+	inner, outer [sha256.BlockSize]byte // the key, as HMAC has it in front of what it hashes (RFC 2104)
+}
+
+// Sealer returns what makes seals for a cluster.
+func (s *Secret) Sealer(cluster string) *Sealer {
+	x := &Sealer{}
+	key := s.derive("seal", cluster)
+	copy(x.inner[:], key)
+	x.outer = x.inner
+	for i := range x.inner {
+		x.inner[i] ^= 0x36
+		x.outer[i] ^= 0x5c
+	}
+	x.id = hex.EncodeToString(s.derive("seal id", cluster)[:8])
+	return x
+}
+
+// ID tells the keys of seals apart: it is in front of the seal, and the database finds by it what to check that with. So keys can be changed while
+// connections have seals of the old one.
+func (s *Sealer) ID() string { return s.id }
+
+// Pads are what the database needs to check seals. They are as secret as the key.
+func (s *Sealer) Pads() (inner, outer []byte) { return s.inner[:], s.outer[:] }
+
+// AppendSeal appends the seal that gives a tenant's key to one server process: its pid, and when it began, in microseconds since 1970. So it is worth
+// nothing on another connection, and for another tenant.
+func (s *Sealer) AppendSeal(dst []byte, key string, pid uint32, start int64) []byte {
+	var room [256]byte
+	text := append(room[:0], s.inner[:]...)
+	text = strconv.AppendUint(text, uint64(pid), 10)
+	text = append(text, ' ')
+	text = strconv.AppendInt(text, start, 10)
+	text = append(append(text, ' '), key...)
+	sum := sha256.Sum256(text)
+	sum = sha256.Sum256(append(append(room[:0], s.outer[:]...), sum[:]...))
+	dst = append(append(dst, s.id...), '.')
+	return hex.AppendEncode(dst, sum[:])
 }

@@ -1,6 +1,9 @@
 package tenant
 
 import (
+	"crypto/hmac"
+	"crypto/sha256"
+	"encoding/hex"
 	"fmt"
 	"reflect"
 	"strings"
@@ -224,13 +227,32 @@ func TestSecrets(t *testing.T) {
 	seen := map[string]bool{}
 	for _, p := range []string{
 		a.RolePassword("prod", "x"), a.RolePassword("pro", "dx"), a.RolePassword("prodx", ""), c.RolePassword("prod", "x"),
-		string(a.SealKey("prod")), string(a.SealKey("x")), Seal("k", a.SealKey("prod"), "1", 2, 3), Seal("k", a.SealKey("prod"), "1", 23, 0),
-		Seal("k", a.SealKey("prod"), "12", 3, 0), Seal("k", a.SealKey("prod"), " 1", 2, 3), Seal("k", a.SealKey("x"), "1", 2, 3),
+		seal(a, "prod", "1", 2, 3), seal(a, "prod", "1", 23, 0), seal(a, "prod", "12", 3, 0), seal(a, "prod", " 1", 2, 3), seal(a, "x", "1", 2, 3),
+		seal(c, "prod", "1", 2, 3), seal(a, "prod", strings.Repeat("1", 1000), 2, 3),
 	} {
 		if seen[p] {
 			t.Errorf("%q twice", p)
 		}
 		seen[p] = true
+	}
+}
+
+func seal(s *Secret, cluster, key string, pid uint32, start int64) string {
+	return string(s.Sealer(cluster).AppendSeal(nil, key, pid, start))
+}
+
+// TestSeal: a seal is HMAC-SHA-256.
+func TestSeal(t *testing.T) { //nolint:paralleltest // it counts allocations
+	s, _ := NewSecret([]byte("0123456789abcdef"))
+	h := hmac.New(sha256.New, s.derive("seal", "prod"))
+	h.Write([]byte("7 1700000000000001 acme"))
+	x := s.Sealer("prod")
+	if got, want := seal(s, "prod", "acme", 7, 1700000000000001), x.ID()+"."+hex.EncodeToString(h.Sum(nil)); got != want {
+		t.Errorf("%s, want %s", got, want)
+	}
+	dst := make([]byte, 0, 128)
+	if n := testing.AllocsPerRun(100, func() { dst = x.AppendSeal(dst[:0], "12345", 1, 2) }); n > 0 {
+		t.Errorf("%v allocations", n)
 	}
 }
 

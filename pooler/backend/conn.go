@@ -18,6 +18,8 @@ type Conn struct {
 	// PID and Secret are the server's, for cancel requests.
 	PID    uint32
 	Secret []byte
+	// Start is when the server process began, in microseconds since 1970; 0 = unknown.
+	Start int64
 	// Statements are the named prepared statements that the server has by the registry's names.
 	Statements state.Statements
 	// Unnamed is what the unnamed statement is on the server; nil = none of ours.
@@ -77,7 +79,7 @@ var inputs = sync.Pool{New: func() any { return new([]byte) }}
 
 // New returns the machine of a connection that has just logged in. maxMessage bounds messages that have to be held whole, in bytes.
 func New(l *Login, maxMessage int) *Conn {
-	c := &Conn{PID: l.PID, Secret: l.Secret, owner: nobody{}, tx: pgwire.TxIdle, maxSize: maxMessage}
+	c := &Conn{PID: l.PID, Secret: l.Secret, Start: l.Start, owner: nobody{}, tx: pgwire.TxIdle, maxSize: maxMessage}
 	for _, p := range l.Params {
 		c.params.set(p.Name, p.Value)
 	}

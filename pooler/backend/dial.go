@@ -53,6 +53,8 @@ type DialOptions struct {
 	// ConnectTimeout bounds everything up to the first ReadyForQuery; 0 = only the context does.
 	ConnectTimeout time.Duration
 	TCP            TCPOptions
+	// Sealed connections find out when their server process began, which their tenants' seals are bound to.
+	Sealed bool
 }
 
 // TCPOptions are the settings of a TCP socket, of either side. The zero value leaves everything to the system, without keepalives.

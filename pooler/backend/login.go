@@ -28,6 +28,8 @@ type Login struct {
 	// PID and Secret are for cancel requests; a server that gave none leaves Secret nil.
 	PID    uint32
 	Secret []byte
+	// Start is when the server process began, in microseconds since 1970; 0 = it was not asked, or would not say.
+	Start int64
 	// Leftover is what the server sent behind ReadyForQuery, asynchronous messages at most; almost always empty. It comes before
 	// everything that is read from Conn.
 	Leftover []byte
@@ -49,7 +51,10 @@ func Dial(ctx context.Context, o DialOptions) (*Login, error) {
 		if err := l.run(); err != nil {
 			return err
 		}
-		return l.supported()
+		if err := l.supported(); err != nil || !o.Sealed {
+			return err
+		}
+		return l.askStart()
 	})
 	if err != nil {
 		return nil, err

@@ -507,3 +507,24 @@ func TestTCPOptionsApplyToAcceptedConnections(t *testing.T) {
 		t.Errorf("got %v for a pipe, want none", err)
 	}
 }
+
+// TestLoginAsksWhenTheServerProcessBegan: of a function that may not be there, or be somebody's who made it to do harm.
+func TestLoginAsksWhenTheServerProcessBegan(t *testing.T) {
+	t.Parallel()
+	i := pgtest.Shared(t)
+	for body, want := range map[string]int64{
+		"": 0, "SELECT 12345::bigint": 12345, "SELECT NULL::bigint": 0, "SELECT (1/0)::bigint": 0,
+	} {
+		ddl := []string{}
+		if body != "" {
+			ddl = append(ddl, "CREATE SCHEMA pgkennel; CREATE FUNCTION pgkennel.backend_start() RETURNS bigint LANGUAGE sql AS '"+body+"'")
+		}
+		l, err := dial(t, DialOptions{Address: addressOf(t, i.Addr()), User: pgtest.Superuser, Database: i.CreateDatabase(t, ddl...), Sealed: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if l.Start != want || ask(t, l, "SELECT 7") != "7" {
+			t.Errorf("%q: began %d, want %d", body, l.Start, want)
+		}
+	}
+}

@@ -19,6 +19,8 @@ type LoginOptions struct {
 	Params   []pgwire.Param // startup parameters
 	// Database on the server; empty = the endpoint's.
 	Database string
+	// Sealed: connections find out when their server process began.
+	Sealed bool
 	// Settings give the pool at an endpoint; nil = the endpoint's own.
 	Settings func(e *Endpoint) pool.Settings
 	// Budgeted pools share the Endpoint's Budget. The others don't: they are few, have limits of their own, and must not wait
@@ -34,7 +36,7 @@ type Login struct {
 
 type loginKey struct {
 	user, database, identity string
-	budgeted                 bool
+	budgeted, sealed         bool
 	unshared                 *Login // for those without identity
 }
 
@@ -44,7 +46,7 @@ func NewLogin(o LoginOptions) *Login {
 		o.Name = o.User
 	}
 	l := &Login{LoginOptions: o}
-	k := loginKey{user: o.User, database: o.Database, identity: o.Identity, budgeted: o.Budgeted}
+	k := loginKey{user: o.User, database: o.Database, identity: o.Identity, budgeted: o.Budgeted, sealed: o.Sealed}
 	if o.Identity == "" {
 		k.unshared = l
 	}

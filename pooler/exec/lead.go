@@ -28,6 +28,13 @@ func Context(dst []byte, c *backend.Conn, want *state.Set, inTransaction bool) (
 		dst = lead(dst, c, beginContext, RefContext)
 		end = "COMMIT"
 	}
+	if v, lacks := have.Seal(want); lacks {
+		if c.Start == 0 {
+			end = unsealable + end
+		} else {
+			dst = seal(dst, c, v)
+		}
+	}
 	before := len(dst)
 	dst = settings(dst, have, want, end)
 	if mid := withEncoding(have, want); mid != have && !ascii(dst[before+pgwire.HeaderBytes:]) {
@@ -39,6 +46,30 @@ func Context(dst []byte, c *backend.Conn, want *state.Set, inTransaction bool) (
 	askInternal(c, RefContext)
 	return dst, true
 }
+
+// seal appends what sets a setting to its seal for the connection. A seal that is in the text of a Query would be in pg_stat_activity, where others on the
+// same login could find it, to use it when the connection is theirs.
+func seal(dst []byte, c *backend.Conn, v state.Var) []byte {
+	dst = pgwire.AppendParse(dst, "", sealSQL, sealTypes)
+	start := len(dst)
+	dst = append(dst, pgwire.MsgBind, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2)                  // of no portal's name and no statement's, all in text, with two parameters
+	dst = append(binary.BigEndian.AppendUint32(dst, uint32(len(v.Name))), v.Name...) //nolint:gosec // it is short
+	at := len(dst)
+	dst = v.Sealer.AppendSeal(append(dst, 0, 0, 0, 0), v.Value, c.PID, c.Start)
+	binary.BigEndian.PutUint32(dst[at:], uint32(len(dst)-at-4)) //nolint:gosec // it is short
+	dst = finish(append(dst, 0, 0), start)                      // the result in text, too
+	dst = pgwire.AppendExecute(dst, "", 0)
+	askLead(c, RefContext)
+	return dst
+}
+
+const sealSQL = "SELECT pg_catalog.set_config($1,$2,false)"
+
+var sealTypes = []uint32{pgwire.OIDText, pgwire.OIDText}
+
+// unsealable fails where the database has not told when its process began.
+const unsealable = `DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = 'object_not_in_prerequisite_state', MESSAGE = 'the database is not prepared for sealed tenants',
+HINT = 'An administrator does that by pgkennel secure apply.'; END $$;`
 
 // settings appends a Query that turns have into want, and ends with end.
 func settings(dst []byte, have, want *state.Set, end string) []byte {
@@ -87,11 +118,16 @@ func lead(dst []byte, c *backend.Conn, sql string, ref int32) []byte {
 	dst = pgwire.AppendParse(dst, "", sql, nil)
 	dst = pgwire.AppendBind(dst, "", "", pgwire.FormatText, nil, pgwire.FormatText)
 	dst = pgwire.AppendExecute(dst, "", 0)
+	askLead(c, ref)
+	return dst
+}
+
+// askLead notes a statement of ours that is prepared, bound and executed, and has to succeed.
+func askLead(c *backend.Conn, ref int32) {
 	for _, kind := range [...]backend.StepKind{backend.StepParse, backend.StepBind, backend.StepExecute} {
 		c.Ask(backend.Step{Kind: kind, Internal: true, Must: true, Ref: ref})
 	}
 	c.Unnamed = nil
-	return dst
 }
 
 // Await appends a Sync where the answers owed would not end with a ReadyForQuery, for who has to wait for them.

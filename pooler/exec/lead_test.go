@@ -2,6 +2,8 @@ package exec
 
 import (
 	"errors"
+	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -328,4 +330,73 @@ func BenchmarkContext(b *testing.B) {
 			b.Fatal(strconv.Itoa(i), err)
 		}
 	}
+}
+
+// wax is a sealer whose seals can be read.
+type wax struct{}
+
+func (wax) AppendSeal(dst []byte, value string, pid uint32, start int64) []byte {
+	return fmt.Appendf(dst, "seal of %s for %d since %d", value, pid, start)
+}
+
+// TestSealsAreInNoQuery: a seal is set with the rest of the context, for the connection at hand, and can't be read where the server shows what its
+// sessions run.
+func TestSealsAreInNoQuery(t *testing.T) {
+	t.Parallel()
+	g := newRig(t, pgtest.Shared(t).CreateDatabase(t))
+	g.conn.PID, g.conn.Start = 7, 11
+	sealed := func(key string) *state.Set {
+		return raw("app.v", key).With(state.Var{Name: "app.seal", Value: key, Sealer: wax{}})
+	}
+	both := func() string {
+		return g.value("SELECT current_setting('app.v') || ': ' || current_setting('app.seal')")
+	}
+	for _, inTransaction := range []bool{false, true} {
+		if inTransaction {
+			g.query("BEGIN")
+			g.run()
+		}
+		for _, key := range []string{"1", "2", "2"} {
+			g.context(sealed(key), inTransaction)
+			for _, query := range queries(g.out) {
+				if strings.Contains(query, "seal of") {
+					t.Errorf("in a Query: %s", query)
+				}
+			}
+			g.query("SELECT 1")
+			g.run()
+			if got, want := both(), key+": seal of "+key+" for 7 since 11"; got != want {
+				t.Errorf("%s, want %s", got, want)
+			}
+		}
+	}
+	g.context(raw("app.v", "3"), true)
+	if got := both(); got != "3: " {
+		t.Errorf("without a tenant: %s", got)
+	}
+	g.query("ROLLBACK")
+	g.run()
+	if !g.conn.Clean() {
+		t.Error("not clean")
+	}
+
+	// Who does not know when the process began can't seal.
+	g.conn.Start = 0
+	g.context(sealed("5"), false)
+	g.query("SELECT 2")
+	if events := g.run(); !slices.Contains(events, "Query internal failed 55000") || slices.Contains(events, "Query SELECT 1") {
+		t.Errorf("%q", events)
+	}
+}
+
+// queries are the texts of the simple queries in what is sent.
+func queries(sent []byte) (list []string) {
+	for len(sent) > 0 {
+		typ, total, _ := pgwire.Header(sent)
+		if typ == pgwire.MsgQuery {
+			list = append(list, string(sent[pgwire.HeaderBytes:total]))
+		}
+		sent = sent[total:]
+	}
+	return list
 }

@@ -6,6 +6,7 @@ import (
 	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/sharding/router"
+	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // confined refuses what could lead a message out of its tenant's context, or into one.
@@ -46,6 +47,9 @@ func (s *Session) confinedTo(a *Account, st *parser.Statement) *pgwire.Error {
 			return e
 		}
 	}
+	if st.Set != nil && st.Set.Name == tenant.SealSetting && st.Kind != parser.Show {
+		return notAllowed("setting "+tenant.SealSetting, "pgkennel makes the seal of a tenant.")
+	}
 	for i := range st.SetConfigs {
 		set := &st.SetConfigs[i]
 		switch name := strings.ToLower(set.Name); {
@@ -53,6 +57,8 @@ func (s *Session) confinedTo(a *Account, st *parser.Statement) *pgwire.Error {
 			if !a.MaySetRole {
 				return notAllowed("changing the role", "may_set_role = true in users.toml allows it.")
 			}
+		case name == tenant.SealSetting:
+			return notAllowed("setting "+name, "pgkennel makes the seal of a tenant.")
 		case s.tenantSetting(name): // nobody follows it
 			if len(set.Values) != 1 || set.Unknown || !a.bound() || !s.isKey(a, set.Values[0]) || !s.asPrinted(set.Values[0]) {
 				return notAllowed("set_config for "+name, "Use SET "+name+" before the transaction.")

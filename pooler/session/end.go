@@ -240,7 +240,10 @@ func (s *Session) Lost(err error) {
 	c.Own(nil)
 	e := pgwire.Errorf(pgwire.CodeConnectionFailure, "the connection to the shard's server was lost").
 		WithRoutine("shard_unavailable")
-	if errors.Is(err, errSilent) {
+	refused := errors.Is(err, backend.ErrLead) && s.unit.internal != nil
+	if refused { // the context was, and so the beginning of the transaction behind it
+		e = s.unit.internal
+	} else if errors.Is(err, errSilent) {
 		e = e.WithDetail("The statement took longer than query_timeout, and the server did not answer when it was cancelled.")
 	} else if f := s.unit.fatal; f != nil {
 		e = e.WithDetail("The server said: %s: %s", f.Code, f.Message)
@@ -260,7 +263,9 @@ func (s *Session) Lost(err error) {
 		return
 	}
 	s.capture.on = false
-	e = e.WithHint("The transaction was not committed unless its COMMIT was under way; then it may have been.")
+	if !refused {
+		e = e.WithHint("The transaction was not committed unless its COMMIT was under way; then it may have been.")
+	}
 	copying := s.copy.mode != copyNone // the client is in the middle of its unit, with nothing to wait for
 	open := s.open || copying && s.copy.extended
 	busy := s.wait == waitAnswer || s.wait == waitInternal || copying && !s.copy.extended

@@ -7,6 +7,7 @@ import (
 	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/sharding/router"
+	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // view is what decides whether a statement is answered without a backend: the transaction as it will be when its turn comes.
@@ -33,7 +34,7 @@ func (s *Session) view() view {
 func (s *Session) own(st *parser.Statement) bool {
 	switch st.Kind {
 	case parser.Set, parser.Reset, parser.Show:
-		return st.Set != nil && (strings.HasPrefix(st.Set.Name, "pgdog.") || strings.HasPrefix(st.Set.Name, "pgkennel.") || s.tenantSetting(st.Set.Name))
+		return st.Set != nil && st.Set.Name != tenant.SealSetting && (strings.HasPrefix(st.Set.Name, "pgdog.") || strings.HasPrefix(st.Set.Name, "pgkennel.") || s.tenantSetting(st.Set.Name))
 	case parser.Select:
 		return s.choosesTenant(st)
 	default: // nothing else names a setting

@@ -25,9 +25,12 @@ type Place struct {
 // carried is a set without and with a context.
 type carried struct{ without, with *state.Set }
 
-// NewPlace returns the place of a tenant. Context is what connections must carry beyond their login.
-func NewPlace(t *tenant.Tenant, route router.Tenant, context []tenant.Setting) *Place {
+// NewPlace returns the place of a tenant. Context is what connections must carry beyond their login; sealer signs it in sealed mode.
+func NewPlace(t *tenant.Tenant, route router.Tenant, context []tenant.Setting, sealer state.Sealer) *Place {
 	p := &Place{Tenant: t, Route: route}
+	if t.Mode == tenant.Sealed {
+		p.context = append(p.context, state.Var{Name: tenant.SealSetting, Value: t.Key, Sealer: sealer})
+	}
 	for _, c := range context {
 		v := state.Var{Name: c.Name, Value: c.Value, Raw: true}
 		if c.Name == tenant.SearchPathSetting { // by SET, not by a function, whose name might mean another one

@@ -18,6 +18,14 @@ type Var struct {
 	Raw   bool
 	// Special: Value is the whole command after SET (SET TIME ZONE INTERVAL ...).
 	Special bool
+	// Sealer, if there is one, makes of Value what is set, for each connection its own. It is set by the extended protocol, so that it is in no text
+	// that pg_stat_activity shows: see Set.Seal.
+	Sealer Sealer
+}
+
+// Sealer signs a value for one server process: its pid, and when it began, in microseconds since 1970. It is comparable.
+type Sealer interface {
+	AppendSeal(dst []byte, value string, pid uint32, start int64) []byte
 }
 
 // Set is an immutable set of session-level settings, ordered by name. The nil Set is empty.
@@ -177,7 +185,17 @@ func transient(name string) bool {
 	return false
 }
 
-// AppendDiff appends the statements that turn a connection that has s into one that has want, each ended by a semicolon.
+// Seal returns the setting of want that has a Sealer, if a connection that has s lacks it.
+func (s *Set) Seal(want *Set) (Var, bool) {
+	for _, v := range want.Vars() {
+		if v.Sealer != nil && v != s.value(v.Name) {
+			return v, true
+		}
+	}
+	return Var{}, false
+}
+
+// AppendDiff appends the statements that turn a connection that has s into one that has want, each ended by a semicolon, but for Seal.
 // RESETs come first; role and session authorization are taken off before all else and put on last, so that every other setting is set by the
 // login itself. It appends nothing if there is no difference.
 func (s *Set) AppendDiff(dst []byte, want *Set) []byte {
@@ -198,7 +216,7 @@ func (s *Set) AppendDiff(dst []byte, want *Set) []byte {
 		}
 	}
 	for _, v := range want.Vars() {
-		if v.Name != role && v.Name != sessionAuthorization && v != s.value(v.Name) {
+		if v.Name != role && v.Name != sessionAuthorization && v.Sealer == nil && v != s.value(v.Name) {
 			dst = v.append(dst)
 		}
 	}

@@ -71,7 +71,12 @@ FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a 
 
 // shared reports whether tenants share a login here.
 func (p *plan) shared() bool {
-	return p.Rows == tenant.Shared || slices.ContainsFunc(p.Tenants, func(t *tenant.Tenant) bool { return t.Mode == tenant.Shared })
+	return p.Rows == tenant.Shared || p.Rows == tenant.Sealed || p.takesRoles()
+}
+
+// takesRoles reports whether there are tenants whose role a shared login takes on.
+func (p *plan) takesRoles() bool {
+	return slices.ContainsFunc(p.Tenants, func(t *tenant.Tenant) bool { return t.Mode == tenant.Shared })
 }
 
 // planSchemaPublic plans that nobody can plant objects on the others' search_path, in any schema.
@@ -99,23 +104,34 @@ FROM pg_namespace n, aclexplode(n.nspacl) a WHERE a.privilege_type = 'CREATE' AN
 
 // planShared takes from everybody what leads out of a tenant's context on a login that tenants share, or from one tenant to another.
 func (p *plan) planShared(ctx context.Context) error {
+	closed := []string{"pg_notify", "pg_terminate_backend", "pg_cancel_backend", "pg_stat_get_activity", "pg_stat_get_backend_activity"}
+	if p.Rows != tenant.Sealed { // seals are set by it, and hold whatever else it sets
+		closed = append(closed, "set_config")
+	}
 	open, err := list[struct{ Function string }](ctx, p.db, `SELECT format('%I.%I(%s)', n.nspname, f.proname, pg_get_function_identity_arguments(f.oid))
 FROM pg_proc f JOIN pg_namespace n ON n.oid = f.pronamespace, aclexplode(coalesce(f.proacl, acldefault('f', f.proowner))) a
-WHERE n.nspname = 'pg_catalog' AND (f.proname IN ('set_config', 'pg_notify') OR f.proname ~ '^pg_(try_)?advisory_') AND a.grantee = 0 ORDER BY 1`)
+WHERE n.nspname = 'pg_catalog' AND (f.proname = ANY($1::text[]) OR f.proname ~ '^pg_(try_)?advisory_') AND a.grantee = 0 ORDER BY 1`, closed)
 	if err != nil {
 		return err
 	}
 	s := Step{Kind: "functions", Object: p.info.Database, Reason: "functions that change the context, or reach other tenants, on a login that tenants share"}
 	for _, o := range open {
+		if strings.Contains(o.Function, ".pg_stat_") {
+			s.SQL = append(s.SQL, "GRANT EXECUTE ON FUNCTION "+o.Function+" TO "+statsReader)
+		}
 		s.SQL = append(s.SQL, "REVOKE EXECUTE ON FUNCTION "+o.Function+" FROM PUBLIC")
 	}
-	settings, err := one[struct{ Open bool }](ctx, p.db, `SELECT EXISTS (SELECT FROM pg_class c, aclexplode(c.relacl) a
-WHERE c.oid = 'pg_catalog.pg_settings'::regclass AND a.grantee = 0 AND a.privilege_type = 'UPDATE')`)
+	views, err := one[struct{ Settings, Activity bool }](ctx, p.db, `SELECT
+EXISTS (SELECT FROM pg_class c, aclexplode(c.relacl) a WHERE c.oid = 'pg_catalog.pg_settings'::regclass AND a.grantee = 0 AND a.privilege_type = 'UPDATE'),
+EXISTS (SELECT FROM pg_class c, aclexplode(c.relacl) a WHERE c.oid = 'pg_catalog.pg_stat_activity'::regclass AND a.grantee = 0 AND a.privilege_type = 'SELECT')`)
 	if err != nil {
 		return err
 	}
-	if settings.Open {
+	if views.Settings {
 		s.SQL = append(s.SQL, "REVOKE UPDATE ON pg_catalog.pg_settings FROM PUBLIC")
+	}
+	if views.Activity {
+		s.SQL = append(s.SQL, "GRANT SELECT ON pg_catalog.pg_stat_activity TO "+statsReader, "REVOKE SELECT ON pg_catalog.pg_stat_activity FROM PUBLIC")
 	}
 	p.add(s)
 	return nil

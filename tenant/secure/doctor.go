@@ -41,6 +41,7 @@ func (pl *Planner) Doctor(ctx context.Context, db *pgx.Conn, o Options) (*Report
 	for _, s := range p.steps {
 		d.find(s.Severity, s.Kind, s.Object, s.Reason, withoutPasswords(s.SQL)...)
 	}
+	d.findings = append(d.findings, p.oldSeals...)
 	d.server()
 	d.secret()
 	for _, check := range []func(context.Context) error{
@@ -54,12 +55,15 @@ func (pl *Planner) Doctor(ctx context.Context, db *pgx.Conn, o Options) (*Report
 	return &Report{Findings: d.findings, Tables: len(p.tables), Roles: len(p.tenantRoles()), Logins: len(p.Logins)}, nil
 }
 
-// withoutPasswords keeps verifiers out of what is logged and sent about.
+// withoutPasswords keeps verifiers and keys out of what is logged and sent about.
 func withoutPasswords(sql []string) []string {
 	out := slices.Clone(sql)
 	for i, s := range out {
 		if strings.HasPrefix(s, "ALTER ROLE ") && strings.Contains(s, " PASSWORD ") {
 			out[i] = "-- pgkennel secure apply sets its password"
+		}
+		if strings.HasPrefix(s, "INSERT INTO pgkennel.seals ") {
+			out[i] = "-- pgkennel secure apply tells it the key"
 		}
 	}
 	return out
@@ -121,7 +125,7 @@ func (d *doctor) logins(ctx context.Context) error {
 		if len(bad) > 0 {
 			d.find(Error, "login", l, "it is "+strings.Join(bad, ", ")+": it can get around what keeps tenants apart", "ALTER ROLE "+ident(l)+" NO"+strings.Join(bad, " NO"))
 		}
-		if r.Inherit && d.Rows != tenant.Shared && d.shared() {
+		if r.Inherit && d.Rows != tenant.Shared && d.takesRoles() {
 			d.find(Warning, "login", l, "it has the privileges of all tenants' roles also while it is none of them", "ALTER ROLE "+ident(l)+" NOINHERIT")
 		}
 	}

@@ -51,8 +51,14 @@ type function struct {
 
 func (p *plan) functions() []function {
 	var list []function
-	if p.Rows == tenant.Strict {
+	switch p.Rows {
+	case tenant.Strict:
 		list = append(list, function{"tenant_key", "text", "sql", "STABLE PARALLEL SAFE", tenantKey, true})
+	case tenant.Sealed: // a parallel worker is another process
+		list = append(list,
+			function{"backend_start", "bigint", "sql", "STABLE PARALLEL RESTRICTED", backendStart, true},
+			function{"tenant_key", "text", "plpgsql", "STABLE PARALLEL RESTRICTED", sealedKey(p.Setting), true})
+	case tenant.Shared: // the setting is believed
 	}
 	if p.guarded() {
 		list = append(list,
@@ -68,14 +74,16 @@ func (p *plan) guarded() bool { return p.Rows != 0 && p.info.Super }
 // planHome plans the schema pgkennel and what is in it.
 func (p *plan) planHome(ctx context.Context) error {
 	home, err := list[struct {
-		Owner string
-		Open  bool
-	}](ctx, p.db, `SELECT pg_get_userbyid(nspowner)::text, EXISTS (SELECT FROM aclexplode(nspacl) a WHERE a.grantee <> nspowner)
+		Owner  string
+		Grants []string
+	}](ctx, p.db, `SELECT pg_get_userbyid(nspowner)::text,
+ARRAY(SELECT CASE a.grantee WHEN 0 THEN '' ELSE pg_get_userbyid(a.grantee)::text END || ' ' || a.privilege_type FROM aclexplode(nspacl) a WHERE a.grantee <> nspowner)
 FROM pg_namespace WHERE nspname = 'pgkennel'`)
 	if err != nil {
 		return err
 	}
 	s := Step{Kind: "schema", Object: "pgkennel", Reason: "for what the database has to know of tenants"}
+	var grants []string
 	switch {
 	case len(home) == 0:
 		s.SQL = append(s.SQL, "CREATE SCHEMA pgkennel AUTHORIZATION "+ident(p.owner))
@@ -83,16 +91,25 @@ FROM pg_namespace WHERE nspname = 'pgkennel'`)
 		if home[0].Owner != p.owner {
 			s.SQL = append(s.SQL, "ALTER SCHEMA pgkennel OWNER TO "+ident(p.owner))
 		}
-		if home[0].Open {
-			s.SQL = append(s.SQL, "REVOKE ALL ON SCHEMA pgkennel FROM PUBLIC")
+		grants = home[0].Grants
+	}
+	for _, l := range p.Logins {
+		if p.Rows == tenant.Sealed && p.there(l) && !slices.Contains(grants, l+" USAGE") { // each connection asks when it began
+			s.SQL = append(s.SQL, "GRANT USAGE ON SCHEMA pgkennel TO "+ident(l))
+		}
+	}
+	for _, g := range splitGrants(grants) {
+		if p.Rows != tenant.Sealed || g.Privilege != "USAGE" || !slices.Contains(p.Logins, g.Grantee) {
+			s.SQL = append(s.SQL, "REVOKE "+g.Privilege+" ON SCHEMA pgkennel FROM "+grantee(g.Grantee))
 		}
 	}
 	p.add(s)
 	for _, t := range []struct{ name, sql, why string }{
 		{"tenants", tenantsTable, "says which role is which tenant"},
 		{"new_tables", newTables, "new tables, until their transaction commits"},
+		{"seals", sealsTable, "says what seals are checked with"},
 	} {
-		if t.name == "new_tables" && !p.guarded() {
+		if t.name == "new_tables" && !p.guarded() || t.name == "seals" && p.Rows != tenant.Sealed {
 			continue
 		}
 		if err := p.planHomeTable(ctx, t.name, t.sql, t.why); err != nil {
@@ -118,6 +135,7 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 
 		s.SQL = append(s.SQL, sql, "REVOKE ALL ON "+object+" FROM PUBLIC")
 	} else {
 		p.info.hasHome = p.info.hasHome || name == "tenants"
+		p.info.hasSeals = p.info.hasSeals || name == "seals"
 		for _, r := range found[0].Open {
 			s.SQL = append(s.SQL, "REVOKE ALL ON "+object+" FROM "+r)
 		}

@@ -104,8 +104,13 @@ func (p *plan) planRoles(ctx context.Context) error {
 	}
 	if r != nil {
 		for _, g := range r.Member {
-			s.SQL = append(s.SQL, "REVOKE "+ident(g)+" FROM "+ident(p.owner))
+			if g != statsReader || p.Rows != tenant.Sealed {
+				s.SQL = append(s.SQL, "REVOKE "+ident(g)+" FROM "+ident(p.owner))
+			}
 		}
+	}
+	if p.Rows == tenant.Sealed && (r == nil || !slices.Contains(r.Member, statsReader)) {
+		s.SQL = append(s.SQL, "GRANT "+statsReader+" TO "+ident(p.owner))
 	}
 	// From PostgreSQL 16 on, who made a role is a member of it without its privileges.
 	is, err := one[struct{ OK bool }](ctx, p.db, "SELECT EXISTS (SELECT FROM pg_roles r WHERE r.rolname = $1 AND pg_has_role(r.oid, 'USAGE'))", p.owner)

@@ -188,7 +188,7 @@ func (p *plan) planTable(t *table, policies []policy) {
 		}
 		s.SQL = append(s.SQL, "CREATE POLICY "+ident(kind.name)+" ON "+name+" AS "+kind.as+" FOR ALL TO PUBLIC USING ("+condition+") WITH CHECK ("+condition+")")
 	}
-	if source := p.source(types[t.Type]); !t.Computed && !same(t.Default, source) {
+	if source := p.claimed(types[t.Type]); !t.Computed && !same(t.Default, source) {
 		if len(s.SQL) == 0 {
 			s.Severity, s.Reason = Warning, "INSERT has to name the tenant: the column's default is not the session's tenant"
 		}

@@ -36,7 +36,7 @@ type Options struct {
 	Tenants []*tenant.Tenant
 	// Databases are the tenants' own databases on the same server, which have to be there.
 	Databases []string
-	// Secret makes the passwords of tenants' roles; nil = they have none.
+	// Secret makes the passwords of tenants' roles, and the key of their seals; nil = they have none.
 	Secret *tenant.Secret
 	// Logins are the roles with which pgkennel logs in for users, as opposed to those of tenants.
 	Logins []string
@@ -87,6 +87,8 @@ type plan struct {
 	known   []string // roles that the database takes for tenants'
 	tables  []*table
 	steps   []Step
+
+	oldSeals []Finding
 }
 
 // info is what is true of a connection.
@@ -94,7 +96,7 @@ type info struct {
 	Database, DatabaseOwner, User string
 	Version                       int
 	Super, ReadsPasswords         bool
-	hasHome                       bool
+	hasHome, hasSeals             bool
 }
 
 // Plan returns what is missing in the database that db is connected to.
@@ -109,8 +111,8 @@ func (pl *Planner) Plan(ctx context.Context, db *pgx.Conn, o Options) ([]Step, e
 func (pl *Planner) make(ctx context.Context, db *pgx.Conn, o Options) (*plan, error) {
 	c := db.Config()
 	p := &plan{Options: o, planner: pl, db: db, server: fmt.Sprintf("%s:%d", c.Host, c.Port)}
-	if o.Rows == tenant.Sealed {
-		return nil, errors.New("there is no SQL for sealed mode yet")
+	if o.Rows == tenant.Sealed && o.Secret == nil {
+		return nil, errors.New("sealed tenants need a secret, of which the key of their seals is made")
 	}
 	if _, err := db.Exec(ctx, "SELECT pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false)"); err != nil {
 		return nil, err
@@ -125,7 +127,7 @@ r.rolsuper, has_table_privilege('pg_catalog.pg_authid', 'SELECT') FROM pg_databa
 		return nil, fmt.Errorf("connected as %q, which is a login of pgkennel: an administrator's is needed", p.info.User)
 	}
 	for _, part := range []func(context.Context) error{
-		p.readRoles, p.planRoles, p.planHome, p.planTenants, p.planDatabase, p.planSchemas, p.planRows, p.planGuard,
+		p.readRoles, p.planRoles, p.planHome, p.planSeals, p.planTenants, p.planDatabase, p.planSchemas, p.planRows, p.planGuard,
 	} {
 		if err := part(ctx); err != nil {
 			return nil, err

@@ -70,10 +70,21 @@ func same(printed, ours string) bool {
 
 // source is the SQL of whose session it is, as a value of a type.
 func (p *plan) source(typ string) string {
-	key := "pgkennel.tenant_key()"
 	if p.Rows == tenant.Shared {
-		key = fmt.Sprintf("NULLIF(current_setting(%s::text, true), ''::text)", literal(p.Setting))
+		return p.claimed(typ)
 	}
+	return asType("pgkennel.tenant_key()", typ)
+}
+
+// claimed is the SQL of whose session it says to be: for defaults, which are evaluated for each row, and checked by the policy once.
+func (p *plan) claimed(typ string) string {
+	if p.Rows == tenant.Strict {
+		return p.source(typ)
+	}
+	return asType(fmt.Sprintf("NULLIF(current_setting(%s::text, true), ''::text)", literal(p.Setting)), typ)
+}
+
+func asType(key, typ string) string {
 	if typ == "text" || typ == "varchar" {
 		return key
 	}
