@@ -65,6 +65,9 @@ func New(o Options) (*Registry, []Mistake) {
 	if wrong != nil {
 		return nil, wrong
 	}
+	if o.Mode == Sealed && o.Isolation != Row {
+		wrong = append(wrong, Mistake{-1, errSealed})
+	}
 	for i := range o.Tenants {
 		if err := r.add(o.Tenants[i]); err != nil {
 			wrong = append(wrong, Mistake{i, err})
