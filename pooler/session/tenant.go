@@ -398,7 +398,8 @@ func (s *Session) setTenant(byName bool, value string, local bool) *pgwire.Error
 		} else if key, ok := sharding.ParseKey(a.Tenants.KeyType(), value); ok {
 			to, e = a.Tenants.ByKey(to, key)
 		} else {
-			e = pgwire.Errorf(pgwire.CodeInvalidTextRepresentation, "invalid tenant key").WithDetail("Keys are of type %s.", a.Tenants.KeyType())
+			e = pgwire.Errorf(pgwire.CodeInvalidTextRepresentation, "invalid tenant key").WithDetail("Keys are of type %s.", a.Tenants.KeyType()).
+				WithHint("The operator sets their type by data_type in [multi_tenant].")
 		}
 		if e != nil {
 			return e
