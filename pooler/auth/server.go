@@ -9,7 +9,7 @@ import (
 )
 
 // MaxResponseBytes is the longest body of a client's message during authentication, whatever the method; PostgreSQL's limits are 64 KB
-// for passwords and 1 KB for SASL, of which the latter is checked here.
+// for passwords and 1 KB for SASL: see Server.MaxResponse.
 const MaxResponseBytes = 65535
 
 const maxSASLBytes = 1024
@@ -176,8 +176,16 @@ func (s *Server) Heavy() bool {
 	return false
 }
 
+// MaxResponse is the longest body that the client's next message may have.
+func (s *Server) MaxResponse() int {
+	if s.method == MethodSCRAM {
+		return maxSASLBytes
+	}
+	return MaxResponseBytes
+}
+
 // Step takes the body of the client's next message, which must be of type 'p' (see ErrExpectedPassword) and no longer than
-// MaxResponseBytes, and appends the answer to dst, if there is one. It keeps nothing of body. It is heavy for SCRAM with plain
+// MaxResponse, and appends the answer to dst, if there is one. It keeps nothing of body. It is heavy for SCRAM with plain
 // passwords the first time (see Credential.Warm), and for cleartext passwords against SCRAM verifiers.
 func (s *Server) Step(dst, body []byte) ([]byte, Result) {
 	if !s.started || s.done {

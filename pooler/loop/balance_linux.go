@@ -224,6 +224,7 @@ func (p *poller) choose(part float64) []*socket {
 		if s == nil || s.window != b.window || s.moving || s.gone || s.removed {
 			continue
 		}
+		s.window-- // its slot is there twice if another had it before in this window
 		if sum+s.weight <= limit && len(b.chosen) < movedAtOnce {
 			b.chosen = append(b.chosen, s)
 			sum += s.weight

@@ -93,7 +93,7 @@ func TestChaos(t *testing.T) {
 	t.Parallel()
 	sessions := func(a *session.Account, _ *session.Shared) { a.Session, a.Statements = true, false }
 	limits := func(a *session.Account, sh *session.Shared) {
-		a.QueryTimeout, a.IdleTimeout, a.IdleTransactionTimeout, sh.LoginTimeout = 3e5, 2e6, 1e6, 1e7
+		a.QueryTimeout, a.CancelTimeout, a.IdleTimeout, a.IdleTransactionTimeout, sh.LoginTimeout = 3e5, 1e4, 2e6, 1e6, 1e7
 	}
 	for name, c := range map[string]struct {
 		chaos

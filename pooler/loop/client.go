@@ -256,11 +256,13 @@ func (c *Client) tick() {
 	})
 }
 
+// helloBytes is what is read at once from a client that may ask for TLS, or say nothing at all.
+const helloBytes = 512
+
 // serve reads from the client until it is gone, or a poller does so: then it returns true.
 func (c *Client) serve() (polled bool) {
-	held := c.g.buffers.Get().(*[]byte) //nolint:forcetypeassert // it holds nothing else
-	defer c.g.buffers.Put(held)
-	buf := *held
+	buf := make([]byte, helloBytes)
+	greeted := false
 	begin := c.start
 	busy := false // somebody is writing to it, so that no poller can have it
 	for {
@@ -305,6 +307,12 @@ func (c *Client) serve() (polled bool) {
 			busy = true
 			begin.nc.SetReadDeadline(time.Now().Add(silence)) //nolint:errcheck // the next read tells
 		}
+		if ready && !greeted {
+			greeted = true
+			held := c.g.buffers.Get().(*[]byte) //nolint:forcetypeassert // it holds nothing else
+			defer c.g.buffers.Put(held)
+			buf = *held
+		}
 	}
 	return false
 }
@@ -338,6 +346,9 @@ func (c *Client) move() bool {
 	}
 	c.start = nil
 	c.disarm()
+	if c.closing { // meanwhile; what was set ends the other
+		s.SetWriteDeadline(time.Now().Add(closeTimeout)) //nolint:errcheck // it can't fail
+	}
 	if !c.sess.WantsInput() {
 		s.pause()
 	}

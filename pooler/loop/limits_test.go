@@ -1,10 +1,12 @@
 package loop
 
 import (
+	"encoding/binary"
 	"fmt"
 	"strings"
 	"testing"
 
+	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 )
 
@@ -130,4 +132,18 @@ func TestRefusedConnection(t *testing.T) {
 	k := newTalk(t, m)
 	k.c.sess.Refuse(pgwire.Fatalf(pgwire.CodeTooManyConnections, "too many"))
 	k.login("E:53300")
+}
+
+// TestLongAnswersAreRefusedUnread: who is not logged in yet can't have more kept for it than its method takes.
+func TestLongAnswersAreRefusedUnread(t *testing.T) {
+	t.Parallel()
+	for method, most := range map[auth.Method]int{auth.MethodSCRAM: 1 << 10, auth.MethodPlain: 65535} {
+		for more, want := range map[int]string{0: "", 1: "E:08P01"} {
+			m := newModel(t, 1, 1, 1)
+			m.sh.Method = method
+			k := newTalk(t, m)
+			k.send(pgwire.AppendStartupMessage(nil, 3<<16, []pgwire.Param{{Name: "user", Value: "app"}, {Name: "database", Value: "prod"}}), "R")
+			k.send(binary.BigEndian.AppendUint32([]byte{pgwire.MsgPassword}, uint32(4+most+more)), want) //nolint:gosec // it is small
+		}
+	}
 }

@@ -399,7 +399,19 @@ func (c *MemoryClient) Release(conn *backend.Conn) {
 func (c *MemoryClient) Discard(conn *backend.Conn, reason string) {
 	b := c.held(conn)
 	b.client, b.discarded = nil, true
+	c.unheard(b)
 	c.m.tasks = append(c.m.tasks, func() { b.lease.Discard(pool.Reason(reason)) })
+}
+
+// unheard has the server of a backend that c has let go say something at this very moment: with threads it is handled beside the session's step.
+func (c *MemoryClient) unheard(b *MemoryBackend) {
+	n := len(c.toActor)
+	if !b.answering {
+		b.Conn.Feed(pgwire.AppendNoticeResponse(nil, pgwire.Errorf("00000", "beside"))) //nolint:errcheck // it may come in the middle of a message
+	}
+	if len(c.toActor) != n {
+		panic("a session hears of a backend that it has let go")
+	}
 }
 
 // Part implements session.Driver.
@@ -476,6 +488,7 @@ type MemoryBackend struct {
 	closed, broken   bool
 	noticed          bool
 	discarded        bool
+	answering        bool
 }
 
 // request gives the server some of what was sent to it.
@@ -501,7 +514,9 @@ func (b *MemoryBackend) answer() {
 	if b.discarded {
 		return
 	}
+	b.answering = true
 	err := b.Conn.Feed(data)
+	b.answering = false
 	for i := range data {
 		data[i] = 0xEE
 	}

@@ -200,9 +200,31 @@ func (p *poller) run() {
 			}
 		}
 		if p.doPosted() {
+			p.end()
 			return
 		}
 		p.turned()
+	}
+}
+
+// end is the end of the thread, when nobody has asked for anything more.
+func (p *poller) end() {
+	for {
+		p.mu.Lock()
+		posted := p.mu.posted
+		p.mu.posted, p.mu.ended = nil, len(posted) == 0
+		p.mu.Unlock()
+		if len(posted) == 0 {
+			return
+		}
+		for _, s := range posted {
+			switch {
+			case s.p.Load() != p:
+				s.post()
+			case s.closed():
+				p.remove(s)
+			}
+		}
 	}
 }
 
@@ -290,7 +312,7 @@ func (p *poller) read(s *socket, end bool) {
 func (p *poller) doPosted() bool {
 	p.mu.Lock()
 	posted, closed := p.mu.posted, p.mu.closed
-	p.mu.posted, p.mu.woken, p.mu.ended = p.spare[:0], false, closed && p.ring == nil
+	p.mu.posted, p.mu.woken = p.spare[:0], false
 	p.mu.Unlock()
 	local := p.local
 	p.local = p.spareLocal[:0]

@@ -243,18 +243,7 @@ func (p *poller) ringEnd() {
 			break
 		}
 	}
-	p.mu.Lock()
-	posted := p.mu.posted
-	p.mu.posted, p.mu.ended = nil, true
-	p.mu.Unlock()
-	for _, s := range posted {
-		switch {
-		case s.p.Load() != p:
-			s.post()
-		case s.closed():
-			p.remove(s)
-		}
-	}
+	p.end()
 }
 
 func (p *poller) watchWake() {

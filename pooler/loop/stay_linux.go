@@ -34,7 +34,7 @@ func (s *stay) leave() func() {
 }
 
 // interrupts reports whether the scheduler interrupts goroutines at all.
-var interrupts = !strings.Contains(os.Getenv("GODEBUG"), "asyncpreemptoff=1")
+var interrupts = !strings.Contains(os.Getenv("GODEBUG"), "asyncpreemptoff") // to whatever: nobody sets it but to have none
 
 // lent are the processors of Go's scheduler that are there for pollers that keep one.
 var lent struct {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -502,4 +503,53 @@ func TestIdleConnectionsHaveNoBuffers(t *testing.T) {
 			return x.buf == nil && x.out == nil
 		})
 	}
+}
+
+// TestWhoSaysNothingGetsNoBuffer: many may connect and be silent where TLS is offered, for a goroutine each.
+func TestWhoSaysNothingGetsNoBuffer(t *testing.T) {
+	t.Parallel()
+	w := newWire(t)
+	sh := *w.g.shared.Load()
+	sh.TLS = true
+	w.g.SetShared(&sh)
+	var lent atomic.Int32
+	w.g.buffers.New = func() any {
+		lent.Add(1)
+		return new(make([]byte, 100))
+	}
+	us, them := pair(t)
+	go w.g.Serve(them, "silent", nil)
+	startup := pgwire.AppendStartupMessage(nil, 3<<16, []pgwire.Param{{Name: "user", Value: "app"}, {Name: "database", Value: "prod"}})
+	us.Write(startup[:5]) //nolint:errcheck // what was read tells
+	w.eventually("nothing was read", func() bool {
+		n := uint64(0)
+		for _, c := range w.g.Clients() {
+			c.Inspect(func(s *session.Session, _ net.Conn) { n = s.Snapshot().BytesIn })
+		}
+		return n == 5
+	})
+	if n := lent.Load(); n != 0 {
+		t.Errorf("%d buffers", n)
+	}
+	us.Write(startup[5:]) //nolint:errcheck // what comes tells
+	w.ready(us)
+}
+
+// TestClosedWhileItMoves: a client that was closed before a poller has it is not waited for without end, either.
+func TestClosedWhileItMoves(t *testing.T) {
+	t.Parallel()
+	w := newWire(t)
+	ours, _ := pair(t)
+	c := &Client{g: w.g, start: &start{nc: ours}}
+	c.w.init(ours)
+	c.sess = session.New(w.g.shared.Load(), c, 1, "closed")
+	w.g.running.Add(1)
+	c.closing = true
+	if !c.move() {
+		t.Fatal("it was not moved")
+	}
+	if c.w.ev.closer.Load() == nil {
+		t.Error("nothing closes it")
+	}
+	c.w.ev.Close()
 }

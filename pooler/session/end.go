@@ -208,8 +208,8 @@ func (s *Session) Tick() {
 	case due(s.clock.query) && s.clock.cancelled:
 		s.clock.query = 0
 		if c := s.conn; c != nil {
+			s.Lost(errSilent) // before others may have it: the server may speak again at this very moment
 			s.drv.Discard(c, reasonSilent)
-			s.Lost(errSilent)
 		}
 	case due(s.clock.query):
 		s.clock.query = 0
@@ -230,7 +230,7 @@ var errSilent = errors.New("no answer to a cancel request in time")
 // reasonSilent is why the connection is closed then.
 const reasonSilent = "silent"
 
-// Lost tells that the session's backend broke: err says how. The backend is closed already.
+// Lost tells that the session's backend broke: err says how. It is closed already, or next.
 func (s *Session) Lost(err error) {
 	c := s.Backend()
 	if c == nil || s.phase == phaseClosed {

@@ -190,7 +190,7 @@ func (s *Session) authenticate(b []byte) int {
 	case typ != pgwire.MsgPassword:
 		s.fatal(auth.ErrExpectedPassword(typ), CloseProtocol)
 		return 0
-	case total < 0 || total > auth.MaxResponseBytes+pgwire.HeaderBytes:
+	case total < 0 || total > s.hs.server.MaxResponse()+pgwire.HeaderBytes: // what is not read takes no memory
 		s.fatal(pgwire.Fatalf(pgwire.CodeProtocolViolation, "invalid password packet size"), CloseProtocol)
 		return 0
 	case len(b) < total:
