@@ -95,6 +95,8 @@ type facts struct {
 	ddl bool
 	// gone: with the backend that was lost went what the transaction did, so that it can do nothing but end.
 	gone bool
+	// orphan: the choice of the tenant was rolled back, and the transaction at hand goes on.
+	orphan bool
 	// ran: something of the client's transaction was sent to a backend.
 	ran bool
 }
