@@ -3,6 +3,8 @@ package integration
 import (
 	"strings"
 	"testing"
+
+	"github.com/jackc/pgx/v5/pgproto3"
 )
 
 // A tenant's choice that is rolled back is gone, and one that is committed stays, whatever fails behind it. Where that can't be had in the midst of a transaction, nothing
@@ -59,6 +61,15 @@ func TestChoicesOfTenantsEndAsTheyDoInPostgres(t *testing.T) {
 			}
 			c.Terminate()
 		}
+		c := s.as(t, "app", nil) // behind what is only described
+		got := extended(c, append([]pgproto3.FrontendMessage{parse("s", "SELECT 1"), describe('S', "s"), flush}, statements("SELECT set_config('app.current_tenant', '3', false)", mine)...)...)
+		if got != "3; SELECT 1; "+three+"I" {
+			t.Error(got)
+		}
+		if got := outcome(c.Query(mine)); got != three+"I" {
+			t.Errorf("behind a description: got %s", got)
+		}
+		c.Terminate()
 		s.unharmed(t, "choices that ended")
 	})
 }

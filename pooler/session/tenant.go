@@ -495,7 +495,7 @@ func (s *Session) setTenant(byName bool, value string, local bool) *pgwire.Error
 		return errTenantFixed
 	}
 	s.enter(to)
-	s.visit.chosen, s.visit.depth, s.visit.keep = true, s.track.Depth(), !local && s.tx != pgwire.TxIdle
+	s.visit.chosen, s.visit.depth, s.visit.keep = true, s.track.Depth(), !local
 	return nil
 }
 
