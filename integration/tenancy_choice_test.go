@@ -38,6 +38,8 @@ func TestChoicesOfTenantsEndAsTheyDoInPostgres(t *testing.T) {
 			{"nobody's savepoint in a pipeline", []string{"RESET app.current_tenant", "BEGIN|SAVEPOINT s|" + call3 + "|ROLLBACK TO s|" + mine, "ROLLBACK"}, []string{"RESET; I", "BEGIN; SAVEPOINT; 3; SELECT 1; ROLLBACK; " + refused + "E", "ROLLBACK; I"}},
 			{"chain in a pipeline", []string{set3 + "|BEGIN|" + mine + "|ROLLBACK AND CHAIN|" + mine, "ROLLBACK", mine}, []string{"SET; BEGIN; " + three + "ROLLBACK; " + refused + "E", "ROLLBACK; I", two + "I"}},
 			{"chain behind a pipeline", []string{set3 + "|BEGIN|" + mine, "ROLLBACK AND CHAIN", mine, "ROLLBACK", mine}, []string{"SET; BEGIN; " + three + "T", "ROLLBACK; T", "*", "ROLLBACK; I", "*"}},
+			{"for a transaction, and another follows", []string{"BEGIN; " + local3 + "; COMMIT AND CHAIN; " + mine, "BEGIN; " + local3 + "; " + mine, "COMMIT AND CHAIN", mine, "ROLLBACK", mine}, []string{refused + "I", "BEGIN; SET; " + three + "T", "COMMIT; T", refused + "E", "ROLLBACK; I", two + "I"}},
+			{"nobody's, and another follows", []string{"RESET app.current_tenant", "BEGIN; " + local3 + "; COMMIT AND CHAIN; " + mine, "ROLLBACK"}, []string{"RESET; I", "BEGIN; SET; COMMIT; " + three + "T", "ROLLBACK; I"}},
 			{"nothing ran yet", []string{"RESET app.current_tenant", "BEGIN", local3, "ROLLBACK AND CHAIN", "SELECT 7", "COMMIT"}, []string{"RESET; I", "BEGIN; T", "SET; T", "ROLLBACK; T", "7; SELECT 1; T", "COMMIT; I"}},
 			{"committed, then an error", []string{"BEGIN; " + set3 + "; COMMIT; SELECT 1/0", mine}, []string{"BEGIN; SET; COMMIT; 22012; I", three + "I"}},
 			{"committed and chained, then rolled back", []string{"BEGIN; " + set3 + "; COMMIT AND CHAIN; ROLLBACK", mine}, []string{"BEGIN; SET; COMMIT; ROLLBACK; I", three + "I"}},

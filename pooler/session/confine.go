@@ -114,7 +114,7 @@ func (s *Session) parts(st *parser.Statement) bool {
 		commits := st.Kind == parser.Commit && s.tx != pgwire.TxFailed
 		chain := st.Tx != nil && st.Tx.Chain
 		visits := s.visit.account != nil && !chain && !s.visit.kept
-		return visits && !(s.visit.keep && commits) || !commits && s.revertible()
+		return visits && !(s.visit.keep && commits) || !commits && s.revertible() || chain && s.unchosen(!commits)
 	case parser.RollbackTo:
 		return s.visit.chosen && s.visit.depth > 1 // it may take back the choice
 	default: // leaves the tenant as it is

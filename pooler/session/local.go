@@ -186,7 +186,7 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 		s.follow(tag == "ROLLBACK", chain)
 		if chain {
 			s.tx = pgwire.TxActive
-			if tag == "ROLLBACK" {
+			if s.orphan {
 				s.chosen() // nothing is under way that would be the tenant's
 			}
 			s.track.Begin()

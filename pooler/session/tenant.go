@@ -220,10 +220,10 @@ func (s *Session) chosen() {
 // follow notes how a transaction ended; chain: another one follows.
 func (s *Session) follow(rolledBack, chain bool) {
 	v := &s.visit
+	s.orphan = s.orphan || chain && s.unchosen(rolledBack)
 	switch {
 	case rolledBack:
 		s.reverts = true
-		s.orphan = s.orphan || chain && s.revertible()
 	case !s.reverts:
 		s.was = nil
 		v.kept = v.kept || v.keep
@@ -232,6 +232,15 @@ func (s *Session) follow(rolledBack, chain bool) {
 
 // revertible reports whether a choice of the tenant goes with the transaction at hand if that is rolled back.
 func (s *Session) revertible() bool { return s.was != nil || s.visit.chosen && !s.visit.kept }
+
+// unchosen reports whether the choice of the tenant ends with the transaction at hand though another follows that begins where it ended: it is
+// rolled back, or was made for that transaction only and the session is another tenant's. Where it is nobody's the choice goes on.
+func (s *Session) unchosen(rolledBack bool) bool {
+	if rolledBack {
+		return s.revertible()
+	}
+	return s.visit.chosen && !s.visit.keep && s.acct.Place != nil
+}
 
 // followSavepoint notes that a savepoint was released, or rolled back to.
 func (s *Session) followSavepoint(rolledBack bool) {
