@@ -132,3 +132,34 @@ func TestChosenTenantsAreTakenAway(t *testing.T) {
 	}
 	p.play(t, other, mine, "of 4; SELECT 1; T", "COMMIT", "COMMIT; I")
 }
+
+// What is answered without a server behind a description that is answered already is done in front of what comes behind it.
+func TestQueuedBehindADescription(t *testing.T) {
+	t.Parallel()
+	s := isolate(t, "shared", "row")
+	savepoint := []string{"BEGIN", "SAVEPOINT s", "SET LOCAL app.current_tenant = '3'"}
+	for _, x := range []struct {
+		first, then []string
+		want        string
+	}{
+		{[]string{"BEGIN"}, []string{"SAVEPOINT s", "SELECT 7", "ROLLBACK TO s"}, "SAVEPOINT; 7; SELECT 1; ROLLBACK; T"},
+		{savepoint, []string{"SET LOCAL work_mem = '7MB'", "SHOW work_mem"}, "SET; 7MB; SHOW; T"},
+		{savepoint, []string{"ROLLBACK TO s", mine}, "ROLLBACK; 25001 tenant_mismatch; E"},
+		{savepoint, []string{"ROLLBACK AND CHAIN", mine}, "ROLLBACK; 42501 tenant_missing; E"},
+		{savepoint, []string{"ROLLBACK", "UPDATE orders SET id = id WHERE tenant_id = 2"}, "ROLLBACK; UPDATE 3; I"},
+	} {
+		c := s.as(t, "app", nil)
+		for _, sql := range x.first {
+			c.Query(sql)
+		}
+		c.Send(parse("q", "SELECT 1"), describe('S', "q"), flush)
+		for range 3 {
+			c.Receive()
+		}
+		if got := extended(c, statements(x.then...)...); got != x.want {
+			t.Errorf("%q: got %s, want %s", x.then, got, x.want)
+		}
+		c.Terminate()
+	}
+	s.unharmed(t, "descriptions")
+}
