@@ -17,7 +17,7 @@ var choices = []string{
 	"SET app.current_tenant = '2'", "SET app.current_tenant = '3'", "SET LOCAL app.current_tenant = '2'", "SET LOCAL app.current_tenant = '3'",
 	"SELECT set_config('app.current_tenant', '2', false)", "SELECT set_config('app.current_tenant', '3', true)",
 	"RESET app.current_tenant",
-	"BEGIN", "BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT s", "ROLLBACK TO s", "RELEASE s",
+	"BEGIN", "BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT s", "ROLLBACK TO s", "ROLLBACK TO s", "RELEASE s", "ROLLBACK AND CHAIN",
 	"SELECT 1/0", "SELECT 7", "SET search_path = public", "CREATE TEMP TABLE IF NOT EXISTS x ()", "SELECT nextval('ids') > 0",
 }
 

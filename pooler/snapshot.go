@@ -8,6 +8,7 @@ import (
 	"maps"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -198,7 +199,8 @@ func (p *Pooler) evict() {
 	now := p.state.Load()
 	for _, c := range p.driver.Clients() {
 		var a *session.Account
-		c.Inspect(func(s *session.Session, _ net.Conn) { a = s.Account() })
+		var places []*session.Place
+		c.Inspect(func(s *session.Session, _ net.Conn) { a, places = s.Account(), s.Places() })
 		if a == nil {
 			continue
 		}
@@ -208,7 +210,7 @@ func (p *Pooler) evict() {
 			detail = "The user or the database is no longer configured."
 		case (has.Tenants == nil) != (a.Tenants == nil):
 			detail = "The configuration of tenants has changed."
-		case a.Place != nil && !same(now.tenants[a.Database], a.Place):
+		case slices.ContainsFunc(places, func(x *session.Place) bool { return !same(now.tenants[a.Database], x) }):
 			detail = "The tenant is no longer what it was."
 		}
 		if detail != "" {

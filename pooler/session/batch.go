@@ -443,7 +443,7 @@ func (s *Session) planBatch() (plan sharding.Plan, needs bool, planned int, refu
 func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refusal *pgwire.Error) {
 	plan.Kind = sharding.PlanAny
 	v := s.view()
-	chose, parted := false, s.unit.parted
+	acts, parted := false, s.unit.parted
 	for i := range s.unit.items {
 		it := &s.unit.items[i]
 		if it.typ == pgwire.MsgClose {
@@ -468,15 +468,13 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 		if st != nil && s.localAt(st, v) && (it.typ != pgwire.MsgParse || it.name == "" || s.acct.Statements || s.own(st)) {
 			it.local = true
 			switch {
-			case it.typ == pgwire.MsgBind && st.Sole != nil:
-				s.unit.settled = needs || chose // else what is in front of it would be the next tenant's
-				refusal := s.bindChoice(st, it)
-				s.unit.settled = false
-				if refusal != nil {
+			case it.typ == pgwire.MsgBind:
+				if refusal := s.bindLocal(m, st, it, needs, acts); refusal != nil {
+					it.local = false // what is in front of it runs first, if that can be
 					return plan, needs, i, refusal
 				}
 			case it.typ == pgwire.MsgExecute:
-				chose = chose || s.own(st)
+				acts = true
 				v = s.after(v, st, true)
 				s.moves(st)
 			}

@@ -15,6 +15,9 @@ func (s *Session) confined(m *parser.Message) *pgwire.Error {
 	if a.Tenants == nil {
 		return nil
 	}
+	if e := s.orphaned(m); e != nil {
+		return e
+	}
 	for _, st := range m.Statements {
 		if st.Inert || s.choosesTenant(st) {
 			continue
@@ -115,8 +118,11 @@ func (s *Session) parts(st *parser.Statement) bool {
 		return st.Name == "ALL"
 	case parser.Commit, parser.Rollback, parser.PrepareTx:
 		commits := st.Kind == parser.Commit && s.tx != pgwire.TxFailed
-		visits := s.visit.account != nil && (st.Tx == nil || !st.Tx.Chain)
-		return visits && !(s.visit.keep && commits) || s.was != nil && !commits
+		chain := st.Tx != nil && st.Tx.Chain
+		visits := s.visit.account != nil && !chain && !s.visit.kept
+		return visits && !(s.visit.keep && commits) || !commits && s.revertible() || chain && s.unchosen(!commits)
+	case parser.RollbackTo:
+		return s.visit.chosen && s.visit.depth > 1 // it may take back the choice
 	default: // leaves the tenant as it is
 		return false
 	}

@@ -165,12 +165,14 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 			return dst, noSavepoint(st.Name)
 		}
 		s.track.Release(st.Name)
+		s.followSavepoint(false)
 		s.queue(sql)
 	case parser.RollbackTo:
 		if !s.track.RollbackTo(st.Name) {
 			return dst, noSavepoint(st.Name)
 		}
 		s.tx = pgwire.TxActive
+		s.followSavepoint(true)
 		s.queue(sql)
 		s.queueParsing(st)
 	case parser.Commit, parser.Rollback, parser.PrepareTx:
@@ -182,9 +184,12 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 			s.track.Rollback()
 			tag = "ROLLBACK"
 		}
-		s.follow(tag == "ROLLBACK")
+		s.follow(tag == "ROLLBACK", chain)
 		if chain {
 			s.tx = pgwire.TxActive
+			if s.orphan {
+				s.chosen() // nothing is under way that would be the tenant's
+			}
 			s.track.Begin()
 			s.prologue, s.prologueLocal = chained(s.prologue, tag == "ROLLBACK"), s.prologueLocal[:0]
 			s.prologueSets, s.queued = false, 0

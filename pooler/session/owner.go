@@ -113,15 +113,17 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 		} else {
 			s.track.Commit()
 		}
-		s.follow(rolledBack)
+		s.follow(rolledBack, st.Tx != nil && st.Tx.Chain)
 		s.unit.failed = false
 		s.track.Begin()
 	case parser.Savepoint:
 		s.track.Savepoint(st.Name)
 	case parser.Release:
 		s.track.Release(st.Name)
+		s.followSavepoint(false)
 	case parser.RollbackTo:
 		s.track.RollbackTo(st.Name)
+		s.followSavepoint(true)
 	case parser.Set, parser.Reset, parser.ResetAll:
 		if !s.own(st) {
 			s.applySetting(st)

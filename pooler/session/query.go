@@ -80,6 +80,12 @@ func (s *Session) queryOf(shape *parser.Shape, body, frame []byte) bool {
 		st := m.Statements[0]
 		if s.local(st) {
 			s.routed(RouteLocal)
+			if hint := s.localHint(m, st); hint != "" {
+				if e := s.hinted(hint); e != nil {
+					s.refuseUnit(e, true)
+					return true
+				}
+			}
 			answer, e := s.answerLocal(s.scratch(), st, sqlOf(sql, st), false)
 			if e != nil {
 				s.refuseUnit(e, true)

@@ -118,6 +118,11 @@ func (s *Session) runBatch(plan sharding.Plan, how end) bool {
 		} else if !s.settleDescribing() {
 			s.dropItems()
 			return false
+		} else if n, bytes := s.localHead(); n > 0 { // it was planned for when no backend is held, and has to be done before the rest is begun
+			s.unit.outside = false
+			s.split = bytes
+			s.dropItemsFrom(n)
+			return s.answerBatch(endOpen)
 		}
 	}
 	s.unit.outside = outside

@@ -344,6 +344,20 @@ func (s *Session) Idle() bool {
 // Account is who the session belongs to; nil before its login.
 func (s *Session) Account() *Account { return s.acct }
 
+// Places are those of the tenants that the session is for, now or once its transaction ends.
+func (s *Session) Places() (list []*Place) {
+	accounts := []*Account{s.acct}
+	if s.work != nil {
+		accounts = append(accounts, s.visit.account, s.was)
+	}
+	for _, a := range accounts {
+		if a != nil && a.Place != nil {
+			list = append(list, a.Place)
+		}
+	}
+	return list
+}
+
 // Backend is the server connection that the session holds; nil if none.
 func (s *Session) Backend() *backend.Conn {
 	if s.work == nil {

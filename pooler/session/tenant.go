@@ -96,6 +96,9 @@ type visit struct {
 	account *Account   // nil = there is none
 	base    *state.Set // the session's own, to go back to
 	keep    bool       // the session stays with the tenant, unless what runs now fails
+	kept    bool       // it stays: that was committed
+	chosen  bool       // by a setting, and not by what a statement says
+	depth   int        // of the settings' track when it was chosen
 }
 
 // place is the tenant's whom the session is with; nil = nobody's.
@@ -203,7 +206,7 @@ func (s *Session) endVisit() {
 	s.visit = visit{}
 	s.base = v.base
 	s.track.Replace(func(set *state.Set) *state.Set { return s.acct.Place.carry(v.account.Place.drop(set)) })
-	if v.keep && !s.unit.failed && !s.reverts {
+	if v.kept || v.keep && !s.unit.failed && !s.reverts {
 		s.settle(v.account)
 	}
 }
@@ -214,17 +217,67 @@ func (s *Session) chosen() {
 	if s.was != nil && (s.unit.failed || s.reverts) {
 		s.settle(s.was)
 	}
-	s.was, s.reverts = nil, false
+	s.was, s.reverts, s.orphan = nil, false, false
 }
 
-// follow notes how a transaction ended.
-func (s *Session) follow(rolledBack bool) {
-	if rolledBack {
+// follow notes how a transaction ended; chain: another one follows.
+func (s *Session) follow(rolledBack, chain bool) {
+	v := &s.visit
+	s.orphan = s.orphan || chain && s.unchosen(rolledBack)
+	switch {
+	case rolledBack:
 		s.reverts = true
-	} else if !s.reverts {
+	case !s.reverts:
 		s.was = nil
+		v.kept = v.kept || v.keep
 	}
 }
+
+// revertible reports whether a choice of the tenant goes with the transaction at hand if that is rolled back.
+func (s *Session) revertible() bool { return s.was != nil || s.visit.chosen && !s.visit.kept }
+
+// unchosen reports whether the choice of the tenant ends with the transaction at hand though another follows that begins where it ended: it is
+// rolled back, or was made for that transaction only and the session is another tenant's. Where it is nobody's the choice goes on.
+func (s *Session) unchosen(rolledBack bool) bool {
+	if rolledBack {
+		return s.revertible()
+	}
+	return s.visit.chosen && !s.visit.keep && s.acct.Place != nil
+}
+
+// followSavepoint notes that a savepoint was released, or rolled back to.
+func (s *Session) followSavepoint(rolledBack bool) {
+	v, depth := &s.visit, s.track.Depth()
+	if v.chosen && !v.kept && depth <= v.depth {
+		v.depth = depth
+		s.orphan = s.orphan || rolledBack
+	}
+}
+
+// orphaned refuses what would run for a tenant whose choice was rolled back in the midst of things: the connection at hand is still that tenant's. What ends the transaction
+// may run, and so may the choice be made again.
+func (s *Session) orphaned(m *parser.Message) *pgwire.Error {
+	if !s.orphan || s.tx == pgwire.TxIdle {
+		return nil
+	}
+	for _, st := range m.Statements {
+		switch st.Kind {
+		case parser.Commit, parser.Rollback, parser.PrepareTx:
+		default:
+			if !s.own(st) {
+				return errOrphaned
+			}
+		}
+	}
+	if m.Unparsable != nil {
+		return errOrphaned
+	}
+	return nil
+}
+
+var errOrphaned = pgwire.Errorf(pgwire.CodeActiveTransaction, "the choice of the tenant was rolled back").WithRoutine(router.RefusalTenantMismatch).
+	WithDetail("The transaction goes on without it, and pgkennel does not move it back to whom the session was for before.").
+	WithHint("End the transaction, or choose the same tenant again.")
 
 // fits reports whether the backend at hand is one for the tenant, or nobody, whose statements run now.
 func (s *Session) fits() bool {
@@ -322,6 +375,33 @@ func (s *Session) bindChoice(st *parser.Statement, it *item) *pgwire.Error {
 	return s.setTenant(false, value, st.Sole.Local)
 }
 
+// bindLocal looks at a Bind of what is answered here for what it says of the tenant. Needs says that something is in front of it in the batch that is the
+// server's, acts that something is that is answered here: what that does has to be done before it is known what a choice means.
+func (s *Session) bindLocal(m *parser.Message, st *parser.Statement, it *item, needs, acts bool) *pgwire.Error {
+	hint := s.localHint(m, st)
+	switch {
+	case st.Sole == nil && hint == "":
+		return nil
+	case acts:
+		return errTenantFixed
+	case st.Sole == nil && needs && s.place() == nil:
+		return errTenantFixed // what is in front of it would be the tenant's, too
+	case st.Sole == nil:
+		return s.hinted(hint)
+	}
+	s.unit.settled = needs // else what is in front of it would be the next tenant's
+	defer func() { s.unit.settled = false }()
+	return s.bindChoice(st, it)
+}
+
+// localHint is the tenant that the comment of a statement asks for that is answered here; empty = none. With the end of a transaction it is too late for that.
+func (s *Session) localHint(m *parser.Message, st *parser.Statement) string {
+	if endsFailure(st) || s.own(st) {
+		return ""
+	}
+	return m.Hints.Tenant
+}
+
 // answerChoice answers a set_config that chooses the tenant, with the tenant's key; extended: that was done when it was bound.
 func (s *Session) answerChoice(dst []byte, st *parser.Statement, extended bool) ([]byte, *pgwire.Error) {
 	if !extended {
@@ -369,7 +449,9 @@ func (s *Session) chooseFirst(m *parser.Message) *pgwire.Error {
 		if e := s.setTenant(false, st.Set.Values[0], st.Set.Local || idle); e != nil {
 			return e
 		}
-		s.visit.keep = s.visit.account != nil && idle && !st.Set.Local
+		if idle {
+			s.visit.keep = s.visit.account != nil && !st.Set.Local
+		}
 		return nil
 	}
 	return nil
@@ -408,6 +490,7 @@ func (s *Session) setTenant(byName bool, value string, local bool) *pgwire.Error
 	now := s.at()
 	switch {
 	case to == now || to.Place != nil && now.Place != nil && to.Place.Tenant.Same(now.Place.Tenant):
+		s.orphan = false
 		return nil
 	case s.unit.settled, s.visit.account != nil:
 		return errTenantFixed
@@ -425,6 +508,7 @@ func (s *Session) setTenant(byName bool, value string, local bool) *pgwire.Error
 		return errTenantFixed
 	}
 	s.enter(to)
+	s.visit.chosen, s.visit.depth, s.visit.keep = true, s.track.Depth(), !local
 	return nil
 }
 

@@ -33,6 +33,7 @@ func (s *Session) acquire(plan sharding.Plan) (refusal *pgwire.Error, ok bool) {
 		}
 		if refusal := s.leave(); refusal != nil {
 			if !fits {
+				s.visit.keep = false
 				s.endVisit()
 				refusal = tooLate()
 			}

@@ -95,6 +95,8 @@ type facts struct {
 	ddl bool
 	// gone: with the backend that was lost went what the transaction did, so that it can do nothing but end.
 	gone bool
+	// orphan: the choice of the tenant was rolled back, and the transaction at hand goes on.
+	orphan bool
 	// ran: something of the client's transaction was sent to a backend.
 	ran bool
 }
@@ -155,7 +157,7 @@ func (s *Session) Rests() bool { return s.work == nil }
 
 // idle reports whether there is nothing in w that could be missed.
 func (w *work) idle() bool {
-	return w.copy.mode == copyNone && w.dropping == 0 && w.lost == nil && w.portal == nil && len(w.portals) == 0 && len(w.sqlPrep) == 0 &&
+	return w.was == nil && w.copy.mode == copyNone && w.dropping == 0 && w.lost == nil && w.portal == nil && len(w.portals) == 0 && len(w.sqlPrep) == 0 &&
 		len(w.prologue) == 0 && len(w.prologueLocal) == 0 && len(w.unit.items) == 0 && w.unit.late == nil && w.unit.held.how == 0 && !w.capture.on && w.job.message == nil &&
 		w.visit.account == nil && w.track.Local == nil && !w.track.InTransaction() && w.count == (UnitCounts{})
 }

@@ -60,6 +60,9 @@ func (t *Track) savepoint(name string) int {
 	return -1
 }
 
+// Depth is how deep in transactions the track is: 0 outside of one, and one more for each savepoint.
+func (t *Track) Depth() int { return len(t.stack) }
+
 // HasSavepoint reports whether a savepoint called name is set.
 func (t *Track) HasSavepoint(name string) bool { return t.savepoint(name) > 0 }
 

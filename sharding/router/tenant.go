@@ -84,13 +84,13 @@ func (rt *Route) planFor(t *Tenant, in *Input, describe bool) (sharding.Plan, *p
 // only reports that rows of nobody but the tenant with the key are named. What can't be read names nobody that is known of, and PostgreSQL
 // decides; readable is false where the text has to be looked at as it is.
 func (k *constraint) only(in *Input, key sharding.Key, describe bool) (only, readable bool) {
-	if describe && !k.constant || in.Params == nil && k.pin.needsParams() {
-		return true, true
+	if (describe || in.Params == nil) && k.pin.needsParams() {
+		return true, k.pin.readable(k.typ, in) // the text by itself may say less
 	}
 	var room [8]sharding.Key
 	set := keySet{keys: room[:0]}
 	if u := k.pin.eval(&set, k.typ, in); u != nil {
-		return true, !u.literal
+		return true, !u.literal && k.pin.readable(k.typ, in)
 	}
 	for _, named := range set.keys {
 		if named != key {
@@ -102,6 +102,13 @@ func (k *constraint) only(in *Input, key sharding.Key, describe bool) (only, rea
 
 // TenantKey finds the one tenant whose rows the message means, for a session that is nobody's. found is false where it names none.
 func (rt *Route) TenantKey(in *Input) (key sharding.Key, found bool, err *pgwire.Error) {
+	if key, found, err = rt.tenantKey(in); err != nil && rt.message.Shaped {
+		err = ErrNeedsText // a refusal is the text's own
+	}
+	return key, found, err
+}
+
+func (rt *Route) tenantKey(in *Input) (key sharding.Key, found bool, err *pgwire.Error) {
 	for _, st := range rt.statements {
 		for i := range st.constraints {
 			k := &st.constraints[i]
