@@ -15,6 +15,7 @@ import (
 	"github.com/pgkennel/pgkennel/sharding/router"
 	"github.com/pgkennel/pgkennel/sharding/topology"
 	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/secure"
 )
 
 // tenants are those of one cluster, under one configuration: what sessions know of them, made when it is first asked for.
@@ -208,6 +209,7 @@ func (t *tenants) login(x *tenant.Tenant) *cluster.Login {
 	if len(options) > 0 {
 		o.Params = []pgwire.Param{{Name: "options", Value: strings.Join(options, " ")}}
 	}
+	o.Guard = secure.Login{Isolation: x.Isolation, Mode: x.Mode, Column: t.cfg.TenantColumn}.Guard()
 	o.Identity = strings.Join(append([]string{name, x.Role, x.Database, secret}, options...), "\x00")
 	first := t.cfg.Shards[0][0]
 	o.Settings = func(*cluster.Endpoint) pool.Settings {
@@ -216,6 +218,45 @@ func (t *tenants) login(x *tenant.Tenant) *cluster.Login {
 		return s
 	}
 	return cluster.NewLogin(o)
+}
+
+// guard is what servers are asked about logins.
+type guard struct {
+	conf  *config.Config // of which it was made
+	sql   string         // empty = nothing
+	warns bool           // what they answer is logged only
+}
+
+// sharedGuard is the guard of the logins that the cluster's tenants share.
+func (u *unit) sharedGuard(conf *config.Config, cfg *config.Cluster) guard {
+	if conf.Tenancy == nil {
+		return guard{}
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.guard.conf == conf {
+		return u.guard
+	}
+	u.guard = guard{conf: conf}
+	share := secure.Login{Column: cfg.TenantColumn}
+	add := func(i tenant.Isolation, m tenant.Mode) {
+		if m == tenant.Sealed || m == tenant.Shared && share.Mode != tenant.Sealed {
+			share.Isolation, share.Mode = i, m
+		}
+	}
+	if i, m, byKey := conf.Tenancy.Registry.Defaults(cfg.Name); byKey {
+		add(i, m)
+	}
+	conf.Tenancy.Registry.All(func(x *tenant.Tenant) bool {
+		if x.Cluster == cfg.Name {
+			add(x.Isolation, x.Mode)
+		}
+		return true
+	})
+	if share.Mode != 0 {
+		u.guard.sql, u.guard.warns = share.Guard(), share.Mode == tenant.Shared
+	}
+	return u.guard
 }
 
 // shardOf is where a tenant lives: as its entry says, or where the mapping has its key.

@@ -18,6 +18,7 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/session"
 	"github.com/pgkennel/pgkennel/sharding/router"
 	"github.com/pgkennel/pgkennel/sharding/topology"
+	"github.com/pgkennel/pgkennel/tenant/secure"
 )
 
 // unit is one cluster at work: its connections, its router, its counters. It lives as long as the configuration names it.
@@ -47,6 +48,7 @@ type unit struct {
 	cancel    context.CancelFunc
 
 	tenants atomic.Pointer[tenants] // under virtual tenancy
+	guard   guard                   // guarded by mu
 }
 
 type overrideKey struct {
@@ -170,11 +172,12 @@ func (u *unit) options(conf *config.Config, cfg *config.Cluster) (cluster.Option
 		o.Shards = append(o.Shards, shard)
 	}
 	overrides := make(map[overrideKey]override)
+	ask := u.sharedGuard(conf, cfg)
 	for _, user := range conf.Users {
 		if user.Database != cfg.Name {
 			continue
 		}
-		login := newLogin(conf, cfg, user, endpoints, overrides)
+		login := newLogin(conf, cfg, user, endpoints, overrides, ask)
 		if login.Credential != nil || user.PasswordHash == "" {
 			o.Logins = append(o.Logins, login)
 		}
@@ -196,9 +199,9 @@ func isPlain(cfg *config.Cluster) bool {
 }
 
 // newLogin is how pgkennel logs in to the servers of cfg for user.
-func newLogin(conf *config.Config, cfg *config.Cluster, user *config.User, endpoints map[endpointKey]*config.Endpoint, overrides map[overrideKey]override) *cluster.Login {
+func newLogin(conf *config.Config, cfg *config.Cluster, user *config.User, endpoints map[endpointKey]*config.Endpoint, overrides map[overrideKey]override, ask guard) *cluster.Login {
 	name := user.Name + "@" + user.Database
-	o := cluster.LoginOptions{Name: name}
+	o := cluster.LoginOptions{Name: name, Guard: ask.sql, GuardWarns: ask.warns}
 	first := true
 	for _, list := range cfg.Shards {
 		for _, e := range list {
@@ -282,7 +285,7 @@ func (u *unit) adopt(l *backend.Login, o backend.DialOptions, info cluster.PoolI
 	}
 	for _, p := range l.Params {
 		if p.Name == "server_version" {
-			u.health.note(info.EndpointInfo, func(c *checks) { c.version = p.Value })
+			u.versionSeen(info.EndpointInfo, p.Value)
 		}
 	}
 	k := &link{
@@ -294,6 +297,22 @@ func (u *unit) adopt(l *backend.Login, o backend.DialOptions, info cluster.PoolI
 		k.pool.Close()
 	}
 	return b, err
+}
+
+// versionSeen notes the version of a server, and warns once if tenants need a later one.
+func (u *unit) versionSeen(e cluster.EndpointInfo, version string) {
+	known := false
+	u.health.note(e, func(c *checks) { known, c.version = c.version == version, version })
+	u.mu.Lock()
+	tenants := u.conf.Tenancy != nil
+	u.mu.Unlock()
+	if known || !tenants {
+		return
+	}
+	if floor := secure.Floor(version); floor != "" {
+		u.p.log.Warn("policies and roles of this PostgreSQL can be got around in ways that a later one has closed: update it", "cluster", e.Cluster,
+			"shard", e.Shard, "endpoint", e.Address, "version", version, "wanted", floor)
+	}
 }
 
 // route makes the router for a configuration and a schema.

@@ -31,6 +31,9 @@ type Login struct {
 	// Leftover is what the server sent behind ReadyForQuery, asynchronous messages at most; almost always empty. It comes before
 	// everything that is read from Conn.
 	Leftover []byte
+	// Asked is whether the server answered DialOptions.Ask, Answers are the rows of it.
+	Asked   bool
+	Answers []string
 }
 
 // Dial connects to a server, over TLS if the options say so, and logs in with protocol 3.0. It blocks, and is heavy where the server wants
@@ -49,7 +52,14 @@ func Dial(ctx context.Context, o DialOptions) (*Login, error) {
 		if err := l.run(); err != nil {
 			return err
 		}
-		return l.supported()
+		if err := l.supported(); err != nil || o.Ask == "" {
+			return err
+		}
+		if err := l.ask(o.Ask); err != nil {
+			return err
+		}
+		l.result.Leftover = append([]byte(nil), l.buf...)
+		return nil
 	})
 	if err != nil {
 		return nil, err

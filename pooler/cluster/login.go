@@ -24,6 +24,11 @@ type LoginOptions struct {
 	// Budgeted pools share the Endpoint's Budget. The others don't: they are few, have limits of their own, and must not wait
 	// for those.
 	Budgeted bool
+	// Guard is a query of one column that each server is asked with the login, before a connection is lent and each GuardInterval. Each row is a
+	// reason not to use the login, as what it does or is. Empty = it may be used.
+	Guard string
+	// GuardWarns: the reasons are logged only.
+	GuardWarns bool
 }
 
 // Login is who logs in to servers. It is immutable. Logins of equal user and identity share pools.
@@ -33,9 +38,9 @@ type Login struct {
 }
 
 type loginKey struct {
-	user, database, identity string
-	budgeted                 bool
-	unshared                 *Login // for those without identity
+	user, database, identity, guard string
+	budgeted, guardWarns            bool
+	unshared                        *Login // for those without identity
 }
 
 // NewLogin makes a login.
@@ -44,7 +49,7 @@ func NewLogin(o LoginOptions) *Login {
 		o.Name = o.User
 	}
 	l := &Login{LoginOptions: o}
-	k := loginKey{user: o.User, database: o.Database, identity: o.Identity, budgeted: o.Budgeted}
+	k := loginKey{user: o.User, database: o.Database, identity: o.Identity, guard: o.Guard, budgeted: o.Budgeted, guardWarns: o.GuardWarns}
 	if o.Identity == "" {
 		k.unshared = l
 	}
