@@ -197,6 +197,9 @@ func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
 func (t *tenants) login(x *tenant.Tenant) *cluster.Login {
 	name := "tenant " + x.Name + "@" + t.u.name
 	o := cluster.LoginOptions{User: x.Role, Name: name, Database: x.Database, Budgeted: true}
+	if x.Isolation != tenant.Database { // others have connections to the database
+		o.Hears = name
+	}
 	secret := "none"
 	if s := t.conf.Tenancy.Secret; s != nil {
 		o.Credential = auth.NewClientCredential(s.RolePassword(t.u.name, x.Role))

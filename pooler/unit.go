@@ -71,6 +71,7 @@ type link struct {
 	dial backend.DialOptions
 	info cluster.PoolInfo
 	pool *metrics.Pool
+	pid  uint32 // of the server's process
 
 	received, sent atomic.Uint64 // bytes
 	asked          atomic.Int64  // when something was sent to it last, in nanoseconds of the driver; 0 = never
@@ -97,6 +98,7 @@ func (p *Pooler) newUnit(conf *config.Config, cfg *config.Cluster) (*unit, error
 		Dial: u.dial, Adopt: u.adopt,
 		Close: func(b *loop.Backend, reason pool.Reason) {
 			k := b.Owner.(*link)
+			u.p.senders.remove(sender{k.dial.Address, k.pid}, k.info.Hears)
 			if k.info.Budgeted && reason != pool.ReasonPoolClosed {
 				b.CloseWithin(serverCloses) // another takes its place next, of those that the server has
 			} else {
@@ -276,9 +278,15 @@ func (u *unit) adopt(l *backend.Login, o backend.DialOptions, info cluster.PoolI
 	u.mu.Unlock()
 	conn := backend.New(l, u.p.shared.MaxMessage)
 	conn.Shard = info.Shard
+	if info.Hears != "" {
+		all, at, hears := &u.p.senders, o.Address, info.Hears
+		all.add(sender{at, l.PID}, hears)
+		conn.Hears = func(pid uint32) bool { return all.is(sender{at, pid}, hears) }
+	}
 	conn.Statements.MaxCount, conn.Statements.MaxBytes = limit, backendStatements
 	if len(l.Leftover) > 0 {
 		if err := conn.Feed(l.Leftover); err != nil {
+			u.p.senders.remove(sender{o.Address, l.PID}, info.Hears)
 			l.Conn.Close()
 			return nil, err
 		}
@@ -289,11 +297,12 @@ func (u *unit) adopt(l *backend.Login, o backend.DialOptions, info cluster.PoolI
 		}
 	}
 	k := &link{
-		id: u.p.backends.Add(1), u: u, dial: o, info: info,
+		id: u.p.backends.Add(1), u: u, dial: o, info: info, pid: l.PID,
 		pool: u.p.metrics.Pool(metrics.PoolLabels{EndpointLabels: labels(info.EndpointInfo), User: info.User}),
 	}
 	b, err := u.p.driver.NewBackend(l.Conn, conn, k)
 	if err != nil {
+		u.p.senders.remove(sender{o.Address, l.PID}, info.Hears)
 		k.pool.Close()
 	}
 	return b, err

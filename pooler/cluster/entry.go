@@ -18,6 +18,7 @@ type PoolInfo struct {
 	Login string // the name of the login
 	// Budgeted is whether it shares the endpoint's budget.
 	Budgeted bool
+	Hears    string // as in LoginOptions
 }
 
 // PoolObserver hears what happens in one pool.
@@ -140,7 +141,7 @@ func (en *entry[C]) observe() PoolObserver {
 
 func (en *entry[C]) info() PoolInfo {
 	l := en.login.Load()
-	return PoolInfo{EndpointInfo: en.e.info(), User: l.User, Login: l.Name, Budgeted: l.Budgeted}
+	return PoolInfo{EndpointInfo: en.e.info(), User: l.User, Login: l.Name, Budgeted: l.Budgeted, Hears: l.Hears}
 }
 
 func (en *entry[C]) observer() PoolObserver { return *en.hears.Load() }

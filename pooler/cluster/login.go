@@ -24,6 +24,8 @@ type LoginOptions struct {
 	// Budgeted pools share the Endpoint's Budget. The others don't: they are few, have limits of their own, and must not wait
 	// for those.
 	Budgeted bool
+	// Hears names whose notifications are for its connections: those of logins with the same word, and nobody else's. Empty = everybody's.
+	Hears string
 	// Guard is a query of one column that each server is asked with the login, before a connection is lent and each GuardInterval. Each row is a
 	// reason not to use the login, as what it does or is. Empty = it may be used.
 	Guard string
