@@ -242,20 +242,11 @@ func (u *unit) sharedGuard(conf *config.Config, cfg *config.Cluster) guard {
 	}
 	u.guard = guard{conf: conf}
 	share := secure.Login{Column: cfg.TenantColumn}
-	add := func(i tenant.Isolation, m tenant.Mode) {
-		if m == tenant.Sealed || m == tenant.Shared && share.Mode != tenant.Sealed {
-			share.Isolation, share.Mode = i, m
+	for _, k := range conf.Tenancy.Registry.Kinds(cfg.Name) {
+		if k.Mode == tenant.Sealed || k.Mode == tenant.Shared && share.Mode != tenant.Sealed {
+			share.Isolation, share.Mode = k.Isolation, k.Mode
 		}
 	}
-	if i, m, byKey := conf.Tenancy.Registry.Defaults(cfg.Name); byKey {
-		add(i, m)
-	}
-	conf.Tenancy.Registry.All(func(x *tenant.Tenant) bool {
-		if x.Cluster == cfg.Name {
-			add(x.Isolation, x.Mode)
-		}
-		return true
-	})
 	if share.Mode != 0 {
 		u.guard.sql, u.guard.warns = share.Guard(), share.Mode == tenant.Shared
 	}

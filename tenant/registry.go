@@ -1,14 +1,45 @@
 package tenant
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 )
 
 // Options are what a Registry is made of.
 type Options struct {
-	// Setting is the run-time parameter that carries the tenant's key, such as app.current_tenant.
+	// Kind is how tenants are kept apart, and what holds them.
+type Kind struct {
+	Isolation Isolation
+	Mode      Mode
+}
+
+// Kinds are those that a cluster has tenants of, or would have for keys without an entry, in a fixed order.
+func (r *Registry) Kinds(cluster string) []Kind {
+	var kinds []Kind
+	add := func(k Kind) {
+		if !slices.Contains(kinds, k) {
+			kinds = append(kinds, k)
+		}
+	}
+	if r.byKey[cluster] {
+		add(Kind{r.o.Isolation, r.o.Mode})
+	}
+	r.All(func(t *Tenant) bool {
+		if t.Cluster == cluster {
+			add(Kind{t.Isolation, t.Mode})
+		}
+		return true
+	})
+	slices.SortFunc(kinds, func(a, b Kind) int {
+		return cmp.Or(cmp.Compare(a.Isolation, b.Isolation), cmp.Compare(a.Mode, b.Mode))
+	})
+	return kinds
+}
+
+// Setting is the run-time parameter that carries the tenant's key, such as app.current_tenant.
 	Setting string
 	// Isolation and Mode are those of tenants that have none of their own.
 	Isolation Isolation
