@@ -10,36 +10,7 @@ import (
 
 // Options are what a Registry is made of.
 type Options struct {
-	// Kind is how tenants are kept apart, and what holds them.
-type Kind struct {
-	Isolation Isolation
-	Mode      Mode
-}
-
-// Kinds are those that a cluster has tenants of, or would have for keys without an entry, in a fixed order.
-func (r *Registry) Kinds(cluster string) []Kind {
-	var kinds []Kind
-	add := func(k Kind) {
-		if !slices.Contains(kinds, k) {
-			kinds = append(kinds, k)
-		}
-	}
-	if r.byKey[cluster] {
-		add(Kind{r.o.Isolation, r.o.Mode})
-	}
-	r.All(func(t *Tenant) bool {
-		if t.Cluster == cluster {
-			add(Kind{t.Isolation, t.Mode})
-		}
-		return true
-	})
-	slices.SortFunc(kinds, func(a, b Kind) int {
-		return cmp.Or(cmp.Compare(a.Isolation, b.Isolation), cmp.Compare(a.Mode, b.Mode))
-	})
-	return kinds
-}
-
-// Setting is the run-time parameter that carries the tenant's key, such as app.current_tenant.
+	// Setting is the run-time parameter that carries the tenant's key, such as app.current_tenant.
 	Setting string
 	// Isolation and Mode are those of tenants that have none of their own.
 	Isolation Isolation
@@ -277,6 +248,35 @@ func (r *Registry) Len() int { return len(r.names) }
 // Defaults returns what tenants without an entry have, and whether a cluster has such tenants.
 func (r *Registry) Defaults(cluster string) (i Isolation, m Mode, byKey bool) {
 	return r.o.Isolation, r.o.Mode, r.byKey[cluster]
+}
+
+// Kind is how tenants are kept apart, and what holds them.
+type Kind struct {
+	Isolation Isolation
+	Mode      Mode
+}
+
+// Kinds are those that a cluster has tenants of, or would have for keys without an entry, in a fixed order.
+func (r *Registry) Kinds(cluster string) []Kind {
+	var kinds []Kind
+	add := func(k Kind) {
+		if !slices.Contains(kinds, k) {
+			kinds = append(kinds, k)
+		}
+	}
+	if r.byKey[cluster] {
+		add(Kind{r.o.Isolation, r.o.Mode})
+	}
+	r.All(func(t *Tenant) bool {
+		if t.Cluster == cluster {
+			add(Kind{t.Isolation, t.Mode})
+		}
+		return true
+	})
+	slices.SortFunc(kinds, func(a, b Kind) int {
+		return cmp.Or(cmp.Compare(a.Isolation, b.Isolation), cmp.Compare(a.Mode, b.Mode))
+	})
+	return kinds
 }
 
 // Setting is the run-time parameter that carries the tenant's key.
