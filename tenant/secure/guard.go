@@ -2,6 +2,7 @@ package secure
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pgkennel/pgkennel/tenant"
@@ -47,7 +48,7 @@ type Login struct {
 func (l Login) Guard() string {
 	names := mighty
 	if l.Mode == tenant.Strict {
-		names = append(names[:len(names):len(names)], nosy...)
+		names = append(slices.Clip(names), nosy...)
 	}
 	quoted := make([]string, len(names))
 	for i, n := range names {
