@@ -42,8 +42,10 @@ func TestGuardAsks(t *testing.T) {
 		{"GRANT CREATE ON SCHEMA public TO PUBLIC", "REVOKE CREATE ON SCHEMA public FROM PUBLIC", "may CREATE in the schema public", []secure.Login{row, schema, sealed}},
 		{"ALTER DATABASE DB OWNER TO ME", "ALTER DATABASE DB OWNER TO CURRENT_USER", "owns the database; may CREATE in the schema public", []secure.Login{row, schema, sealed}},
 		// Names of the tenant's own do not lead the question astray.
-		{"CREATE TABLE free.pg_roles (rolname name, oid oid, rolsuper bool); GRANT SELECT ON free.pg_roles TO ME; ALTER ROLE ME SUPERUSER; ALTER ROLE ME SET search_path = free, pg_catalog",
-			"ALTER ROLE ME NOSUPERUSER; ALTER ROLE ME RESET ALL; DROP TABLE free.pg_roles", "is SUPERUSER", all},
+		{
+			"CREATE TABLE free.pg_roles (rolname name, oid oid, rolsuper bool); GRANT SELECT ON free.pg_roles TO ME; ALTER ROLE ME SUPERUSER; ALTER ROLE ME SET search_path = free, pg_catalog",
+			"ALTER ROLE ME NOSUPERUSER; ALTER ROLE ME RESET ALL; DROP TABLE free.pg_roles", "is SUPERUSER", all,
+		},
 	} {
 		t.Run(x.sql, func(t *testing.T) {
 			t.Parallel()
