@@ -93,6 +93,8 @@ func TestProgramExitCodes(t *testing.T) {
 	good, empty := filesIn(t, programConfig, programUsers), t.TempDir()
 	bad := filesIn(t, "[general]\nprot = 1\n", programUsers)
 	warned := filesIn(t, "[general]\nworkers = 1\ntwo_phase_commit = true\n"+strings.TrimPrefix(programConfig, "[general]\n"), programUsers)
+	tenants := programConfig + "[multi_tenant]\ncolumn = \"tenant_id\"\nrole = \"r_{key}\"\nmode = "
+	shared, strict := filesIn(t, tenants+"\"shared\"\n", programUsers), filesIn(t, tenants+"\"strict\"\n", programUsers)
 	metrics := fmt.Sprintf("[general]\nhost = \"127.0.0.1\"\nport = %d\nopenmetrics_host = \"127.0.0.1\"\nopenmetrics_port = %d\n", pgtest.FreePort(t), taken.Addr().(*net.TCPAddr).Port) //nolint:forcetypeassert // it is
 	for _, x := range []struct {
 		dir    string
@@ -121,6 +123,8 @@ func TestProgramExitCodes(t *testing.T) {
 		{empty, "check", 0, "port = 6432 # default", "warning: pgdog.toml: the file does not exist, defaults are used"},
 		{warned, "check", 0, "port = 7999", "two_phase_commit"},
 		{bad, "check", 1, "", "pgdog.toml:2"},
+		{shared, "check", 0, "mode = \"shared\"", `note: database "saas": tenants in shared mode, row isolation, are kept apart from mistakes, and not from SQL`},
+		{strict, "check", 0, "port = 7999", ""},
 		{good, "check --users none.toml", 1, "", "none.toml: the file does not exist"},
 		{good, "check it", 2, "", `unknown command "it"`},
 		{good, "route", 2, "", "route takes one argument"},

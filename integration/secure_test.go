@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -91,6 +92,12 @@ func (s *stand) must(t testing.TB, args ...string) string {
 // findings are the doctor's, of a severity.
 func (s *stand) findings(t testing.TB, of secure.Severity) []secure.Finding {
 	t.Helper()
+	return slices.DeleteFunc(s.diagnose(t), func(f secure.Finding) bool { return f.Severity != of })
+}
+
+// diagnose is all that the doctor finds.
+func (s *stand) diagnose(t testing.TB) []secure.Finding {
+	t.Helper()
 	code, stdout, stderr := s.admin(t, "doctor", "--json")
 	var all []struct{ Findings []secure.Finding }
 	if err := json.Unmarshal([]byte(stdout), &all); err != nil {
@@ -99,10 +106,8 @@ func (s *stand) findings(t testing.TB, of secure.Severity) []secure.Finding {
 	var list []secure.Finding
 	errors := 0
 	for _, d := range all {
+		list = append(list, d.Findings...)
 		for _, f := range d.Findings {
-			if f.Severity == of {
-				list = append(list, f)
-			}
 			if f.Severity == secure.Error {
 				errors++
 			}

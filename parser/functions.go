@@ -31,6 +31,9 @@ func IsBuiltin(f Function) bool {
 	return isIn(builtinNames[:], f.Name)
 }
 
+// Notifies reports that f does what NOTIFY does.
+func Notifies(f Function) bool { return f.Name == "pg_notify" && ownSchema(f) }
+
 // VolatileWrites reports that f, a built-in function, changes data or acts on something outside of its session: a call must go to the
 // primary, and must not be repeated or run in several places.
 func VolatileWrites(f Function) bool {

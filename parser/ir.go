@@ -144,7 +144,8 @@ type Statement struct {
 	ReadOnly bool
 	// BuiltinCalls: all functions in Calls are PostgreSQL's own, if there are any: see IsBuiltin.
 	BuiltinCalls bool
-	// Inert: a query, or a change of rows, that leaves nothing in the session: neither Effects nor SetConfigs, and BuiltinCalls.
+	// Inert: a query, or a change of rows, that leaves nothing in the session, nor tells others anything: neither Effects nor SetConfigs, and BuiltinCalls
+	// without pg_notify.
 	Inert bool
 }
 

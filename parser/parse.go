@@ -181,7 +181,7 @@ func (u *unit) finish() {
 	s.BuiltinCalls = !slices.ContainsFunc(s.Calls, func(f Function) bool { return !IsBuiltin(f) })
 	switch s.Kind { //nolint:exhaustive // all others are about more than rows
 	case Select, Insert, Update, Delete, Merge:
-		s.Inert = s.BuiltinCalls && s.Effects == 0 && len(s.SetConfigs) == 0
+		s.Inert = s.BuiltinCalls && s.Effects == 0 && len(s.SetConfigs) == 0 && !slices.ContainsFunc(s.Calls, Notifies)
 	}
 }
 

@@ -1,6 +1,7 @@
 package pooler
 
 import (
+	"errors"
 	"slices"
 	"sync"
 	"time"
@@ -82,9 +83,13 @@ func (o *poolObserver) Opened(took time.Duration) {
 }
 
 // OpenFailed implements pool.Observer.
-func (o *poolObserver) OpenFailed(took time.Duration, f pool.Failure, _ error) {
+func (o *poolObserver) OpenFailed(took time.Duration, f pool.Failure, err error) {
 	o.m.OpenTime.Add(took)
-	o.m.OpenFailures.Inc(f.String())
+	reason := f.String()
+	if _, unsafe := errors.AsType[*cluster.UnsafeError](err); unsafe {
+		reason = "unsafe"
+	}
+	o.m.OpenFailures.Inc(reason)
 }
 
 // Closed implements pool.Observer.

@@ -56,6 +56,7 @@ type Pooler struct {
 	shared   *session.Shared
 	driver   *loop.Goroutines
 	keys     *keys
+	senders  senders
 	console  *admin.Console
 	state    atomic.Pointer[snapshot]
 	clients  atomic.Int64

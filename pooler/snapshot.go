@@ -244,7 +244,7 @@ func (u *unit) login(conf *config.Config, user *config.User) *cluster.Login {
 			endpoints[endpointKey{backend.Address{Host: e.Host, Port: e.Port}, e.DatabaseName}] = e
 		}
 	}
-	return newLogin(conf, cfg, user, endpoints, make(map[overrideKey]override))
+	return newLogin(conf, cfg, user, endpoints, make(map[overrideKey]override), u.sharedGuard(conf, cfg))
 }
 
 // close ends a cluster that the configuration no longer has.

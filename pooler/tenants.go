@@ -17,6 +17,7 @@ import (
 	"github.com/pgkennel/pgkennel/sharding/router"
 	"github.com/pgkennel/pgkennel/sharding/topology"
 	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/secure"
 )
 
 // tenants are those of one cluster, under one configuration: what sessions know of them, made when it is first asked for.
@@ -216,6 +217,9 @@ func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
 func (t *tenants) login(x *tenant.Tenant) *cluster.Login {
 	name := "tenant " + x.Name + "@" + t.u.name
 	o := cluster.LoginOptions{User: x.Role, Name: name, Database: x.Database, Budgeted: true}
+	if x.Isolation != tenant.Database { // others have connections to the database
+		o.Hears = name
+	}
 	secret := "none"
 	if s := t.conf.Tenancy.Secret; s != nil {
 		o.Credential = auth.NewClientCredential(s.RolePassword(t.u.name, x.Role))
@@ -228,6 +232,7 @@ func (t *tenants) login(x *tenant.Tenant) *cluster.Login {
 	if len(options) > 0 {
 		o.Params = []pgwire.Param{{Name: "options", Value: strings.Join(options, " ")}}
 	}
+	o.Guard = secure.Login{Isolation: x.Isolation, Mode: x.Mode, Column: t.cfg.TenantColumn}.Guard()
 	o.Identity = strings.Join(append([]string{name, x.Role, x.Database, secret}, options...), "\x00")
 	first := t.cfg.Shards[0][0]
 	o.Settings = func(*cluster.Endpoint) pool.Settings {
@@ -236,6 +241,36 @@ func (t *tenants) login(x *tenant.Tenant) *cluster.Login {
 		return s
 	}
 	return cluster.NewLogin(o)
+}
+
+// guard is what servers are asked about logins.
+type guard struct {
+	conf  *config.Config // of which it was made
+	sql   string         // empty = nothing
+	warns bool           // what they answer is logged only
+}
+
+// sharedGuard is the guard of the logins that the cluster's tenants share.
+func (u *unit) sharedGuard(conf *config.Config, cfg *config.Cluster) guard {
+	if conf.Tenancy == nil {
+		return guard{}
+	}
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	if u.guard.conf == conf {
+		return u.guard
+	}
+	u.guard = guard{conf: conf}
+	share := secure.Login{Column: cfg.TenantColumn}
+	for _, k := range conf.Tenancy.Registry.Kinds(cfg.Name) {
+		if k.Mode == tenant.Sealed || k.Mode == tenant.Shared && share.Mode != tenant.Sealed {
+			share.Isolation, share.Mode = k.Isolation, k.Mode
+		}
+	}
+	if share.Mode != 0 {
+		u.guard.sql, u.guard.warns = share.Guard(), share.Mode == tenant.Shared
+	}
+	return u.guard
 }
 
 // shardOf is where a tenant lives: as its entry says, or where the mapping has its key.

@@ -18,6 +18,7 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/session"
 	"github.com/pgkennel/pgkennel/sharding/router"
 	"github.com/pgkennel/pgkennel/sharding/topology"
+	"github.com/pgkennel/pgkennel/tenant/secure"
 )
 
 // unit is one cluster at work: its connections, its router, its counters. It lives as long as the configuration names it.
@@ -48,6 +49,7 @@ type unit struct {
 
 	tenants atomic.Pointer[tenants] // under virtual tenancy
 	sealer  sealer
+	guard   guard // guarded by mu
 }
 
 type overrideKey struct {
@@ -70,6 +72,7 @@ type link struct {
 	dial backend.DialOptions
 	info cluster.PoolInfo
 	pool *metrics.Pool
+	pid  uint32 // of the server's process
 
 	received, sent atomic.Uint64 // bytes
 	asked          atomic.Int64  // when something was sent to it last, in nanoseconds of the driver; 0 = never
@@ -97,6 +100,7 @@ func (p *Pooler) newUnit(conf *config.Config, cfg *config.Cluster) (*unit, error
 		Dial: u.dial, Adopt: u.adopt,
 		Close: func(b *loop.Backend, reason pool.Reason) {
 			k := b.Owner.(*link)
+			u.p.senders.remove(sender{k.dial.Address, k.pid}, k.info.Hears)
 			if k.info.Budgeted && reason != pool.ReasonPoolClosed {
 				b.CloseWithin(serverCloses) // another takes its place next, of those that the server has
 			} else {
@@ -172,11 +176,12 @@ func (u *unit) options(conf *config.Config, cfg *config.Cluster) (cluster.Option
 		o.Shards = append(o.Shards, shard)
 	}
 	overrides := make(map[overrideKey]override)
+	ask := u.sharedGuard(conf, cfg)
 	for _, user := range conf.Users {
 		if user.Database != cfg.Name {
 			continue
 		}
-		login := newLogin(conf, cfg, user, endpoints, overrides)
+		login := newLogin(conf, cfg, user, endpoints, overrides, ask)
 		if login.Credential != nil || user.PasswordHash == "" {
 			o.Logins = append(o.Logins, login)
 		}
@@ -198,9 +203,9 @@ func isPlain(cfg *config.Cluster) bool {
 }
 
 // newLogin is how pgkennel logs in to the servers of cfg for user.
-func newLogin(conf *config.Config, cfg *config.Cluster, user *config.User, endpoints map[endpointKey]*config.Endpoint, overrides map[overrideKey]override) *cluster.Login {
+func newLogin(conf *config.Config, cfg *config.Cluster, user *config.User, endpoints map[endpointKey]*config.Endpoint, overrides map[overrideKey]override, ask guard) *cluster.Login {
 	name := user.Name + "@" + user.Database
-	o := cluster.LoginOptions{Name: name}
+	o := cluster.LoginOptions{Name: name, Guard: ask.sql, GuardWarns: ask.warns}
 	first := true
 	for _, list := range cfg.Shards {
 		for _, e := range list {
@@ -279,27 +284,50 @@ func (u *unit) adopt(l *backend.Login, o backend.DialOptions, info cluster.PoolI
 	u.mu.Unlock()
 	conn := backend.New(l, u.p.shared.MaxMessage)
 	conn.Shard = info.Shard
+	if info.Hears != "" {
+		all, at, hears := &u.p.senders, o.Address, info.Hears
+		all.add(sender{at, l.PID}, hears)
+		conn.Hears = func(pid uint32) bool { return all.is(sender{at, pid}, hears) }
+	}
 	conn.Statements.MaxCount, conn.Statements.MaxBytes = limit, backendStatements
 	if len(l.Leftover) > 0 {
 		if err := conn.Feed(l.Leftover); err != nil {
+			u.p.senders.remove(sender{o.Address, l.PID}, info.Hears)
 			l.Conn.Close()
 			return nil, err
 		}
 	}
 	for _, p := range l.Params {
 		if p.Name == "server_version" {
-			u.health.note(info.EndpointInfo, func(c *checks) { c.version = p.Value })
+			u.versionSeen(info.EndpointInfo, p.Value)
 		}
 	}
 	k := &link{
-		id: u.p.backends.Add(1), u: u, dial: o, info: info,
+		id: u.p.backends.Add(1), u: u, dial: o, info: info, pid: l.PID,
 		pool: u.p.metrics.Pool(metrics.PoolLabels{EndpointLabels: labels(info.EndpointInfo), User: info.User}),
 	}
 	b, err := u.p.driver.NewBackend(l.Conn, conn, k)
 	if err != nil {
+		u.p.senders.remove(sender{o.Address, l.PID}, info.Hears)
 		k.pool.Close()
 	}
 	return b, err
+}
+
+// versionSeen notes the version of a server, and warns once if tenants need a later one.
+func (u *unit) versionSeen(e cluster.EndpointInfo, version string) {
+	known := false
+	u.health.note(e, func(c *checks) { known, c.version = c.version == version, version })
+	u.mu.Lock()
+	tenants := u.conf.Tenancy != nil
+	u.mu.Unlock()
+	if known || !tenants {
+		return
+	}
+	if floor := secure.Floor(version); floor != "" {
+		u.p.log.Warn("policies and roles of this PostgreSQL can be got around in ways that a later one has closed: update it", "cluster", e.Cluster,
+			"shard", e.Shard, "endpoint", e.Address, "version", version, "wanted", floor)
+	}
 }
 
 // route makes the router for a configuration and a schema.

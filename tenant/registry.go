@@ -1,8 +1,10 @@
 package tenant
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 )
 
@@ -253,15 +255,36 @@ func (r *Registry) Defaults(cluster string) (i Isolation, m Mode, byKey bool) {
 
 // Sealed reports whether there are, or may be, sealed tenants in a cluster.
 func (r *Registry) Sealed(cluster string) bool {
-	if r.o.Mode == Sealed && r.byKey[cluster] {
-		return true
-	}
-	for _, t := range r.names {
-		if t.Mode == Sealed && t.Cluster == cluster {
-			return true
+	return slices.ContainsFunc(r.Kinds(cluster), func(k Kind) bool { return k.Mode == Sealed })
+}
+
+// Kind is how tenants are kept apart, and what holds them.
+type Kind struct {
+	Isolation Isolation
+	Mode      Mode
+}
+
+// Kinds are those that a cluster has tenants of, or would have for keys without an entry, in a fixed order.
+func (r *Registry) Kinds(cluster string) []Kind {
+	var kinds []Kind
+	add := func(k Kind) {
+		if !slices.Contains(kinds, k) {
+			kinds = append(kinds, k)
 		}
 	}
-	return false
+	if r.byKey[cluster] {
+		add(Kind{r.o.Isolation, r.o.Mode})
+	}
+	r.All(func(t *Tenant) bool {
+		if t.Cluster == cluster {
+			add(Kind{t.Isolation, t.Mode})
+		}
+		return true
+	})
+	slices.SortFunc(kinds, func(a, b Kind) int {
+		return cmp.Or(cmp.Compare(a.Isolation, b.Isolation), cmp.Compare(a.Mode, b.Mode))
+	})
+	return kinds
 }
 
 // Setting is the run-time parameter that carries the tenant's key.

@@ -93,20 +93,3 @@ func newLog(w io.Writer, cfg *config.Config, level slog.Leveler) *slog.Logger {
 	}
 	return slog.New(slog.NewTextHandler(w, o))
 }
-
-func newCheck(f *files) *cobra.Command {
-	return &cobra.Command{
-		Use: "check", Aliases: []string{"configcheck"}, Short: "Check both files; print the effective configuration, or every mistake",
-		Example: "  pgkennel check --config pgdog.toml --users users.toml", Args: noArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			cfg, warnings, err := f.load(cmd)
-			for _, w := range warnings {
-				fmt.Fprintf(cmd.ErrOrStderr(), "warning: %s\n", w)
-			}
-			if err != nil {
-				return err
-			}
-			return cfg.Effective(cmd.OutOrStdout())
-		},
-	}
-}

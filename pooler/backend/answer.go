@@ -2,6 +2,7 @@ package backend
 
 import (
 	"bytes"
+	"encoding/binary"
 	"fmt"
 
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
@@ -59,12 +60,26 @@ func (c *Conn) message(typ byte, run []byte, at int) error {
 	case pgwire.MsgParameterStatus:
 		return c.parameter(body)
 	case pgwire.MsgNotification:
-		c.owner.Relay(msg) // it belongs to no step
-		return nil
+		heard, err := c.hears(body)
+		if heard {
+			c.owner.Relay(msg) // it belongs to no step
+		}
+		return err
 	case pgwire.MsgCopyIn:
 		return c.copyIn(s, msg)
 	}
 	return c.outOfTurn(typ)
+}
+
+// hears reports whether a notification is for the connection's owner.
+func (c *Conn) hears(body []byte) (bool, error) {
+	if c.Hears == nil {
+		return true, nil
+	}
+	if len(body) < 4 {
+		return false, fmt.Errorf("%w: a notification that can't be read", ErrProtocol)
+	}
+	return c.Hears(binary.BigEndian.Uint32(body)), nil
 }
 
 // pass relays run, whose last message is msg; of an internal step only what is in front of it.

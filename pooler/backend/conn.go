@@ -30,6 +30,8 @@ type Conn struct {
 	Parses, Evictions uint64
 	// Shard that the server holds.
 	Shard topology.ShardID
+	// Hears tells whether notifications by a process of the server are for whoever has the connection; nil = all are.
+	Hears func(pid uint32) bool
 	// Have are the session-level settings on the server beyond those of its login.
 	Have *state.Set
 

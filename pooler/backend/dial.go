@@ -49,8 +49,10 @@ type DialOptions struct {
 	// Params are further startup parameters, in order. They must not name "user" or "database": those are the identity, and the
 	// last one of a name would count.
 	Params []pgwire.Param
-	TLS    TLSOptions
-	// ConnectTimeout bounds everything up to the first ReadyForQuery; 0 = only the context does.
+	// Ask is a query of one column that is asked as soon as the login is complete, as part of it; empty = none. Its rows are in Login.Answers.
+	Ask string
+	TLS TLSOptions
+	// ConnectTimeout bounds everything up to the first ReadyForQuery, or to the answer to Ask; 0 = only the context does.
 	ConnectTimeout time.Duration
 	TCP            TCPOptions
 	// Sealed connections find out when their server process began, which their tenants' seals are bound to.
@@ -125,11 +127,13 @@ const (
 	FailureOptions
 	// FailureVersion: the server is older than OldestServer, or does not tell what it is.
 	FailureVersion
+	// FailureAsk: the server did not answer what it was asked, which errors.AsType[*pgwire.Error] gives.
+	FailureAsk
 )
 
 var failureNames = [...]string{
 	FailureNone: "none", FailureUnreachable: "unreachable", FailureTLS: "tls", FailureAuth: "auth", FailureServer: "server",
-	FailureProtocol: "protocol", FailureCanceled: "canceled", FailureOptions: "options", FailureVersion: "version",
+	FailureProtocol: "protocol", FailureCanceled: "canceled", FailureOptions: "options", FailureVersion: "version", FailureAsk: "ask",
 }
 
 // String is the failure as logs and metrics name it.

@@ -33,6 +33,9 @@ type Login struct {
 	// Leftover is what the server sent behind ReadyForQuery, asynchronous messages at most; almost always empty. It comes before
 	// everything that is read from Conn.
 	Leftover []byte
+	// Asked is whether the server answered DialOptions.Ask, Answers are the rows of it.
+	Asked   bool
+	Answers []string
 }
 
 // Dial connects to a server, over TLS if the options say so, and logs in with protocol 3.0. It blocks, and is heavy where the server wants
@@ -51,10 +54,21 @@ func Dial(ctx context.Context, o DialOptions) (*Login, error) {
 		if err := l.run(); err != nil {
 			return err
 		}
-		if err := l.supported(); err != nil || !o.Sealed {
+		if err := l.supported(); err != nil {
 			return err
 		}
-		return l.askStart()
+		if o.Ask != "" {
+			if err := l.ask(o.Ask); err != nil {
+				return err
+			}
+		}
+		if o.Sealed {
+			if err := l.askStart(); err != nil {
+				return err
+			}
+		}
+		l.result.Leftover = append([]byte(nil), l.buf...)
+		return nil
 	})
 	if err != nil {
 		return nil, err

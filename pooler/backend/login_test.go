@@ -470,7 +470,7 @@ func TestAddresses(t *testing.T) {
 
 func TestFailureNames(t *testing.T) {
 	t.Parallel()
-	for f := FailureNone; f <= FailureVersion; f++ {
+	for f := FailureNone; f <= FailureAsk; f++ {
 		if f.String() == "" || f.String() == "unknown" {
 			t.Errorf("failure %d has no name", f)
 		}

@@ -41,7 +41,6 @@ func (l *login) askStart() error {
 			}
 		case pgwire.MsgReadyForQuery:
 			_, err := l.handle(typ, body)
-			l.result.Leftover = append([]byte(nil), l.buf...)
 			return err
 		default:
 			return unexpected(typ)

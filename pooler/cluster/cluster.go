@@ -91,6 +91,8 @@ type Options struct {
 	HealthTimeout  time.Duration // of a probe; 5 s
 	UnusedTimeout  time.Duration // a pool without use for so long is dropped unless Min wants it; 10 min
 
+	GuardInterval time.Duration // the servers are asked about logins that have a Guard so often; 5 min
+
 	LoadSchema     bool
 	SchemaInterval time.Duration // the schema is read again so often; 0 = only when asked
 	SchemaGap      time.Duration // at least so long from one reading to the next; 200 ms
@@ -109,6 +111,7 @@ func (o Options) normal() Options {
 	def(&o.HealthInterval, 30*time.Second)
 	def(&o.HealthTimeout, 5*time.Second)
 	def(&o.UnusedTimeout, 10*time.Minute)
+	def(&o.GuardInterval, 5*time.Minute)
 	def(&o.SchemaGap, 200*time.Millisecond)
 	def(&o.SchemaTimeout, 30*time.Second)
 	if o.Service == nil && len(o.Logins) > 0 {

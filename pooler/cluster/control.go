@@ -185,6 +185,10 @@ func (c *Cluster[C]) Reload(o Options) error {
 	for _, en := range gone {
 		en.pool.Drain()
 	}
+	for e := range next.all() {
+		e.forgetAnswers()
+		e.tryAgain()
+	}
 	c.RefreshSchema("reload")
 	return nil
 }
@@ -192,6 +196,7 @@ func (c *Cluster[C]) Reload(o Options) error {
 // moved forgets what was known of the endpoint: it is another server now.
 func (e *endpoint[C]) moved() {
 	e.heard.Store(0)
+	e.forgetAnswers()
 	e.set(Unknown, nil)
 	e.unobserve()
 	e.observe()

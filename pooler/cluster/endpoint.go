@@ -67,6 +67,7 @@ type endpoint[C any] struct {
 	last    atomic.Pointer[lastEntry[C]]
 
 	kick   chan struct{}   // capacity 1: probe now
+	ask    chan struct{}   // capacity 1: ask about logins now
 	ctx    context.Context //nolint:containedctx // of the endpoint's goroutines, set by Run under Cluster.mu
 	cancel context.CancelFunc
 
@@ -83,7 +84,7 @@ type endpoint[C any] struct {
 }
 
 func (c *Cluster[C]) newEndpoint(s topology.ShardID, o *Endpoint) *endpoint[C] {
-	e := &endpoint[C]{c: c, shard: s, kick: make(chan struct{}, 1), budget: pool.NewBudget(o.Budget)}
+	e := &endpoint[C]{c: c, shard: s, kick: make(chan struct{}, 1), ask: make(chan struct{}, 1), budget: pool.NewBudget(o.Budget)}
 	e.opts.Store(o)
 	e.health.state, e.health.since = Unknown, c.now()
 	e.state.Store(uint32(Unknown))

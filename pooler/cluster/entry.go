@@ -18,6 +18,7 @@ type PoolInfo struct {
 	Login string // the name of the login
 	// Budgeted is whether it shares the endpoint's budget.
 	Budgeted bool
+	Hears    string // as in LoginOptions
 }
 
 // PoolObserver hears what happens in one pool.
@@ -35,8 +36,12 @@ type entry[C any] struct {
 	login atomic.Pointer[Login] // who logs in now
 	pool  *pool.Pool[C]
 
-	hears  atomic.Pointer[PoolObserver]
-	logged atomic.Int64 // when a failure to open was last logged, in Unix nanoseconds; 0 = none since a success
+	hears   atomic.Pointer[PoolObserver]
+	vetted  atomic.Int64           // when the login was asked about last, and was good, in Unix nanoseconds; 0 = it has to be
+	asked   atomic.Int64           // counts the times that answers were forgotten
+	warned  atomic.Pointer[string] // what was logged against the login
+	refused atomic.Bool            // it must not be used
+	logged  atomic.Int64           // when a failure to open was last logged, in Unix nanoseconds; 0 = none since a success
 
 	// Guarded by Cluster.mu.
 	cancel    context.CancelFunc // ends the pool's Run
@@ -101,17 +106,7 @@ func (e *endpoint[C]) entryLocked(l *Login) *entry[C] {
 		Now:      e.c.clock,
 		Go:       e.c.start,
 	}, pool.Hooks[C]{
-		Open: func(ctx context.Context) (C, error) {
-			who := en.login.Load()
-			dial := e.options().dial(who)
-			login, err := e.c.hooks.Dial(ctx, dial)
-			if err != nil {
-				var none C
-				return none, err
-			}
-			e.c.learn(e, login.Params)
-			return e.c.hooks.Adopt(login, dial, PoolInfo{EndpointInfo: e.info(), User: who.User, Login: who.Name, Budgeted: who.Budgeted})
-		},
+		Open:      en.open,
 		Close:     e.c.hooks.Close,
 		Check:     e.c.hooks.Check,
 		Alive:     e.c.hooks.Alive,
@@ -146,7 +141,7 @@ func (en *entry[C]) observe() PoolObserver {
 
 func (en *entry[C]) info() PoolInfo {
 	l := en.login.Load()
-	return PoolInfo{EndpointInfo: en.e.info(), User: l.User, Login: l.Name, Budgeted: l.Budgeted}
+	return PoolInfo{EndpointInfo: en.e.info(), User: l.User, Login: l.Name, Budgeted: l.Budgeted, Hears: l.Hears}
 }
 
 func (en *entry[C]) observer() PoolObserver { return *en.hears.Load() }
@@ -185,7 +180,11 @@ func (en *entry[C]) Opened(took time.Duration) {
 func (en *entry[C]) OpenFailed(took time.Duration, f pool.Failure, err error) {
 	now := en.e.c.now().UnixNano()
 	if last := en.logged.Load(); (last == 0 || now-last >= int64(logEvery)) && en.logged.CompareAndSwap(last, now) {
-		en.e.log().Warn("server connection not opened", "server_user", en.login.Load().User, "reason", f.String(), "error", err)
+		log := en.e.log().Warn
+		if isUnsafe(err) {
+			log = en.e.log().Error
+		}
+		log("server connection not opened", "server_user", en.login.Load().User, "reason", f.String(), "error", err)
 	}
 	en.observer().OpenFailed(took, f, err)
 	en.e.poolFailed(f, err)

@@ -25,6 +25,8 @@ const (
 // and of pgx.
 func Classify(err error) pool.Failure {
 	switch code := sqlstate(err); {
+	case isUnsafe(err): // whatever the server said: it is there
+		return pool.Rejected
 	case code == pgwire.CodeTooManyConnections || code == pgwire.CodeCannotConnectNow:
 		return pool.Transient
 	case code == pgwire.CodeInvalidCatalogName || (len(code) == 5 && code[:2] == "28"):
@@ -65,6 +67,8 @@ func ServerGone(err error) bool {
 func (c *Cluster[C]) refusal(s topology.ShardID, err error) *pgwire.Error {
 	open, failing := errors.AsType[*pool.OpenError](err)
 	switch {
+	case isUnsafe(err):
+		return c.unsafe()
 	case errors.Is(err, pool.ErrCheckoutTimeout) && (!failing || open.Failure == pool.Transient && sqlstate(open.Err) != pgwire.CodeCannotConnectNow):
 		of := fmt.Sprintf("shard %d", s)
 		if s == AnyShard {

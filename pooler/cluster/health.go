@@ -59,6 +59,7 @@ func (e *endpoint[C]) runLocked(parent context.Context) {
 		defer cancel()
 		e.probeLoop(ctx)
 	})
+	e.c.goLocked(ctx, e.guardLoop)
 	for en := range e.entries() {
 		en.runLocked(ctx)
 	}

@@ -26,6 +26,13 @@ type LoginOptions struct {
 	// Budgeted pools share the Endpoint's Budget. The others don't: they are few, have limits of their own, and must not wait
 	// for those.
 	Budgeted bool
+	// Hears names whose notifications are for its connections: those of logins with the same word, and nobody else's. Empty = everybody's.
+	Hears string
+	// Guard is a query of one column that each server is asked with the login, before a connection is lent and each GuardInterval. Each row is a
+	// reason not to use the login, as what it does or is. Empty = it may be used.
+	Guard string
+	// GuardWarns: the reasons are logged only.
+	GuardWarns bool
 }
 
 // Login is who logs in to servers. It is immutable. Logins of equal user and identity share pools.
@@ -35,9 +42,9 @@ type Login struct {
 }
 
 type loginKey struct {
-	user, database, identity string
-	budgeted, sealed         bool
-	unshared                 *Login // for those without identity
+	user, database, identity, guard string
+	budgeted, guardWarns, sealed    bool
+	unshared                        *Login // for those without identity
 }
 
 // NewLogin makes a login.
@@ -46,7 +53,9 @@ func NewLogin(o LoginOptions) *Login {
 		o.Name = o.User
 	}
 	l := &Login{LoginOptions: o}
-	k := loginKey{user: o.User, database: o.Database, identity: o.Identity, budgeted: o.Budgeted, sealed: o.Sealed}
+	k := loginKey{
+		user: o.User, database: o.Database, identity: o.Identity, guard: o.Guard, budgeted: o.Budgeted, guardWarns: o.GuardWarns, sealed: o.Sealed,
+	}
 	if o.Identity == "" {
 		k.unshared = l
 	}

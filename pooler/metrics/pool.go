@@ -107,7 +107,7 @@ func (s *poolSource) state() PoolState {
 type Pool struct {
 	// CheckoutWait takes how long each checkout waited that had to wait and was granted.
 	CheckoutWait Histogram
-	// Opened counts backends that logged in, OpenFailures those that didn't, by pool.Failure's names. OpenTime is the time that dials and logins took, those that failed included.
+	// Opened counts backends that logged in, OpenFailures those that didn't, by pool.Failure's names, or "unsafe" (cluster.UnsafeError). OpenTime is the time that dials and logins took, those that failed included.
 	Opened       Counter
 	OpenFailures Words
 	OpenTime     Seconds
@@ -128,7 +128,7 @@ type Pool struct {
 func (m *Metrics) Pool(l PoolLabels) *Pool {
 	return m.pools.acquire(l, func() *Pool {
 		p := &Pool{m: m, key: l, labels: append(l.values(), clean(l.User))}
-		p.OpenFailures.seed("unreachable", "transient", "rejected")
+		p.OpenFailures.seed("unreachable", "transient", "rejected", "unsafe")
 		p.Closed.seed("idle", "lifetime", "health", "server_closed", "reconnect", "resized", "shutdown", "killed", "budget",
 			"protocol", "cancelled", "listen", "temp", "advisory_lock", "hold_cursor", "sql_prepare", "unjudged")
 		return p

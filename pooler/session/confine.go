@@ -1,6 +1,7 @@
 package session
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/pgkennel/pgkennel/parser"
@@ -83,6 +84,9 @@ func (s *Session) keeps(st *parser.Statement) *pgwire.Error {
 	if (st.Kind == parser.PrepareTx || st.Kind == parser.CommitPrepared) && !s.ownLogin() {
 		return notAllowed(st.Tag, "Prepared transactions are everybody's who has the login.")
 	}
+	if s.place() != nil && !s.ownLogin() && (st.Kind == parser.Listen || st.Kind == parser.Notify || slices.ContainsFunc(st.Calls, parser.Notifies)) {
+		return noChannels()
+	}
 	if s.ownLogin() || len(st.Calls) == 0 && st.Effects&parser.EffTemp == 0 {
 		return nil
 	}
@@ -146,6 +150,13 @@ var errParted = pgwire.Errorf(pgwire.CodeActiveTransaction, "what belonged to th
 func (s *Session) ownLogin() bool {
 	p := s.place()
 	return p != nil && p.Route.Login
+}
+
+// noChannels refuses LISTEN and NOTIFY: a channel has a name and no owner, and whoever listens hears whoever notifies in the database.
+func noChannels() *pgwire.Error {
+	return pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "LISTEN and NOTIFY are not allowed").WithRoutine("tenant_context").
+		WithDetail("Channels are the database's: tenants that share a login would hear each other.").
+		WithHint(`With mode = "strict" in [multi_tenant] a tenant hears itself, and nobody else.`)
 }
 
 func notAllowed(what, hint string) *pgwire.Error {

@@ -46,6 +46,7 @@ func (pl *Planner) Doctor(ctx context.Context, db *pgx.Conn, o Options) (*Report
 	d.secret()
 	for _, check := range []func(context.Context) error{
 		d.logins, d.settings, d.columns, d.expressions, d.keys, d.foreignKeys, d.views, d.definers, d.others, d.strangers, d.elsewhere,
+		d.becoming, d.untrusted, d.bound, d.crossing, d.triggers, d.planting, d.common, d.trust,
 	} {
 		if err := check(ctx); err != nil {
 			return nil, err
@@ -95,11 +96,10 @@ var fixed = map[int]int{14: 25, 15: 20, 16: 16, 17: 12, 18: 6}
 func (d *doctor) server() {
 	major, minor := d.info.Version/10000, d.info.Version%10000
 	is := fmt.Sprintf("%d.%d", major, minor)
-	switch floor, known := fixed[major]; {
-	case major < 14:
+	if floor := Floor(is); major < 14 {
 		d.find(Warning, "server", is, "PostgreSQL "+is+" gets no fixes any more: use 15 or later")
-	case known && minor < floor:
-		d.find(Warning, "server", is, fmt.Sprintf("policies and roles of PostgreSQL %s can be got around in ways that %d.%d has closed: update it", is, major, floor))
+	} else if floor != "" {
+		d.find(Warning, "server", is, "policies and roles of PostgreSQL "+is+" can be got around in ways that "+floor+" has closed: update it")
 	}
 }
 
@@ -129,14 +129,13 @@ func (d *doctor) logins(ctx context.Context) error {
 			d.find(Warning, "login", l, "it has the privileges of all tenants' roles also while it is none of them", "ALTER ROLE "+ident(l)+" NOINHERIT")
 		}
 	}
-	owners := []string{d.owner, "pg_read_all_data", "pg_write_all_data", "pg_execute_server_program", "pg_read_server_files", "pg_write_server_files"}
+	bad := append([]string{d.owner}, mighty...)
 	for _, t := range d.tables {
-		owners = append(owners, t.Owner)
+		bad = append(bad, t.Owner)
 	}
-	mighty, err := list[struct{ Login, Role string }](ctx, d.db, `SELECT l.rolname::text, r.rolname::text FROM pg_roles l, pg_roles r
-WHERE l.rolname = ANY($1::text[]) AND r.oid <> l.oid AND NOT l.rolsuper AND pg_has_role(l.oid, r.oid, 'MEMBER')
-AND (r.rolsuper OR r.rolbypassrls OR r.rolcreaterole OR r.rolname = ANY($2::text[])) ORDER BY 1, 2`, append(d.tenantRoles(), d.Logins...), owners)
-	for _, m := range mighty {
+	members, err := list[struct{ Login, Role string }](ctx, d.db, fmt.Sprintf(mineCTE, "= ANY($1::text[])")+membersSQL("= ANY($2::text[])", false)+" ORDER BY 1, 2",
+		append(d.tenantRoles(), d.Logins...), bad)
+	for _, m := range members {
 		d.find(Error, "member", m.Login, "it can become "+m.Role+", which is not bound to one tenant", "REVOKE "+ident(m.Role)+" FROM "+ident(m.Login))
 	}
 	return err

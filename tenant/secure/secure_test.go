@@ -90,3 +90,14 @@ func TestAdministratorsGoToThePlace(t *testing.T) {
 		t.Errorf("a URL that is none: %v", err)
 	}
 }
+
+func TestFloor(t *testing.T) {
+	t.Parallel()
+	for version, want := range map[string]string{
+		"15.19": "15.20", "15.20": "", "15.21 (Debian 15.21-1)": "", "16.3 (Debian 16.3-1.pgdg120+1)": "16.16", "18.6": "", "19.0": "", "18beta1": "", "": "", "17": "",
+	} {
+		if got := Floor(version); got != want {
+			t.Errorf("%q: got %q, want %q", version, got, want)
+		}
+	}
+}
