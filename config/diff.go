@@ -87,7 +87,8 @@ func sameMapping(a, b *Mapping) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return a.HasDefault == b.HasDefault && a.Default == b.Default && sameRules(a.Ints, b.Ints) && sameRules(a.UUIDs, b.UUIDs) && sameRules(a.Texts, b.Texts)
+	return a.HasDefault == b.HasDefault && a.Default == b.Default && a.DefaultNames == b.DefaultNames && slices.Equal(a.Names, b.Names) &&
+		sameRules(a.Ints, b.Ints) && sameRules(a.UUIDs, b.UUIDs) && sameRules(a.Texts, b.Texts)
 }
 
 func sameRules[T comparable](a, b *Rules[T]) bool {
@@ -95,7 +96,8 @@ func sameRules[T comparable](a, b *Rules[T]) bool {
 		return a == b
 	}
 	return a.OpenStart == b.OpenStart && a.OpenEnd == b.OpenEnd && slices.Equal(a.Values, b.Values) && slices.Equal(a.ValueShards, b.ValueShards) &&
-		slices.Equal(a.Starts, b.Starts) && slices.Equal(a.Ends, b.Ends) && slices.Equal(a.RangeShards, b.RangeShards)
+		slices.Equal(a.Starts, b.Starts) && slices.Equal(a.Ends, b.Ends) && slices.Equal(a.RangeShards, b.RangeShards) &&
+		slices.Equal(a.ValueNames, b.ValueNames) && slices.Equal(a.RangeNames, b.RangeNames)
 }
 
 func diffUsers(old, new *Config) []Change {

@@ -54,10 +54,12 @@ type builder struct {
 	unknownNames  bool                                 // an entry's name could not be read: a link to it may be right
 	compared      int                                  // names that were compared for suggestions
 	reported      map[[2]place]bool                    // pairs of values that were found at odds
+	written       map[*Mapping][]rawNames              // where mappings' names are written
+	mapped        map[string]*Mapping                  // the one of each cluster that gives names to tenants
 }
 
 func newBuilder() *builder {
-	return &builder{cfg: &Config{}, r: &report{}, clusters: map[string]*Cluster{}, shards: map[string]map[topology.ShardID]bool{}, reported: map[[2]place]bool{}}
+	return &builder{cfg: &Config{}, r: &report{}, clusters: map[string]*Cluster{}, shards: map[string]map[topology.ShardID]bool{}, reported: map[[2]place]bool{}, written: map[*Mapping][]rawNames{}, mapped: map[string]*Mapping{}}
 }
 
 // readFile reads a file without a second copy of its text.

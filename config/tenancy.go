@@ -29,11 +29,16 @@ func (b *builder) buildTenancy(readFile func(string) ([]byte, error)) {
 	for _, k := range mt.sec.keys {
 		virtual = virtual || k.ours && mt.has(k.name)
 	}
+	virtual = virtual || b.cfg.givesNames()
 	if !virtual {
 		if mt.doc != nil && !mt.has("column") && !mt.badKey("column") {
 			b.r.fail(mt.at(), "", "[multi_tenant] needs the key column")
 		}
 		b.checkTenantUsers(nil)
+		return
+	}
+	if len(b.cfg.tenants) == 0 && mt.doc == nil {
+		b.mappedNames() // says so
 		return
 	}
 	if b.cfg.tenants != nil && mt.doc == nil {
@@ -65,6 +70,7 @@ func (b *builder) buildTenancy(readFile func(string) ([]byte, error)) {
 		cl.TenantType = b.tenantType(cl)
 		o.Clusters = append(o.Clusters, cl.Name)
 	}
+	o.Mapped = b.mappedNames()
 	rows := o.Isolation == tenant.Row
 	places := make([]*table, 0, len(b.cfg.tenants))
 	for _, tt := range b.cfg.tenants {
@@ -75,19 +81,27 @@ func (b *builder) buildTenancy(readFile func(string) ([]byte, error)) {
 		rows = rows || x.Isolation == tenant.Row
 		o.Tenants, places = append(o.Tenants, x), append(places, tt)
 	}
-	if rows && !mt.has("column") && !mt.badKey("column") {
-		b.r.fail(mt.at(), `such as column = "tenant_id"`, "[multi_tenant] needs the key column for tenants that share tables")
+	if !mt.has("column") && !mt.badKey("column") && mt.doc != nil {
+		switch {
+		case rows:
+			b.r.fail(mt.at(), `such as column = "tenant_id"`, "[multi_tenant] needs the key column for tenants that share tables")
+		case b.cfg.givesNames():
+			b.r.fail(mt.at(), `such as column = "tenant_id"`, "[multi_tenant] needs the key column for mappings that give schemas and roles to tenants")
+		}
 	}
 	if len(b.r.errs) > 0 {
 		return
 	}
 	r, wrong := tenant.New(o)
 	for _, w := range wrong {
-		at := mt.at()
-		if w.Index >= 0 {
-			at = places[w.Index].at()
+		switch {
+		case w.Index >= 0:
+			b.r.fail(places[w.Index].at(), "", "%s", w.Err)
+		case w.Cluster != "":
+			b.r.fail(b.namesAt(b.mapped[w.Cluster], w.Entry), "", "%s", w.Err)
+		default:
+			b.r.fail(mt.at(), "", "%s", w.Err)
 		}
-		b.r.fail(at, "", "%s", w.Err)
 	}
 	if r == nil {
 		return
