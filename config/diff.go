@@ -62,7 +62,10 @@ func diffClusters(old, new *Config) []Change {
 		if !slices.EqualFunc(a.Shards, b.Shards, func(s, t []*Endpoint) bool { return slices.EqualFunc(s, t, sameEndpoint) }) {
 			out = append(out, Change{What: "endpoints of " + what, New: "changed"})
 		}
-		if !slices.EqualFunc(a.ShardedTables, b.ShardedTables, sameSharding) || !slices.Equal(a.Omnisharded, b.Omnisharded) {
+		if !slices.EqualFunc(a.ShardedTables, b.ShardedTables, sameSharding) || !slices.Equal(a.Omnisharded, b.Omnisharded) ||
+			!slices.EqualFunc(a.Schemas, b.Schemas, func(s, t ShardedSchema) bool {
+				return s.Name == t.Name && s.All == t.All && (s.All || s.Shard == t.Shard)
+			}) {
 			out = append(out, Change{What: "sharding of " + what, New: "changed"})
 		}
 	}

@@ -50,6 +50,9 @@ func (c *Config) EffectiveConfig(w io.Writer) error {
 		if len(cl.Omnisharded) > 0 {
 			p.omnisharded(cl)
 		}
+		for _, s := range cl.Schemas {
+			p.schema(cl, s)
+		}
 	}
 	for _, t := range c.tenants {
 		p.line("\n[[tenants]]")
@@ -252,6 +255,19 @@ func (p *printer) omnisharded(cl *Cluster) {
 		names[i] = quoteTOML(t.String())
 	}
 	p.line("tables = [%s]", strings.Join(names, ", "))
+}
+
+func (p *printer) schema(cl *Cluster, s ShardedSchema) {
+	p.line("\n[[sharded_schemas]] # %s:%d", s.Pos.File, s.Pos.Line)
+	p.line("database = %s", quoteTOML(cl.Name))
+	if s.Name != "" {
+		p.line("name = %s", quoteTOML(s.Name))
+	}
+	if s.All {
+		p.line("all = true")
+		return
+	}
+	p.line("shard = %d", s.Shard)
 }
 
 // String returns schema.name, or the name alone.

@@ -178,17 +178,19 @@ var omnishardedSection = newSection(section{
 	},
 })
 
+var shardedSchemasSection = newSection(section{
+	name: "sharded_schemas", list: true,
+	doc: "A schema that lives on one shard, with all that is in it. Statements go there whose tables are in it, by name or by search_path.",
+	keys: []*key{
+		{name: "database", kind: kText, required: true, doc: "Cluster, by its name in [[databases]]."},
+		{name: "name", kind: kText, doc: "Schema. Not set: all schemas without an entry, as far as neither [[sharded_tables]] nor [[omnisharded_tables]] has their tables."},
+		{name: "shard", kind: kInt, def: "0", max: maxShard, doc: "Its shard."},
+		{name: "all", kind: kBool, def: "false", doc: "It is the same on every shard, as tables in [[omnisharded_tables]] are; shard does not count."},
+	},
+})
+
 // Sections of PgDog that are not obeyed yet.
 var (
-	shardedSchemasSection = newSection(section{
-		name: "sharded_schemas", list: true, notYet: true, doc: "A schema that lives on one shard.",
-		keys: []*key{
-			{name: "database", kind: kText, required: true, doc: "Cluster."},
-			{name: "name", kind: kText, doc: "Schema."},
-			{name: "shard", kind: kInt, def: "0", max: maxShard, doc: "Its shard."},
-			{name: "all", kind: kBool, def: "false", doc: "It is on every shard."},
-		},
-	})
 	mirroringSection = newSection(section{
 		name: "mirroring", list: true, notYet: true, doc: "Copy of traffic to another cluster.",
 		keys: []*key{

@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/pgkennel/pgkennel/sharding"
+	"github.com/pgkennel/pgkennel/sharding/topology"
 	"github.com/pgkennel/pgkennel/tenant"
 )
 
@@ -128,30 +129,31 @@ func (m *Mapping) mapped(t DataType) *tenant.Mapped {
 		}
 	}
 	open([]int32{m.DefaultNames})
+	var values, ranges []int32
 	switch t {
 	case Bigint:
 		x.KeyByte = func(c byte) bool { return c >= '0' && c <= '9' || c == '-' }
-		open(m.Ints.RangeNames)
-		x.Listed, x.Find = m.Ints.listed(func(v int64) string { return strconv.FormatInt(v, 10) }), finder(m, m.Ints, codec[int64]{decode: func(s string) (int64, string) {
-			k, ok := sharding.ParseKey(sharding.Bigint, s)
-			if !ok || k.String() != s {
-				return 0, notNumber
-			}
-			return parseInt(s)
-		}, compare: cmp.Compare[int64]})
+		values, ranges = m.Ints.ValueNames, m.Ints.RangeNames
+		x.Listed = m.Ints.listed(func(v int64) string { return strconv.FormatInt(v, 10) })
 	case UUID:
 		x.KeyByte = func(c byte) bool { return c >= 'a' && c <= 'f' || c >= '0' && c <= '9' || c == '-' }
-		open(m.UUIDs.RangeNames)
-		x.Listed, x.Find = m.UUIDs.listed(showUUID), finder(m, m.UUIDs, codec[[16]byte]{decode: func(s string) ([16]byte, string) {
-			u, msg := decodeUUID(strconv.Quote(s))
-			if msg == "" && showUUID(u) != s {
-				msg = "another spelling"
-			}
-			return u, msg
-		}, compare: func(a, c [16]byte) int { return bytes.Compare(a[:], c[:]) }})
+		values, ranges = m.UUIDs.ValueNames, m.UUIDs.RangeNames
+		x.Listed = m.UUIDs.listed(showUUID)
 	case Text:
-		open(m.Texts.RangeNames)
-		x.Listed, x.Find = m.Texts.listed(func(v string) string { return v }), finder(m, m.Texts, codec[string]{decode: func(s string) (string, string) { return s, "" }, compare: strings.Compare})
+		values, ranges = m.Texts.ValueNames, m.Texts.RangeNames
+		x.Listed = m.Texts.listed(func(v string) string { return v })
+	}
+	open(ranges)
+	x.Find = func(key string) int {
+		switch value, span, ok := m.locate(t, key); {
+		case !ok:
+			return -1
+		case value >= 0:
+			return int(nameOf(values, value)) - 1
+		case span >= 0:
+			return int(nameOf(ranges, span)) - 1
+		}
+		return int(m.DefaultNames) - 1
 	}
 	return x
 }
@@ -167,29 +169,71 @@ func (r *Rules[T]) listed(show func(T) string) func(func(string, int) bool) {
 	}
 }
 
-// finder returns what finds the names of a key: those of the entry that places it.
-func finder[T any](m *Mapping, r *Rules[T], c codec[T]) func(string) int {
-	return func(key string) int {
-		v, msg := c.decode(key)
-		if msg != "" {
-			return -1
-		}
-		if i, ok := slices.BinarySearchFunc(r.Values, v, c.compare); ok {
-			return int(nameOf(r.ValueNames, i)) - 1
-		}
-		first := 0
-		if r.OpenStart {
-			first = 1
-		}
-		i, found := slices.BinarySearchFunc(r.Starts[first:], v, c.compare)
-		if i += first; !found {
-			i-- // the last range that begins before it
-		}
-		if i >= 0 && i < len(r.Ends) && (i == len(r.Ends)-1 && r.OpenEnd || c.compare(v, r.Ends[i]) < 0) {
-			return int(nameOf(r.RangeNames, i)) - 1
-		}
-		return int(m.DefaultNames) - 1
+// locate finds the value, or else the range, that places a key; neither is -1. It reports false for what is no key as PostgreSQL prints it.
+func (m *Mapping) locate(t DataType, key string) (value, span int, ok bool) {
+	k, ok := sharding.ParseKey(keyTypes[t], key)
+	if !ok || k.String() != key {
+		return -1, -1, false
 	}
+	switch t {
+	case Bigint:
+		n, msg := parseInt(key)
+		if msg != "" {
+			return -1, -1, false
+		}
+		value, span = locate(m.Ints, n, cmp.Compare[int64])
+	case UUID:
+		u, msg := decodeUUID(strconv.Quote(key))
+		if msg != "" {
+			return -1, -1, false
+		}
+		value, span = locate(m.UUIDs, u, func(a, c [16]byte) int { return bytes.Compare(a[:], c[:]) })
+	case Text:
+		value, span = locate(m.Texts, key, strings.Compare)
+	}
+	return value, span, true
+}
+
+func locate[T any](r *Rules[T], v T, compare func(a, b T) int) (value, span int) {
+	if i, ok := slices.BinarySearchFunc(r.Values, v, compare); ok {
+		return i, -1
+	}
+	first := 0
+	if r.OpenStart {
+		first = 1
+	}
+	i, found := slices.BinarySearchFunc(r.Starts[first:], v, compare)
+	if i += first; !found {
+		i-- // the last range that begins before it
+	}
+	if i >= 0 && i < len(r.Ends) && (i == len(r.Ends)-1 && r.OpenEnd || compare(v, r.Ends[i]) < 0) {
+		return -1, i
+	}
+	return -1, -1
+}
+
+// shardOf is where a key lives.
+func (m *Mapping) shardOf(t DataType, key string) (topology.ShardID, bool) {
+	value, span, ok := m.locate(t, key)
+	if !ok {
+		return 0, false
+	}
+	var values, ranges []topology.ShardID
+	switch t {
+	case Bigint:
+		values, ranges = m.Ints.ValueShards, m.Ints.RangeShards
+	case UUID:
+		values, ranges = m.UUIDs.ValueShards, m.UUIDs.RangeShards
+	case Text:
+		values, ranges = m.Texts.ValueShards, m.Texts.RangeShards
+	}
+	switch {
+	case value >= 0:
+		return values[value], true
+	case span >= 0:
+		return ranges[span], true
+	}
+	return m.Default, m.HasDefault
 }
 
 // nameOf is the number of the names of value or range i, 0 = none.

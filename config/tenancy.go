@@ -107,6 +107,13 @@ func (b *builder) buildTenancy(readFile func(string) ([]byte, error)) {
 		return
 	}
 	t.Registry = r
+	b.tenantsAtHome(r)
+	for i := range o.Tenants {
+		x := r.ByName(o.Tenants[i].Name)
+		if cl := b.clusters[x.Cluster]; x.Shard < 0 && x.Key == "" && len(cl.Shards) > 1 && cl.schema(x.Schema) == nil && !cl.hasRest() {
+			b.noShard(places[i], x.Name, cl)
+		}
+	}
 	for _, cl := range b.cfg.Clusters {
 		cl.schemas = func(schema string) bool { return r.OwnsSchema(cl.Name, schema) }
 	}
@@ -208,11 +215,15 @@ func (b *builder) tenant(t *table) (tenant.Tenant, bool) {
 		}
 		x.Key = k.String()
 	}
-	if x.Shard < 0 && x.Key == "" && len(cl.Shards) > 1 {
-		b.r.fail(t.at(), "add shard = 0, or its key", "tenant %q of database %q, which has %d shards, has neither a shard nor a key", x.Name, x.Cluster, len(cl.Shards))
+	if x.Shard < 0 && x.Key == "" && len(cl.Shards) > 1 && len(cl.Schemas) == 0 {
+		b.noShard(t, x.Name, cl)
 		return x, false
 	}
 	return x, true
+}
+
+func (b *builder) noShard(t *table, name string, cl *Cluster) {
+	b.r.fail(t.at(), "add shard = 0, or its key", "tenant %q of database %q, which has %d shards, has neither a shard nor a key", name, cl.Name, len(cl.Shards))
 }
 
 var keyTypes = map[DataType]sharding.KeyType{Bigint: sharding.Bigint, UUID: sharding.UUID, Text: sharding.Text}

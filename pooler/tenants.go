@@ -210,10 +210,17 @@ func (t *tenants) login(x *tenant.Tenant) *cluster.Login {
 	return cluster.NewLogin(o)
 }
 
-// shardOf is where a tenant lives: as its entry says, or where the mapping has its key.
+// shardOf is where a tenant lives: as its entry says, or where its schema is, or the mapping has its key.
 func shardOf(r *router.Router, x *tenant.Tenant, key sharding.Key) (topology.ShardID, *pgwire.Error) {
-	if x.Shard >= 0 || x.Key == "" {
-		return topology.ShardID(max(x.Shard, 0)), nil //nolint:gosec // it was checked
+	if x.Shard >= 0 {
+		return topology.ShardID(x.Shard), nil //nolint:gosec // it was checked
+	}
+	if shard, ok := r.SchemaShard(x.Schema); ok {
+		return shard, nil
+	}
+	if x.Key == "" {
+		shard, _ := r.RestShard()
+		return shard, nil
 	}
 	return r.TenantShard(key)
 }

@@ -267,6 +267,34 @@ func (r *Registry) OwnsSchema(cluster, schema string) bool {
 	return r.byKey[cluster] && r.o.Isolation == Schema && r.o.Schema.matches(schema) || r.o.Mapped[cluster].ownsSchema(schema)
 }
 
+// BySchema finds the tenant whose own schema on a cluster's shards this is, nil if it is nobody's.
+func (r *Registry) BySchema(cluster, schema string) *Tenant {
+	if !r.OwnsSchema(cluster, schema) {
+		return nil
+	}
+	var t *Tenant
+	if owner, ok := r.owners[owned{"schema", cluster, "", schema}]; ok {
+		if t = r.names[owner]; t == nil {
+			t = r.ByKey(cluster, owner)
+		}
+	}
+	templates := []Template{r.o.Schema}
+	if m := r.o.Mapped[cluster]; m != nil {
+		for _, n := range m.Entries {
+			templates = append(templates, n.Schema)
+		}
+	}
+	for _, tpl := range templates {
+		if key, ok := tpl.keyOf(schema); ok && key != "" && t == nil {
+			t = r.ByKey(cluster, key)
+		}
+		if t != nil && t.Schema != schema {
+			t = nil
+		}
+	}
+	return t
+}
+
 // Len is how many tenants have an entry.
 func (r *Registry) Len() int { return len(r.names) }
 
