@@ -156,7 +156,6 @@ func (c *compiler) atHome(rel *relation, t *parser.Table) {
 		}
 	case rel.class == relPlain && c.needsRest():
 		rel.class = relHoused
-	case rel.class == relOpaqueView || rel.class == relView:
 	}
 	if rel.table != nil && rel.class != relView {
 		for _, q := range rel.table.Reads { // by a view whose query is not known, or by rules
