@@ -18,7 +18,11 @@ name = "one"
 shard = 1
 [[sharded_schemas]]
 database = "saas"
-name = "fresh"
+name = "fresh_simple"
+shard = 1
+[[sharded_schemas]]
+database = "saas"
+name = "fresh_extended"
 shard = 1
 `
 
@@ -42,6 +46,7 @@ func TestSchemasDecide(t *testing.T) {
 	s.shards[1].Exec(t, s.shards[1].db, "GRANT CREATE ON DATABASE "+s.shards[1].db+" TO "+user)
 	s.startInside()
 	each(t, func(t *testing.T, p protocol) {
+		fresh := "fresh_" + p.name // both run at once
 		p.play(t, s.connect(t),
 			"SELECT note FROM zero.things", "right; SELECT 1; I",
 			"SELECT note FROM one.things", "right; SELECT 1; I",
@@ -70,23 +75,23 @@ func TestSchemasDecide(t *testing.T) {
 			"UPDATE things SET note = 'changed'", "UPDATE 1; T",
 			"ROLLBACK", "ROLLBACK; I",
 			"SELECT note FROM things", "right; SELECT 1; I",
-			"CREATE SCHEMA fresh", "CREATE SCHEMA; I",
-			"CREATE TABLE fresh.a (id int)", "CREATE TABLE; I",
-			"SET search_path TO fresh", "SET; I",
+			"CREATE SCHEMA "+fresh, "CREATE SCHEMA; I",
+			"CREATE TABLE "+fresh+".a (id int)", "CREATE TABLE; I",
+			"SET search_path TO "+fresh, "SET; I",
 			"CREATE TABLE b (id int)", "CREATE TABLE; I",
 			"INSERT INTO b VALUES (3)", "INSERT 0 1; I",
 			"INSERT INTO a SELECT id FROM b", "INSERT 0 1; I",
 			"CREATE INDEX ON a (id)", "CREATE INDEX; I",
-			"SELECT a.id FROM a, fresh.b", "3; SELECT 1; I",
+			"SELECT a.id FROM a, "+fresh+".b", "3; SELECT 1; I",
 			"DROP TABLE a, b", "DROP TABLE; I",
-			"DROP SCHEMA fresh", "DROP SCHEMA; I",
+			"DROP SCHEMA "+fresh, "DROP SCHEMA; I",
 			"CREATE TABLE zero.x (id int REFERENCES one.things)", "0A000 cross_shard; I",
 			"CREATE SCHEMA another", "0A000 shard_missing; I",
 			"/* pgdog_shard: 0 */ SELECT note FROM one.things", "0A000 cross_shard; I",
 		)
 	})
 	for i, sh := range s.shards {
-		if got := sh.rows(t, "SELECT count(*)::text FROM pg_namespace WHERE nspname IN ('fresh', 'another')"); got[0] != "0" {
+		if got := sh.rows(t, "SELECT count(*)::text FROM pg_namespace WHERE nspname LIKE 'fresh%' OR nspname = 'another'"); got[0] != "0" {
 			t.Errorf("shard %d has schemas that are not its own: %s", i, got)
 		}
 	}
@@ -116,11 +121,13 @@ func TestSchemasByDefault(t *testing.T) {
 	each(t, func(t *testing.T, p protocol) {
 		p.play(t, s.connect(t),
 			"SELECT id FROM plain", "1; SELECT 1; I",
-			"INSERT INTO plain VALUES (2)", "INSERT 0 1; I",
-			"DELETE FROM plain WHERE id = 2", "DELETE 1; I",
+			"BEGIN", "BEGIN; T",
+			"INSERT INTO plain VALUES (2)", "INSERT 0 1; T",
+			"DELETE FROM plain WHERE id = 2", "DELETE 1; T",
+			"ROLLBACK", "ROLLBACK; I",
 			"SELECT plain.id FROM plain, one.t", "1; SELECT 1; I",
-			"CREATE TABLE unknown_so_far (id int)", "CREATE TABLE; I",
-			"DROP TABLE unknown_so_far", "DROP TABLE; I",
+			"CREATE TABLE made_"+p.name+" (id int)", "CREATE TABLE; I",
+			"DROP TABLE made_"+p.name, "DROP TABLE; I",
 		)
 	})
 	s.edit("pgdog.toml", "shard = 1 # rest", "shard = 0 # rest")
