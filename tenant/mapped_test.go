@@ -139,8 +139,10 @@ func TestNoTwoTenantsShareAName(t *testing.T) {
 					for i := range 40 {
 						listed[fmt.Sprint(i-5)] = i % 2
 					}
-					r, _ := New(Options{Setting: "app.t", Isolation: Row, Mode: Shared, Clusters: []string{"prod"},
-						Mapped: map[string]*Mapped{"prod": mappedTo([]Names{{one, "r_{key}"}, {two, "r_{key}"}}, listed, -1)}})
+					r, _ := New(Options{
+						Setting: "app.t", Isolation: Row, Mode: Shared, Clusters: []string{"prod"},
+						Mapped: map[string]*Mapped{"prod": mappedTo([]Names{{one, "r_{key}"}, {two, "r_{key}"}}, listed, -1)},
+					})
 					if r == nil {
 						continue
 					}
