@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/spf13/cobra"
 
@@ -118,16 +119,16 @@ func tenantOf(cfg *config.Config, cluster *config.Cluster, name string, rt *rout
 
 // describe says what a tenant's connections carry.
 func describe(t *tenant.Tenant) string {
-	s := fmt.Sprintf("tenant %s: isolation %s, mode %s", t.Name, t.Isolation, t.Mode)
+	parts := []string{fmt.Sprintf("tenant %s: isolation %s, mode %s", t.Name, t.Isolation, t.Mode)}
 	for _, x := range [][2]string{{"key", t.Key}, {"schema", t.Schema}, {"role", t.Role}, {"database", t.Database}} {
 		if x[1] != "" {
-			s += ", " + x[0] + " " + x[1]
+			parts = append(parts, x[0]+" "+x[1])
 		}
 	}
 	if t.State != tenant.Active {
-		s += ", " + t.State.String()
+		parts = append(parts, t.State.String())
 	}
-	return s
+	return strings.Join(parts, ", ")
 }
 
 func printRefusal(cmd *cobra.Command, e *pgwire.Error) {
