@@ -207,6 +207,8 @@ type Cluster struct {
 	ShardedTables []*ShardedTable
 	// Omnisharded are tables that are the same on every shard.
 	Omnisharded []TableName
+	// Schemas are those that live on one shard, in the order of the file.
+	Schemas []ShardedSchema
 	// TenantColumn is the column that every statement must name; empty = none is asked for.
 	TenantColumn string
 	// TenantType is the type of tenants' keys, with virtual tenancy.

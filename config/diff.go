@@ -62,7 +62,10 @@ func diffClusters(old, new *Config) []Change {
 		if !slices.EqualFunc(a.Shards, b.Shards, func(s, t []*Endpoint) bool { return slices.EqualFunc(s, t, sameEndpoint) }) {
 			out = append(out, Change{What: "endpoints of " + what, New: "changed"})
 		}
-		if !slices.EqualFunc(a.ShardedTables, b.ShardedTables, sameSharding) || !slices.Equal(a.Omnisharded, b.Omnisharded) {
+		if !slices.EqualFunc(a.ShardedTables, b.ShardedTables, sameSharding) || !slices.Equal(a.Omnisharded, b.Omnisharded) ||
+			!slices.EqualFunc(a.Schemas, b.Schemas, func(s, t ShardedSchema) bool {
+				return s.Name == t.Name && s.All == t.All && (s.All || s.Shard == t.Shard)
+			}) {
 			out = append(out, Change{What: "sharding of " + what, New: "changed"})
 		}
 	}
@@ -87,7 +90,8 @@ func sameMapping(a, b *Mapping) bool {
 	if a == nil || b == nil {
 		return a == b
 	}
-	return a.HasDefault == b.HasDefault && a.Default == b.Default && sameRules(a.Ints, b.Ints) && sameRules(a.UUIDs, b.UUIDs) && sameRules(a.Texts, b.Texts)
+	return a.HasDefault == b.HasDefault && a.Default == b.Default && a.DefaultNames == b.DefaultNames && slices.Equal(a.Names, b.Names) &&
+		sameRules(a.Ints, b.Ints) && sameRules(a.UUIDs, b.UUIDs) && sameRules(a.Texts, b.Texts)
 }
 
 func sameRules[T comparable](a, b *Rules[T]) bool {
@@ -95,7 +99,8 @@ func sameRules[T comparable](a, b *Rules[T]) bool {
 		return a == b
 	}
 	return a.OpenStart == b.OpenStart && a.OpenEnd == b.OpenEnd && slices.Equal(a.Values, b.Values) && slices.Equal(a.ValueShards, b.ValueShards) &&
-		slices.Equal(a.Starts, b.Starts) && slices.Equal(a.Ends, b.Ends) && slices.Equal(a.RangeShards, b.RangeShards)
+		slices.Equal(a.Starts, b.Starts) && slices.Equal(a.Ends, b.Ends) && slices.Equal(a.RangeShards, b.RangeShards) &&
+		slices.Equal(a.ValueNames, b.ValueNames) && slices.Equal(a.RangeNames, b.RangeNames)
 }
 
 func diffUsers(old, new *Config) []Change {

@@ -50,6 +50,9 @@ func (c *Config) EffectiveConfig(w io.Writer) error {
 		if len(cl.Omnisharded) > 0 {
 			p.omnisharded(cl)
 		}
+		for _, s := range cl.Schemas {
+			p.schema(cl, s)
+		}
 	}
 	for _, t := range c.tenants {
 		p.line("\n[[tenants]]")
@@ -175,46 +178,61 @@ func (p *printer) shardedTable(cl *Cluster, t *ShardedTable) {
 	}
 	switch {
 	case m.Ints != nil:
-		printRules(p, m.Ints, func(v int64) string { return strconv.FormatInt(v, 10) })
+		printRules(p, m, m.Ints, func(v int64) string { return strconv.FormatInt(v, 10) })
 	case m.UUIDs != nil:
-		printRules(p, m.UUIDs, func(v [16]byte) string { return `"` + showUUID(v) + `"` })
+		printRules(p, m, m.UUIDs, func(v [16]byte) string { return `"` + showUUID(v) + `"` })
 	case m.Texts != nil:
-		printRules(p, m.Texts, quoteTOML)
+		printRules(p, m, m.Texts, quoteTOML)
 	}
 	if m.HasDefault {
 		p.line("[[sharded_tables.mapping]]")
 		p.line("shard = %d", m.Default)
+		p.names(m, m.DefaultNames)
 	}
 }
 
-// printRules prints one entry for all values of a shard, and one for each range.
-func printRules[T any](p *printer, r *Rules[T], show func(T) string) {
-	byShard := map[topology.ShardID]bool{}
-	var shards []topology.ShardID
-	for _, s := range r.ValueShards {
-		if !byShard[s] {
-			byShard[s] = true
-			shards = append(shards, s)
-		}
+// names prints what an entry gives to its tenants.
+func (p *printer) names(m *Mapping, n int32) {
+	if n == 0 {
+		return
 	}
-	for _, s := range shards {
+	if s := m.Names[n-1].Schema; s != "" {
+		p.line("schema = %s", quoteTOML(string(s)))
+	}
+	if s := m.Names[n-1].Role; s != "" {
+		p.line("role = %s", quoteTOML(string(s)))
+	}
+}
+
+// printRules prints one entry for all values of a shard that have the same names, and one for each range.
+func printRules[T any](p *printer, m *Mapping, r *Rules[T], show func(T) string) {
+	type kind struct {
+		shard topology.ShardID
+		names int32
+	}
+	values := map[kind][]int{}
+	var kinds []kind
+	for i, s := range r.ValueShards {
+		k := kind{s, nameOf(r.ValueNames, i)}
+		if values[k] == nil {
+			kinds = append(kinds, k)
+		}
+		values[k] = append(values[k], i)
+	}
+	for _, k := range kinds {
 		p.line("[[sharded_tables.mapping]]")
 		_, _ = p.w.WriteString("values = [")
-		n := 0
-		for i, v := range r.Values {
-			if r.ValueShards[i] != s {
-				continue
-			}
+		for n, i := range values[k] {
 			if n > 0 {
 				_, _ = p.w.WriteString(", ")
 				if n%20 == 0 {
 					_, _ = p.w.WriteString("\n    ")
 				}
 			}
-			_, _ = p.w.WriteString(show(v))
-			n++
+			_, _ = p.w.WriteString(show(r.Values[i]))
 		}
-		p.line("]\nshard = %d", s)
+		p.line("]\nshard = %d", k.shard)
+		p.names(m, k.names)
 	}
 	for i, s := range r.RangeShards {
 		p.line("[[sharded_tables.mapping]]")
@@ -225,6 +243,7 @@ func printRules[T any](p *printer, r *Rules[T], show func(T) string) {
 			p.line("end = %s", show(r.Ends[i]))
 		}
 		p.line("shard = %d", s)
+		p.names(m, nameOf(r.RangeNames, i))
 	}
 }
 
@@ -236,6 +255,19 @@ func (p *printer) omnisharded(cl *Cluster) {
 		names[i] = quoteTOML(t.String())
 	}
 	p.line("tables = [%s]", strings.Join(names, ", "))
+}
+
+func (p *printer) schema(cl *Cluster, s ShardedSchema) {
+	p.line("\n[[sharded_schemas]] # %s:%d", s.Pos.File, s.Pos.Line)
+	p.line("database = %s", quoteTOML(cl.Name))
+	if s.Name != "" {
+		p.line("name = %s", quoteTOML(s.Name))
+	}
+	if s.All {
+		p.line("all = true")
+		return
+	}
+	p.line("shard = %d", s.Shard)
 }
 
 // String returns schema.name, or the name alone.

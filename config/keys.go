@@ -98,8 +98,8 @@ func (s *section) names() []string {
 // sections are all sections of both files, in the order of the documentation.
 var sections = []*section{
 	generalSection, adminSection, tcpSection, multiTenantSection, databasesSection, shardedTablesSection,
-	shardedMappingsSection, omnishardedSection, tenantsSection, usersSection,
-	shardedSchemasSection, mirroringSection, rewriteSection, memorySection, replicaLagSection, replicationSection,
+	shardedMappingsSection, omnishardedSection, shardedSchemasSection, tenantsSection, usersSection,
+	mirroringSection, rewriteSection, memorySection, replicaLagSection, replicationSection,
 	pluginsSection, queryParsersSection, manualQueriesSection, otelSection, vaultSection, controlSection,
 }
 

@@ -141,7 +141,7 @@ var shardedTablesSection = newSection(section{
 		{name: "primary", kind: kBool, def: "false", notYet: true, doc: "The table that the others refer to."},
 		{name: "data_type", kind: kEnum, def: "bigint", legal: []string{"bigint", "integer", "smallint", "uuid", "varchar", "text", "vector"}, doc: "Type of the column: bigint (also integer, smallint), uuid, varchar (also text). vector is ignored."},
 		{name: "hasher", kind: kEnum, def: "postgres", legal: []string{"postgres", "sha1"}, doc: "Hash function of a table without mapping. sha1 is refused there."},
-		{name: "mapping", kind: kRules, doc: "Which value lives on which shard: [[sharded_tables.mapping]] entries of { values, shard }, { start, end, shard } with the end excluded, or { shard } for the rest."},
+		{name: "mapping", kind: kRules, doc: "Which value lives on which shard: [[sharded_tables.mapping]] entries of { values, shard }, { start, end, shard } with the end excluded, or { shard } for the rest. With virtual tenancy each may have schema and role besides, those of its tenants: with {key} in them, but where the entry is one key."},
 		{name: "centroids", kind: kAny, notYet: true, example: `[[1.0, 0.0], [0.0, 1.0]]`, doc: "Centroids of vector."},
 		{name: "centroids_path", kind: kPath, notYet: true, example: `"centroids.json"`, doc: "File of them."},
 		{name: "centroid_probes", kind: kInt, def: "0", notYet: true, doc: "How many are probed."},
@@ -157,12 +157,14 @@ var shardedMappingsSection = newSection(section{
 		{name: "database", kind: kText, required: true, doc: "As in [[sharded_tables]]."},
 		{name: "column", kind: kText, required: true, doc: "As in [[sharded_tables]]."},
 		{name: "table", kind: kText, doc: "name in [[sharded_tables]]. Not set: all of that column."},
-		{name: "schema", kind: kText, doc: "As in [[sharded_tables]]. Not set: any."},
+		{name: "schema", kind: kText, doc: "Schema of the table, as in [[sharded_tables]]. Not set: any. Tenants' own is tenant_schema."},
 		{name: "kind", kind: kEnum, required: true, legal: []string{"list", "range", "default"}, doc: "list, range or default."},
 		{name: "values", kind: kAny, example: `[1, 2, 3]`, doc: "list: the values."},
 		{name: "start", kind: kAny, example: `1`, doc: "range: the first value. Not set: no lower bound."},
 		{name: "end", kind: kAny, example: `100`, doc: "range: the value behind the last one. Not set: no upper bound."},
 		{name: "shard", kind: kInt, required: true, max: maxShard, doc: "The shard they live on."},
+		{name: "tenant_schema", kind: kText, ours: true, example: `"t_{key}"`, doc: "With virtual tenancy, the schema of the tenants of these values, instead of that of [multi_tenant]. {key} is the tenant's key."},
+		{name: "role", kind: kText, ours: true, example: `"t_{key}"`, doc: "With virtual tenancy, their role. {key} is the tenant's key."},
 	},
 })
 
@@ -176,17 +178,19 @@ var omnishardedSection = newSection(section{
 	},
 })
 
+var shardedSchemasSection = newSection(section{
+	name: "sharded_schemas", list: true,
+	doc: "A schema that lives on one shard, with all that is in it. Statements go there whose tables are in it, by name or by search_path.",
+	keys: []*key{
+		{name: "database", kind: kText, required: true, doc: "Cluster, by its name in [[databases]]."},
+		{name: "name", kind: kText, doc: "Schema. Not set: all schemas without an entry, as far as neither [[sharded_tables]] nor [[omnisharded_tables]] has their tables."},
+		{name: "shard", kind: kInt, def: "0", max: maxShard, doc: "Its shard."},
+		{name: "all", kind: kBool, def: "false", doc: "It is the same on every shard, as tables in [[omnisharded_tables]] are; shard does not count."},
+	},
+})
+
 // Sections of PgDog that are not obeyed yet.
 var (
-	shardedSchemasSection = newSection(section{
-		name: "sharded_schemas", list: true, notYet: true, doc: "A schema that lives on one shard.",
-		keys: []*key{
-			{name: "database", kind: kText, required: true, doc: "Cluster."},
-			{name: "name", kind: kText, doc: "Schema."},
-			{name: "shard", kind: kInt, def: "0", max: maxShard, doc: "Its shard."},
-			{name: "all", kind: kBool, def: "false", doc: "It is on every shard."},
-		},
-	})
 	mirroringSection = newSection(section{
 		name: "mirroring", list: true, notYet: true, doc: "Copy of traffic to another cluster.",
 		keys: []*key{

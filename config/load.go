@@ -54,10 +54,13 @@ type builder struct {
 	unknownNames  bool                                 // an entry's name could not be read: a link to it may be right
 	compared      int                                  // names that were compared for suggestions
 	reported      map[[2]place]bool                    // pairs of values that were found at odds
+	written       map[*Mapping][]rawNames              // where mappings' names are written
+	mapped        map[string]*Mapping                  // the one of each cluster that gives names to tenants
+	schemaAt      map[string][]place                   // of Cluster.Schemas
 }
 
 func newBuilder() *builder {
-	return &builder{cfg: &Config{}, r: &report{}, clusters: map[string]*Cluster{}, shards: map[string]map[topology.ShardID]bool{}, reported: map[[2]place]bool{}}
+	return &builder{cfg: &Config{}, r: &report{}, clusters: map[string]*Cluster{}, shards: map[string]map[topology.ShardID]bool{}, reported: map[[2]place]bool{}, written: map[*Mapping][]rawNames{}, mapped: map[string]*Mapping{}, schemaAt: map[string][]place{}}
 }
 
 // readFile reads a file without a second copy of its text.
@@ -128,6 +131,7 @@ func (b *builder) build(config, users File, environ []string, readFile func(stri
 	}
 	b.buildClusters()
 	b.buildSharding()
+	b.buildSchemas()
 	b.buildUsers()
 	b.buildTenancy(readFile)
 

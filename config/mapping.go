@@ -27,8 +27,9 @@ func (b *builder) resolve(set *ruleSet, dt DataType, cluster string) *Mapping {
 			b.r.fail(at, "keep one of them", "a mapping has two defaults; the first is %s", b.config.at(set.defaults[0].shardOff))
 			continue
 		}
-		m.Default, m.HasDefault = d.shard, true
+		m.Default, m.HasDefault, m.DefaultNames = d.shard, true, set.named[d.shardOff]
 	}
+	b.checkNames(set)
 	if len(set.lists) == 0 && len(set.ranges) == 0 && len(set.defaults) == 0 && !set.broken {
 		b.r.fail(b.config.at(set.off), "remove it to shard by hash", "a mapping has no entries")
 	}
@@ -40,6 +41,7 @@ func (b *builder) resolve(set *ruleSet, dt DataType, cluster string) *Mapping {
 	case Text:
 		m.Texts = resolveRules(b, set, dt, codec[string]{decode: decodeText, compare: strings.Compare, show: strconv.Quote, arena: &arena{}})
 	}
+	b.written[m] = m.numberNames(set.names)
 	return m
 }
 
@@ -106,12 +108,19 @@ func resolveLists[T any](b *builder, set *ruleSet, c codec[T], out *Rules[T], de
 	}
 	values := make([]T, 0, len(set.values))
 	shards := make([]topology.ShardID, 0, len(set.values))
+	var names []int32 // nil where no entry has any
+	if len(set.names) > 0 {
+		names = make([]int32, 0, len(set.values))
+	}
 	offs := make([]uint32, 0, len(set.values))
 	next := 0
 	for _, l := range set.lists {
 		for _, off := range set.values[next : next+int(l.n)] {
 			if v, ok := decode(off); ok {
 				values, shards, offs = append(values, v), append(shards, l.shard), append(offs, off)
+				if names != nil {
+					names = append(names, set.named[l.shardOff])
+				}
 			}
 		}
 		next += int(l.n)
@@ -119,6 +128,9 @@ func resolveLists[T any](b *builder, set *ruleSet, c codec[T], out *Rules[T], de
 	sortBy(values, c.compare, func(i, j int) {
 		shards[i], shards[j] = shards[j], shards[i]
 		offs[i], offs[j] = offs[j], offs[i]
+		if names != nil {
+			names[i], names[j] = names[j], names[i]
+		}
 	})
 	twice := capped{r: b.r, max: maxListed}
 	for from, to := 0, 0; from < len(values); from = to { // a run of equal values
@@ -140,7 +152,7 @@ func resolveLists[T any](b *builder, set *ruleSet, c codec[T], out *Rules[T], de
 		}
 	}
 	twice.end("values listed twice")
-	out.Values, out.ValueShards = values, shards
+	out.Values, out.ValueShards, out.ValueNames = values, shards, names
 }
 
 func resolveRanges[T any](b *builder, set *ruleSet, c codec[T], out *Rules[T], decode func(uint32) (T, bool)) {
@@ -182,6 +194,12 @@ func resolveRanges[T any](b *builder, set *ruleSet, c codec[T], out *Rules[T], d
 	out.RangeShards = make([]topology.ShardID, len(raw))
 	for i, r := range raw {
 		out.RangeShards[i] = r.shard
+	}
+	if len(set.names) > 0 {
+		out.RangeNames = make([]int32, len(raw))
+		for i, r := range raw {
+			out.RangeNames[i] = set.named[r.shardOff]
+		}
 	}
 	if n := len(raw); n > 0 {
 		out.OpenStart, out.OpenEnd = raw[0].start == 0, raw[n-1].end == 0

@@ -5,6 +5,7 @@ import (
 	"strings"
 
 	"github.com/pgkennel/pgkennel/sharding/topology"
+	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // ruleTable reads the entries of mappings straight from the text, into offsets only: one million of them are a few
@@ -32,6 +33,14 @@ type ruleSet struct {
 	values   []uint32 // offsets of the lists' values, one list after the other
 	ranges   []rawRange
 	defaults []rawDefault
+	names    []rawNames
+	named    map[uint32]int32 // the numbers of entries in names, from 1, by offset of their shard: most have none
+}
+
+// rawNames are the names that an entry gives to its tenants.
+type rawNames struct {
+	tenant.Names
+	off uint32 // of the entry
 }
 
 type rawList struct {
@@ -67,12 +76,13 @@ type ruleEntry struct {
 	values   uint32 // offset
 	shard    topology.ShardID
 	shardOff uint32
+	names    tenant.Names
 }
 
-// The keys of an entry, by bit of ruleEntry.seen.
+// The keys of an entry, by bit of ruleEntry.seen. In [[sharded_mappings]] schema is the table's, as PgDog has it.
 var (
-	entryKeys    = []string{"values", "start", "end", "shard"}
-	oldEntryKeys = []string{"values", "start", "end", "shard", "database", "column", "table", "schema", "kind"}
+	entryKeys    = []string{"values", "start", "end", "shard", "role", "schema"}
+	oldEntryKeys = []string{"values", "start", "end", "shard", "role", "tenant_schema", "database", "column", "table", "schema", "kind"}
 )
 
 const (
@@ -80,6 +90,8 @@ const (
 	seenStart
 	seenEnd
 	seenShard
+	seenRole
+	seenTenantSchema
 	seenDatabase
 	seenColumn
 	seenTable
@@ -299,6 +311,16 @@ func (sc *scanner) ruleText(e *ruleEntry, bit int, off uint32, key string) {
 		e.bad = true
 	}
 	switch bit {
+	case seenRole, seenTenantSchema:
+		if text == "" && msg == "" {
+			sc.doc.r.fail(sc.doc.at(off), "leave the key out", "%s of a mapping is empty", key)
+			e.bad = true
+		}
+		if bit == seenRole {
+			e.names.Role = tenant.Template(strings.Clone(text)) // and not the whole file
+		} else {
+			e.names.Schema = tenant.Template(strings.Clone(text))
+		}
 	case seenDatabase:
 		e.key.database = text
 	case seenColumn:
@@ -389,6 +411,13 @@ func (rt *ruleTable) end(e *ruleEntry) {
 	if e.bad {
 		set.broken = true
 		return
+	}
+	if e.names != (tenant.Names{}) {
+		if set.named == nil {
+			set.named = map[uint32]int32{}
+		}
+		set.names = append(set.names, rawNames{e.names, e.off})
+		set.named[e.shardOff] = int32(len(set.names)) //nolint:gosec // smaller than the file
 	}
 	switch {
 	case has(seenValues):

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/pgkennel/pgkennel/sharding/topology"
+	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // ShardedTable is a column whose value decides the shard.
@@ -55,6 +56,10 @@ type Mapping struct {
 	// Default is the shard of whatever no rule covers, if HasDefault; else such a value has no shard.
 	Default    topology.ShardID
 	HasDefault bool
+
+	// Names are what entries give to their tenants; those of a value, a range or the default have a number in it, from 1.
+	Names        []tenant.Names
+	DefaultNames int32
 }
 
 // Rules are lists and ranges of one data type, in parallel slices ready for searching.
@@ -67,6 +72,8 @@ type Rules[T any] struct {
 	RangeShards  []topology.ShardID
 	// OpenStart: Starts[0] means nothing, the first range has no lower bound. OpenEnd likewise for the last of Ends.
 	OpenStart, OpenEnd bool
+
+	ValueNames, RangeNames []int32 // of Mapping.Names; nil = none has any
 }
 
 // buildSharding reads [[sharded_tables]], their mappings in both forms, and [[omnisharded_tables]].
@@ -223,6 +230,9 @@ func (b *builder) unusedRules() {
 		hint := "add [[sharded_tables]] with database = " + strconv.Quote(g.key.database) + " and column = " + strconv.Quote(g.key.column)
 		if g.key.table != "" {
 			hint += " and name = " + strconv.Quote(g.key.table)
+		}
+		if g.key.schema != "" {
+			hint += "; schema is the table's here, a tenant's own is tenant_schema"
 		}
 		b.r.fail(at, hint, "a mapping is for column %q of %s, which no [[sharded_tables]] entry has", g.key.column, g.key.what())
 	}

@@ -29,11 +29,16 @@ func (b *builder) buildTenancy(readFile func(string) ([]byte, error)) {
 	for _, k := range mt.sec.keys {
 		virtual = virtual || k.ours && mt.has(k.name)
 	}
+	virtual = virtual || b.cfg.givesNames()
 	if !virtual {
 		if mt.doc != nil && !mt.has("column") && !mt.badKey("column") {
 			b.r.fail(mt.at(), "", "[multi_tenant] needs the key column")
 		}
 		b.checkTenantUsers(nil)
+		return
+	}
+	if len(b.cfg.tenants) == 0 && mt.doc == nil {
+		b.mappedNames() // says so
 		return
 	}
 	if b.cfg.tenants != nil && mt.doc == nil {
@@ -65,6 +70,7 @@ func (b *builder) buildTenancy(readFile func(string) ([]byte, error)) {
 		cl.TenantType = b.tenantType(cl)
 		o.Clusters = append(o.Clusters, cl.Name)
 	}
+	o.Mapped = b.mappedNames()
 	rows := o.Isolation == tenant.Row
 	places := make([]*table, 0, len(b.cfg.tenants))
 	for _, tt := range b.cfg.tenants {
@@ -75,24 +81,39 @@ func (b *builder) buildTenancy(readFile func(string) ([]byte, error)) {
 		rows = rows || x.Isolation == tenant.Row
 		o.Tenants, places = append(o.Tenants, x), append(places, tt)
 	}
-	if rows && !mt.has("column") && !mt.badKey("column") {
-		b.r.fail(mt.at(), `such as column = "tenant_id"`, "[multi_tenant] needs the key column for tenants that share tables")
+	if !mt.has("column") && !mt.badKey("column") && mt.doc != nil {
+		switch {
+		case rows:
+			b.r.fail(mt.at(), `such as column = "tenant_id"`, "[multi_tenant] needs the key column for tenants that share tables")
+		case b.cfg.givesNames():
+			b.r.fail(mt.at(), `such as column = "tenant_id"`, "[multi_tenant] needs the key column for mappings that give schemas and roles to tenants")
+		}
 	}
 	if len(b.r.errs) > 0 {
 		return
 	}
 	r, wrong := tenant.New(o)
 	for _, w := range wrong {
-		at := mt.at()
-		if w.Index >= 0 {
-			at = places[w.Index].at()
+		switch {
+		case w.Index >= 0:
+			b.r.fail(places[w.Index].at(), "", "%s", w.Err)
+		case w.Cluster != "":
+			b.r.fail(b.namesAt(b.mapped[w.Cluster], w.Entry), "", "%s", w.Err)
+		default:
+			b.r.fail(mt.at(), "", "%s", w.Err)
 		}
-		b.r.fail(at, "", "%s", w.Err)
 	}
 	if r == nil {
 		return
 	}
 	t.Registry = r
+	b.tenantsAtHome(r)
+	for i := range o.Tenants {
+		x := r.ByName(o.Tenants[i].Name)
+		if cl := b.clusters[x.Cluster]; x.Shard < 0 && x.Key == "" && len(cl.Shards) > 1 && cl.schema(x.Schema) == nil && !cl.hasRest() {
+			b.noShard(places[i], x.Name, cl)
+		}
+	}
 	for _, cl := range b.cfg.Clusters {
 		if r.Sealed(cl.Name) && mt.text("role_secret_file") == "" && !mt.badKey("role_secret_file") {
 			b.r.fail(mt.at(), "openssl rand -hex 32 makes one", "sealed tenants need role_secret_file, of which the key of their seals is made")
@@ -200,11 +221,15 @@ func (b *builder) tenant(t *table) (tenant.Tenant, bool) {
 		}
 		x.Key = k.String()
 	}
-	if x.Shard < 0 && x.Key == "" && len(cl.Shards) > 1 {
-		b.r.fail(t.at(), "add shard = 0, or its key", "tenant %q of database %q, which has %d shards, has neither a shard nor a key", x.Name, x.Cluster, len(cl.Shards))
+	if x.Shard < 0 && x.Key == "" && len(cl.Shards) > 1 && len(cl.Schemas) == 0 {
+		b.noShard(t, x.Name, cl)
 		return x, false
 	}
 	return x, true
+}
+
+func (b *builder) noShard(t *table, name string, cl *Cluster) {
+	b.r.fail(t.at(), "add shard = 0, or its key", "tenant %q of database %q, which has %d shards, has neither a shard nor a key", name, cl.Name, len(cl.Shards))
 }
 
 var keyTypes = map[DataType]sharding.KeyType{Bigint: sharding.Bigint, UUID: sharding.UUID, Text: sharding.Text}

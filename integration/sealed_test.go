@@ -143,7 +143,8 @@ func TestSealsOfAnotherSecret(t *testing.T) {
 func TestSealsNeedADatabaseThatChecks(t *testing.T) {
 	t.Parallel()
 	s := guarded(t, openSchema, sealedTenancy)
-	s.shards[0].Exec(t, "postgres", fmt.Sprintf("ALTER ROLE app PASSWORD '%s'", password))
+	db := s.shards[0].db
+	s.shards[0].Exec(t, db, fmt.Sprintf("ALTER ROLE app PASSWORD '%s'; REASSIGN OWNED BY app TO %s; REVOKE CREATE ON SCHEMA public FROM PUBLIC; GRANT ALL ON ALL TABLES IN SCHEMA public TO app", password, pgtest.Superuser))
 	s.startInside()
 	each(t, func(t *testing.T, p protocol) {
 		p.play(t, s.as(t, "app@one", nil), "SELECT note FROM orders", "55000; I", "BEGIN", "BEGIN; T", "DELETE FROM orders", "55000; E", "ROLLBACK", "ROLLBACK; I")

@@ -95,6 +95,9 @@ func (d *dumper) statement(s *Statement) {
 		for _, t := range s.Tables {
 			d.line("table %v", t)
 		}
+		for _, schema := range s.Schemas {
+			d.line("schema %s", schema)
+		}
 		for _, e := range s.Args {
 			d.line("arg %v", e)
 		}

@@ -123,6 +123,8 @@ type Statement struct {
 	Tx *Transaction
 	// Tables are relations named by utility statements: Lock, Truncate, DDL, Maintenance, CreateTableAs.
 	Tables []Table
+	// Schemas are those that a utility statement names by themselves, or in the names of things that are no relations: CREATE SCHEMA s, DROP TYPE s.t.
+	Schemas []string
 	// Calls are all functions called anywhere in the statement (deduplicated), casts excluded; of operators only those that name a schema
 	// other than pg_catalog. A column reference t.c may call a function c(t) if t has no such column: only a schema can tell.
 	Calls []Function

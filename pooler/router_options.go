@@ -18,6 +18,9 @@ func RouterOptions(cfg *config.Cluster) (router.Options, error) {
 	for _, t := range cfg.Omnisharded {
 		o.Omnisharded = append(o.Omnisharded, topology.QualifiedName{Schema: t.Schema, Name: t.Name})
 	}
+	for _, s := range cfg.Schemas {
+		o.Schemas = append(o.Schemas, router.Schema{Name: s.Name, Shard: s.Shard, Common: s.All})
+	}
 	built := make(map[*config.Mapping]*sharding.Mapping) // tables may share one
 	for _, t := range cfg.ShardedTables {
 		typ := keyType(t.DataType)

@@ -186,16 +186,8 @@ func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
 	if p := t.mu.places[x.Name]; p != nil {
 		return p, nil
 	}
-	route := router.Tenant{Own: x.Isolation != tenant.Row, Login: x.Mode == tenant.Strict}
-	if x.Key != "" {
-		key, ok := sharding.ParseKey(t.typ, x.Key)
-		if !ok || key.String() != x.Key { // by another spelling it would be another tenant, in another state
-			return nil, unknownTenant()
-		}
-		route.Key = key
-	}
-	var e *pgwire.Error
-	if route.Shard, e = shardOf(t.u.router.Load(), x, route.Key); e != nil {
+	route, e := tenantRoute(t.typ, t.u.router.Load(), x)
+	if e != nil {
 		return nil, e
 	}
 	p := &tenantPlace{role: x.Role}
@@ -273,12 +265,43 @@ func (u *unit) sharedGuard(conf *config.Config, cfg *config.Cluster) guard {
 	return u.guard
 }
 
-// shardOf is where a tenant lives: as its entry says, or where the mapping has its key.
+// shardOf is where a tenant lives: as its entry says, or where its schema is, or the mapping has its key.
 func shardOf(r *router.Router, x *tenant.Tenant, key sharding.Key) (topology.ShardID, *pgwire.Error) {
-	if x.Shard >= 0 || x.Key == "" {
-		return topology.ShardID(max(x.Shard, 0)), nil //nolint:gosec // it was checked
+	if x.Shard >= 0 {
+		return topology.ShardID(x.Shard), nil //nolint:gosec // it was checked
+	}
+	if shard, ok := r.SchemaShard(x.Schema); ok {
+		return shard, nil
+	}
+	if x.Key == "" {
+		shard, _ := r.RestShard()
+		return shard, nil
 	}
 	return r.TenantShard(key)
+}
+
+// tenantRoute is what the router knows of a tenant.
+func tenantRoute(typ sharding.KeyType, r *router.Router, x *tenant.Tenant) (router.Tenant, *pgwire.Error) {
+	route := router.Tenant{Own: x.Isolation != tenant.Row, Login: x.Mode == tenant.Strict}
+	if x.Key != "" {
+		key, ok := sharding.ParseKey(typ, x.Key)
+		if !ok || key.String() != x.Key { // by another spelling it would be another tenant, in another state
+			return route, unknownTenant()
+		}
+		route.Key = key
+	}
+	var e *pgwire.Error
+	route.Shard, e = shardOf(r, x, route.Key)
+	return route, e
+}
+
+// TenantRoute is what a cluster's router knows of a tenant.
+func TenantRoute(cfg *config.Cluster, r *router.Router, x *tenant.Tenant) (*router.Tenant, error) {
+	route, e := tenantRoute(keyType(cfg.TenantType), r, x)
+	if e != nil {
+		return nil, fmt.Errorf("tenant %q: %w", x.Name, e)
+	}
+	return &route, nil
 }
 
 // TenantKey is a key in the form in which PostgreSQL prints it; false for what is none.

@@ -150,6 +150,18 @@ func (u *unit) options(conf *config.Config, cfg *config.Cluster) (cluster.Option
 	for _, t := range cfg.ShardedTables {
 		o.KeyColumns = append(o.KeyColumns, cluster.KeyColumn{Schema: t.Schema, Table: t.Name, Column: t.Column})
 	}
+	for _, s := range cfg.Schemas {
+		switch {
+		case s.All:
+		case s.Name == "":
+			o.RestShard = &s.Shard
+		default:
+			if o.SchemaShards == nil {
+				o.SchemaShards = make(map[string]topology.ShardID)
+			}
+			o.SchemaShards[s.Name] = s.Shard
+		}
+	}
 	if cfg.TenantColumn != "" {
 		o.KeyColumns = append(o.KeyColumns, cluster.KeyColumn{Column: cfg.TenantColumn})
 	}

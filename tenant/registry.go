@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 )
@@ -21,6 +22,8 @@ type Options struct {
 	Tenants []Tenant
 	// Clusters are those where a key without an entry is a tenant as well, if the templates need no more than that.
 	Clusters []string
+	// Mapped is what the mappings of clusters give to their tenants, instead of what the templates do.
+	Mapped map[string]*Mapped
 }
 
 // Registry is all tenants at one time. It is safe for concurrent use, and does not change.
@@ -50,6 +53,9 @@ type owned struct{ what, cluster, database, name string }
 type Mistake struct {
 	Index int // in Options.Tenants
 	Err   error
+	// Cluster is not empty for what is wrong with entry Entry of its mapping.
+	Cluster string
+	Entry   int
 }
 
 // New returns the registry of o, or every mistake in it.
@@ -61,27 +67,33 @@ func New(o Options) (*Registry, []Mistake) {
 	var wrong []Mistake
 	for _, t := range []Template{o.Schema, o.Role, o.Database} {
 		if err := t.Check(); err != nil {
-			wrong = append(wrong, Mistake{-1, err})
+			wrong = append(wrong, Mistake{Index: -1, Err: err})
 		}
 	}
 	if wrong != nil {
 		return nil, wrong
 	}
 	if o.Mode == Sealed && o.Isolation != Row {
-		wrong = append(wrong, Mistake{-1, errSealed})
+		wrong = append(wrong, Mistake{Index: -1, Err: errSealed})
 	}
 	for i := range o.Tenants {
 		if err := r.add(o.Tenants[i]); err != nil {
-			wrong = append(wrong, Mistake{i, err})
+			wrong = append(wrong, Mistake{Index: i, Err: err})
 		}
 	}
 	if wrong != nil {
 		return nil, wrong
 	}
-	if r.madeByKey() {
+	if r.madeByKey(Names{}) {
 		for _, c := range o.Clusters {
 			r.byKey[c] = true
 		}
+	}
+	for _, c := range slices.Sorted(maps.Keys(o.Mapped)) {
+		wrong = append(wrong, r.addMapped(c, o.Mapped[c])...)
+	}
+	if wrong != nil {
+		return nil, wrong
 	}
 	return r, nil
 }
@@ -129,11 +141,17 @@ func (t *Tenant) owned() []owned {
 	return list
 }
 
-// madeByKey reports whether the key alone makes a tenant.
-func (r *Registry) madeByKey() bool {
-	needs := func(tpl Template, wanted bool) bool { return !wanted || tpl.ByKey() && tpl.Distinct() }
+// madeByKey reports whether the key alone makes a tenant, one to whom the mapping gives these names.
+func (r *Registry) madeByKey(n Names) bool {
+	needs := func(given, tpl Template, wanted bool) bool {
+		return !wanted || given != "" || tpl.ByKey() && tpl.Distinct()
+	}
 	i, m := r.o.Isolation, r.o.Mode
-	return i != Instance && needs(r.o.Schema, i == Schema) && needs(r.o.Role, m == Strict || i == Schema) && needs(r.o.Database, i == Database)
+	if n.Schema != "" {
+		i = Schema
+	}
+	return i != Instance && needs(n.Schema, r.o.Schema, i == Schema) && needs(n.Role, r.o.Role, m == Strict || i == Schema) &&
+		needs("", r.o.Database, i == Database)
 }
 
 var (
@@ -142,9 +160,16 @@ var (
 	errPlaceless = errors.New("instance isolation is provisioned, and can't be configured here")
 )
 
-// complete fills in what a tenant has of the defaults, and checks it.
+// complete fills in what a tenant has of its mapping's names and of the defaults, and checks it.
 func (r *Registry) complete(t *Tenant) error {
+	return r.completeWith(t, r.mappedNames(t.Cluster, t.Key))
+}
+
+func (r *Registry) completeWith(t *Tenant, mapped Names) error {
 	wrong := func(err error) error { return fmt.Errorf("tenant %q: %w", t.Name, err) }
+	if t.Isolation == 0 && mapped.Schema != "" {
+		t.Isolation = Schema
+	}
 	if t.Isolation == 0 {
 		t.Isolation = r.o.Isolation
 	}
@@ -168,8 +193,8 @@ func (r *Registry) complete(t *Tenant) error {
 		tpl    Template
 		wanted bool
 	}{
-		{&t.Schema, "schema", r.o.Schema, t.Isolation == Schema},
-		{&t.Role, "role", r.o.Role, t.Isolation == Schema || t.Mode == Strict},
+		{&t.Schema, "schema", cmp.Or(mapped.Schema, r.o.Schema), t.Isolation == Schema},
+		{&t.Role, "role", cmp.Or(mapped.Role, r.o.Role), t.Isolation == Schema || t.Mode == Strict},
 		{&t.Database, "database", r.o.Database, t.Isolation == Database},
 	} {
 		if !name.wanted {
@@ -197,7 +222,7 @@ func (r *Registry) ByName(name string) *Tenant { return r.names[name] }
 // ByKey finds a tenant of a cluster by its key, nil if there is none. The key is in the form in which PostgreSQL prints it.
 func (r *Registry) ByKey(cluster, key string) *Tenant {
 	at := place{cluster, key}
-	if t := r.keys[at]; t != nil || !r.byKey[cluster] || key == "" {
+	if t := r.keys[at]; t != nil || key == "" || !r.makes(cluster, key) {
 		return t
 	}
 	r.mu.RLock()
@@ -230,7 +255,7 @@ func (r *Registry) taken(t *Tenant) bool {
 		return true
 	}
 	for _, o := range t.owned() {
-		if _, ok := r.owners[o]; ok {
+		if owner, ok := r.owners[o]; ok && owner != t.Name {
 			return true
 		}
 	}
@@ -242,7 +267,35 @@ func (r *Registry) OwnsSchema(cluster, schema string) bool {
 	if _, ok := r.owners[owned{"schema", cluster, "", schema}]; ok {
 		return true
 	}
-	return r.byKey[cluster] && r.o.Isolation == Schema && r.o.Schema.matches(schema)
+	return r.byKey[cluster] && r.o.Isolation == Schema && r.o.Schema.matches(schema) || r.o.Mapped[cluster].ownsSchema(schema)
+}
+
+// BySchema finds the tenant whose own schema on a cluster's shards this is, nil if it is nobody's.
+func (r *Registry) BySchema(cluster, schema string) *Tenant {
+	if !r.OwnsSchema(cluster, schema) {
+		return nil
+	}
+	var t *Tenant
+	if owner, ok := r.owners[owned{"schema", cluster, "", schema}]; ok {
+		if t = r.names[owner]; t == nil {
+			t = r.ByKey(cluster, owner)
+		}
+	}
+	templates := []Template{r.o.Schema}
+	if m := r.o.Mapped[cluster]; m != nil {
+		for _, n := range m.Entries {
+			templates = append(templates, n.Schema)
+		}
+	}
+	for _, tpl := range templates {
+		if key, ok := tpl.keyOf(schema); ok && key != "" && t == nil {
+			t = r.ByKey(cluster, key)
+		}
+		if t != nil && t.Schema != schema {
+			t = nil
+		}
+	}
+	return t
 }
 
 // Len is how many tenants have an entry.

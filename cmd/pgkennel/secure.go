@@ -142,7 +142,7 @@ func primary(endpoints []*config.Endpoint) *config.Endpoint {
 	return endpoints[0]
 }
 
-// tenants are those with an entry, and those of the keys on the command line.
+// tenants are those with an entry, those to whom a mapping that lists their key gives names, and those of the keys on the command line.
 func (a *administration) tenants(cfg *config.Config, cluster *config.Cluster) ([]*tenant.Tenant, error) {
 	var all []*tenant.Tenant
 	r := cfg.Tenancy.Registry
@@ -152,6 +152,10 @@ func (a *administration) tenants(cfg *config.Config, cluster *config.Cluster) ([
 		}
 		return true
 	})
+	r.Listed(cluster.Name, func(t *tenant.Tenant) bool {
+		all = append(all, t)
+		return true
+	})
 	for _, text := range a.keys {
 		key, ok := pooler.TenantKey(cluster, text)
 		if !ok {
@@ -159,9 +163,9 @@ func (a *administration) tenants(cfg *config.Config, cluster *config.Cluster) ([
 		}
 		t := r.ByKey(cluster.Name, key)
 		if t == nil {
-			return nil, usageError{fmt.Errorf("--key %s makes no tenant: the templates in [multi_tenant] need more than a key, or it is taken", strconv.Quote(key))}
+			return nil, usageError{fmt.Errorf("--key %s makes no tenant: the templates in [multi_tenant] and in its mapping need more than a key, or a name of it is taken", strconv.Quote(key))}
 		}
-		if !slices.Contains(all, t) {
+		if !slices.ContainsFunc(all, t.Same) {
 			all = append(all, t)
 		}
 	}

@@ -99,6 +99,9 @@ type Options struct {
 	SchemaTimeout  time.Duration // of one reading; 30 s
 	// KeyColumns are compared between shards each time the schema is read; what differs is logged.
 	KeyColumns []KeyColumn
+	// SchemaShards are the schemas whose relations are known from a shard of their own; those of all others are of RestShard, or, without one, of any.
+	SchemaShards map[string]topology.ShardID
+	RestShard    *topology.ShardID
 }
 
 // normal returns the options with defaults filled in.

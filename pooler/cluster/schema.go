@@ -1,9 +1,12 @@
 package cluster
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -143,12 +146,19 @@ func (c *Cluster[C]) readSchema(ctx context.Context, o *Options, reason string) 
 	ctx, cancel := context.WithTimeout(ctx, o.SchemaTimeout)
 	defer cancel()
 	var errs []error
-	for _, e := range c.candidates() {
+	candidates := c.candidates()
+	if o.RestShard != nil {
+		slices.SortStableFunc(candidates, func(a, b *endpoint[C]) int {
+			return cmp.Compare(min(1, a.shard^*o.RestShard), min(1, b.shard^*o.RestShard))
+		})
+	}
+	for _, e := range candidates {
 		schema, err := c.readFrom(ctx, e, o)
 		if err != nil {
 			errs = append(errs, fmt.Errorf("shard %d: %w", e.shard, err))
 			continue
 		}
+		c.gather(ctx, e, o, schema)
 		if old := s.now.Load(); old != nil {
 			schema.Epoch = old.Epoch
 		}
@@ -183,6 +193,53 @@ func (c *Cluster[C]) candidates() []*endpoint[C] {
 	}
 	return append(good, down...)
 }
+
+// gather puts the relations of schemas that live elsewhere in the place of those that were read; of a shard that can't be reached, those that were known.
+func (c *Cluster[C]) gather(ctx context.Context, from *endpoint[C], o *Options, schema *topology.Schema) {
+	if len(o.SchemaShards) == 0 {
+		return
+	}
+	take := func(of *topology.Schema, shard topology.ShardID) {
+		if of == nil {
+			return
+		}
+		for name, rel := range of.Relations {
+			if at, ok := o.SchemaShards[name.Schema]; ok && at == shard {
+				schema.Relations[name] = rel
+			}
+		}
+		for f := range of.Functions {
+			if at, ok := o.SchemaShards[f.Schema]; ok && at == shard {
+				schema.Functions[f], schema.FunctionNames[f.Name] = true, true
+			}
+		}
+	}
+	maps.DeleteFunc(schema.Relations, func(name topology.QualifiedName, _ *topology.Relation) bool {
+		at, ok := o.SchemaShards[name.Schema]
+		return ok && at != from.shard
+	})
+	read := map[topology.ShardID]bool{from.shard: true}
+	for _, shard := range o.SchemaShards {
+		if read[shard] {
+			continue
+		}
+		read[shard] = true
+		var there *topology.Schema
+		err := errNoEndpoint
+		for _, e := range c.candidates() {
+			if e.shard == shard && err != nil {
+				there, err = c.readFrom(ctx, e, o)
+			}
+		}
+		if err != nil {
+			c.log.Warn("schemas not read from their shard", "shard", shard, "error", err)
+			there = c.schema.now.Load()
+		}
+		take(there, shard)
+	}
+}
+
+var errNoEndpoint = errors.New("the shard has no endpoint")
 
 func (c *Cluster[C]) readFrom(ctx context.Context, e *endpoint[C], o *Options) (*topology.Schema, error) {
 	conn, err := c.dialCatalog(ctx, e, o.Service)

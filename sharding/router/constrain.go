@@ -265,7 +265,7 @@ func (c *compiler) writes(target *leaf) {
 		c.st.needsKey(shardMissing("a write to table " + quote(rel.name) + ", which is not sharded,"))
 	case relOmni:
 		c.st.needsHint(shardMissing("a write to table " + quote(rel.name) + ", which is the same on all shards,"))
-	case relTemp, relSharded, relUnknown, relView, relOpaqueView:
+	case relTemp, relSharded, relUnknown, relView, relOpaqueView, relHoused:
 	}
 	if rel.rules {
 		c.st.needsKey(tenantMissing(rel.name, "", "What its rules and functions do can't be seen."))

@@ -43,7 +43,7 @@ func (c *compiler) copyFrom(s *parser.Statement) {
 		c.st.needsHint(shardMissing("COPY through view " + quote(rel.name)))
 	case rel.hasKey() && several || rel.tenant:
 		c.copyRows(cp, rel, several)
-	case several && rel.class != relTemp:
+	case several && rel.class != relTemp && rel.class != relHoused:
 		c.st.needsHint(shardMissing("COPY to table " + quote(rel.name) + ", which is not sharded,"))
 	}
 	if rel.rules {
@@ -78,7 +78,7 @@ func (c *compiler) copyRows(cp *parser.Copy, rel *relation, several bool) {
 		return
 	}
 	plan := &copyPlan{table: rel.name, copy: cp, columns: len(columns)}
-	if several && !rel.hasKey() {
+	if several && !rel.hasKey() && rel.class != relHoused {
 		c.st.needsHint(shardMissing("COPY to table " + quote(rel.name) + ", which is not sharded,"))
 	}
 	if several && rel.hasKey() {
@@ -183,6 +183,9 @@ func (rt *Route) Copy(in *Input) (*CopyRouter, *pgwire.Error) {
 		// Not asked again of the plan: its shard may be the hint's, or none yet.
 		if hint, hinted, _ := rt.hint(in); hinted {
 			r.shard, r.fixed = hint, true
+		}
+		if len(st.homes) > 0 {
+			r.shard, r.fixed = st.homes[0].shard, true
 		}
 		if rt.router.shards == 1 {
 			r.fixed = true

@@ -11,7 +11,8 @@ import (
 // RelationNote is what the router takes a relation of a statement for.
 type RelationNote struct {
 	Name string
-	// Class is "catalog", "temporary", "not sharded", "omnisharded", "sharded", "not known", "view", "opaque view".
+	// Class is "catalog", "temporary", "not sharded", "omnisharded", "sharded", "not known", "view", "opaque view",
+	// "where its schema lives".
 	Class string
 	// Keys are the columns by which it is, or may be, sharded.
 	Keys []string
@@ -110,6 +111,8 @@ func (rel *relation) note() RelationNote {
 		n.Class = "view"
 	case relOpaqueView:
 		n.Class = "opaque view"
+	case relHoused:
+		n.Class = "where its schema lives"
 	}
 	if rel.hasKey() {
 		for _, e := range rel.entries {

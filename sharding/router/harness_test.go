@@ -20,7 +20,7 @@ import (
 // TestRoute runs the tables in testdata/route: lines of SQL, and for each the plan or the refusal. -rewrite writes them
 // anew. The commands are
 //
-//	config shards=N [tenant=COLUMN]   lines: table [SCHEMA.]NAME|* COLUMN TYPE MAPPING | omni [SCHEMA.]NAME
+//	config shards=N [tenant=COLUMN]   lines: table [SCHEMA.]NAME|* COLUMN TYPE MAPPING | omni [SCHEMA.]NAME | schema NAME|* SHARD|all
 //	schema [none]                     lines: table|sequence|matview NAME COLUMN:TYPE... | view NAME COLUMN:TYPE... AS SELECT | function NAME
 //	route [hint-shard=N] [hint-key=X] [latin1] [path=a,b] [prepared]
 //
@@ -88,6 +88,15 @@ func (f *fixture) readConfig(t testing.TB, text string) {
 			continue
 		}
 		switch w[0] {
+		case "schema":
+			x := router.Schema{Name: w[1], Common: w[2] == "all"}
+			if n, err := strconv.Atoi(w[2]); err == nil {
+				x.Shard = topology.ShardID(n)
+			}
+			if x.Name == "*" {
+				x.Name = ""
+			}
+			f.options.Schemas = append(f.options.Schemas, x)
 		case "omni":
 			f.options.Omnisharded = append(f.options.Omnisharded, qualified(w[1], ""))
 		case "table":

@@ -30,6 +30,8 @@ const (
 	relView
 	// relOpaqueView: a view over sharded tables whose query is not known.
 	relOpaqueView
+	// relHoused: a table that is on one shard, with all of its schema.
+	relHoused
 )
 
 // relation is a relation that a statement names.
@@ -71,6 +73,9 @@ func isTemp(schema string) bool { return schema == "pg_temp" || strings.HasPrefi
 // relation finds out what t is.
 func (c *compiler) relation(t *parser.Table) *relation {
 	rel := c.findRelation(t)
+	if rel.class != relTemp && !(rel.class == relCatalog && rel.table == nil && !c.r.placed(t.Schema)) {
+		c.atHome(rel, t)
+	}
 	if !ascii(t.Schema) || !ascii(t.Name) || t.Schema == "" && slices.ContainsFunc(c.path, func(schema string) bool { return !ascii(schema) }) {
 		c.beyondASCII = true
 	}
@@ -155,7 +160,7 @@ func (c *compiler) alike(name string) bool {
 		one, other := all[0], all[i]
 		if one.Kind != topology.Table || other.Kind != topology.Table || !slices.Equal(one.Columns, other.Columns) ||
 			!slices.Equal(c.r.keysOf(one), c.r.keysOf(other)) || c.r.isOmni(one.Schema, one.Name) != c.r.isOmni(other.Schema, other.Name) ||
-			len(one.Reads)+len(other.Reads) > 0 || one.Calls || other.Calls {
+			len(one.Reads)+len(other.Reads) > 0 || one.Calls || other.Calls || !c.r.together(one.Schema, other.Schema) {
 			return false
 		}
 	}
@@ -168,6 +173,7 @@ func (c *compiler) known(rel *relation, table *topology.Relation) {
 		c.exposed("system table", table.Name)
 	}
 	if isCatalog(table.Schema) || table.Kind == topology.Sequence {
+		c.needsSchema(table.Schema)
 		return
 	}
 	rel.table = table
@@ -220,6 +226,9 @@ func (c *compiler) view(rel *relation) {
 // keysOf returns the entries that make a table sharded: those that name it or a table it is a part of, else those
 // without a name whose column it has.
 func (r *Router) keysOf(table *topology.Relation) (keys []*entry) {
+	if r.placed(table.Schema) {
+		return nil
+	}
 	keys = r.namedKeys(table.Schema, table.Name)
 	for _, p := range table.Parents {
 		for _, e := range r.namedKeys(p.Schema, p.Name) {
@@ -249,6 +258,9 @@ func (r *Router) namedKeys(schema, name string) (keys []*entry) {
 }
 
 func (r *Router) isOmni(schema, name string) bool {
+	if r.placed(schema) {
+		return r.common[schema]
+	}
 	return r.omni[topology.QualifiedName{Schema: schema, Name: name}] || r.omni[topology.QualifiedName{Name: name}]
 }
 
@@ -266,6 +278,10 @@ func (c *compiler) guess(rel *relation, t *parser.Table) {
 		}
 	}
 	switch {
+	case t.Schema != "" && c.r.placed(t.Schema):
+		rel.class = relPlain // until its home is found
+		rel.tenant = c.r.tenant != ""
+		return
 	case len(rel.entries) > 0:
 		rel.class = relSharded
 	case omni:

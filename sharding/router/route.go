@@ -107,7 +107,7 @@ func (rt *Route) shortcut() {
 		return
 	}
 	st := rt.statements[0]
-	if rt.unjudged || st.refuses() || st.hintless != nil || st.copy != nil || len(st.constraints) != 1 {
+	if rt.unjudged || st.refuses() || st.hintless != nil || st.placeless != nil || len(st.homes) > 0 || st.leans != nil || st.copy != nil || len(st.constraints) != 1 {
 		return
 	}
 	k := &st.constraints[0]
@@ -178,6 +178,8 @@ func (rt *Route) plan(in *Input, params Params, describe bool) (sharding.Plan, *
 		switch {
 		case err != nil:
 			return sharding.Plan{}, err
+		case found && hinted && shard != hint && len(st.homes) > 0:
+			return sharding.Plan{}, hintAgainstSchema(st.homes[0])
 		case found && hinted && shard != hint:
 			return sharding.Plan{}, hintContradicts()
 		case found && plan.Kind == sharding.PlanShard && shard != plan.Shard:
@@ -189,6 +191,11 @@ func (rt *Route) plan(in *Input, params Params, describe bool) (sharding.Plan, *
 		}
 		if st.copy != nil {
 			plan.Kind, plan.Reason = sharding.PlanCopy, st.reason
+		}
+	}
+	for _, st := range rt.statements {
+		if plan.Kind == sharding.PlanAny && st.leans != nil {
+			plan.Kind, plan.Shard, plan.Reason = sharding.PlanShard, st.leans.shard, st.leans.String()
 		}
 	}
 	if plan.Kind == sharding.PlanAny && rt.router.shards == 1 {
@@ -213,7 +220,7 @@ func (rt *Route) refusals(in *Input, hinted bool) *pgwire.Error {
 
 // plan finds the statement's shard. A hint lifts what it may lift.
 func (st *statement) plan(in *Input, params Params, describe, hinted bool) (shard topology.ShardID, found bool, err *pgwire.Error) {
-	for _, e := range [...]*pgwire.Error{st.refusal, st.ownerless, st.shared, st.shown} {
+	for _, e := range [...]*pgwire.Error{st.refusal, st.split, st.ownerless, st.shared, st.shown} {
 		if e != nil {
 			return 0, false, e
 		}
@@ -221,7 +228,13 @@ func (st *statement) plan(in *Input, params Params, describe, hinted bool) (shar
 	if st.hintless != nil && !hinted {
 		return 0, false, st.hintless
 	}
-	open := false
+	if st.placeless != nil && !hinted && len(st.homes) == 0 {
+		return 0, false, st.placeless
+	}
+	open, keyed, named := false, false, false
+	if len(st.homes) > 0 {
+		shard, found = st.homes[0].shard, true
+	}
 	for i := range st.constraints {
 		k := &st.constraints[i]
 		if describe && !k.constant && k.pin.needsParams() {
@@ -238,13 +251,20 @@ func (st *statement) plan(in *Input, params Params, describe, hinted bool) (shar
 		case out.err != nil:
 			return 0, false, out.err
 		case out.none:
+			named = named || k.mapping == nil
 			continue
+		case found && out.shard != shard && !keyed:
+			return 0, false, schemaContradicts(st.homes[0])
 		case found && out.shard != shard:
 			return 0, false, crossShard(k.table, k.column)
 		}
-		shard, found = out.shard, true
+		shard, found, keyed = out.shard, true, true
 	}
-	if named := found || st.single && len(st.constraints) > 0; st.keyless != nil && !named && !open && !hinted {
+	keyed = keyed || st.single && len(st.constraints) > 0 || open || hinted
+	switch {
+	case st.tenantless != nil && !keyed && !named:
+		return 0, false, st.tenantless
+	case st.keyless != nil && !keyed && !found:
 		return 0, false, st.keyless
 	}
 	return shard, found, nil

@@ -33,6 +33,8 @@ type Options struct {
 	Tables []Table
 	// Omnisharded are tables that have the same rows on every shard; an empty schema is any.
 	Omnisharded []topology.QualifiedName
+	// Schemas live on a shard each, with all that is in them.
+	Schemas []Schema
 	// TenantColumn is the column by which every statement must name its tenant, also on one shard; empty = off.
 	TenantColumn string
 	// Virtual: sessions may belong to a tenant, whose place and key are an Input's. TenantType is the type of keys then.
@@ -65,7 +67,10 @@ type Router struct {
 	named    map[string][]*entry // by name of the table
 	nameless []*entry
 	omni     map[topology.QualifiedName]bool
-	tenant   string // the tenant column
+	homes    map[string]topology.ShardID // of schemas
+	common   map[string]bool             // schemas that are the same on every shard
+	rest     *topology.ShardID           // where all other schemas live; nil = nowhere in particular
+	tenant   string                      // the tenant column
 	// tenantType is the type of the tenant column's keys, presence where any value will do.
 	tenantType sharding.KeyType
 	private    func(schema string) bool
@@ -98,6 +103,9 @@ func New(o Options) (*Router, error) {
 	}
 	for _, q := range o.Omnisharded {
 		r.omni[q] = true
+	}
+	if err := r.addSchemas(o.Schemas); err != nil {
+		errs = append(errs, err)
 	}
 	for i := range o.Tables {
 		e, err := newEntry(&o.Tables[i], o.Shards)

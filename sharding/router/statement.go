@@ -12,8 +12,13 @@ import (
 // statement is one statement of a message, compiled.
 type statement struct {
 	constraints []constraint
-	// Refusals: always; unless a shard is addressed by a hint; unless by a hint or a key of the same statement.
-	refusal, hintless, keyless *pgwire.Error
+	// homes are the schemas with a shard of their own that it needs, or the rest; leans is where it goes if nothing else decides.
+	homes []home
+	leans *home
+	// Refusals: always; unless a shard is addressed by a hint; unless by a hint or a key of the same statement, or by a schema; unless by a hint or a key.
+	refusal, hintless, keyless, tenantless *pgwire.Error
+	// More refusals: unless a shard is addressed by a hint, or by a schema; where its schemas live on different shards.
+	placeless, split *pgwire.Error
 	// More refusals: unless the session is a tenant's, to whom PostgreSQL shows its own rows only; unless what is named is all the tenant's own;
 	// unless the server itself knows the tenant by its login.
 	ownerless, shared, shown *pgwire.Error
@@ -60,10 +65,13 @@ func (st *statement) needsKey(e *pgwire.Error) {
 	}
 }
 
-// needsTenant is needsKey, for one shard too.
-func (st *statement) needsTenant(e *pgwire.Error) {
-	if st.keyless == nil {
-		st.keyless = e
+// needsTenant is needsKey, for one shard too, and whatever schemas say.
+func (st *statement) needsTenant(e *pgwire.Error) { first(&st.tenantless, e) }
+
+// needsPlace refuses the statement unless something says on which shard it runs, be it a schema.
+func (st *statement) needsPlace(e *pgwire.Error) {
+	if !st.single {
+		first(&st.placeless, e)
 	}
 }
 
@@ -106,6 +114,9 @@ func (c *compiler) statement(s *parser.Statement) *statement {
 	defer func() { c.st, c.exec = outer, exec }()
 	st.write = writesData(s)
 	c.calls(s.Calls)
+	if s.Kind != parser.DDL { // what is called in a body is not called by the statement
+		c.callsAtHome(s.Calls)
+	}
 	switch s.Kind {
 	case parser.Select, parser.Insert, parser.Update, parser.Delete, parser.Merge, parser.CopyTo:
 		if s.Copy != nil && s.Copy.Server {
@@ -118,7 +129,7 @@ func (c *compiler) statement(s *parser.Statement) *statement {
 		c.wrapped(s.Inner)
 		if !s.ExplainAnalyze {
 			st.write = false
-			for _, e := range []**pgwire.Error{&st.hintless, &st.keyless} {
+			for _, e := range []**pgwire.Error{&st.hintless, &st.keyless, &st.placeless} {
 				if *e != nil && (*e).Routine == RefusalShardMissing {
 					*e = nil // nothing is written
 				}
@@ -196,6 +207,18 @@ func (c *compiler) wrapped(s *parser.Statement) {
 	if in.keyless != nil {
 		st.needsKey(in.keyless)
 	}
+	if in.tenantless != nil {
+		st.needsTenant(in.tenantless)
+	}
+	if in.placeless != nil {
+		st.needsPlace(in.placeless)
+	}
+	for _, h := range in.homes {
+		st.live(h)
+	}
+	if st.leans == nil {
+		st.leans = in.leans
+	}
 }
 
 // executes compiles the statement that EXECUTE runs, with its arguments.
@@ -228,7 +251,8 @@ func (c *compiler) shardOnly(s *parser.Statement) {
 	if what == "" {
 		what = "the statement"
 	}
-	c.st.needsHint(shardMissing(what))
+	c.st.needsPlace(shardMissing(what))
+	c.places(s)
 }
 
 // truncate: of a table that must name its tenant all tenants' rows would go.
@@ -293,6 +317,8 @@ func (st *statement) explain() {
 	switch {
 	case st.copy != nil:
 		st.reason = "the rows of COPY decide"
+	case len(st.homes) > 0 && len(st.constraints) == 0:
+		st.reason = st.homes[0].String()
 	case len(st.constraints) > 0:
 		var columns []string
 		for i := range st.constraints {

@@ -62,6 +62,11 @@ func (rt *Route) planFor(t *Tenant, in *Input, describe bool) (sharding.Plan, *p
 		case st.shown != nil && !t.Own && !t.Login:
 			return plan, st.shown
 		}
+		for _, h := range st.homes {
+			if h.schema != "" && h.shard != t.Shard && !(rt.router.private != nil && rt.router.private(h.schema)) {
+				return plan, schemaElsewhere(h) // of a tenant's own schema the server says what it would anyway
+			}
+		}
 		if t.Own || t.Key == (sharding.Key{}) {
 			continue
 		}
@@ -160,10 +165,21 @@ func (r *Router) TenantShard(key sharding.Key) (topology.ShardID, *pgwire.Error)
 		}
 		shard, found = s, true
 	}
+	if !found && r.rest != nil {
+		return *r.rest, nil
+	}
 	if !found && r.shards > 1 {
 		return 0, shardMissing("the tenant")
 	}
 	return shard, nil
+}
+
+// RestShard is where what is in no schema of a shard's own lives, if that is said.
+func (r *Router) RestShard() (topology.ShardID, bool) {
+	if r.rest == nil {
+		return 0, false
+	}
+	return *r.rest, true
 }
 
 // foreign refuses a table in a tenant's schema to those who are not in a place of their own, where PostgreSQL keeps them: a login that all share may
