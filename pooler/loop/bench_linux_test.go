@@ -37,8 +37,8 @@ type bench struct {
 	closed atomic.Pointer[func(b *Backend)]
 }
 
-func (s *bench) TryCheckout(_ *session.Account, _ *auth.ClientCredential, shard topology.ShardID, now pool.Instant) *pool.Lease[*Backend] {
-	return s.cl.TryCheckout(shard, topology.Primary, s.login, now)
+func (s *bench) TryCheckout(_ *session.Account, _ *auth.ClientCredential, shard topology.ShardID, mark uint64, now pool.Instant) *pool.Lease[*Backend] {
+	return s.cl.TryCheckout(shard, topology.Primary, s.login, mark, now)
 }
 
 func (s *bench) Checkout(_ *session.Account, _ *auth.ClientCredential, shard topology.ShardID, w *cluster.Waiter[*Backend]) {

@@ -44,7 +44,7 @@ func (s *Session) acquire(plan sharding.Plan) (refusal *pgwire.Error, ok bool) {
 		return e, false
 	}
 	s.clock.wait = s.drv.Now()
-	c := s.drv.Checkout(s.at(), want)
+	c := s.drv.Checkout(s.at(), want, s.track.Base().Mark())
 	if c == nil {
 		s.wait = waitBackend
 		return nil, false
