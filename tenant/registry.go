@@ -3,6 +3,7 @@ package tenant
 import (
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 )
 
@@ -206,6 +207,8 @@ func (r *Registry) ByKey(cluster, key string) *Tenant {
 	if t = r.mu.made[at]; t != nil {
 		return t
 	}
+	key = strings.Clone(key) // of a parameter it may be a view, which is another's in the next moment
+	at.key = key
 	if t = r.mu.before[at]; t == nil {
 		t = &Tenant{Name: key, Key: key, Cluster: cluster, Shard: -1}
 		if r.complete(t) != nil || r.taken(t) {
