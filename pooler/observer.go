@@ -81,6 +81,10 @@ func (observer) Unit(a *session.Account, c *session.UnitCounts) {
 		m.Parses.Add(int(c.Parses))
 		m.Binds.Add(int(c.Binds))
 	}
+	if c.ContextsSent+c.ContextsReused > 0 {
+		m.ContextsSent.Add(int(c.ContextsSent))
+		m.ContextsReused.Add(int(c.ContextsReused))
+	}
 	if c.Answered {
 		if s := u.shard(c.Shard); s != nil {
 			s.Statements.Observe(time.Duration(c.Nanos))

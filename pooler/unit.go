@@ -164,7 +164,7 @@ func (u *unit) options(conf *config.Config, cfg *config.Cluster) (cluster.Option
 			endpoints[endpointKey{address, e.DatabaseName}] = e
 			shard = append(shard, cluster.Endpoint{
 				Role: e.Role, Address: address, Database: e.DatabaseName, TLS: tls, TLSKey: tlsKey(conf), TCP: tcpOptions(conf.TCP),
-				ConnectTimeout: conf.Connect.Timeout, Params: params, Budget: budget,
+				ConnectTimeout: conf.Connect.Timeout, Params: params, Budget: budget, Pool: tenantPool(conf, e),
 			})
 		}
 		o.Shards = append(o.Shards, shard)
@@ -237,6 +237,13 @@ func timeouts(s config.Pool) []pgwire.Param {
 		params = append(params, pgwire.Param{Name: "lock_timeout", Value: fmt.Sprint(s.LockTimeout.Milliseconds())})
 	}
 	return params
+}
+
+// tenantPool is how the pools of tenants' own logins are set up at an endpoint.
+func tenantPool(conf *config.Config, e *config.Endpoint) pool.Settings {
+	s := poolSettings(conf, conf.TenantPool(e), nil)
+	s.Min = 0
+	return s
 }
 
 func poolSettings(conf *config.Config, s config.Pool, _ *config.User) pool.Settings {

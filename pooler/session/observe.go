@@ -29,6 +29,8 @@ type UnitCounts struct {
 	Routes [RouteLocal + 1]uint32
 	// Parses and Binds are the client's messages.
 	Parses, Binds uint32
+	// ContextsSent and ContextsReused are the times that a tenant's context was sent to a backend, and that the backend had it.
+	ContextsSent, ContextsReused uint32
 	// Received and Sent are bytes since the last report.
 	Received, Sent uint64
 	// Answered: a unit has ended, after Nanos, on Shard; AnyShard: on none.

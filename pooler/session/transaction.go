@@ -148,9 +148,12 @@ func (s *Session) lead(out []byte) ([]byte, bool) {
 	}
 	virtual := s.tx != pgwire.TxIdle
 	if s.unit.outside {
-		return exec.Context(out, c, s.track.Expected, false)
+		out, did := exec.Context(out, c, s.track.Expected, false)
+		s.carry(did)
+		return out, did
 	}
 	out, did := exec.Context(out, c, s.track.Base(), false)
+	s.carry(did)
 	s.track.Synced()
 	if virtual {
 		out = exec.Begin(out, c, s.prologue)
