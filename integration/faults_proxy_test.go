@@ -94,7 +94,9 @@ func (p *proxy) accept() {
 			if closed {
 				w.cut(false)
 			}
-			p.all.Go(func() { w.pump(client, func(b []byte) bool { p.note(b); _, err := server.Write(b); return err == nil }) })
+			p.all.Go(func() {
+				w.pump(client, func(b []byte) bool { p.note(b); _, err := server.Write(b); return err == nil })
+			})
 			w.pump(server, func(b []byte) bool { <-p.speaking(); return w.say(b) })
 			p.mu.Lock()
 			delete(p.wires, w)

@@ -34,7 +34,9 @@ func TestContextsCostNoRoundTrip(t *testing.T) {
 		other = "SELECT count(*) FROM countries"
 	)
 	sync := []pgproto3.FrontendMessage{&pgproto3.Sync{}}
-	query := func(sql string) []pgproto3.FrontendMessage { return []pgproto3.FrontendMessage{&pgproto3.Query{String: sql}} }
+	query := func(sql string) []pgproto3.FrontendMessage {
+		return []pgproto3.FrontendMessage{&pgproto3.Query{String: sql}}
+	}
 	for _, x := range []struct {
 		name    string
 		steps   [][]pgproto3.FrontendMessage // each is sent at once; the next when it was answered
