@@ -177,6 +177,7 @@ func (t *tenants) account(a *session.Account, x *tenant.Tenant, bound bool) (*se
 	}
 	made := *a
 	to = &made
+	to.TenantMetrics = t.u.tenantMeters.of(x)
 	if to.Place = p.Place; !bound {
 		to.Free = a
 	}
@@ -228,7 +229,7 @@ func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
 // login logs in as a tenant's own role, whose connections have its context from the start: so it is what RESET goes back to.
 func (t *tenants) login(x *tenant.Tenant) *cluster.Login {
 	name := "tenant " + x.Name + "@" + t.u.name
-	o := cluster.LoginOptions{User: x.Role, Name: name, Database: x.Database, Budgeted: true}
+	o := cluster.LoginOptions{User: x.Role, Name: name, Database: x.Database, Budgeted: true, Tenant: x.Name}
 	secret := "none"
 	if s := t.conf.Tenancy.Secret; s != nil {
 		o.Credential = auth.NewClientCredential(s.RolePassword(t.u.name, x.Role))

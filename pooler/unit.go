@@ -30,8 +30,10 @@ type unit struct {
 	shards  atomic.Pointer[[]*metrics.Shard]
 	meters  meters
 	pools   poolGroups
-	health  health
-	router  atomic.Pointer[router.Router]
+	// tenantMeters are what tenants' statements are counted with.
+	tenantMeters tenantMeters
+	health       health
+	router       atomic.Pointer[router.Router]
 	// schemaDue is closed when the first snapshot of the schema is in the router, or was waited for long enough.
 	schemaDue  chan struct{}
 	schemaOnce sync.Once
@@ -294,7 +296,7 @@ func (u *unit) adopt(l *backend.Login, o backend.DialOptions, info cluster.PoolI
 	}
 	k := &link{
 		id: u.p.backends.Add(1), u: u, dial: o, info: info,
-		pool: u.p.metrics.Pool(metrics.PoolLabels{EndpointLabels: labels(info.EndpointInfo), User: info.User}),
+		pool: u.p.metrics.Pool(metrics.PoolLabels{EndpointLabels: labels(info.EndpointInfo), User: metricsUser(info)}),
 	}
 	b, err := u.p.driver.NewBackend(l.Conn, conn, k)
 	if err != nil {

@@ -16,6 +16,8 @@ type PoolInfo struct {
 	EndpointInfo
 	User  string // who logs in to the server
 	Login string // the name of the login
+	// Tenant is whose own login it is; empty = nobody's.
+	Tenant string
 	// Budgeted is whether it shares the endpoint's budget.
 	Budgeted bool
 }
@@ -110,7 +112,7 @@ func (e *endpoint[C]) entryLocked(l *Login) *entry[C] {
 				return none, err
 			}
 			e.c.learn(e, login.Params)
-			return e.c.hooks.Adopt(login, dial, PoolInfo{EndpointInfo: e.info(), User: who.User, Login: who.Name, Budgeted: who.Budgeted})
+			return e.c.hooks.Adopt(login, dial, PoolInfo{EndpointInfo: e.info(), User: who.User, Login: who.Name, Tenant: who.Tenant, Budgeted: who.Budgeted})
 		},
 		Close:     e.c.hooks.Close,
 		Check:     e.c.hooks.Check,
@@ -146,7 +148,7 @@ func (en *entry[C]) observe() PoolObserver {
 
 func (en *entry[C]) info() PoolInfo {
 	l := en.login.Load()
-	return PoolInfo{EndpointInfo: en.e.info(), User: l.User, Login: l.Name, Budgeted: l.Budgeted}
+	return PoolInfo{EndpointInfo: en.e.info(), User: l.User, Login: l.Name, Tenant: l.Tenant, Budgeted: l.Budgeted}
 }
 
 func (en *entry[C]) observer() PoolObserver { return *en.hears.Load() }

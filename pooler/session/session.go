@@ -353,6 +353,14 @@ func (s *Session) Backend() *backend.Conn {
 	return s.conn
 }
 
+// Tenant is whose the session is, or its transaction; nil = nobody's.
+func (s *Session) Tenant() *tenant.Tenant {
+	if s.acct == nil || s.at().Place == nil {
+		return nil
+	}
+	return s.place().Tenant
+}
+
 // Shard is the shard of Backend.
 func (s *Session) Shard() topology.ShardID {
 	if s.work == nil {
