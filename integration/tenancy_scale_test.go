@@ -134,6 +134,11 @@ func TestAThousandTenants(t *testing.T) {
 			}
 			s.edit("pgdog.toml", "[admin]", section+"[admin]")
 			s.startInside()
+			t.Cleanup(func() {
+				if t.Failed() {
+					t.Logf("pgkennel's log:\n%s", tail(s.log.String(), 30))
+				}
+			})
 
 			ctx, cancel := context.WithTimeout(t.Context(), max(time.Minute, time.Duration(total)*20*time.Millisecond))
 			defer cancel()
