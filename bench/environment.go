@@ -35,6 +35,7 @@ type target struct {
 	setup    *setup
 	process  *pginstance.Process // nil: the server itself
 	log      string              // its file
+	metrics  int                 // port of its metrics; 0 = not asked
 	traced   bool                // it writes the collector's times into its log
 	starting time.Duration       // how long it took to take connections
 }
@@ -174,6 +175,14 @@ func (env *environment) startPeer(ctx context.Context, p *peer, s *setup) (*targ
 	}
 	defer release() // by then it listens
 	t.port = port
+	if p.traced && s.tenancy != noTenancy {
+		metrics, releaseMetrics, err := env.scratch.FreePort()
+		if err != nil {
+			return nil, err
+		}
+		defer releaseMetrics()
+		t.metrics, s.metrics = metrics, metrics
+	}
 	args, err := p.configure(env, s, p.name, t.port)
 	if err != nil {
 		return nil, err

@@ -28,6 +28,7 @@ const (
 	idleCPU     metric = "idle_cpu"
 	garbage     metric = "gc_share"
 	began       metric = "start_s"
+	contextsTx  metric = "contexts"
 	nanoseconds metric = "ns"
 	allocations metric = "allocs"
 )
@@ -58,6 +59,7 @@ var columns = map[metric]column{
 	clientRSS:   {"RSS bytes per client", 0, false},
 	idleCPU:     {"CPU % while idle", 2, false},
 	garbage:     {"GC % of CPU", 2, false},
+	contextsTx:  {"contexts per transaction", 2, false},
 	began:       {"start s", 1, false},
 	nanoseconds: {"ns", 0, false},
 	allocations: {"allocations", 0, false},

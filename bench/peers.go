@@ -40,6 +40,7 @@ type setup struct {
 	entries int  // of the list, or ranges
 	scram   bool // clients and poolers log in with SCRAM
 	tenancy tenancy
+	metrics int // port of the metrics of the one that is being started
 	procs   int // GOMAXPROCS, and threads that wait for sockets; 0: as the program thinks best
 }
 
@@ -121,6 +122,9 @@ func configurePgkennel(env *environment, s *setup, name string, port int) ([]str
 	if s.procs > 0 {
 		general += fmt.Sprintf("workers = %d\n", s.procs)
 	}
+	if s.metrics > 0 {
+		general += fmt.Sprintf("openmetrics_host = \"127.0.0.1\"\nopenmetrics_port = %d\n", s.metrics)
+	}
 	return env.writePgDog(s, name, port, general)
 }
 
@@ -143,7 +147,7 @@ func (env *environment) writePgDog(s *setup, name string, port int, general stri
 	w := bufio.NewWriter(file)
 	writeConfig(w, s, port, env.server.Port, general)
 	user := fmt.Sprintf("[[users]]\nname = %q\ndatabase = %q\npassword = %q\n", s.user(), database, password)
-	if s.tenancy == sharedRows || s.tenancy == strictRoles {
+	if s.tenancy.chooses() {
 		user += "tenant_switch = true\n"
 	}
 	return []string{"--config", config, "--users", users}, errors.Join(w.Flush(), env.write(filepath.Base(users), user))

@@ -61,6 +61,7 @@ func (b *bench) pgbench(ctx context.Context, t *target, more ...string) (s sampl
 	if err != nil {
 		return s, err
 	}
+	sent := t.contexts(ctx)
 	cmd := exec.CommandContext(ctx, b.env.scratch.Install().Path("pgbench"), append(args, database)...)
 	cmd.Env = append(os.Environ(), "PGPASSWORD="+password)
 	out, err := cmd.CombinedOutput()
@@ -79,6 +80,9 @@ func (b *bench) pgbench(ctx context.Context, t *target, more ...string) (s sampl
 	}
 	if _, err := m.end(&s, n); err != nil {
 		return s, err
+	}
+	if t.metrics > 0 {
+		s.Values[contextsTx] = (t.contexts(ctx) - sent) / n
 	}
 	list, err := transactionLog(dir)
 	s.latencies(list)

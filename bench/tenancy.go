@@ -2,7 +2,11 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"fmt"
+	"io"
+	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/pgkennel/pgkennel/internal/pginstance"
@@ -12,45 +16,40 @@ import (
 type tenancy string
 
 const (
-	noTenancy   tenancy = ""
-	namedOnly   tenancy = "statements name the tenant, nothing else" // PgDog's check
-	sharedRows  tenancy = "rows, shared"
-	strictRoles tenancy = "schemas, strict"
+	noTenancy     tenancy = ""
+	withoutAny    tenancy = "the same statements without tenants"
+	namedOnly     tenancy = "statements name the tenant, nothing else" // PgDog's check
+	sharedRows    tenancy = "rows, shared"
+	sharedSchemas tenancy = "schemas, shared"
+	strictRows    tenancy = "rows, strict"
 )
 
-// virtualTenants is how many there are; those with a login each are fewer, for there are as many connections.
+// virtualTenants is how many there are, virtualClients how many clients they have together.
 const (
 	virtualTenants = 1000
-	strictTenants  = 20
+	virtualClients = 200
 )
 
-func (t tenancy) tenants() int {
-	if t == strictRoles {
-		return strictTenants
-	}
-	return virtualTenants
-}
-
-// tenants' tables: one with policies, and one for each of those who have a schema.
+// tenantTables are tables with policies, by the setting and by the login, one without, and a schema for each tenant.
 func tenantTables() string {
-	var sql strings.Builder
-	fmt.Fprintf(&sql, `
+	return fmt.Sprintf(`
 CREATE ROLE %[1]s LOGIN;
-CREATE TABLE rents (tenant_id bigint, id bigint, value bigint, PRIMARY KEY (tenant_id, id));
-INSERT INTO rents SELECT t, i, i FROM generate_series(1, %[2]d) t, generate_series(1, 100) i;
-ALTER TABLE rents ENABLE ROW LEVEL SECURITY;
-ALTER TABLE rents FORCE ROW LEVEL SECURITY;
-CREATE POLICY tenant ON rents USING (tenant_id = (SELECT nullif(current_setting('app.current_tenant', true), '')::bigint));
-CREATE TABLE open_rents AS TABLE rents;
+CREATE TABLE open_rents AS SELECT t::bigint AS tenant_id, i::bigint AS id, i::bigint AS value FROM generate_series(1, %[2]d) t, generate_series(1, 100) i;
+CREATE TABLE rents AS TABLE open_rents;
+CREATE TABLE strict_rents AS TABLE open_rents;
 ALTER TABLE open_rents ADD PRIMARY KEY (tenant_id, id);
-GRANT ALL ON rents, open_rents TO %[1]s;
+ALTER TABLE rents ADD PRIMARY KEY (tenant_id, id), ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+ALTER TABLE strict_rents ADD PRIMARY KEY (tenant_id, id), ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+CREATE POLICY tenant ON rents USING (tenant_id = (SELECT nullif(current_setting('app.current_tenant', true), '')::bigint));
+CREATE POLICY tenant ON strict_rents USING (tenant_id = (SELECT substring(session_user::text from '^rent_([0-9]+)$')::bigint));
+GRANT SELECT ON rents, strict_rents, open_rents TO PUBLIC;
+DO $$ BEGIN FOR i IN 1..%[2]d LOOP
+  EXECUTE format('CREATE ROLE rent_%%1$s LOGIN; GRANT rent_%%1$s TO %[1]s; CREATE SCHEMA rent_%%1$s; GRANT USAGE ON SCHEMA rent_%%1$s TO rent_%%1$s;'
+    'CREATE TABLE rent_%%1$s.rents AS SELECT * FROM open_rents WHERE tenant_id = %%1$s; ALTER TABLE rent_%%1$s.rents ADD PRIMARY KEY (id);'
+    'GRANT SELECT ON rent_%%1$s.rents TO rent_%%1$s', i);
+END LOOP; END $$;
+ANALYZE open_rents, rents, strict_rents;
 `, renter, virtualTenants)
-	for i := 1; i <= strictTenants; i++ {
-		fmt.Fprintf(&sql, "CREATE ROLE rent_%[1]d LOGIN; CREATE SCHEMA rent_%[1]d; GRANT USAGE ON SCHEMA rent_%[1]d TO rent_%[1]d;\n"+
-			"CREATE TABLE rent_%[1]d.rents AS SELECT * FROM open_rents WHERE tenant_id = %[1]d; ALTER TABLE rent_%[1]d.rents ADD PRIMARY KEY (id); GRANT ALL ON rent_%[1]d.rents TO rent_%[1]d;\n", i)
-	}
-	sql.WriteString("ANALYZE;")
-	return sql.String()
 }
 
 // renter is whose statements they are: no superuser, whom policies would not stop.
@@ -58,23 +57,62 @@ const renter = "renter"
 
 // script is the transaction that pgbench repeats: few tenants have most of them.
 func (t tenancy) script() string {
-	table := "rents"
-	if t == namedOnly {
-		table = "open_rents"
+	table := "open_rents"
+	switch t {
+	case sharedRows, sharedSchemas:
+		table = "rents"
+	case strictRows:
+		table = "strict_rents"
+	case noTenancy, withoutAny, namedOnly:
 	}
-	return fmt.Sprintf("\\set t random_zipfian(1, %d, 1.1)\n\\set i random(1, 100)\nSELECT value FROM %s WHERE tenant_id = :t AND id = :i;\n", t.tenants(), table)
+	return fmt.Sprintf("\\set t random_zipfian(1, %d, 1.1)\n\\set i random(1, 100)\nSELECT value FROM %s WHERE tenant_id = :t AND id = :i;\n", virtualTenants, table)
 }
+
+// chooses reports whether users of the configuration are to choose tenants.
+func (t tenancy) chooses() bool { return t != noTenancy && t != withoutAny && t != namedOnly }
 
 // writeTenancy writes what pgdog.toml says of tenants.
 func writeTenancy(w *bufio.Writer, t tenancy) {
+	if t == noTenancy || t == withoutAny {
+		return
+	}
 	fmt.Fprint(w, "\n[multi_tenant]\ncolumn = \"tenant_id\"\n")
 	switch t {
-	case noTenancy, namedOnly:
+	case noTenancy, withoutAny, namedOnly:
 	case sharedRows:
 		fmt.Fprint(w, "mode = \"shared\"\n")
-	case strictRoles:
-		fmt.Fprint(w, "isolation = \"schema\"\nschema = \"rent_{key}\"\nrole = \"rent_{key}\"\n")
+	case sharedSchemas:
+		fmt.Fprint(w, "isolation = \"schema\"\nmode = \"shared\"\nschema = \"rent_{key}\"\nrole = \"rent_{key}\"\n")
+	case strictRows:
+		fmt.Fprint(w, "role = \"rent_{key}\"\nconnections = 100\n")
 	}
+}
+
+// contexts asks a pgkennel how many contexts of tenants it has sent; none where it does not tell.
+func (t *target) contexts(ctx context.Context) float64 {
+	if t.metrics == 0 {
+		return 0
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, fmt.Sprintf("http://127.0.0.1:%d/metrics", t.metrics), nil)
+	if err != nil {
+		return 0
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return 0
+	}
+	for line := range strings.Lines(string(text)) {
+		if name, value, ok := strings.Cut(strings.TrimSpace(line), " "); ok && strings.HasPrefix(name, "pgkennel_session_contexts_total") && strings.Contains(name, `"sent"`) {
+			n, _ := strconv.ParseFloat(value, 64)
+			return n
+		}
+	}
+	return 0
 }
 
 // user logs in to the poolers.

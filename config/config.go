@@ -147,6 +147,7 @@ type Metrics struct {
 	Namespace  string
 	HealthPort int // 0 = none
 	Pprof      bool
+	Tenants    int // those that have metrics of their own
 }
 
 // Log is what is logged, and how.

@@ -31,7 +31,7 @@ func (b *builder) buildGeneral() {
 	c.Prepared = Prepared{Enabled: g.text("prepared_statements") != "disabled", Limit: unlimited(g.int("prepared_statements_limit"))}
 	c.Parser = Parser{MaxQueryBytes: unlimited(g.int("query_size_limit")), RefuseLongerQueries: g.text("query_size_limit_action") == "block"}
 	c.Metrics = Metrics{
-		Host: g.text("openmetrics_host"), Port: g.int("openmetrics_port"), Namespace: g.text("openmetrics_namespace"), Pprof: g.bool("openmetrics_pprof"), HealthPort: g.int("healthcheck_port"),
+		Host: g.text("openmetrics_host"), Port: g.int("openmetrics_port"), Namespace: g.text("openmetrics_namespace"), Pprof: g.bool("openmetrics_pprof"), Tenants: g.int("openmetrics_tenants"), HealthPort: g.int("healthcheck_port"),
 	}
 	c.Log = Log{
 		Level: b.logLevel(), JSON: g.text("log_format") != "text", Connections: g.bool("log_connections"), Disconnections: g.bool("log_disconnections"),

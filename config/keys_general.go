@@ -57,6 +57,7 @@ var generalSection = newSection(section{
 		{name: "openmetrics_host", group: "Metrics and log", kind: kText, def: "0.0.0.0", restart: true, doc: "Address of the metrics' HTTP server."},
 		{name: "openmetrics_port", kind: kPort, restart: true, example: `9090`, doc: "Port of the metrics' HTTP server. Not set: none."},
 		{name: "openmetrics_namespace", kind: kText, restart: true, example: `"pgkennel"`, doc: "Prefix of every metric's name."},
+		{name: "openmetrics_tenants", kind: kInt, def: "0", max: 10_000, ours: true, doc: "How many tenants have metrics of their own, those with most transactions; all together have them, too. 0 = none: a tenant's name may be nobody's business, and each is some series more."},
 		{name: "openmetrics_pprof", kind: kBool, def: "false", ours: true, restart: true, doc: "Serve Go's profiles under /debug/pprof/ of the metrics' HTTP server. They show the names of functions and how busy the process is, no data."},
 		{name: "log_format", kind: kEnum, def: "text", legal: []string{"text", "json", "json_flattened"}, restart: true, doc: "Log lines as text or as JSON; json_flattened is taken for json."},
 		{name: "log_level", kind: kText, def: "info", doc: "error, warn, info or debug; trace is taken for debug."},

@@ -107,6 +107,7 @@ var multiTenantSection = newSection(section{
 		{name: "database_name", kind: kText, ours: true, def: "t_{tenant}", doc: "Name of a tenant's database on the server."},
 		{name: "role_secret_file", kind: kPath, ours: true, example: `"role.secret"`, doc: "File with the secret from which the passwords of tenants' roles are made, in strict mode, and the key of seals, in sealed mode. Not set: roles log in without a password."},
 		{name: "connections", kind: kInt, ours: true, def: "100", min: 1, max: 1e6, doc: "Most connections to one endpoint over the pools of all tenants' own roles, in strict mode. Who waits for one is served in turn, tenant by tenant."},
+		{name: "schemas_per_connection", kind: kInt, ours: true, def: "100", max: 1e6, doc: "In shared mode, tenants with a schema of their own for which a connection is used before it is replaced; 0 = any number. PostgreSQL keeps what it has learnt of their tables, some 250 kB for a tenant with 20 tables."},
 		{name: "dotted_logins", kind: kBool, ours: true, def: "false", doc: "A login may be user.tenant besides user@tenant."},
 		{name: "route_by", kind: kTexts, ours: true, example: `["user", "database"]`, doc: "A user, or a database, of a tenant's name stands for the tenant."},
 		{name: "sni_suffix", kind: kText, ours: true, example: `".db.example.com"`, doc: "Clients that connect by TLS to tenant + suffix are that tenant's."},

@@ -19,6 +19,8 @@ type Tenancy struct {
 	Secret *tenant.Secret
 	// Connections bounds those of all tenants' own logins at one endpoint.
 	Connections int
+	// Schemas is how many tenants' schemas a shared connection may have been used for; 0 = any number.
+	Schemas int
 }
 
 // buildTenancy reads what [multi_tenant] has beyond PgDog's, [[tenants]], and what users have to do with tenants.
@@ -45,7 +47,10 @@ func (b *builder) buildTenancy(readFile func(string) ([]byte, error)) {
 		b.r.fail(b.cfg.tenants[0].at(), "say there how they are kept apart", "[[tenants]] needs a section [multi_tenant]")
 		return
 	}
-	t := &Tenancy{Connections: mt.int("connections"), Naming: tenant.Naming{Dotted: mt.bool("dotted_logins"), Suffix: mt.text("sni_suffix")}}
+	t := &Tenancy{
+		Connections: mt.int("connections"), Schemas: mt.int("schemas_per_connection"),
+		Naming: tenant.Naming{Dotted: mt.bool("dotted_logins"), Suffix: mt.text("sni_suffix")},
+	}
 	for i, by := range mt.value("route_by").list {
 		switch by {
 		case "user":

@@ -3,6 +3,7 @@ package integration
 import (
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"sync"
 	"testing"
@@ -21,6 +22,8 @@ type proxy struct {
 	closed bool
 	wires  map[*wire]struct{}
 	flow   chan struct{} // closed while bytes flow
+	speech chan struct{} // closed while what servers say is passed on
+	asked  []string      // what pgkennel wrote, write by write, since hear
 }
 
 // wire is one connection through the proxy.
@@ -53,8 +56,9 @@ func newProxy(t testing.TB, to string) *proxy {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &proxy{listener: l, port: l.Addr().(*net.TCPAddr).Port, to: to, wires: make(map[*wire]struct{}), flow: make(chan struct{})}
+	p := &proxy{listener: l, port: l.Addr().(*net.TCPAddr).Port, to: to, wires: make(map[*wire]struct{}), flow: make(chan struct{}), speech: make(chan struct{})}
 	close(p.flow)
+	close(p.speech)
 	p.all.Go(p.accept)
 	t.Cleanup(func() {
 		p.mu.Lock()
@@ -62,6 +66,7 @@ func newProxy(t testing.TB, to string) *proxy {
 		p.mu.Unlock()
 		l.Close()
 		p.thaw()
+		p.unmute()
 		p.cut(false)
 		p.all.Wait()
 	})
@@ -89,8 +94,10 @@ func (p *proxy) accept() {
 			if closed {
 				w.cut(false)
 			}
-			p.all.Go(func() { w.pump(client, func(b []byte) bool { _, err := server.Write(b); return err == nil }) })
-			w.pump(server, w.say)
+			p.all.Go(func() {
+				w.pump(client, func(b []byte) bool { p.note(b); _, err := server.Write(b); return err == nil })
+			})
+			w.pump(server, func(b []byte) bool { <-p.speaking(); return w.say(b) })
 			p.mu.Lock()
 			delete(p.wires, w)
 			p.mu.Unlock()
@@ -120,6 +127,43 @@ func (p *proxy) thaw() {
 	default:
 		close(p.flow)
 	}
+}
+
+func (p *proxy) speaking() <-chan struct{} {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.speech
+}
+
+// mute keeps back what servers say, and begins to note what they are asked.
+func (p *proxy) mute() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.speech, p.asked = make(chan struct{}), nil
+}
+
+// unmute passes on what servers say.
+func (p *proxy) unmute() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	select {
+	case <-p.speech:
+	default:
+		close(p.speech)
+	}
+}
+
+func (p *proxy) note(b []byte) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.asked = append(p.asked, string(b))
+}
+
+// heard returns what servers were asked since mute, write by write.
+func (p *proxy) heard() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.asked)
 }
 
 // each calls f for the connections of this moment.

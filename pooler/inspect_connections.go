@@ -61,6 +61,9 @@ func clientInfo(s *session.Session) admin.ClientInfo {
 		Received: n.BytesIn, Sent: n.BytesOut,
 	}
 	info.User, info.Database = s.Names()
+	if x := s.Tenant(); x != nil {
+		info.Tenant = x.Name
+	}
 	if c := s.Backend(); c != nil {
 		info.Shard, info.Server = s.Shard(), linkOf(c).id
 	}
@@ -135,7 +138,7 @@ func serverInfo(s cluster.Server[*loop.Backend], state admin.ServerState) admin.
 	info := admin.ServerInfo{
 		ID: l.id, Login: s.User, Database: s.Cluster, State: state, Connected: s.Opened, CloseNeeded: s.Doomed, PID: int(b.Conn.PID),
 		Shard: s.Shard, Role: s.Role, ServerDatabase: s.EndpointInfo.Database, Transactions: s.Uses,
-		Received: l.received.Load(), Sent: l.sent.Load(),
+		Received: l.received.Load(), Sent: l.sent.Load(), Tenant: s.Tenant,
 	}
 	if at := l.asked.Load(); at != 0 {
 		info.Requested = loop.Time(at)
@@ -146,6 +149,9 @@ func serverInfo(s cluster.Server[*loop.Backend], state admin.ServerState) admin.
 		if holder != nil {
 			info.Client = holder.ID
 			info.User, _ = holder.Names()
+			if x := holder.Tenant(); x != nil {
+				info.Tenant = x.Name
+			}
 		}
 		info.Prepared = b.Conn.Statements.Len()
 		info.ApplicationName, _ = b.Conn.Params().Get("application_name")
@@ -189,7 +195,7 @@ func (i inspector) Pools() []admin.PoolInfo {
 				mode = c.PoolerMode
 			}
 			list = append(list, admin.PoolInfo{
-				Database: u.name, User: user, Shard: p.Shard, Role: p.Role, Host: host, Port: port, Login: u.loginAt(p.PoolInfo, host, port),
+				Database: u.name, User: user, Shard: p.Shard, Role: p.Role, Host: host, Port: port, Login: u.loginAt(p.PoolInfo, host, port), Tenant: p.Tenant,
 				Waiting: p.Waiting, Active: p.Leased, Idle: p.Idle, Tested: p.Checking, New: p.Opening, MaxWait: p.MaxWait,
 				Mode: string(mode), Size: p.Max, MinSize: p.Min, Paused: p.Paused, Healthy: up[p.EndpointInfo],
 			})

@@ -81,6 +81,13 @@ func (observer) Unit(a *session.Account, c *session.UnitCounts) {
 		m.Parses.Add(int(c.Parses))
 		m.Binds.Add(int(c.Binds))
 	}
+	if c.ContextsSent+c.ContextsReused > 0 {
+		m.ContextsSent.Add(int(c.ContextsSent))
+		m.ContextsReused.Add(int(c.ContextsReused))
+	}
+	if c.Of != nil {
+		tenantMeterOf(c.Of).unit(c)
+	}
 	if c.Answered {
 		if s := u.shard(c.Shard); s != nil {
 			s.Statements.Observe(time.Duration(c.Nanos))
@@ -104,6 +111,9 @@ func (observer) Refused(a *session.Account, name string) {
 // Error implements session.Observer.
 func (observer) Error(a *session.Account, code string, server bool) {
 	u := unitOf(a)
+	if m := tenantMeterOf(a); m != nil {
+		m.errors.Add(1)
+	}
 	switch {
 	case u == nil:
 	case server:

@@ -35,7 +35,7 @@ type poolGroup struct {
 }
 
 func (u *unit) observePool(info cluster.PoolInfo, stats func() pool.Stats) cluster.PoolObserver {
-	l := metrics.PoolLabels{EndpointLabels: labels(info.EndpointInfo), User: info.User}
+	l := metrics.PoolLabels{EndpointLabels: labels(info.EndpointInfo), User: metricsUser(info)}
 	o := &poolObserver{m: u.p.metrics.Pool(l), u: u, labels: l, stats: stats, base: stats()}
 	u.pools.mu.Lock()
 	defer u.pools.mu.Unlock()
@@ -51,6 +51,14 @@ func (u *unit) observePool(info cluster.PoolInfo, stats func() pool.Stats) clust
 	o.group.pools = append(o.group.pools, o)
 	o.group.mu.Unlock()
 	return o
+}
+
+// metricsUser is what metrics call who logs in to a server: tenants, of whom there are many, have one name together.
+func metricsUser(info cluster.PoolInfo) string {
+	if info.Tenant != "" {
+		return "(tenants)"
+	}
+	return info.User
 }
 
 // state sums up the pools for a scrape.

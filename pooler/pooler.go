@@ -129,6 +129,7 @@ func New(ctx context.Context, o Options) (*Pooler, error) {
 	cache := parser.NewCache(parseCacheBytes)
 	p.metrics.SetParseCache(func() metrics.ParseCache { return parseCache(cache) })
 	registry := state.NewRegistry()
+	p.metrics.SetTenants(p.tenantStates)
 	p.metrics.SetPrepared(func() metrics.Prepared {
 		n, bytes := registry.Stats()
 		return metrics.Prepared{Statements: int64(n), Bytes: int64(bytes)}

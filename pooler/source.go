@@ -51,9 +51,9 @@ type source struct{ p *Pooler }
 var _ loop.Source = source{}
 
 // TryCheckout implements loop.Source.
-func (source) TryCheckout(a *session.Account, proof *auth.ClientCredential, shard topology.ShardID, now pool.Instant) *pool.Lease[*loop.Backend] {
+func (source) TryCheckout(a *session.Account, proof *auth.ClientCredential, shard topology.ShardID, mark uint64, now pool.Instant) *pool.Lease[*loop.Backend] {
 	l := a.Login.(*login)
-	return l.u.cl.TryCheckout(shard, topology.Primary, l.of(proof), now)
+	return l.u.cl.TryCheckout(shard, topology.Primary, l.of(proof), mark, now)
 }
 
 // Checkout implements loop.Source.

@@ -10,7 +10,6 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/pooler/cluster"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
-	"github.com/pgkennel/pgkennel/pooler/pool"
 	"github.com/pgkennel/pgkennel/pooler/session"
 	"github.com/pgkennel/pgkennel/pooler/state"
 	"github.com/pgkennel/pgkennel/sharding"
@@ -29,10 +28,12 @@ type tenants struct {
 	typ  sharding.KeyType
 
 	mu struct {
-		sync.Mutex
+		sync.RWMutex
 		// places, and accounts, are bounded by being thrown away: what is asked for again is made again.
 		places   map[string]*tenantPlace
 		accounts map[tenantAccount]*session.Account
+		// chosen are those of accounts that their clients chose by key, to be found without making a text of it.
+		chosen map[chosenAccount]*session.Account
 	}
 }
 
@@ -49,6 +50,11 @@ type tenantAccount struct {
 	bound  bool // by its login
 }
 
+type chosenAccount struct {
+	of  *session.Account
+	key sharding.Key
+}
+
 // mostTenants bounds what is remembered of tenants.
 const mostTenants = 64 << 10
 
@@ -56,6 +62,7 @@ func newTenants(u *unit, conf *config.Config) *tenants {
 	cfg := conf.Cluster(u.name)
 	t := &tenants{u: u, conf: conf, cfg: cfg, reg: conf.Tenancy.Registry, typ: keyType(cfg.TenantType)}
 	t.mu.places, t.mu.accounts = make(map[string]*tenantPlace), make(map[tenantAccount]*session.Account)
+	t.mu.chosen = make(map[chosenAccount]*session.Account)
 	return t
 }
 
@@ -114,11 +121,26 @@ func same(t *tenants, p *session.Place) bool {
 }
 
 func (t *tenants) byKey(a *session.Account, key sharding.Key) (*session.Account, *pgwire.Error) {
+	at := chosenAccount{a, key}
+	t.mu.RLock()
+	to := t.mu.chosen[at]
+	t.mu.RUnlock()
+	if to != nil {
+		return to, nil
+	}
 	x := t.reg.ByKey(t.u.name, key.String())
 	if x == nil {
 		return nil, unknownTenant()
 	}
-	return t.chosen(a, x)
+	to, e := t.chosen(a, x)
+	if e == nil {
+		t.mu.Lock()
+		if t.mu.accounts[tenantAccount{a, x.Name, false}] == to { // else it was thrown away
+			t.mu.chosen[chosenAccount{a, to.Place.Route.Key}] = to // the key at hand may be a view of a message
+		}
+		t.mu.Unlock()
+	}
+	return to, e
 }
 
 func (t *tenants) byName(a *session.Account, name string) (*session.Account, *pgwire.Error) {
@@ -159,6 +181,12 @@ func (t *tenants) chosen(a *session.Account, x *tenant.Tenant) (*session.Account
 // account is what an account is for a tenant; bound: its login named that, for its life.
 func (t *tenants) account(a *session.Account, x *tenant.Tenant, bound bool) (*session.Account, *pgwire.Error) {
 	at := tenantAccount{a, x.Name, bound}
+	t.mu.RLock()
+	to := t.mu.accounts[at]
+	t.mu.RUnlock()
+	if to != nil {
+		return to, nil
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if to := t.mu.accounts[at]; to != nil {
@@ -168,7 +196,9 @@ func (t *tenants) account(a *session.Account, x *tenant.Tenant, bound bool) (*se
 	if e != nil {
 		return nil, e
 	}
-	to := *a
+	made := *a
+	to = &made
+	to.TenantMetrics = t.u.tenantMeters.of(x)
 	if to.Place = p.Place; !bound {
 		to.Free = a
 	}
@@ -177,9 +207,10 @@ func (t *tenants) account(a *session.Account, x *tenant.Tenant, bound bool) (*se
 	}
 	if len(t.mu.accounts) >= mostTenants {
 		clear(t.mu.accounts)
+		clear(t.mu.chosen)
 	}
-	t.mu.accounts[at] = &to
-	return &to, nil
+	t.mu.accounts[at] = to
+	return to, nil
 }
 
 func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
@@ -197,6 +228,9 @@ func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
 		p.SearchPath = x.SearchPath()
 	} else {
 		p.Place = session.NewPlace(x, route, x.Context(), &t.u.sealer)
+		if x.Isolation == tenant.Schema {
+			p.MaxSchemas = t.conf.Tenancy.Schemas
+		}
 	}
 	if len(t.mu.places) >= mostTenants {
 		clear(t.mu.places)
@@ -208,7 +242,7 @@ func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
 // login logs in as a tenant's own role, whose connections have its context from the start: so it is what RESET goes back to.
 func (t *tenants) login(x *tenant.Tenant) *cluster.Login {
 	name := "tenant " + x.Name + "@" + t.u.name
-	o := cluster.LoginOptions{User: x.Role, Name: name, Database: x.Database, Budgeted: true}
+	o := cluster.LoginOptions{User: x.Role, Name: name, Database: x.Database, Budgeted: true, Tenant: x.Name}
 	if x.Isolation != tenant.Database { // others have connections to the database
 		o.Hears = name
 	}
@@ -226,12 +260,6 @@ func (t *tenants) login(x *tenant.Tenant) *cluster.Login {
 	}
 	o.Guard = secure.Login{Isolation: x.Isolation, Mode: x.Mode, Column: t.cfg.TenantColumn}.Guard()
 	o.Identity = strings.Join(append([]string{name, x.Role, x.Database, secret}, options...), "\x00")
-	first := t.cfg.Shards[0][0]
-	o.Settings = func(*cluster.Endpoint) pool.Settings {
-		s := poolSettings(t.conf, t.conf.TenantPool(first), nil)
-		s.Min = 0
-		return s
-	}
 	return cluster.NewLogin(o)
 }
 

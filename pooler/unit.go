@@ -31,8 +31,10 @@ type unit struct {
 	shards  atomic.Pointer[[]*metrics.Shard]
 	meters  meters
 	pools   poolGroups
-	health  health
-	router  atomic.Pointer[router.Router]
+	// tenantMeters are what tenants' statements are counted with.
+	tenantMeters tenantMeters
+	health       health
+	router       atomic.Pointer[router.Router]
 	// schemaDue is closed when the first snapshot of the schema is in the router, or was waited for long enough.
 	schemaDue  chan struct{}
 	schemaOnce sync.Once
@@ -182,7 +184,7 @@ func (u *unit) options(conf *config.Config, cfg *config.Cluster) (cluster.Option
 			endpoints[endpointKey{address, e.DatabaseName}] = e
 			shard = append(shard, cluster.Endpoint{
 				Role: e.Role, Address: address, Database: e.DatabaseName, TLS: tls, TLSKey: tlsKey(conf), TCP: tcpOptions(conf.TCP),
-				ConnectTimeout: conf.Connect.Timeout, Params: params, Budget: budget,
+				ConnectTimeout: conf.Connect.Timeout, Params: params, Budget: budget, Pool: tenantPool(conf, e),
 			})
 		}
 		o.Shards = append(o.Shards, shard)
@@ -262,6 +264,13 @@ func timeouts(s config.Pool) []pgwire.Param {
 	return params
 }
 
+// tenantPool is how the pools of tenants' own logins are set up at an endpoint.
+func tenantPool(conf *config.Config, e *config.Endpoint) pool.Settings {
+	s := poolSettings(conf, conf.TenantPool(e), nil)
+	s.Min = 0
+	return s
+}
+
 func poolSettings(conf *config.Config, s config.Pool, _ *config.User) pool.Settings {
 	return pool.Settings{
 		Min: s.MinSize, Max: max(1, s.MaxSize), CheckoutTimeout: conf.Timeouts.Checkout,
@@ -316,7 +325,7 @@ func (u *unit) adopt(l *backend.Login, o backend.DialOptions, info cluster.PoolI
 	}
 	k := &link{
 		id: u.p.backends.Add(1), u: u, dial: o, info: info, pid: l.PID,
-		pool: u.p.metrics.Pool(metrics.PoolLabels{EndpointLabels: labels(info.EndpointInfo), User: info.User}),
+		pool: u.p.metrics.Pool(metrics.PoolLabels{EndpointLabels: labels(info.EndpointInfo), User: metricsUser(info)}),
 	}
 	b, err := u.p.driver.NewBackend(l.Conn, conn, k)
 	if err != nil {

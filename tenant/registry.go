@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strings"
 	"sync"
 )
 
@@ -236,6 +237,8 @@ func (r *Registry) ByKey(cluster, key string) *Tenant {
 	if t = r.mu.made[at]; t != nil {
 		return t
 	}
+	key = strings.Clone(key) // of a parameter it may be a view, which is another's in the next moment
+	at.key = key
 	if t = r.mu.before[at]; t == nil {
 		t = &Tenant{Name: key, Key: key, Cluster: cluster, Shard: -1}
 		if r.complete(t) != nil || r.taken(t) {
@@ -327,6 +330,17 @@ func (r *Registry) Kinds(cluster string) []Kind {
 	}
 	if r.byKey[cluster] {
 		add(Kind{r.o.Isolation, r.o.Mode})
+	}
+	if m := r.o.Mapped[cluster]; m != nil {
+		for _, n := range m.Entries {
+			switch {
+			case !r.madeByKey(n):
+			case n.Schema != "":
+				add(Kind{Schema, r.o.Mode})
+			default:
+				add(Kind{r.o.Isolation, r.o.Mode})
+			}
+		}
 	}
 	r.All(func(t *Tenant) bool {
 		if t.Cluster == cluster {

@@ -123,6 +123,14 @@ func (f *fake) Shards() []ShardInfo {
 	}
 }
 
+func (f *fake) Tenants(limit int) ([]TenantInfo, int) {
+	rows := []TenantInfo{
+		{Database: "app", Name: "acme", Key: "42", Isolation: "row", Mode: "shared", State: "active", Clients: 3, Waiting: 1, Transactions: 9, Queries: 12, Errors: 1, Received: 100, Sent: 200},
+		{Database: "app", Name: "late", Isolation: "schema", Mode: "strict", State: "suspended"},
+	}
+	return rows[:min(limit, len(rows))], len(rows)
+}
+
 func (f *fake) Mappings(limit int) ([]MappingInfo, int) {
 	key, low, high := "42", "100", "200"
 	rows := []MappingInfo{

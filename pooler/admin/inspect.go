@@ -48,6 +48,8 @@ type Topology interface {
 	Shards() []ShardInfo
 	// Mappings are at most limit rows of how sharding keys map to shards, and how many there are in all.
 	Mappings(limit int) (rows []MappingInfo, total int)
+	// Tenants are at most limit of the tenants, those with most transactions first, and how many there are in all.
+	Tenants(limit int) (rows []TenantInfo, total int)
 	// Users are the configured users.
 	Users() []UserInfo
 }
@@ -127,6 +129,7 @@ type ClientInfo struct {
 	PID                   int           // of its process, where a Unix socket tells it
 	TLS                   string        // protocol and cipher; empty = plain
 	ApplicationName       string
+	Tenant                string           // whose it is, or its transaction; empty = nobody's
 	Prepared              int              // its prepared statements
 	Shard                 topology.ShardID // that its transaction is on, or NoShard
 	Status                pgwire.TxStatus
@@ -141,6 +144,7 @@ type ServerInfo struct {
 	ID              uint64
 	User            string // the client's; empty while nobody has it
 	Login           string // the role it logged in as
+	Tenant          string // whose own login that is, or who has it now; empty = nobody
 	Database        string // the cluster
 	State           ServerState
 	Addr            string
@@ -170,8 +174,9 @@ type PoolInfo struct {
 	Host           string
 	Port           int
 	Login          string
-	Waiting        int // clients in its queue
-	Active         int // backends, by state
+	Tenant         string // whose own login it is; empty = nobody's
+	Waiting        int    // clients in its queue
+	Active         int    // backends, by state
 	ActiveCancel   int
 	BeingCanceled  int
 	Idle           int
@@ -258,6 +263,15 @@ type MappingInfo struct {
 	Value                *string          // of a list
 	RangeStart, RangeEnd *string          // of a range: from start, before end; nil = open
 	Shard                topology.ShardID // NoShard for hash, which names all of them
+}
+
+// TenantInfo is one tenant.
+type TenantInfo struct {
+	Database, Name, Key           string
+	Isolation, Mode, State        string
+	Clients, Waiting              int // connected as it, or in its transactions; of them, those that wait for a backend
+	Transactions, Queries, Errors uint64
+	Received, Sent                uint64 // bytes from and to its clients
 }
 
 // UserInfo is a configured user.

@@ -15,12 +15,12 @@ func connectionViews() []*view {
 	return []*view{
 		{
 			name: "clients", help: "clients, one a row",
-			columns: columns(socketColumns + "shard/4 transaction protocol transactions/8 queries/8 errors/8 bytes_received/8 bytes_sent/8"),
+			columns: columns(socketColumns + "shard/4 transaction protocol transactions/8 queries/8 errors/8 bytes_received/8 bytes_sent/8 tenant"),
 			fill:    plain(fillClients),
 		},
 		{
 			name: "servers", help: "backends, one a row",
-			columns: columns(socketColumns + "shard/4 role login server_database transactions/8 bytes_received/8 bytes_sent/8"),
+			columns: columns(socketColumns + "shard/4 role login server_database transactions/8 bytes_received/8 bytes_sent/8 tenant"),
 			fill:    plain(fillServers),
 		},
 	}
@@ -57,6 +57,7 @@ func fillClients(c *Console, w *writer) {
 		w.uint64(i.Errors)
 		w.uint64(i.Received)
 		w.uint64(i.Sent)
+		w.orNull(i.Tenant)
 	}
 }
 
@@ -90,6 +91,7 @@ func fillServers(c *Console, w *writer) {
 		w.uint64(i.Transactions)
 		w.uint64(i.Received)
 		w.uint64(i.Sent)
+		w.orNull(i.Tenant)
 	}
 }
 

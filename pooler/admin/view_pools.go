@@ -13,14 +13,14 @@ func poolViews() []*view {
 			columns: columns("database user cl_active/4 cl_waiting/4 cl_active_cancel_req/4 cl_waiting_cancel_req/4 " +
 				"sv_active/4 sv_active_cancel/4 sv_being_canceled/4 sv_idle/4 sv_used/4 sv_tested/4 sv_login/4 " +
 				"maxwait/4 maxwait_us/4 pool_mode load_balance_hosts " +
-				"pools/4 pool_size/4 paused/4 healthy/4"),
+				"pools/4 pool_size/4 paused/4 healthy/4 tenant"),
 			fill: plain(fillPools),
 		},
 		{
 			name: "shard_pools", help: "pools, one a row: endpoint and login",
 			columns: columns("database user shard/4 role host port/4 login cl_waiting/4 " +
 				"sv_active/4 sv_active_cancel/4 sv_being_canceled/4 sv_idle/4 sv_used/4 sv_tested/4 sv_login/4 " +
-				"maxwait/4 maxwait_us/4 pool_mode pool_size/4 min_pool_size/4 paused/4 healthy/4"),
+				"maxwait/4 maxwait_us/4 pool_mode pool_size/4 min_pool_size/4 paused/4 healthy/4 tenant"),
 			fill: plain(fillShardPools),
 		},
 	}
@@ -55,7 +55,12 @@ func fillPools(c *Console, w *writer) {
 		s.WaitingCancel += n.WaitingCancel
 	}
 	for _, p := range c.Inspector.Pools() {
-		sum(p.Database, p.User).add(p)
+		s := sum(p.Database, p.User)
+		if p.Tenant != "" { // nobody else counts who waits there
+			s.clients.Waiting += p.Waiting
+			s.servers.Tenant = p.Tenant
+		}
+		s.add(p)
 	}
 	keys := slices.SortedFunc(maps.Keys(sums), func(a, b poolKey) int {
 		return cmp.Or(cmp.Compare(a.database, b.database), cmp.Compare(a.user, b.user))
@@ -77,6 +82,7 @@ func fillPools(c *Console, w *writer) {
 		w.int(s.servers.Size)
 		w.flag(s.servers.Paused)
 		w.flag(s.pools == s.healthy)
+		w.orNull(s.servers.Tenant)
 	}
 }
 
@@ -122,5 +128,6 @@ func fillShardPools(c *Console, w *writer) {
 		w.int(p.MinSize)
 		w.flag(p.Paused)
 		w.flag(p.Healthy)
+		w.orNull(p.Tenant)
 	}
 }

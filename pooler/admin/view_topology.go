@@ -36,6 +36,12 @@ func topologyViews() []*view {
 			fill:    fillMappings,
 		},
 		{
+			name: "tenants", help: "tenants, those with most transactions first; takes LIMIT n", limit: tenantRows,
+			columns: columns("database tenant key isolation mode state clients/4 clients_waiting/4 transactions/8 queries/8 errors/8 " +
+				"bytes_received/8 bytes_sent/8"),
+			fill: fillTenants,
+		},
+		{
 			name: "users", help: "configured users",
 			columns: columns("name pool_size reserve_pool_size pool_mode max_user_connections/4 current_connections/4 " +
 				"max_user_client_connections/4 current_client_connections/4 databases console"),
@@ -118,6 +124,32 @@ func fillMappings(c *Console, k *command, w *writer) []*pgwire.Error {
 	}
 	if total > len(rows) {
 		return []*pgwire.Error{pgwire.Noticef("%d of %d rows shown", len(rows), total).WithHint("SHOW MAPPINGS LIMIT n shows more.")}
+	}
+	return nil
+}
+
+// tenantRows is how many rows SHOW TENANTS gives unasked.
+const tenantRows = 1000
+
+func fillTenants(c *Console, k *command, w *writer) []*pgwire.Error {
+	rows, total := c.Inspector.Tenants(k.limit)
+	for _, t := range rows[:min(len(rows), k.limit)] {
+		w.text(t.Database)
+		w.text(t.Name)
+		w.orNull(t.Key)
+		w.text(t.Isolation)
+		w.text(t.Mode)
+		w.text(t.State)
+		w.int(t.Clients)
+		w.int(t.Waiting)
+		w.uint64(t.Transactions)
+		w.uint64(t.Queries)
+		w.uint64(t.Errors)
+		w.uint64(t.Received)
+		w.uint64(t.Sent)
+	}
+	if total > len(rows) {
+		return []*pgwire.Error{pgwire.Noticef("%d of %d rows shown", len(rows), total).WithHint("SHOW TENANTS LIMIT n shows more.")}
 	}
 	return nil
 }

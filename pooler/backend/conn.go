@@ -53,6 +53,7 @@ type Conn struct {
 	relay   bool    // whether they are relayed
 	tx      pgwire.TxStatus
 	taint   Taint
+	visits  visits
 	params  Params
 	maxSize int
 

@@ -20,7 +20,8 @@ type Granter[C any] interface {
 // Waiter is one place in the queue of one pool. It is meant to be embedded in its owner, so that a checkout allocates
 // nothing; it can be used again once answered or withdrawn. It must not be copied.
 type Waiter[C any] struct {
-	To Granter[C] // set by the owner, before Checkout
+	To   Granter[C] // set by the owner, before Checkout
+	Mark uint64     // likewise: see pool.Waiter
 
 	w pool.Waiter[C]
 
@@ -45,7 +46,7 @@ type answer[C any] Waiter[C]
 // endpoint and login has come. AnyShard asks for whichever shard is readiest. Only the owner of w calls it, and not
 // while w waits.
 func (c *Cluster[C]) Checkout(id topology.ShardID, role topology.Role, l *Login, w *Waiter[C]) {
-	w.w.To = (*answer[C])(w)
+	w.w.To, w.w.Mark = (*answer[C])(w), w.Mark
 	w.c, w.shard, w.role, w.login = c, id, role, l
 	w.mu.Lock()
 	w.asked++
@@ -53,7 +54,7 @@ func (c *Cluster[C]) Checkout(id topology.ShardID, role topology.Role, l *Login,
 	w.mu.Unlock()
 	if id == AnyShard {
 		var lease *pool.Lease[C]
-		if lease, w.first = c.tryAny(role, l, c.poolNow()); lease != nil {
+		if lease, w.first = c.tryAny(role, l, w.Mark, c.poolNow()); lease != nil {
 			w.To.Granted(lease)
 			return
 		}
@@ -61,20 +62,21 @@ func (c *Cluster[C]) Checkout(id topology.ShardID, role topology.Role, l *Login,
 	w.wait(nil)
 }
 
-// TryCheckout lends an idle connection, or returns nil when there is none or others wait for one. It is now by the clock of the pools.
-func (c *Cluster[C]) TryCheckout(id topology.ShardID, role topology.Role, l *Login, now pool.Instant) *pool.Lease[C] {
+// TryCheckout lends an idle connection, rather one with the given mark, or returns nil when there is none or others wait for one. It is now by the
+// clock of the pools.
+func (c *Cluster[C]) TryCheckout(id topology.ShardID, role topology.Role, l *Login, mark uint64, now pool.Instant) *pool.Lease[C] {
 	if id == AnyShard {
-		lease, _ := c.tryAny(role, l, now)
+		lease, _ := c.tryAny(role, l, mark, now)
 		return lease
 	}
 	if s := c.top.Load().at(id); s != nil {
-		return s.pick(role).try(l, now)
+		return s.pick(role).try(l, mark, now)
 	}
 	return nil
 }
 
 // tryAny looks for an idle connection on every shard, beginning at a different one each time: at the index returned.
-func (c *Cluster[C]) tryAny(role topology.Role, l *Login, now pool.Instant) (*pool.Lease[C], int) {
+func (c *Cluster[C]) tryAny(role topology.Role, l *Login, mark uint64, now pool.Instant) (*pool.Lease[C], int) {
 	top := c.top.Load()
 	if len(top.list) == 0 {
 		return nil, 0
@@ -88,7 +90,7 @@ func (c *Cluster[C]) tryAny(role topology.Role, l *Login, now pool.Instant) (*po
 		if e == nil || e.State() == Down {
 			continue
 		}
-		if lease := e.try(l, now); lease != nil {
+		if lease := e.try(l, mark, now); lease != nil {
 			return lease, first
 		}
 	}
@@ -99,12 +101,12 @@ func (c *Cluster[C]) tryAny(role topology.Role, l *Login, now pool.Instant) (*po
 func (c *Cluster[C]) poolNow() pool.Instant { return pool.NowBy(c.clock) }
 
 // try lends an idle connection of the endpoint, which may be nil.
-func (e *endpoint[C]) try(l *Login, now pool.Instant) *pool.Lease[C] {
+func (e *endpoint[C]) try(l *Login, mark uint64, now pool.Instant) *pool.Lease[C] {
 	if e == nil {
 		return nil
 	}
 	if en := e.lookup(l); en != nil {
-		return en.pool.TryCheckoutAt(now)
+		return en.pool.TryCheckoutAt(mark, now)
 	}
 	return nil
 }

@@ -476,13 +476,13 @@ func TestCheckoutAllocatesNothing(t *testing.T) {
 	}); n != 0 {
 		t.Errorf("got %v allocations, want 0", n)
 	}
-	if n := testing.AllocsPerRun(1000, func() { r.TryCheckout(0, topology.Primary, a, pool.Now()).Release() }); n != 0 {
+	if n := testing.AllocsPerRun(1000, func() { r.TryCheckout(0, topology.Primary, a, 0, pool.Now()).Release() }); n != 0 {
 		t.Errorf("fast path: got %v allocations, want 0", n)
 	}
-	if n := testing.AllocsPerRun(1000, func() { r.TryCheckout(AnyShard, topology.Primary, a, pool.Now()).Release() }); n != 0 {
+	if n := testing.AllocsPerRun(1000, func() { r.TryCheckout(AnyShard, topology.Primary, a, 0, pool.Now()).Release() }); n != 0 {
 		t.Errorf("fast path, any shard: got %v allocations, want 0", n)
 	}
-	if r.TryCheckout(7, topology.Primary, a, pool.Now()) != nil {
+	if r.TryCheckout(7, topology.Primary, a, 0, pool.Now()) != nil {
 		t.Error("got a connection to a shard that does not exist")
 	}
 	if n := testing.AllocsPerRun(1000, func() {

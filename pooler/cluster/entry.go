@@ -16,6 +16,8 @@ type PoolInfo struct {
 	EndpointInfo
 	User  string // who logs in to the server
 	Login string // the name of the login
+	// Tenant is whose own login it is; empty = nobody's.
+	Tenant string
 	// Budgeted is whether it shares the endpoint's budget.
 	Budgeted bool
 	Hears    string // as in LoginOptions
@@ -141,7 +143,7 @@ func (en *entry[C]) observe() PoolObserver {
 
 func (en *entry[C]) info() PoolInfo {
 	l := en.login.Load()
-	return PoolInfo{EndpointInfo: en.e.info(), User: l.User, Login: l.Name, Budgeted: l.Budgeted, Hears: l.Hears}
+	return PoolInfo{EndpointInfo: en.e.info(), User: l.User, Login: l.Name, Tenant: l.Tenant, Budgeted: l.Budgeted, Hears: l.Hears}
 }
 
 func (en *entry[C]) observer() PoolObserver { return *en.hears.Load() }

@@ -42,7 +42,7 @@ func (en *entry[C]) open(ctx context.Context) (C, error) {
 		return none, err
 	}
 	c.learn(en.e, login.Params)
-	return c.hooks.Adopt(login, dial, PoolInfo{EndpointInfo: en.e.info(), User: who.User, Login: who.Name, Budgeted: who.Budgeted, Hears: who.Hears})
+	return c.hooks.Adopt(login, dial, PoolInfo{EndpointInfo: en.e.info(), User: who.User, Login: who.Name, Tenant: who.Tenant, Budgeted: who.Budgeted, Hears: who.Hears})
 }
 
 // due reports whether the login has to be asked about.

@@ -17,6 +17,7 @@ type LoginOptions struct {
 	// is never shown, but should not be a secret itself. Empty = nobody shares.
 	Identity string
 	Params   []pgwire.Param // startup parameters
+	Tenant   string         // whose own it is; empty = nobody's
 	// Database on the server; empty = the endpoint's.
 	Database string
 	// Sealed: connections find out when their server process began.

@@ -218,13 +218,14 @@ func (b *Backend) fedAlone(data []byte, err error) bool {
 			b.timer = nil
 		}
 	}
-	lease, late := b.lease, b.dead != nil && err == nil // it was given up before this
+	lease, mark, late := b.lease, b.Conn.Have.Mark(), b.dead != nil && err == nil // it was given up before this
 	b.mu.Unlock()
 	defer b.caught()
 	switch {
 	case done && wake != nil: // a health check: who asked goes on
 		close(wake)
 	case done && err == nil && settler.Reusable() && !late:
+		lease.Mark(mark)
 		lease.Release()
 	case done:
 		lease.Discard(reasonOf(err, b.Conn))

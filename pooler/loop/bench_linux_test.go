@@ -31,14 +31,18 @@ type bench struct {
 	cl    *cluster.Cluster[*Backend]
 	login *cluster.Login
 	null  int
+	// bound, if set, are the accounts of clients in turn, instead of acct.
+	bound []*session.Account
+	// sent counts the contexts that were sent.
+	sent atomic.Int64
 	// wire, if set, makes the sockets of backends, which are real then.
 	wire func() net.Conn
 	// closed, if set, hears of each backend that its pool closes.
 	closed atomic.Pointer[func(b *Backend)]
 }
 
-func (s *bench) TryCheckout(_ *session.Account, _ *auth.ClientCredential, shard topology.ShardID, now pool.Instant) *pool.Lease[*Backend] {
-	return s.cl.TryCheckout(shard, topology.Primary, s.login, now)
+func (s *bench) TryCheckout(_ *session.Account, _ *auth.ClientCredential, shard topology.ShardID, mark uint64, now pool.Instant) *pool.Lease[*Backend] {
+	return s.cl.TryCheckout(shard, topology.Primary, s.login, mark, now)
 }
 
 func (s *bench) Checkout(_ *session.Account, _ *auth.ClientCredential, shard topology.ShardID, w *cluster.Waiter[*Backend]) {
@@ -77,7 +81,12 @@ func newBench(b testing.TB, n int) *bench {
 		Log: slog.New(slog.DiscardHandler), Observer: nobody{}, Cache: parser.NewCache(1 << 20),
 		Registry: state.NewRegistry(), Probes: session.NewProbes(), Descriptions: session.NewDescriptions(), Method: auth.MethodTrust, Auth: &auth.ServerOptions{},
 		MaxMessage: 1 << 20, MaxBatch: 1 << 20, Statements: 1 << 20,
-		Accounts: func(tenant.Asked) (*session.Account, tenant.Refusal) { return s.acct, tenant.Welcome },
+		Accounts: func(tenant.Asked) (*session.Account, tenant.Refusal) {
+			if n := len(s.bound); n > 0 {
+				return s.bound[int(s.g.next.Load())%n], tenant.Welcome
+			}
+			return s.acct, tenant.Welcome
+		},
 	}
 	s.g = NewGoroutines(Options{Source: s, Shared: sh, Log: sh.Log, Pollers: -1})
 	at := func(port int) []cluster.Endpoint {
@@ -144,10 +153,25 @@ type traffic struct {
 	clients  []*Client
 	requests [][]byte
 	answer   []byte
-	prepares bool
 	waiting  []*Client // have sent, in that order
 	n        int
+
+	bench *bench
+	// steps is how many answers are owed to a request, without what the backend lacks.
+	steps int
+	out   []byte
 }
+
+// contextSet is what a server says to a context.
+var contextSet = func() []byte {
+	b := pgwire.AppendBindComplete(pgwire.AppendParseComplete(nil))
+	b = pgwire.AppendCommandComplete(b, "BEGIN")
+	b = pgwire.AppendCommandComplete(pgwire.AppendCommandComplete(b, "SET"), "COMMIT")
+	return pgwire.AppendReadyForQuery(b, pgwire.TxIdle)
+}()
+
+// contextSteps is the number of answers that those are.
+const contextSteps = 4
 
 // step has one client answered that is at a backend, and sends its next request.
 func (t *traffic) step() {
@@ -155,45 +179,55 @@ func (t *traffic) step() {
 		t.send(t.clients[len(t.waiting)])
 	}
 	at := 0
-	x, prepares := t.held(t.waiting[at])
+	x, lacks := t.held(t.waiting[at])
 	for x == nil { // in the other shard's queue, or its statement is being parsed
 		if at++; at == len(t.waiting) {
 			at = 0
 			runtime.Gosched()
 		}
-		x, prepares = t.held(t.waiting[at])
+		x, lacks = t.held(t.waiting[at])
 	}
 	c := t.waiting[at]
 	copy(t.waiting[at:], t.waiting[at+1:])
 	t.waiting = t.waiting[:len(t.waiting)-1]
-	if prepares {
-		x.received(append(pgwire.AppendParseComplete(nil), t.answer...))
-	} else {
-		x.received(t.answer)
+	t.out = t.out[:0]
+	if lacks >= contextSteps {
+		t.out = append(t.out, contextSet...)
+		t.bench.sent.Add(1)
 	}
+	if lacks%contextSteps == 1 {
+		t.out = pgwire.AppendParseComplete(t.out)
+	}
+	t.out = append(t.out, t.answer...)
+	x.received(t.out)
 	t.send(c)
 }
 
-// held is the backend that has a client's request, and whether it had to prepare the statement for it.
-func (t *traffic) held(c *Client) (b *Backend, prepares bool) {
+// held is the backend that has a client's request, and how many answers it owes to what it lacked: a context, the statement.
+func (t *traffic) held(c *Client) (b *Backend, lacks int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if conn := c.sess.Backend(); conn != nil && conn.Pending() > 0 {
-		return conn.Link.(*Backend), t.prepares && conn.Pending() == 5 //nolint:forcetypeassert // it is one
+		return conn.Link.(*Backend), conn.Pending() - t.steps //nolint:forcetypeassert // it is one
 	}
-	return nil, false
+	return nil, 0
 }
 
 func (t *traffic) send(c *Client) {
 	t.n++
-	c.received(t.requests[t.n%len(t.requests)])
+	n := t.n
+	if len(t.bench.bound) > 0 {
+		n = int(c.sess.ID) % len(t.bench.bound) // its own tenant
+	}
+	c.received(t.requests[n%len(t.requests)])
 	t.waiting = append(t.waiting, c)
 }
 
 // newTraffic makes requests as pgbench's modes do, for both shards.
 func newTraffic(s *bench, clients int, mode string) *traffic {
 	const sql = "SELECT abalance FROM orders WHERE tenant_id = $1;"
-	t := &traffic{waiting: make([]*Client, 0, clients), prepares: mode == "prepared"}
+	t := &traffic{waiting: make([]*Client, 0, clients), bench: s, steps: map[string]int{"simple": 1, "extended": 5, "prepared": 4}[mode]}
+	parses := make(map[*backend.Conn]uint64)
 	for range clients {
 		c := s.client()
 		t.clients = append(t.clients, c)
@@ -207,8 +241,14 @@ func newTraffic(s *bench, clients int, mode string) *traffic {
 			c.Inspect(func(sess *session.Session, _ net.Conn) {
 				if conn := sess.Backend(); conn != nil {
 					at = conn.Link.(*Backend) //nolint:forcetypeassert // it is one
-					if conn.Pending() == 2 {  // else the server has it
-						answer = pgwire.AppendParseComplete(nil)
+					parsed := conn.Parses - parses[conn]
+					parses[conn] = conn.Parses
+					if conn.Pending() > contextSteps {
+						answer = append(answer, contextSet...)
+						parsed-- // its BEGIN
+					}
+					if parsed > 0 { // else the server has it
+						answer = pgwire.AppendParseComplete(answer)
 					}
 				}
 				prepared = sess.PreparedCount() > 0

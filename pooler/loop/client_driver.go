@@ -38,9 +38,9 @@ func (c *Client) staged(b *Backend) {
 }
 
 // Checkout implements session.Driver.
-func (c *Client) Checkout(a *session.Account, shard topology.ShardID) *backend.Conn {
+func (c *Client) Checkout(a *session.Account, shard topology.ShardID, mark uint64) *backend.Conn {
 	for !c.slow() {
-		l := c.g.source.TryCheckout(a, c.sess.ServerLogin(), shard, pool.Instant(c.now))
+		l := c.g.source.TryCheckout(a, c.sess.ServerLogin(), shard, mark, pool.Instant(c.now))
 		if l == nil {
 			break
 		}
@@ -52,6 +52,7 @@ func (c *Client) Checkout(a *session.Account, shard topology.ShardID) *backend.C
 		c.later(action{kind: doDrop, lease: l, reason: string(pool.ReasonGone)})
 	}
 	c.wait = c.waiter(a, shard)
+	c.wait.place.Mark = mark
 	c.waits, c.queues = true, true
 	return nil
 }
@@ -76,6 +77,7 @@ func (c *Client) Withdraw() {
 func (c *Client) Release(conn *backend.Conn) {
 	b := conn.Link.(*Backend)
 	c.staged(b)
+	b.lease.Mark(conn.Have.Mark())
 	b.leave(c)
 	if c.free == nil && c.todo == nil {
 		c.free = b

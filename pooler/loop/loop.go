@@ -19,8 +19,8 @@ import (
 
 // Source gives backends to sessions. Its methods are safe for concurrent use, and return at once but for those that say that they may block.
 type Source interface {
-	// TryCheckout takes an idle backend, nil if there is none for now.
-	TryCheckout(a *session.Account, login *auth.ClientCredential, shard topology.ShardID, now pool.Instant) *pool.Lease[*Backend]
+	// TryCheckout takes an idle backend, rather one with the given mark, nil if there is none for now.
+	TryCheckout(a *session.Account, login *auth.ClientCredential, shard topology.ShardID, mark uint64, now pool.Instant) *pool.Lease[*Backend]
 	// Checkout lends a backend to w, now or later.
 	Checkout(a *session.Account, login *auth.ClientCredential, shard topology.ShardID, w *cluster.Waiter[*Backend])
 	// Discard closes a backend that nobody holds any more; err is what broke it, nil if it is merely unfit.

@@ -62,7 +62,7 @@ func NewMemory(seed uint64, sh *session.Shared, settings pool.Settings, servers 
 		shard := topology.ShardID(i)
 		m.pools = append(m.pools, pool.New(pool.Options{
 			Settings: settings, Name: fmt.Sprintf("shard %d", i),
-			Now:  func() time.Time { return time.Unix(0, m.now) },
+			Now:  m.time,
 			Go:   func(f func()) { m.tasks = append(m.tasks, f) },
 			Rand: m.rnd.Float64,
 		}, pool.Hooks[*MemoryBackend]{
@@ -78,6 +78,8 @@ func NewMemory(seed uint64, sh *session.Shared, settings pool.Settings, servers 
 	}
 	return m
 }
+
+func (m *Memory) time() time.Time { return time.Unix(0, m.now) }
 
 var errRefused = errors.New("connection refused")
 
@@ -286,7 +288,7 @@ func (c *MemoryClient) ToBackend(conn *backend.Conn, data []byte) {
 }
 
 // Checkout implements session.Driver.
-func (c *MemoryClient) Checkout(_ *session.Account, shard topology.ShardID) *backend.Conn {
+func (c *MemoryClient) Checkout(_ *session.Account, shard topology.ShardID, mark uint64) *backend.Conn {
 	switch {
 	case shard != session.AnyShard:
 	case c.m.Ready != nil:
@@ -295,7 +297,7 @@ func (c *MemoryClient) Checkout(_ *session.Account, shard topology.ShardID) *bac
 		shard = topology.ShardID(c.m.rnd.IntN(len(c.m.pools))) //nolint:gosec // few shards
 	}
 	for {
-		l := c.m.pools[shard].TryCheckout()
+		l := c.m.pools[shard].TryCheckoutAt(mark, pool.NowBy(c.m.time))
 		if l == nil {
 			break
 		}
@@ -306,7 +308,7 @@ func (c *MemoryClient) Checkout(_ *session.Account, shard topology.ShardID) *bac
 		l.Discard(pool.ReasonGone)
 	}
 	w := &memoryWaiter{c: c, p: c.m.pools[shard]}
-	w.w.To = w
+	w.w.To, w.w.Mark = w, mark
 	c.wait = w
 	c.m.tasks = append(c.m.tasks, func() {
 		if !w.gone {
@@ -392,6 +394,7 @@ func (c *MemoryClient) Withdraw() {
 func (c *MemoryClient) Release(conn *backend.Conn) {
 	b := c.held(conn)
 	b.client = nil
+	b.lease.Mark(conn.Have.Mark())
 	c.m.tasks = append(c.m.tasks, func() { b.lease.Release() })
 }
 
@@ -533,6 +536,7 @@ func (b *MemoryBackend) settle() {
 		b.settler = nil
 		b.Conn.Own(nil)
 		if s.Reusable() {
+			b.lease.Mark(b.Conn.Have.Mark())
 			b.lease.Release()
 		} else {
 			b.lease.Discard(pool.Reason(backend.TaintProtocol.First()))

@@ -11,6 +11,15 @@ import (
 // modelRouter routes orders by tenant_id: tenant k lives on shard k modulo n.
 func modelRouter(t testing.TB, n int) *router.Router {
 	t.Helper()
+	r, err := router.New(router.Options{Cluster: "prod", Shards: n, Tables: modelTables(t, n)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func modelTables(t testing.TB, n int) []router.Table {
+	t.Helper()
 	b := sharding.NewBuilder(sharding.Bigint)
 	for k := range int64(30) {
 		if err := b.Value(sharding.BigintKey(k), topology.ShardID(k%int64(n))); err != nil {
@@ -21,11 +30,5 @@ func modelRouter(t testing.TB, n int) *router.Router {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r, err := router.New(router.Options{
-		Cluster: "prod", Shards: n, Tables: []router.Table{{Name: "orders", Column: "tenant_id", Type: sharding.Bigint, Mapping: m}},
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return r
+	return []router.Table{{Name: "orders", Column: "tenant_id", Type: sharding.Bigint, Mapping: m}}
 }

@@ -20,12 +20,12 @@ func TestSilentClientsTakeLittle(t *testing.T) {
 			x := newTraffic(s, clients, mode)
 			for i, c := range x.clients {
 				c.received(x.requests[i%len(x.requests)])
-				b, prepares := x.held(c)
-				for ; b == nil; b, prepares = x.held(c) { // its statement is being parsed
+				b, lacks := x.held(c)
+				for ; b == nil; b, lacks = x.held(c) { // its statement is being parsed
 					runtime.Gosched()
 				}
 				answer := x.answer
-				if prepares {
+				if lacks > 0 {
 					answer = append(pgwire.AppendParseComplete(nil), answer...)
 				}
 				b.received(answer)

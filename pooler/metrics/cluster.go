@@ -48,6 +48,8 @@ type Cluster struct {
 	Queries, Transactions Counter
 	// ReceivedBytes and SentBytes count the clients' side of the traffic.
 	ReceivedBytes, SentBytes Counter
+	// ContextsSent and ContextsReused count the times that a tenant's context was sent to a shared backend, and that the backend had it.
+	ContextsSent, ContextsReused Counter
 	// Parses and Binds count prepared statements that clients made and used.
 	Parses, Binds Counter
 	// Refusals counts statements we refused, by the stable name in the error's routine field. Errors of servers don't belong here.
@@ -107,6 +109,8 @@ func (c *Cluster) collect(out sink, d *descs) {
 	out.counter(d.sent, c.SentBytes.Load(), l)
 	out.counter(d.parses, c.Parses.Load(), l)
 	out.counter(d.binds, c.Binds.Load(), l)
+	out.counter(d.contexts, c.ContextsSent.Load(), l, "sent")
+	out.counter(d.contexts, c.ContextsReused.Load(), l, "reused")
 	out.words(d.refusals, &c.Refusals, l)
 	for p := range c.plans {
 		if n := c.plans[p].Load(); p != 0 || n > 0 {

@@ -15,9 +15,10 @@ type descs struct {
 	parseHits, parseMisses, parseEvictions, parseEntries, parseBytes, parseMaxBytes, parseSeconds                 *prometheus.Desc
 	clients, clientsActive, clientsWaiting, connects, closes, loginsFailed, cancels                               *prometheus.Desc
 	queries, transactions, received, sent, errors, statementSeconds, transactionSeconds                           *prometheus.Desc
-	parses, binds, prepared, preparedBytes, preparedEvictions, plans, refusals                                    *prometheus.Desc
+	parses, binds, contexts, prepared, preparedBytes, preparedEvictions, plans, refusals                          *prometheus.Desc
 	poolSize, poolIdle, poolUsed, poolWaiting, poolMax, poolMaxWait, checkouts, checkoutSeconds, checkoutTimeouts *prometheus.Desc
 	opened, openFailures, openSeconds, closed, backendReceived, backendSent, backendParses                        *prometheus.Desc
+	tenantClients, tenantWaiting, tenantTransactions, tenantQueries, tenantErrors, tenantReceived, tenantSent     *prometheus.Desc
 	backendParseEvictions, checkSeconds, checksFailed, up, bans, budgetMax, budgetUsed, budgetWaiting             *prometheus.Desc
 }
 
@@ -66,6 +67,7 @@ func newDescs(namespace string) descs {
 	d.sent = def("session_sent_bytes_total", "Bytes sent to clients.", cluster...)
 	d.parses = def("session_parses_total", "Prepared statements made by clients.", cluster...)
 	d.binds = def("session_binds_total", "Prepared statements bound by clients.", cluster...)
+	d.contexts = def("session_contexts_total", "Contexts of tenants that shared backends needed: those sent, and those that were there.", with(cluster, "result")...)
 	d.prepared = def("session_prepared_statements", "Prepared statements held for clients.")
 	d.preparedBytes = def("session_prepared_statements_bytes", "Memory that the prepared statements of clients hold.")
 	d.preparedEvictions = def("session_prepared_evictions_total", "Prepared statements of clients dropped to make room.")
@@ -75,6 +77,15 @@ func newDescs(namespace string) descs {
 
 	d.plans = def("router_plans_total", "Statements routed, by plan kind.", with(cluster, "kind")...)
 	d.refusals = def("router_refusals_total", "Statements refused, by refusal.", with(cluster, "routine")...)
+
+	tenant := with(cluster, "tenant")
+	d.tenantClients = def("session_tenant_clients", "Clients of a tenant that are connected, or in its transactions.", tenant...)
+	d.tenantWaiting = def("session_tenant_clients_waiting", "Clients of a tenant that wait for a backend.", tenant...)
+	d.tenantTransactions = def("session_tenant_transactions_total", "Transactions of a tenant that ended.", tenant...)
+	d.tenantQueries = def("session_tenant_queries_total", "Statements of a tenant.", tenant...)
+	d.tenantErrors = def("session_tenant_errors_total", "Errors that a tenant's clients got.", tenant...)
+	d.tenantReceived = def("session_tenant_received_bytes_total", "Bytes received from a tenant's clients.", tenant...)
+	d.tenantSent = def("session_tenant_sent_bytes_total", "Bytes sent to a tenant's clients.", tenant...)
 
 	d.poolSize = def("pool_backends", "Backends open or being opened.", pool...)
 	d.poolIdle = def("pool_backends_idle", "Backends that nobody uses.", pool...)

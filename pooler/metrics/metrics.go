@@ -39,6 +39,7 @@ type Metrics struct {
 	build        atomic.Pointer[Build]
 	parseCache   atomic.Pointer[func() ParseCache]
 	prepared     atomic.Pointer[func() Prepared]
+	tenants      atomic.Pointer[func() []TenantState]
 
 	clusters  handles[string, Cluster]
 	shards    handles[shardKey, Shard]
@@ -147,6 +148,11 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		out.gauge(d.prepared, float64(p.Statements))
 		out.gauge(d.preparedBytes, float64(p.Bytes))
 		out.counter(d.preparedEvictions, p.Evictions)
+	}
+	if read := m.tenants.Load(); read != nil {
+		for _, t := range (*read)() {
+			t.collect(out, d)
+		}
 	}
 	for _, c := range m.clusters.all() {
 		c.collect(out, d)

@@ -52,6 +52,13 @@ func everything(t *testing.T, namespace string) (*prometheus.Registry, *Metrics)
 	c.OwnErrors.Inc("0A000")
 	c.Routed(PlanShard, 1)
 
+	m.SetTenants(func() []TenantState {
+		a := TenantState{Cluster: "app", Tenant: "acme", Clients: 2, Waiting: 1, Transactions: 7, Queries: 8, Errors: 1, Received: 70, Sent: 80}
+		all := TenantState{Cluster: "app", Tenant: AllTenants, Transactions: 1}
+		all.Add(&a)
+		return []TenantState{all, a}
+	})
+
 	s := m.Shard("app", 1)
 	s.Statements.Observe(3 * time.Millisecond)
 	s.Transactions.Observe(70 * time.Second)

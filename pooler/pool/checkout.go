@@ -2,16 +2,19 @@ package pool
 
 // TryCheckout lends an idle connection, or returns nil when there is none, when others wait, or when the pool is
 // paused or closed; Checkout is the way to wait then.
-func (p *Pool[C]) TryCheckout() *Lease[C] { return p.TryCheckoutAt(p.now()) }
+func (p *Pool[C]) TryCheckout() *Lease[C] { return p.TryCheckoutAt(0, p.now()) }
 
-// TryCheckoutAt is TryCheckout by who knows what time it is, by Now.
-func (p *Pool[C]) TryCheckoutAt(now Instant) *Lease[C] {
+// TryCheckoutAt is TryCheckout by who knows what time it is, by Now, for who would rather have a connection with the given mark: see Lease.Mark.
+func (p *Pool[C]) TryCheckoutAt(mark uint64, now Instant) *Lease[C] {
 	for {
 		p.mu.Lock()
 		l := p.mu.idle.front
 		if l == nil || p.mu.waiters.len > 0 || p.mu.paused || p.mu.closed {
 			p.mu.Unlock()
 			return nil
+		}
+		if l.mark != mark {
+			l = p.mu.idle.fit(mark)
 		}
 		stale := p.staleLocked(l, now)
 		p.lendLocked(l, now)
@@ -40,7 +43,7 @@ func (p *Pool[C]) CheckoutUnlessClosed(w *Waiter[C]) bool {
 	p.mu.Lock()
 	if p.mu.idle.front != nil && p.mu.waiters.len == 0 {
 		p.mu.Unlock()
-		if l := p.TryCheckout(); l != nil {
+		if l := p.TryCheckoutAt(w.Mark, p.now()); l != nil {
 			w.To.Granted(l)
 			return true
 		}

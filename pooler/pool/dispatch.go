@@ -96,12 +96,12 @@ func (p *Pool[C]) dispatchLocked(now Instant, e *effects[C]) {
 
 func (p *Pool[C]) pairLocked(now Instant, e *effects[C]) {
 	for !p.mu.paused && p.mu.waiters.len > 0 && p.mu.idle.len > 0 {
-		l := p.mu.idle.front
+		w := p.mu.waiters.front
+		l := p.mu.idle.fit(w.Mark)
 		if p.staleLocked(l, now) {
 			p.doubtLocked(l, now)
 			continue
 		}
-		w := p.mu.waiters.front
 		p.mu.waiters.remove(w)
 		waited := now.sub(w.since)
 		p.mu.count.waited(waited)

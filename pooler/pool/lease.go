@@ -53,6 +53,7 @@ type Lease[C any] struct {
 	opened  Instant
 	expires Instant // 0 = never
 	epoch   uint64  // of the pool when its open began
+	mark    uint64  // the holder's; read by the pool while it is idle
 
 	// The rest is guarded by pool.mu.
 	state      State
@@ -71,6 +72,10 @@ func (l *Lease[C]) Conn() C { return l.conn }
 
 // Pool returns the pool that the connection belongs to.
 func (l *Lease[C]) Pool() *Pool[C] { return l.pool }
+
+// Mark notes what the connection carries, for those who would rather have one that carries the same. Its holder calls it before it gives the
+// connection back; the mark stays until the next.
+func (l *Lease[C]) Mark(mark uint64) { l.mark = mark }
 
 // Opened returns when the connection was opened.
 func (l *Lease[C]) Opened() time.Time { return l.opened.Time() }
@@ -176,4 +181,20 @@ func (q *leaseList[C]) remove(l *Lease[C]) {
 	}
 	l.prev, l.next = nil, nil
 	q.len--
+}
+
+// fitDepth bounds the look for a connection with a mark.
+const fitDepth = 16
+
+// fit returns the most recently used connection with the mark. Where none of the first few has it, it is the last of those: their marks are
+// more likely to be asked for again than its own, and behind them connections may still become old unused. The list is not empty.
+func (q *leaseList[C]) fit(mark uint64) *Lease[C] {
+	l := q.front
+	for range fitDepth - 1 {
+		if l.mark == mark || l.next == nil {
+			break
+		}
+		l = l.next
+	}
+	return l
 }

@@ -12,7 +12,8 @@ type Granter[C any] interface {
 // Waiter is one place in the queue of a pool. It is meant to be embedded in its owner, so that a checkout allocates
 // nothing; it can be used again once answered or withdrawn. It must not be copied while it waits.
 type Waiter[C any] struct {
-	To Granter[C] // set by the owner, before Checkout
+	To   Granter[C] // set by the owner, before Checkout
+	Mark uint64     // likewise: of the connection that it would rather have
 
 	pool       *Pool[C] // of the last checkout; for the owner's goroutine
 	waiting    bool     // guarded by pool.mu, as the rest

@@ -35,8 +35,8 @@ type Account struct {
 	CancelTimeout int64
 	// Login is the driver's: how pgkennel logs in to the servers for this account.
 	Login any
-	// Observer's handle for this account.
-	Metrics any
+	// Observer's handles for this account, and for its tenant; nil = it has none.
+	Metrics, TenantMetrics any
 }
 
 // Cluster is what a session knows of the databases behind its name.

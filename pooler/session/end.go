@@ -303,7 +303,7 @@ func (s *Session) Lost(err error) {
 
 // refuseLost sends e unless the unit was answered with an error already.
 func (s *Session) refuseLost(e *pgwire.Error) {
-	s.sh.Observer.Refused(s.acct, e.Routine)
+	s.sh.Observer.Refused(s.at(), e.Routine)
 	if !s.unit.answered {
 		s.errors++
 		s.toClient(pgwire.AppendErrorResponse(nil, e))

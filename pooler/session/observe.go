@@ -17,9 +17,9 @@ type Observer interface {
 	// Unit reports a client's Query or extended batch that was answered, or what there is to count at the end of the session. u is the
 	// caller's.
 	Unit(a *Account, u *UnitCounts)
-	// Refused reports a refusal by its stable name.
+	// Refused reports a refusal by its stable name; a is the account at work, which may be that of a tenant's transaction.
 	Refused(a *Account, name string)
-	// Error reports an error's SQLSTATE; server says whose it was.
+	// Error reports an error's SQLSTATE, likewise; server says whose it was.
 	Error(a *Account, code string, server bool)
 }
 
@@ -29,6 +29,10 @@ type UnitCounts struct {
 	Routes [RouteLocal + 1]uint32
 	// Parses and Binds are the client's messages.
 	Parses, Binds uint32
+	// Of is the account of the tenant whose statements they were; nil = nobody's.
+	Of *Account
+	// ContextsSent and ContextsReused are the times that a tenant's context was sent to a backend, and that the backend had it.
+	ContextsSent, ContextsReused uint32
 	// Received and Sent are bytes since the last report.
 	Received, Sent uint64
 	// Answered: a unit has ended, after Nanos, on Shard; AnyShard: on none.
@@ -73,6 +77,9 @@ func (s *Session) routed(r Route) {
 		s.sent()
 	}
 	s.count.Routes[r]++
+	if a := s.at(); a.Place != nil {
+		s.count.Of = a
+	}
 }
 
 // sent notes that the unit at hand, and with it the transaction, reaches a backend.

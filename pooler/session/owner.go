@@ -168,7 +168,7 @@ func (s *Session) Failed(step *backend.Step, msg []byte) {
 	if err != nil {
 		e = pgwire.Errorf(pgwire.CodeProtocolViolation, "the server sent an error that can't be read")
 	}
-	s.sh.Observer.Error(s.acct, e.Code, true)
+	s.sh.Observer.Error(s.at(), e.Code, true)
 	if e.IsFatal() {
 		s.unit.fatal = e
 		return // the connection ends; Lost tells the client

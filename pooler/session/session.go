@@ -29,8 +29,9 @@ type Driver interface {
 	ToClient(b []byte)
 	// ToBackend sends to a server connection.
 	ToBackend(c *backend.Conn, b []byte)
-	// Checkout takes a backend of the shard for the account from its pool, or returns nil: Granted or CheckoutFailed follows.
-	Checkout(a *Account, shard topology.ShardID) *backend.Conn
+	// Checkout takes a backend of the shard for the account from its pool, rather one whose Have has the given Mark, or returns nil: Granted or
+	// CheckoutFailed follows.
+	Checkout(a *Account, shard topology.ShardID, mark uint64) *backend.Conn
 	// Withdraw takes a checkout that was not answered yet back.
 	Withdraw()
 	// Release gives a clean backend back to its pool.
@@ -364,6 +365,14 @@ func (s *Session) Backend() *backend.Conn {
 		return nil
 	}
 	return s.conn
+}
+
+// Tenant is whose the session is, or its transaction; nil = nobody's.
+func (s *Session) Tenant() *tenant.Tenant {
+	if s.acct == nil || s.at().Place == nil {
+		return nil
+	}
+	return s.place().Tenant
 }
 
 // Shard is the shard of Backend.

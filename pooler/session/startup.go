@@ -347,7 +347,7 @@ func (s *Session) login() {
 		return
 	}
 	s.clock.wait = s.drv.Now()
-	c := s.drv.Checkout(s.acct, AnyShard)
+	c := s.drv.Checkout(s.acct, AnyShard, 0)
 	if c == nil {
 		s.wait = waitBackend
 		return

@@ -253,9 +253,9 @@ func (s *Session) endTransaction() {
 func (s *Session) refuseUnit(e *pgwire.Error, end bool) {
 	s.errors++
 	if e.Routine != "" {
-		s.sh.Observer.Refused(s.acct, e.Routine)
+		s.sh.Observer.Refused(s.at(), e.Routine)
 	}
-	s.sh.Observer.Error(s.acct, e.Code, false)
+	s.sh.Observer.Error(s.at(), e.Code, false)
 	if s.conn != nil && (s.begun || s.open) {
 		out := s.scratch()
 		out = exec.Abort(out, s.conn, e, 0)

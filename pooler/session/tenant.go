@@ -1,6 +1,7 @@
 package session
 
 import (
+	"hash/maphash"
 	"sync/atomic"
 
 	"github.com/pgkennel/pgkennel/parser"
@@ -18,16 +19,34 @@ type Place struct {
 	// SearchPath is what connections begin with that log in as the tenant, as a list of identifiers; empty = what the server has for the login.
 	SearchPath string
 
+	// MaxSchemas is how many tenants' schemas a connection that several of them share may have been used for: then it is closed, for PostgreSQL
+	// forgets nothing that it has learnt of their tables. 0 = any number.
+	MaxSchemas int
+
 	context []state.Var
-	last    atomic.Pointer[carried]
+	id      uint64 // tells it apart on such a connection
+	memo    *memo  // nil = there is no context
 }
+
+// memo has the sets with the context and those without it that were asked for last: most clients have few different settings.
+type memo struct{ byWithout, byWith [16]atomic.Pointer[carried] }
 
 // carried is a set without and with a context.
 type carried struct{ without, with *state.Set }
 
+// at is where a set has its entry.
+func at(table *[16]atomic.Pointer[carried], set *state.Set) *atomic.Pointer[carried] {
+	return &table[set.Mark()%uint64(len(table))]
+}
+
+var placeSeed = maphash.MakeSeed()
+
 // NewPlace returns the place of a tenant. Context is what connections must carry beyond their login; sealer signs it in sealed mode.
 func NewPlace(t *tenant.Tenant, route router.Tenant, context []tenant.Setting, sealer state.Sealer) *Place {
-	p := &Place{Tenant: t, Route: route}
+	p := &Place{Tenant: t, Route: route, id: maphash.String(placeSeed, t.Name)}
+	if len(context) > 0 {
+		p.memo = new(memo)
+	}
 	if t.Mode == tenant.Sealed {
 		p.context = append(p.context, state.Var{Name: tenant.SealSetting, Value: t.Key, Sealer: sealer})
 	}
@@ -43,34 +62,60 @@ func NewPlace(t *tenant.Tenant, route router.Tenant, context []tenant.Setting, s
 
 // carry returns the set with the place's context.
 func (p *Place) carry(set *state.Set) *state.Set {
-	if p == nil || len(p.context) == 0 {
+	if p == nil || p.memo == nil {
 		return set
 	}
-	if c := p.last.Load(); c != nil && c.without == set {
+	last := at(&p.memo.byWithout, set)
+	if c := last.Load(); c != nil && c.without == set {
 		return c.with
 	}
 	with := set
 	for _, v := range p.context {
 		with = with.With(v)
 	}
-	p.last.Store(&carried{set, with})
+	c := &carried{set, with}
+	last.Store(c)
+	if p.without(with) == set { // else several have this one
+		at(&p.memo.byWith, with).Store(c)
+	}
 	return with
 }
 
 // drop returns the set without the place's context, but with what the client has set in its place.
 func (p *Place) drop(set *state.Set) *state.Set {
-	if p == nil {
+	if p == nil || p.memo == nil {
 		return set
 	}
-	if c := p.last.Load(); c != nil && c.with == set {
+	if c := at(&p.memo.byWith, set).Load(); c != nil && c.with == set {
 		return c.without
 	}
+	return p.without(set)
+}
+
+// without is drop by hand.
+func (p *Place) without(set *state.Set) *state.Set {
 	for _, v := range p.context {
 		if have, ok := set.Get(v.Name); ok && (have == v || v.Name == tenant.SearchPathSetting) {
 			set = set.Without(v.Name)
 		}
 	}
 	return set
+}
+
+// carry notes whether the tenant's context had to be sent to the backend at hand, or was there.
+func (s *Session) carry(sent bool) {
+	p := s.place()
+	if p == nil || p.memo == nil {
+		return
+	}
+	if !sent {
+		s.count.ContextsReused++
+		return
+	}
+	s.count.ContextsSent++
+	if p.MaxSchemas > 0 {
+		s.conn.Visit(p.id, p.MaxSchemas)
+	}
 }
 
 // Tenants finds the accounts of an account's tenants.
@@ -99,6 +144,8 @@ type visit struct {
 	kept    bool       // it stays: that was committed
 	chosen  bool       // by a setting, and not by what a statement says
 	depth   int        // of the settings' track when it was chosen
+	// from is what the session expected of connections before, to what it expects as long as nothing is set.
+	from, to *state.Set
 }
 
 // place is the tenant's whom the session is with; nil = nobody's.
@@ -187,9 +234,10 @@ func noTenant() *pgwire.Error {
 // enter makes the rest of the transaction a tenant's. If it has a backend already, that is not one for the tenant: see acquire.
 func (s *Session) enter(a *Account) {
 	old := s.place()
-	s.visit = visit{account: a, base: s.base}
+	s.visit = visit{account: a, base: s.base, from: s.track.Expected}
 	s.base = a.Place.carry(old.drop(s.base))
 	s.track.Replace(func(set *state.Set) *state.Set { return a.Place.carry(old.drop(set)) })
+	s.visit.to = s.track.Expected
 }
 
 func tooLate() *pgwire.Error {
@@ -205,7 +253,12 @@ func (s *Session) endVisit() {
 	}
 	s.visit = visit{}
 	s.base = v.base
-	s.track.Replace(func(set *state.Set) *state.Set { return s.acct.Place.carry(v.account.Place.drop(set)) })
+	s.track.Replace(func(set *state.Set) *state.Set {
+		if set == v.to {
+			return v.from // with a search_path of the client's own, in the place of which the tenant's was
+		}
+		return s.acct.Place.carry(v.account.Place.drop(set))
+	})
 	if v.kept || v.keep && !s.unit.failed && !s.reverts {
 		s.settle(v.account)
 	}

@@ -45,7 +45,7 @@ func (s *Session) acquire(plan sharding.Plan) (refusal *pgwire.Error, ok bool) {
 		return e, false
 	}
 	s.clock.wait = s.drv.Now()
-	c := s.drv.Checkout(s.at(), want)
+	c := s.drv.Checkout(s.at(), want, s.track.Base().Mark())
 	if c == nil {
 		s.wait = waitBackend
 		return nil, false
@@ -149,9 +149,12 @@ func (s *Session) lead(out []byte) ([]byte, bool) {
 	}
 	virtual := s.tx != pgwire.TxIdle
 	if s.unit.outside {
-		return exec.Context(out, c, s.track.Expected, false)
+		out, did := exec.Context(out, c, s.track.Expected, false)
+		s.carry(did)
+		return out, did
 	}
 	out, did := exec.Context(out, c, s.track.Base(), false)
+	s.carry(did)
 	s.track.Synced()
 	if virtual {
 		out = exec.Begin(out, c, s.prologue)

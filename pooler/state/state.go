@@ -101,6 +101,14 @@ func (s *Set) Equal(o *Set) bool {
 	return s.hash == o.hash && slices.Equal(s.vars, o.vars)
 }
 
+// Mark is equal for equal sets, and hardly ever for others; 0 for the empty one.
+func (s *Set) Mark() uint64 {
+	if s == nil {
+		return 0
+	}
+	return s.hash
+}
+
 // Vars returns the settings in order. The slice must not be changed.
 func (s *Set) Vars() []Var {
 	if s == nil {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/sharding"
@@ -268,6 +269,23 @@ type keySet struct {
 	keys   []sharding.Key
 	null   bool // a NULL was compared with by =
 	isNull bool // rows whose key is NULL are meant
+}
+
+// keySets are lent: what they hold can't be on the stack.
+var keySets = sync.Pool{New: func() any { return &keySet{keys: make([]sharding.Key, 0, 8)} }}
+
+func borrowKeys() *keySet { return keySets.Get().(*keySet) } //nolint:forcetypeassert // it holds nothing else
+
+// keptKeys is what a set may have room for to be lent on.
+const keptKeys = 64
+
+func (s *keySet) giveBack() {
+	if cap(s.keys) > keptKeys {
+		return
+	}
+	clear(s.keys) // they may be views of a message
+	*s = keySet{keys: s.keys[:0]}
+	keySets.Put(s)
 }
 
 // unreadable says why a parameter is no key.

@@ -281,9 +281,9 @@ func (k *constraint) evaluate(in *Input, params Params) (out outcome, read bool)
 	if params == nil && k.pin.needsParams() {
 		return outcome{err: ErrNeedsParams}, true
 	}
-	var room [8]sharding.Key // for what is usual
-	set := keySet{keys: room[:0]}
-	if u := k.pin.eval(&set, k.typ, in); u != nil {
+	set := borrowKeys()
+	defer set.giveBack()
+	if u := k.pin.eval(set, k.typ, in); u != nil {
 		if u.literal {
 			return outcome{err: ErrNeedsText}, true
 		}
@@ -295,5 +295,5 @@ func (k *constraint) evaluate(in *Input, params Params) (out outcome, read bool)
 	if !in.UTF8 && !asciiKeys(set.keys) {
 		return outcome{err: needsUTF8("a sharding key")}, false
 	}
-	return k.decide(&set), true
+	return k.decide(set), true
 }

@@ -92,9 +92,9 @@ func (k *constraint) only(in *Input, key sharding.Key, describe bool) (only, rea
 	if (describe || in.Params == nil) && k.pin.needsParams() {
 		return true, k.pin.readable(k.typ, in) // the text by itself may say less
 	}
-	var room [8]sharding.Key
-	set := keySet{keys: room[:0]}
-	if u := k.pin.eval(&set, k.typ, in); u != nil {
+	set := borrowKeys()
+	defer set.giveBack()
+	if u := k.pin.eval(set, k.typ, in); u != nil {
 		return true, !u.literal && k.pin.readable(k.typ, in)
 	}
 	for _, named := range set.keys {
@@ -123,21 +123,30 @@ func (rt *Route) tenantKey(in *Input) (key sharding.Key, found bool, err *pgwire
 			if in.Params == nil && k.pin.needsParams() {
 				return key, false, ErrNeedsParams
 			}
-			var room [8]sharding.Key
-			set := keySet{keys: room[:0]}
-			if u := k.pin.eval(&set, k.typ, in); u != nil {
-				if u.literal {
-					return key, false, ErrNeedsText
-				}
-				return key, false, unreadableKey(k.table, k.column, u.reason())
-			}
-			for _, named := range set.keys {
-				if found && named != key {
-					return key, false, severalTenants(k.table, k.column)
-				}
-				key, found = named, true
+			var e *pgwire.Error
+			if key, found, e = k.sole(in, key, found); e != nil {
+				return key, false, e
 			}
 		}
+	}
+	return key, found, nil
+}
+
+// sole is the one tenant that the constraint means, who is the one found before, if any.
+func (k *constraint) sole(in *Input, key sharding.Key, found bool) (sharding.Key, bool, *pgwire.Error) {
+	set := borrowKeys()
+	defer set.giveBack()
+	if u := k.pin.eval(set, k.typ, in); u != nil {
+		if u.literal {
+			return key, false, ErrNeedsText
+		}
+		return key, false, unreadableKey(k.table, k.column, u.reason())
+	}
+	for _, named := range set.keys {
+		if found && named != key {
+			return key, false, severalTenants(k.table, k.column)
+		}
+		key, found = named, true
 	}
 	return key, found, nil
 }
