@@ -62,7 +62,7 @@ key = 4
 
 func (s *stand) as(t testing.TB, user string, params map[string]string) *pgtest.Client {
 	t.Helper()
-	return pgtest.Connect(t, s.addr, pgtest.Login{User: user, Database: cluster, Password: password, Params: params})
+	return s.As(t, user, params)
 }
 
 // TestTenantByRows: row-level security on the setting, chosen by the login, by SET, by name, and by the statement.

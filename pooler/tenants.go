@@ -165,7 +165,7 @@ func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
 	if p := t.mu.places[x.Name]; p != nil {
 		return p, nil
 	}
-	route := router.Tenant{Own: x.Isolation != tenant.Row, Login: x.Mode == tenant.Strict}
+	route := router.Tenant{Own: x.Isolation != tenant.Row, Login: x.Mode == tenant.Strict, Schema: x.Schema}
 	if x.Key != "" {
 		key, ok := sharding.ParseKey(t.typ, x.Key)
 		if !ok || key.String() != x.Key { // by another spelling it would be another tenant, in another state

@@ -128,12 +128,13 @@ func (t *Tenant) owned() []owned {
 func (r *Registry) madeByKey() bool {
 	needs := func(tpl Template, wanted bool) bool { return !wanted || tpl.ByKey() && tpl.Distinct() }
 	i, m := r.o.Isolation, r.o.Mode
-	return i != Instance && needs(r.o.Schema, i == Schema) && needs(r.o.Role, m == Strict || i == Schema) && needs(r.o.Database, i == Database)
+	return i != Instance && (i != Database || m == Strict) && needs(r.o.Schema, i == Schema) && needs(r.o.Role, m == Strict || i == Schema) && needs(r.o.Database, i == Database)
 }
 
 var (
 	errNoKey     = errors.New("row isolation needs its key")
 	errSealed    = errors.New("sealed mode is for row isolation only")
+	errDatabase  = errors.New("database isolation needs strict mode: the shared login has one database for all")
 	errPlaceless = errors.New("instance isolation is provisioned, and can't be configured here")
 )
 
@@ -156,6 +157,8 @@ func (r *Registry) complete(t *Tenant) error {
 		return wrong(errNoKey)
 	case t.Isolation != Row && t.Mode == Sealed:
 		return wrong(errSealed)
+	case t.Isolation == Database && t.Mode != Strict:
+		return wrong(errDatabase)
 	}
 	for _, name := range []struct {
 		to     *string

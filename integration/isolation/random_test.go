@@ -1,4 +1,4 @@
-package integration
+package isolation
 
 import (
 	"math/rand/v2"
@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/pgkennel/pgkennel/internal/pgtest"
+	"github.com/pgkennel/pgkennel/internal/testbed"
 )
 
 // choices are what a session that chooses its tenants says, in random order.
@@ -23,37 +24,41 @@ var choices = []string{
 
 // What a session reads that chooses its tenants at random, in both protocols and in pipelines, is what PostgreSQL itself shows it, or it is refused. PostgreSQL
 // shows nothing where no tenant was chosen, which is refused here.
-func TestRandomChoicesOfTenants(t *testing.T) {
+func TestIsolationOfRandomChoices(t *testing.T) {
 	t.Parallel()
-	oracle := isolate(t, "shared", "row").shards[0]
+	loose := func(t *testing.T, m mode, pooling string) *world {
+		w := build(t, m, pooling)
+		w.Shards[0].Exec(t, w.db, "GRANT TEMP ON DATABASE "+w.db+" TO PUBLIC; GRANT EXECUTE ON FUNCTION set_config TO PUBLIC")
+		return w
+	}
+	oracle := loose(t, modes[slices.IndexFunc(modes, func(m mode) bool { return m.name == "row-shared" })], "transaction").Shards[0]
 	for _, pooling := range []string{"transaction", "session"} {
-		for _, mode := range []string{"shared", "strict"} {
-			for _, isolation := range []string{"row", "schema"} {
-				t.Run(pooling+"/"+mode+"/"+isolation, func(t *testing.T) {
-					t.Parallel()
-					s := isolate(t, mode, isolation, `pooler_mode = "`+pooling+`"`)
-					trials := 100
-					if testing.Short() {
-						trials = 20
+		for _, m := range modes {
+			m.shards = 1
+			t.Run(pooling+"/"+m.name, func(t *testing.T) {
+				t.Parallel()
+				w := loose(t, m, pooling)
+				trials := 60
+				if testing.Short() {
+					trials = 20
+				}
+				for seed := range trials {
+					if w.choose(t, oracle, uint64(seed)); t.Failed() {
+						return
 					}
-					for seed := range trials {
-						if s.choose(t, oracle, uint64(seed)); t.Failed() {
-							return
-						}
-					}
-					s.unharmed(t, "random choices")
-				})
-			}
+				}
+				w.unharmed(t, "random choices")
+			})
 		}
 	}
 }
 
 // choose runs one session.
-func (s *isolated) choose(t *testing.T, oracle shard, seed uint64) {
+func (s *world) choose(t *testing.T, oracle testbed.Shard, seed uint64) {
 	t.Helper()
 	rnd := rand.New(rand.NewPCG(11, seed))
-	here := s.as(t, "app", nil)
-	there := oracle.Connect(t, pgtest.Login{User: user, Database: oracle.db, Password: password})
+	here := s.As(t, "app", nil)
+	there := oracle.Connect(t, pgtest.Login{User: testbed.User, Database: oracle.DB, Password: testbed.Password})
 	defer here.Terminate()
 	defer there.Terminate()
 	var said []string
@@ -67,17 +72,17 @@ func (s *isolated) choose(t *testing.T, oracle shard, seed uint64) {
 		var messages []pgproto3.FrontendMessage
 		switch rnd.IntN(4) {
 		case 0:
-			messages = []pgproto3.FrontendMessage{simple(strings.Join(pick(3), "; "))}
+			messages = []pgproto3.FrontendMessage{testbed.Simple(strings.Join(pick(3), "; "))}
 		case 1:
-			messages = []pgproto3.FrontendMessage{simple(pick(1)[0])}
+			messages = []pgproto3.FrontendMessage{testbed.Simple(pick(1)[0])}
 		default:
 			for _, sql := range pick(5) {
-				messages = append(messages, statements(sql)...)
+				messages = append(messages, testbed.Statements(sql)...)
 				if rnd.IntN(5) == 0 {
-					messages = append(messages, flush)
+					messages = append(messages, testbed.Flush)
 				}
 			}
-			messages = append(messages, syncs)
+			messages = append(messages, testbed.Sync)
 		}
 		for _, m := range messages {
 			switch m := m.(type) {
@@ -94,7 +99,7 @@ func (s *isolated) choose(t *testing.T, oracle shard, seed uint64) {
 		here.Send(messages...)
 		there.Send(messages...)
 		got, want := here.UntilReady(), there.UntilReady()
-		if outcome(got) == outcome(want) {
+		if testbed.Outcome(got) == testbed.Outcome(want) {
 			continue
 		}
 		// It may be refused, and then has shown no more than PostgreSQL has.
@@ -108,7 +113,7 @@ func (s *isolated) choose(t *testing.T, oracle shard, seed uint64) {
 		if e != nil && (e.File == "" || e.Code == "42P01") && len(rows) <= len(all) && slices.Equal(rows, all[:len(rows)]) {
 			return
 		}
-		t.Errorf("seed %d: %s\n got %s\nwant %s", seed, strings.Join(said, "\n\t"), outcome(got), outcome(want))
+		t.Errorf("seed %d: %s\n got %s\nwant %s", seed, strings.Join(said, "\n\t"), testbed.Outcome(got), testbed.Outcome(want))
 		return
 	}
 }
