@@ -65,7 +65,7 @@ const (
 type world struct {
 	*testbed.Stand
 	mode
-	sessions bool // pooled by session
+	passing  bool // its watchers come and go: they would keep a connection, or outlive a test
 	ca       *pgtest.CA
 	db       string
 	roles    map[int]string
@@ -122,7 +122,7 @@ func build(t testing.TB, m mode, pooling string) *world {
 	ca := pgtest.NewCA(t)
 	cert, key := ca.Issue("localhost", "*.tenants.test", "localhost")
 	i := pgtest.Shared(t)
-	w := &world{mode: m, sessions: pooling == "session", ca: ca, roles: make(map[int]string), watch: make(map[int]*pgtest.Client)}
+	w := &world{mode: m, passing: pooling == "session", ca: ca, roles: make(map[int]string), watch: make(map[int]*pgtest.Client)}
 	w.Stand = testbed.Prepare(t, testbed.Spec{
 		Instances: slices.Repeat([]*pgtest.Instance{i}, m.shards), Users: fmt.Sprintf(users, testbed.Password, pooling),
 		General: fmt.Sprintf("default_pool_size = 1\nauth_type = \"plain\"\ntls_certificate = %q\ntls_private_key = %q\n", cert, key),
@@ -178,6 +178,9 @@ func build(t testing.TB, m mode, pooling string) *world {
 			i.Exec(t, db, shared+"SET ROLE pgkennel_owner_"+db+";"+fmt.Sprintf(tables, "public.", fmt.Sprintf(" DEFAULT %d", k), "")+fmt.Sprintf(rows, "public.", k))
 		}
 	}
+	for _, s := range w.Shards {
+		s.Exec(t, s.DB, "ANALYZE")
+	}
 	w.Start()
 	return w
 }
@@ -191,7 +194,7 @@ func (w *world) tenant(t testing.TB, n int) *pgtest.Client {
 // watcher is a client of a tenant that looks what became of it.
 func (w *world) watcher(t testing.TB, n int) *pgtest.Client {
 	t.Helper()
-	if w.sessions { // it would keep the connection
+	if w.passing {
 		return w.tenant(t, n)
 	}
 	if w.watch[n] == nil {
@@ -230,7 +233,7 @@ func (w *world) unharmed(t testing.TB, after string) {
 				t.Errorf("after %s, tenant %d: got %s, want %s", after, n, got, want)
 			}
 		}
-		if w.sessions {
+		if w.passing {
 			c.Terminate()
 		}
 	}

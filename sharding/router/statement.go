@@ -17,8 +17,8 @@ type statement struct {
 	// More refusals: unless the session is a tenant's, to whom PostgreSQL shows its own rows only; unless what is named is all the tenant's own;
 	// unless the server itself knows the tenant by its login.
 	ownerless, shared, shown *pgwire.Error
-	// locks refuses it to a tenant whose tables are shared. schemas are those of tenants that it names.
-	locks   *pgwire.Error
+	// common refuses it to a tenant whose tables are shared. schemas are those of tenants that it names.
+	common  *pgwire.Error
 	schemas []string
 
 	// single: there is but one shard, so none has to be found.
@@ -119,6 +119,10 @@ func (c *compiler) statement(s *parser.Statement) *statement {
 		c.copyFrom(s)
 	case parser.Explain:
 		c.wrapped(s.Inner)
+		if s.ExplainAnalyze && c.r.tenant != "" {
+			first(&st.common, pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "EXPLAIN ANALYZE is not allowed where tenants share tables").WithRoutine(RefusalTenantMissing).
+				WithDetail("It counts the rows of others that a policy hid.").WithHint("Leave ANALYZE out."))
+		}
 		if !s.ExplainAnalyze {
 			st.write = false
 			for _, e := range []**pgwire.Error{&st.hintless, &st.keyless} {
@@ -194,7 +198,7 @@ func (c *compiler) wrapped(s *parser.Statement) {
 	first(&st.ownerless, in.ownerless)
 	first(&st.shared, in.shared)
 	first(&st.shown, in.shown)
-	first(&st.locks, in.locks)
+	first(&st.common, in.common)
 	st.schemas = append(st.schemas, in.schemas...)
 	if in.hintless != nil {
 		st.needsHint(in.hintless)

@@ -27,7 +27,7 @@ func (rt *Route) Tenant() string { return rt.message.Hints.Tenant }
 
 // refuses reports that the statement is refused to somebody, however it is addressed.
 func (st *statement) refuses() bool {
-	return st.refusal != nil || st.ownerless != nil || st.shared != nil || st.shown != nil || st.locks != nil || len(st.schemas) > 0
+	return st.refusal != nil || st.ownerless != nil || st.shared != nil || st.shown != nil || st.common != nil || len(st.schemas) > 0
 }
 
 // planTenant is Plan for a tenant's session.
@@ -63,8 +63,8 @@ func (rt *Route) planFor(t *Tenant, in *Input, describe bool) (sharding.Plan, *p
 			return plan, st.shared
 		case st.shown != nil && !t.Own && !t.Login:
 			return plan, st.shown
-		case st.locks != nil && !t.Own:
-			return plan, st.locks
+		case st.common != nil && !t.Own:
+			return plan, st.common
 		case t.Schema != "" && slices.ContainsFunc(st.schemas, func(schema string) bool { return schema != t.Schema }):
 			return plan, otherSchema()
 		}
@@ -205,7 +205,7 @@ func (c *compiler) names(s *parser.Statement) {
 			continue
 		}
 		if rel := c.relation(t); rel.tenant || rel.heirsTenant {
-			first(&c.st.locks, pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "%s of a table that tenants share is not allowed", s.Tag).WithRoutine(RefusalTenantMissing).
+			first(&c.st.common, pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "%s of a table that tenants share is not allowed", s.Tag).WithRoutine(RefusalTenantMissing).
 				WithDetail("It would keep all tenants from %q.", rel.name).WithHint("Lock rows: SELECT ... FOR UPDATE."))
 		}
 	}
