@@ -21,6 +21,7 @@ type mode struct {
 	doc  string // what it is, for the document
 }
 
+// A new mode is an entry here, and what it gives where that is not what the modes give that it is like.
 var modes = []mode{
 	{
 		"row-strict", "row", "strict", 2, true,
@@ -65,11 +66,11 @@ const (
 type world struct {
 	*testbed.Stand
 	mode
-	passing  bool // its watchers come and go: they would keep a connection, or outlive a test
-	ca       *pgtest.CA
-	db       string
-	roles    map[int]string
-	watch    map[int]*pgtest.Client // clients of tenants, to see what became of them
+	passing bool // its watchers come and go: they would keep a connection, or outlive a test
+	ca      *pgtest.CA
+	db      string
+	roles   map[int]string
+	watch   map[int]*pgtest.Client // clients of tenants, to see what became of them
 }
 
 const users = `[[users]]
