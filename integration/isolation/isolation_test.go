@@ -44,6 +44,11 @@ func TestIsolation(t *testing.T) {
 					}
 				}
 			}
+			t.Run("random", func(t *testing.T) {
+				for seed := range uint64(15) {
+					w.random(t, &dice{seeded(seed)})
+				}
+			})
 			w.untouched(t, "all")
 			if m.alone {
 				t.Run("PostgreSQL alone", w.serverAlone)

@@ -270,17 +270,3 @@ func (w *world) fill(sql string) string {
 	}
 	return strings.NewReplacer("{own}", w.roles[attacker], "{other}", w.roles[victim], "{db}", w.db, "{theirs}", theirs).Replace(sql)
 }
-
-// each runs f in a world of each mode.
-func each(t *testing.T, f func(t *testing.T, w *world)) {
-	t.Helper()
-	for _, m := range modes {
-		if m.shards > 1 {
-			m.shards = 1
-		}
-		t.Run(m.name, func(t *testing.T) {
-			t.Parallel()
-			f(t, build(t, m, "transaction"))
-		})
-	}
-}
