@@ -63,10 +63,10 @@ func randomChoices(t *testing.T, w *world) {
 }
 
 // choose runs one session.
-func (s *world) choose(t *testing.T, oracle testbed.Shard, seed uint64) {
+func (w *world) choose(t *testing.T, oracle testbed.Shard, seed uint64) {
 	t.Helper()
 	rnd := rand.New(rand.NewPCG(11, seed))
-	here := s.As(t, "app", nil)
+	here := w.As(t, "app", nil)
 	there := oracle.Connect(t, pgtest.Login{User: testbed.User, Database: oracle.DB, Password: testbed.Password})
 	defer here.Terminate()
 	defer there.Terminate()
