@@ -150,7 +150,7 @@ var groupA = []row{
 		try("SELECT set_config('app.current_tenant', '3', false), 1", refused), try("SELECT set_config('app.current_tenant', '02', false), 1", refused),
 		try("SELECT set_config('app.current_tenant', '3', true), 1", refused),
 		try("SET SCHEMA 't_3'", runs), try(mine, nothing), then("RESET search_path", "RESET; I"), then(mine, own),
-	, note: "`search_path` may name another tenant's schema; that it stays closed is up to PostgreSQL's privileges."},
+	}, note: "`search_path` may name another tenant's schema; that it stays closed is up to PostgreSQL's privileges."},
 	{id: "A15", attack: "a trigger that an administrator's session would fire", steps: []step{
 		try("CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'RESET ROLE'; RETURN NEW; END $$", denied),
 		then("BEGIN", "BEGIN; T"),
