@@ -50,7 +50,7 @@ func randomChoices(t *testing.T, w *world) {
 	oracle := testbed.Shard{Instance: i, DB: i.CreateDatabase(t)}
 	i.Exec(t, oracle.DB, "GRANT CREATE ON SCHEMA public TO app; SET ROLE app;"+byHand)
 	w.Shards[0].Exec(t, w.db, "GRANT TEMP ON DATABASE "+w.db+" TO PUBLIC; GRANT EXECUTE ON FUNCTION set_config TO PUBLIC")
-	trials := 50
+	trials := 30
 	if testing.Short() {
 		trials = 20
 	}
