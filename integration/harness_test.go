@@ -1,60 +1,56 @@
 package integration
 
 import (
-	"bytes"
 	"context"
-	"fmt"
 	"io"
 	"net/http"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgkennel/pgkennel/internal/pgtest"
+	"github.com/pgkennel/pgkennel/internal/testbed"
 )
 
 // The names of every stand. Its users.toml may say more.
 const (
-	cluster       = "saas"
-	user          = "app"
-	password      = "secret of the application" // in a DSN it needs quoting, which is as well
-	adminPassword = "secret of the operator"
+	cluster       = testbed.Cluster
+	user          = testbed.User
+	password      = testbed.Password
+	adminPassword = testbed.AdminPassword
 )
 
 // patience bounds every wait of a test.
-const patience = 30 * time.Second
+const patience = testbed.Patience
 
-// spec says what the pgkennel of a test is.
+// spec says what the pgkennel of a test is; see testbed.Spec.
 type spec struct {
-	shards    int                // 0 = 1
-	instances []*pgtest.Instance // one per shard; nil = the shared ones
-	schema    string             // SQL that makes each shard's tables, run as user
-	general   string             // lines of [general]
-	databases string             // lines of each [[databases]] entry
-	rest      string             // the rest of pgdog.toml: [multi_tenant], [[sharded_tables]]
-	users     string             // users.toml; "" = one user
-	program   bool               // the built program in a process of its own
-	env       []string           // of the program
+	shards    int
+	instances []*pgtest.Instance
+	schema    string
+	general   string
+	databases string
+	rest      string
+	users     string
+	program   bool     // the built program in a process of its own
+	env       []string // of the program
 }
 
 // stand is one pgkennel in front of its shards.
 type stand struct {
+	*testbed.Stand
 	t      *testing.T
 	dir    string
 	addr   string
-	log    *logBuffer
+	log    *testbed.Log
 	shards []shard
 
 	metrics string // address of the HTTP server
 	process *process
-	inside  *inside
 }
 
 // shard is the database that one shard's rows are in.
@@ -68,9 +64,6 @@ func (s shard) rows(t testing.TB, sql string) []string {
 	t.Helper()
 	return s.Query(t, s.db, sql)
 }
-
-// roles are the logins that all shared instances have, made once.
-var roles sync.Map // *pgtest.Instance -> *sync.Once
 
 // start runs a pgkennel until t ends.
 func start(t *testing.T, sp spec) *stand {
@@ -92,87 +85,33 @@ func start(t *testing.T, sp spec) *stand {
 // prepare makes the databases and writes the configuration.
 func prepare(t *testing.T, sp spec) *stand {
 	t.Helper()
-	s := &stand{t: t, dir: t.TempDir(), log: &logBuffer{}}
-	instances := sp.instances
-	if instances == nil {
-		instances = pgtest.SharedSet(t, max(1, sp.shards))
+	b := testbed.Prepare(t, testbed.Spec{
+		Shards: sp.shards, Instances: sp.instances, Schema: sp.schema, General: sp.general, Databases: sp.databases, Rest: sp.rest, Users: sp.users,
+	})
+	s := &stand{Stand: b, t: t, dir: b.Dir, addr: b.Addr, log: b.Journal, metrics: b.Metrics}
+	for _, sh := range b.Shards {
+		s.shards = append(s.shards, shard{sh.Instance, sh.DB})
 	}
-	for _, i := range instances {
-		once, _ := roles.LoadOrStore(i, new(sync.Once))
-		once.(*sync.Once).Do(func() { //nolint:forcetypeassert // it holds nothing else
-			i.Exec(t, "postgres", fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'", user, password))
-		})
-		db := i.CreateDatabase(t)
-		i.Exec(t, "postgres", fmt.Sprintf("ALTER DATABASE %s OWNER TO %s", db, user))
-		if sp.schema != "" {
-			i.Exec(t, db, "SET ROLE "+user+";"+sp.schema)
-		}
-		s.shards = append(s.shards, shard{i, db})
-	}
-	s.configure(sp)
 	return s
 }
 
-// configure writes both files.
-func (s *stand) configure(sp spec) {
+// startInside runs the stand's configuration in this process, until the test ends.
+func (s *stand) startInside() {
 	s.t.Helper()
-	var b strings.Builder
-	port, metrics := pgtest.FreePort(s.t), pgtest.FreePort(s.t)
-	s.addr, s.metrics = "127.0.0.1:"+strconv.Itoa(port), "127.0.0.1:"+strconv.Itoa(metrics)
-	fmt.Fprintf(&b, "[general]\n")
-	for _, d := range []struct{ key, value string }{
-		{"host", `"127.0.0.1"`},
-		{"port", strconv.Itoa(port)},
-		{"openmetrics_host", `"127.0.0.1"`},
-		{"openmetrics_port", strconv.Itoa(metrics)},
-		{"shutdown_timeout", "2_000"},
-		{"tls_verify", `"disabled"`},
-	} {
-		if !hasKey(sp.general, d.key) {
-			fmt.Fprintf(&b, "%s = %s\n", d.key, d.value)
-		}
-	}
-	fmt.Fprintf(&b, "%s\n[admin]\npassword = %q\n", sp.general, adminPassword)
-	for n, sh := range s.shards {
-		fmt.Fprintf(&b, "\n[[databases]]\nname = %q\nhost = \"127.0.0.1\"\nport = %d\nshard = %d\ndatabase_name = %q\n%s\n",
-			cluster, sh.Port, n, sh.db, sp.databases)
-	}
-	b.WriteString(sp.rest)
-	users := sp.users
-	if users == "" {
-		users = fmt.Sprintf("[[users]]\nname = %q\ndatabase = %q\npassword = %q\n", user, cluster, password)
-	}
-	s.write("pgdog.toml", b.String())
-	s.write("users.toml", users)
+	s.Start()
 }
 
-func hasKey(lines, key string) bool {
-	return slices.ContainsFunc(strings.Split(lines, "\n"), func(l string) bool {
-		name, _, ok := strings.Cut(l, "=")
-		return ok && strings.TrimSpace(name) == key
-	})
-}
-
-func (s *stand) path(name string) string { return filepath.Join(s.dir, name) }
+func (s *stand) path(name string) string { return s.Path(name) }
 
 func (s *stand) write(name, text string) {
 	s.t.Helper()
-	if err := os.WriteFile(s.path(name), []byte(text), 0o600); err != nil {
-		s.t.Fatal(err)
-	}
+	s.Write(name, text)
 }
 
 // edit changes the configuration on disk.
 func (s *stand) edit(name, old, replacement string) {
 	s.t.Helper()
-	text, err := os.ReadFile(s.path(name))
-	if err != nil {
-		s.t.Fatal(err)
-	}
-	if !bytes.Contains(text, []byte(old)) {
-		s.t.Fatalf("%s has no %q", name, old)
-	}
-	s.write(name, strings.Replace(string(text), old, replacement, 1))
+	s.Edit(name, old, replacement)
 }
 
 // login is how user logs in.
@@ -312,24 +251,6 @@ func (s *stand) get(t testing.TB, path string) (status int, body string) {
 func eventually(t testing.TB, what string, f func() bool) {
 	t.Helper()
 	pgtest.Eventually(t, what, f)
-}
-
-// logBuffer is a log that may be read while it is written.
-type logBuffer struct {
-	mu  sync.Mutex
-	buf bytes.Buffer
-}
-
-func (l *logBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.Write(p)
-}
-
-func (l *logBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.buf.String()
 }
 
 func tail(text string, lines int) string {

@@ -3,7 +3,6 @@ package integration
 import (
 	"flag"
 	"fmt"
-	"hash/fnv"
 	"os"
 	"testing"
 	"time"
@@ -15,26 +14,6 @@ import (
 
 // soak is how long tests of endurance go on; the default is what a run of all tests can afford.
 var soak = flag.Duration("soak", 5*time.Second, "how long tests of endurance go on")
-
-// driverOf chooses the driver of a stand by the name of its test, so that a test runs on the same one each time. A third of them runs on
-// each. All have to pass every test: make integration runs all on each.
-func driverOf(t testing.TB) string {
-	t.Helper()
-	if *driver != "" {
-		return *driver
-	}
-	name := fnv.New32a()
-	name.Write([]byte(t.Name()))
-	chosen := []string{"goroutines", "epoll", "uring"}[name.Sum32()%3]
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Log("it ran on -driver=" + chosen)
-		}
-	})
-	return chosen
-}
-
-var driver = flag.String("driver", "", "epoll, uring or goroutines; by the name of the test if not given")
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(bench{pgtest.Wrap(m)})

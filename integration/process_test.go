@@ -1,21 +1,17 @@
 package integration
 
 import (
-	"context"
 	"errors"
-	"log/slog"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime/pprof"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
 
-	"github.com/pgkennel/pgkennel/config"
-	"github.com/pgkennel/pgkennel/pooler"
+	"github.com/pgkennel/pgkennel/internal/testbed"
 )
 
 // program is cmd/pgkennel, built once.
@@ -61,7 +57,7 @@ func (s *stand) run(env []string, args ...string) *process {
 	p := &process{cmd: exec.Command(build(s.t), args...), done: make(chan struct{})}
 	p.cmd.Dir = s.dir
 	p.cmd.Stdout, p.cmd.Stderr = s.log, s.log
-	p.cmd.Env = append(append(os.Environ(), "GORACE=halt_on_error=1 exitcode=66", "PGKENNEL_DRIVER="+driverOf(s.t)), env...)
+	p.cmd.Env = append(append(os.Environ(), "GORACE=halt_on_error=1 exitcode=66", "PGKENNEL_DRIVER="+testbed.DriverOf(s.t)), env...)
 	if err := p.cmd.Start(); err != nil {
 		s.t.Fatal(err)
 	}
@@ -122,54 +118,6 @@ func (s *stand) startProgram(env []string) {
 		s.process.signal(s.t, syscall.SIGTERM)
 		if code := s.process.wait(s.t); code != 0 {
 			s.t.Errorf("the program's exit code is %d\n%s", code, tail(s.log.String(), 30))
-		}
-	})
-}
-
-// inside is a pgkennel in this process.
-type inside struct {
-	*pooler.Pooler
-	cancel context.CancelFunc
-	done   chan error
-}
-
-// startInside runs the stand's configuration in this process, until the test ends.
-func (s *stand) startInside() {
-	s.t.Helper()
-	load := func() (*config.Config, config.Warnings, error) {
-		return config.Load(config.Options{
-			ConfigFile: s.path("pgdog.toml"), UsersFile: s.path("users.toml"), ConfigGiven: true, UsersGiven: true,
-		})
-	}
-	cfg, _, err := load()
-	if err != nil {
-		s.t.Fatalf("configuration: %v", err)
-	}
-	level := new(slog.LevelVar)
-	level.Set(slog.LevelDebug)
-	ctx, cancel := context.WithCancel(context.Background())
-	chosen := driverOf(s.t)
-	p, err := pooler.New(ctx, pooler.Options{
-		Config: cfg, Load: load, Version: "integration", Goroutines: chosen == "goroutines", Ring: chosen == "uring",
-		Log: slog.New(slog.NewTextHandler(s.log, &slog.HandlerOptions{Level: level})),
-	})
-	if err != nil {
-		cancel()
-		s.t.Fatal(err)
-	}
-	s.inside = &inside{Pooler: p, cancel: cancel, done: make(chan error, 1)}
-	go func() { s.inside.done <- p.Run(ctx) }()
-	s.t.Cleanup(func() {
-		cancel()
-		select {
-		case err := <-s.inside.done:
-			if err != nil {
-				s.t.Errorf("Run: %v", err)
-			}
-		case <-time.After(patience):
-			var all strings.Builder
-			pprof.Lookup("goroutine").WriteTo(&all, 1) //nolint:errcheck // a Builder takes everything
-			s.t.Errorf("Run does not return:\n%s", all.String())
 		}
 	})
 }

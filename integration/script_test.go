@@ -1,12 +1,12 @@
 package integration
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/pgkennel/pgkennel/internal/pgtest"
+	"github.com/pgkennel/pgkennel/internal/testbed"
 )
 
 // protocol is a way to run one statement.
@@ -20,35 +20,8 @@ var protocols = []protocol{
 	{"extended", func(c *pgtest.Client, sql string) []pgproto3.BackendMessage { return c.Extended(sql) }},
 }
 
-// outcome condenses an answer to what scripts compare: rows, tags, errors, and the transaction status.
-//
-//	a|b; c|d; SELECT 2; I
-//	42501 tenant_missing; E     a refusal of pgkennel's, with its name
-//	22012; E                    an error of PostgreSQL's
-func outcome(msgs []pgproto3.BackendMessage) string {
-	var parts []string
-	for _, msg := range msgs {
-		switch m := msg.(type) {
-		case *pgproto3.DataRow:
-			parts = append(parts, pgtest.Rows([]pgproto3.BackendMessage{m})...)
-		case *pgproto3.CommandComplete:
-			parts = append(parts, string(m.CommandTag))
-		case *pgproto3.EmptyQueryResponse:
-			parts = append(parts, "empty")
-		case *pgproto3.ErrorResponse:
-			e := m.Code
-			if m.File == "" && m.Routine != "" {
-				e += " " + m.Routine
-			}
-			parts = append(parts, e)
-		case *pgproto3.ReadyForQuery:
-			parts = append(parts, string(m.TxStatus))
-		case *pgproto3.CopyInResponse:
-			parts = append(parts, "copy in")
-		}
-	}
-	return strings.Join(parts, "; ")
-}
+// outcome condenses an answer to what scripts compare; see testbed.Outcome.
+func outcome(msgs []pgproto3.BackendMessage) string { return testbed.Outcome(msgs) }
 
 // play runs pairs of a statement and its outcome.
 func (p protocol) play(t *testing.T, c *pgtest.Client, steps ...string) {

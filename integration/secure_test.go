@@ -414,7 +414,7 @@ func TestSecureSchemas(t *testing.T) {
 					other := map[string]string{"0": "1", "1": "2", "2": "9", "9": "0"}[key]
 					p.play(t, s.as(t, "app@"+name, nil),
 						"SELECT DISTINCT note FROM orders", note+"; SELECT 1; I",
-						"SELECT note FROM t_"+other+".orders", "42501; I",
+						"SELECT note FROM t_"+other+".orders", "42501 tenant_mismatch; I",
 						"CREATE TABLE t_"+key+".mine (a int)", "42501; I",
 						"CREATE TABLE public.mine (a int)", "42501; I",
 						"BEGIN", "BEGIN; T",

@@ -1,7 +1,6 @@
 package integration
 
 import (
-	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -9,111 +8,11 @@ import (
 	"github.com/pgkennel/pgkennel/internal/pgtest"
 )
 
-// A tenant's choice that is rolled back is gone, and one that is committed stays, whatever fails behind it. Where that can't be had in the midst of a transaction, nothing
-// runs for the tenant that was chosen.
-func TestChoicesOfTenantsEndAsTheyDoInPostgres(t *testing.T) {
-	t.Parallel()
-	everywhere(t, func(t *testing.T, s *isolated) {
-		const (
-			set2, set3, local3 = "SET app.current_tenant = '2'", "SET app.current_tenant = '3'", "SET LOCAL app.current_tenant = '3'"
-			call2, call3       = "SELECT set_config('app.current_tenant', '2', false)", "SELECT set_config('app.current_tenant', '3', true)"
-			two, three         = "of 2; SELECT 1; ", "of 3; SELECT 1; "
-			refused            = "25001 tenant_mismatch; "
-		)
-		for _, x := range []struct {
-			name  string
-			units []string // of the session of tenant 2: Queries; those with | are pipelines
-			want  []string
-		}{
-			{"chain in a message", []string{"BEGIN; " + set3 + "; ROLLBACK AND CHAIN; " + mine, mine}, []string{refused + "I", two + "I"}},
-			{"chain at its end", []string{"BEGIN; " + set3 + "; ROLLBACK AND CHAIN", mine, "ROLLBACK", mine}, []string{"BEGIN; SET; ROLLBACK; T", refused + "E", "ROLLBACK; I", two + "I"}},
-			{"in front of BEGIN", []string{set3 + "; BEGIN; ROLLBACK AND CHAIN", "SELECT 1", "COMMIT AND CHAIN", mine, "COMMIT", mine}, []string{"SET; BEGIN; ROLLBACK; T", refused + "E", "ROLLBACK; T", refused + "E", "ROLLBACK; I", two + "I"}},
-			{"chosen again", []string{"BEGIN; " + set3 + "; ROLLBACK AND CHAIN", local3, mine, "COMMIT", mine}, []string{"BEGIN; SET; ROLLBACK; T", "SET; T", three + "T", "COMMIT; I", two + "I"}},
-			{"another is chosen", []string{"BEGIN; " + set3 + "; ROLLBACK AND CHAIN", set2, "ROLLBACK", mine}, []string{"BEGIN; SET; ROLLBACK; T", refused + "E", "ROLLBACK; I", two + "I"}},
-			{"COMMIT of what failed", []string{"BEGIN; " + set3 + "; SELECT 1/0", "COMMIT AND CHAIN", mine, "COMMIT", mine}, []string{"BEGIN; SET; 22012; E", "ROLLBACK; T", refused + "E", "ROLLBACK; I", two + "I"}},
-			{"a savepoint", []string{"RESET app.current_tenant", "BEGIN", "SAVEPOINT s", local3, mine, "ROLLBACK TO s", mine, "ROLLBACK", mine}, []string{"RESET; I", "BEGIN; T", "SAVEPOINT; T", "SET; T", three + "T", "ROLLBACK; T", refused + "E", "ROLLBACK; I", "-"}},
-			{"a savepoint behind it", []string{"RESET app.current_tenant", "BEGIN", local3, "SAVEPOINT s", mine, "ROLLBACK TO s", mine, "COMMIT"}, []string{"RESET; I", "BEGIN; T", "SET; T", "SAVEPOINT; T", three + "T", "ROLLBACK; T", three + "T", "COMMIT; I"}},
-			{"a savepoint that was released", []string{"RESET app.current_tenant", "BEGIN", "SAVEPOINT a", "SAVEPOINT b", local3, "RELEASE b", "SAVEPOINT b", mine, "ROLLBACK TO b", mine, "ROLLBACK TO a", mine, "ROLLBACK"}, []string{"RESET; I", "BEGIN; T", "SAVEPOINT; T", "SAVEPOINT; T", "SET; T", "RELEASE; T", "SAVEPOINT; T", three + "T", "ROLLBACK; T", three + "T", "ROLLBACK; T", refused + "E", "ROLLBACK; I"}},
-			{"a savepoint in a pipeline", []string{"BEGIN|SAVEPOINT s|" + call3 + "|ROLLBACK TO s|" + mine, "ROLLBACK", mine}, []string{"BEGIN; SAVEPOINT; " + refused + "E", "ROLLBACK; I", two + "I"}},
-			{"nobody's savepoint in a pipeline", []string{"RESET app.current_tenant", "BEGIN|SAVEPOINT s|" + call3 + "|ROLLBACK TO s|" + mine, "ROLLBACK"}, []string{"RESET; I", "BEGIN; SAVEPOINT; 3; SELECT 1; ROLLBACK; " + refused + "E", "ROLLBACK; I"}},
-			{"chain in a pipeline", []string{set3 + "|BEGIN|" + mine + "|ROLLBACK AND CHAIN|" + mine, "ROLLBACK", mine}, []string{"SET; BEGIN; " + three + "ROLLBACK; " + refused + "E", "ROLLBACK; I", two + "I"}},
-			{"chain behind a pipeline", []string{set3 + "|BEGIN|" + mine, "ROLLBACK AND CHAIN", mine, "ROLLBACK", mine}, []string{"SET; BEGIN; " + three + "T", "ROLLBACK; T", "*", "ROLLBACK; I", "*"}},
-			{"for a transaction, and another follows", []string{"BEGIN; " + local3 + "; COMMIT AND CHAIN; " + mine, "BEGIN; " + local3 + "; " + mine, "COMMIT AND CHAIN", mine, "ROLLBACK", mine}, []string{refused + "I", "BEGIN; SET; " + three + "T", "COMMIT; T", refused + "E", "ROLLBACK; I", two + "I"}},
-			{"nobody's, and another follows", []string{"RESET app.current_tenant", "BEGIN; " + local3 + "; COMMIT AND CHAIN; " + mine, "ROLLBACK"}, []string{"RESET; I", "BEGIN; SET; COMMIT; " + three + "T", "ROLLBACK; I"}},
-			{"nothing ran yet", []string{"RESET app.current_tenant", "BEGIN", local3, "ROLLBACK AND CHAIN", "SELECT 7", "COMMIT"}, []string{"RESET; I", "BEGIN; T", "SET; T", "ROLLBACK; T", "7; SELECT 1; T", "COMMIT; I"}},
-			{"committed, then an error", []string{"BEGIN; " + set3 + "; COMMIT; SELECT 1/0", mine}, []string{"BEGIN; SET; COMMIT; 22012; I", three + "I"}},
-			{"committed and chained, then rolled back", []string{"BEGIN; " + set3 + "; COMMIT AND CHAIN; ROLLBACK", mine}, []string{"BEGIN; SET; COMMIT; ROLLBACK; I", three + "I"}},
-			{"committed without BEGIN, then an error", []string{set3 + "; COMMIT; SELECT 1/0", mine}, []string{"SET; COMMIT; 22012; I", three + "I"}},
-			{"an error, then nothing", []string{"BEGIN; " + set3 + "; SELECT 1/0; COMMIT", "ROLLBACK", mine}, []string{"BEGIN; SET; 22012; E", "ROLLBACK; I", two + "I"}},
-			{"for the session, in a transaction", []string{"RESET app.current_tenant", "BEGIN", set3, mine, "COMMIT", mine}, []string{"RESET; I", "BEGIN; T", "SET; T", three + "T", "COMMIT; I", three + "I"}},
-			{"for the session, rolled back", []string{"RESET app.current_tenant", "BEGIN", set3, mine, "ROLLBACK", mine}, []string{"RESET; I", "BEGIN; T", "SET; T", three + "T", "ROLLBACK; I", "-"}},
-			{"two in a pipeline", []string{set3 + "|" + call2 + "|" + mine, mine}, []string{"SET; 2; SELECT 1; " + two + "I", two + "I"}},
-			{"the first of two is another's", []string{set3 + "|" + call3 + "|" + mine, mine}, []string{"SET; 3; SELECT 1; " + three + "I", three + "I"}},
-		} {
-			c := s.as(t, "app", nil)
-			c.Query(set2)
-			for i, unit := range x.units {
-				got := ""
-				if list := strings.Split(unit, "|"); len(list) > 1 {
-					got = extended(c, statements(list...)...)
-				} else {
-					got = outcome(c.Query(unit))
-				}
-				if want := x.want[i]; want != got && !matches(got, want) {
-					t.Errorf("%s: %s: got %s, want %s", x.name, unit, got, want)
-				}
-			}
-			c.Terminate()
-		}
-		c := s.as(t, "app", nil) // behind what is only described
-		got := extended(c, append([]pgproto3.FrontendMessage{parse("s", "SELECT 1"), describe('S', "s"), flush}, statements("SELECT set_config('app.current_tenant', '3', false)", mine)...)...)
-		if got != "3; SELECT 1; "+three+"I" {
-			t.Error(got)
-		}
-		if got := outcome(c.Query(mine)); got != three+"I" {
-			t.Errorf("behind a description: got %s", got)
-		}
-		c.Terminate()
-		s.unharmed(t, "choices that ended")
-	})
-}
-
-// A comment that names a tenant holds for what is answered without a server, too: it chooses, or is refused.
-func TestTenantsInCommentsOfWhatIsAnsweredHere(t *testing.T) {
-	t.Parallel()
-	everywhere(t, func(t *testing.T, s *isolated) {
-		const third = "/* pgkennel_tenant: 3 */ "
-		for _, p := range protocols {
-			c := s.as(t, "app", nil)
-			p.play(t, c,
-				third+"BEGIN", "BEGIN; T", mine, "of 3; SELECT 1; T", "COMMIT "+third, "COMMIT; I",
-				"BEGIN", "BEGIN; T", third+"SET LOCAL work_mem = '1MB'", "SET; T", mine, "of 3; SELECT 1; T", third+"ROLLBACK", "ROLLBACK; I",
-				"SET app.current_tenant = '2'", "SET; I",
-				third+"BEGIN", mismatchRefusal, mine, own,
-				"BEGIN", "BEGIN; T", third+"SAVEPOINT s", "42501 tenant_mismatch; E", third+"ROLLBACK", "ROLLBACK; I", mine, own,
-				"/* pgkennel_tenant: 2 */ BEGIN", "BEGIN; T", mine, "of 2; SELECT 1; T", "COMMIT", "COMMIT; I",
-				"/* pgkennel_tenant: nobody */ BEGIN", mismatchRefusal,
-				"RESET app.current_tenant", "RESET; I", "/* pgkennel_tenant: nobody */ BEGIN", "42501 tenant_unknown; I",
-			)
-			if got := extended(c, statements(third+"BEGIN", mine, "COMMIT")...); got != "BEGIN; of 3; SELECT 1; COMMIT; I" {
-				t.Errorf("in a pipeline: got %s", got)
-			}
-			if got := extended(c, statements("BEGIN", third+"SAVEPOINT s", mine, "COMMIT")...); got != "BEGIN; SAVEPOINT; of 3; SELECT 1; COMMIT; I" {
-				t.Errorf("in a pipeline: got %s", got)
-			}
-			if got := extended(s.tenant(t, 2), statements(third+"BEGIN", mine)...); got != mismatchRefusal {
-				t.Errorf("in a pipeline: got %s", got)
-			}
-			c.Terminate()
-		}
-		s.unharmed(t, "comments")
-	})
-}
-
 // A reload that takes a tenant away ends the transactions that chose it, too: else it would be the session's tenant when they are committed.
 func TestChosenTenantsAreTakenAway(t *testing.T) {
 	t.Parallel()
 	s := start(t, spec{schema: rowsSchema, users: switching, rest: twoTenants})
+	const mine = "SELECT DISTINCT note FROM orders"
 	p := protocols[0]
 	chosen, visiting, kept, other := s.as(t, "app", nil), s.as(t, "app", nil), s.as(t, "app", nil), s.as(t, "app", nil)
 	p.play(t, chosen, "BEGIN", "BEGIN; T", "SET pgkennel.tenant = 'two'", "SET; T", mine, "of 2; SELECT 1; T")
@@ -123,7 +22,7 @@ func TestChosenTenantsAreTakenAway(t *testing.T) {
 	s.edit("pgdog.toml", `name = "two"`, "name = \"two\"\nstate = \"disabled\"")
 	s.console(t, "RELOAD")
 	for i, c := range []*pgtest.Client{chosen, visiting, kept} {
-		c.Send(simple("COMMIT"))
+		c.Send(&pgproto3.Query{String: "COMMIT"})
 		if m, err := c.Next(); err == nil {
 			if e, ok := m.(*pgproto3.ErrorResponse); !ok || e.Code != "57P01" {
 				t.Errorf("client %d of a disabled tenant got %s", i, pgtest.Format(m))
@@ -131,35 +30,4 @@ func TestChosenTenantsAreTakenAway(t *testing.T) {
 		}
 	}
 	p.play(t, other, mine, "of 4; SELECT 1; T", "COMMIT", "COMMIT; I")
-}
-
-// What is answered without a server behind a description that is answered already is done in front of what comes behind it.
-func TestQueuedBehindADescription(t *testing.T) {
-	t.Parallel()
-	s := isolate(t, "shared", "row")
-	savepoint := []string{"BEGIN", "SAVEPOINT s", "SET LOCAL app.current_tenant = '3'"}
-	for _, x := range []struct {
-		first, then []string
-		want        string
-	}{
-		{[]string{"BEGIN"}, []string{"SAVEPOINT s", "SELECT 7", "ROLLBACK TO s"}, "SAVEPOINT; 7; SELECT 1; ROLLBACK; T"},
-		{savepoint, []string{"SET LOCAL work_mem = '7MB'", "SHOW work_mem"}, "SET; 7MB; SHOW; T"},
-		{savepoint, []string{"ROLLBACK TO s", mine}, "ROLLBACK; 25001 tenant_mismatch; E"},
-		{savepoint, []string{"ROLLBACK AND CHAIN", mine}, "ROLLBACK; 42501 tenant_missing; E"},
-		{savepoint, []string{"ROLLBACK", "UPDATE orders SET id = id WHERE tenant_id = 2"}, "ROLLBACK; UPDATE 3; I"},
-	} {
-		c := s.as(t, "app", nil)
-		for _, sql := range x.first {
-			c.Query(sql)
-		}
-		c.Send(parse("q", "SELECT 1"), describe('S', "q"), flush)
-		for range 3 {
-			c.Receive()
-		}
-		if got := extended(c, statements(x.then...)...); got != x.want {
-			t.Errorf("%q: got %s, want %s", x.then, got, x.want)
-		}
-		c.Terminate()
-	}
-	s.unharmed(t, "descriptions")
 }

@@ -62,7 +62,7 @@ key = 4
 
 func (s *stand) as(t testing.TB, user string, params map[string]string) *pgtest.Client {
 	t.Helper()
-	return pgtest.Connect(t, s.addr, pgtest.Login{User: user, Database: cluster, Password: password, Params: params})
+	return s.As(t, user, params)
 }
 
 // TestTenantByRows: row-level security on the setting, chosen by the login, by SET, by name, and by the statement.
@@ -255,7 +255,7 @@ func TestTenantBySchema(t *testing.T) {
 					p.play(t, c,
 						"SELECT note FROM orders", fmt.Sprintf("of %d; SELECT 1; I", i),
 						"SELECT current_user::text", roles[i]+"; SELECT 1; I",
-						fmt.Sprintf("SELECT note FROM t_%d.orders", other), "42501; I",
+						fmt.Sprintf("SELECT note FROM t_%d.orders", other), "42501 tenant_mismatch; I",
 						"RESET ROLE", "42501 tenant_context; I",
 						"SET ROLE "+roles[other], "42501 tenant_context; I",
 						"SET search_path TO t_"+fmt.Sprint(other), "SET; I",

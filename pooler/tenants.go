@@ -310,7 +310,7 @@ func shardOf(r *router.Router, x *tenant.Tenant, key sharding.Key) (topology.Sha
 
 // tenantRoute is what the router knows of a tenant.
 func tenantRoute(typ sharding.KeyType, r *router.Router, x *tenant.Tenant) (router.Tenant, *pgwire.Error) {
-	route := router.Tenant{Own: x.Isolation != tenant.Row, Login: x.Mode == tenant.Strict}
+	route := router.Tenant{Own: x.Isolation != tenant.Row, Login: x.Mode == tenant.Strict, Schema: x.Schema}
 	if x.Key != "" {
 		key, ok := sharding.ParseKey(typ, x.Key)
 		if !ok || key.String() != x.Key { // by another spelling it would be another tenant, in another state

@@ -151,13 +151,14 @@ func (r *Registry) madeByKey(n Names) bool {
 	if n.Schema != "" {
 		i = Schema
 	}
-	return i != Instance && needs(n.Schema, r.o.Schema, i == Schema) && needs(n.Role, r.o.Role, m == Strict || i == Schema) &&
+	return i != Instance && (i != Database || m == Strict) && needs(n.Schema, r.o.Schema, i == Schema) && needs(n.Role, r.o.Role, m == Strict || i == Schema) &&
 		needs("", r.o.Database, i == Database)
 }
 
 var (
 	errNoKey     = errors.New("row isolation needs its key")
 	errSealed    = errors.New("sealed mode is for row isolation only")
+	errDatabase  = errors.New("database isolation needs strict mode: the shared login has one database for all")
 	errPlaceless = errors.New("instance isolation is provisioned, and can't be configured here")
 )
 
@@ -187,6 +188,8 @@ func (r *Registry) completeWith(t *Tenant, mapped Names) error {
 		return wrong(errNoKey)
 	case t.Isolation != Row && t.Mode == Sealed:
 		return wrong(errSealed)
+	case t.Isolation == Database && t.Mode != Strict:
+		return wrong(errDatabase)
 	}
 	for _, name := range []struct {
 		to     *string

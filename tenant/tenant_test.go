@@ -82,6 +82,7 @@ func TestMistakes(t *testing.T) {
 		{options(Tenant{Name: "a", Isolation: Row}), `needs its key`},
 		{options(Tenant{Name: "a", Mode: Sealed}), `row isolation only`},
 		{options(Tenant{Name: "a", Isolation: Instance}), `is provisioned`},
+		{options(Tenant{Name: "a", Isolation: Database, Mode: Shared}), `database isolation needs strict mode`},
 		{Options{Schema: "t_{tenant"}, `a { without its }`},
 		{Options{Schema: "t_tenant}"}, `a } without its {`},
 		{Options{Schema: "t_{title}"}, `it can have {tenant}, {key} and {id}`},

@@ -50,13 +50,15 @@ var floors = map[string]int{
 	"cmd/demo":            2,
 
 	// Above it: they may use everything, and nothing may use them.
-	"integration": 9,
-	"bench":       9,
-	"bench/load":  0,
+	"internal/testbed":      8,
+	"integration":           9,
+	"integration/isolation": 9,
+	"bench":                 9,
+	"bench/load":            0,
 }
 
 // testsOnly are packages that only tests may import.
-var testsOnly = []string{"internal/pgtest"}
+var testsOnly = []string{"internal/pgtest", "internal/testbed"}
 
 // testsMay lists the imports of test files that climb a floor, each with its reason. Test files may also import
 // everything that their package may, the packages of testsOnly, and the package itself.
@@ -88,7 +90,7 @@ var homes = []struct {
 	{
 		foreign: "github.com/jackc/pgx/v5", except: "github.com/jackc/pgx/v5/pgproto3",
 		only: []string{
-			"provision", "provision/...", "tenant/secure", "tenant/store", "pooler/cluster", "internal/pgtest", "internal/demo",
+			"provision", "provision/...", "tenant/secure", "tenant/store", "pooler/cluster", "internal/pgtest", "internal/testbed", "internal/demo",
 			"integration", "bench",
 		},
 		why: "the data path speaks its own pgwire; pgx is for provision, the directory, securing databases, health checks and tests",
@@ -96,7 +98,7 @@ var homes = []struct {
 	{
 		foreign: "github.com/jackc/pgx/v5/pgproto3",
 		only: []string{
-			"pooler/...", "provision", "provision/...", "tenant/store", "internal/pgtest", "internal/demo", "integration", "bench",
+			"pooler/...", "provision", "provision/...", "tenant/store", "internal/pgtest", "internal/testbed", "internal/demo", "integration", "bench",
 		},
 		why: "messages belong to the rooms of the pooler",
 	},

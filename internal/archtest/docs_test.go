@@ -64,7 +64,7 @@ func TestDifferencesAreTested(t *testing.T) {
 		t.Fatal(err)
 	}
 	var tests strings.Builder
-	for _, pattern := range []string{"/integration/*_test.go", "/pooler/*_test.go"} {
+	for _, pattern := range []string{"/integration/*_test.go", "/integration/*/*_test.go", "/pooler/*_test.go"} {
 		files, err := filepath.Glob(root + pattern)
 		if err != nil {
 			t.Fatal(err)

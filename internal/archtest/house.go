@@ -173,7 +173,7 @@ func checkEdge(from string, floor int, f file, to string) string {
 		if _, ok := testsMay[edge{from, to}]; ok {
 			return ""
 		}
-	} else if slices.Contains(testsOnly, to) {
+	} else if slices.Contains(testsOnly, to) && !slices.Contains(testsOnly, from) {
 		return "imports " + to + ", which is for tests"
 	}
 	if target >= floor {

@@ -254,7 +254,7 @@ func TestWhatIsHeldIsBounded(t *testing.T) {
 	t.Parallel()
 	conn, r := newConn(steps("Q"))
 	b := stream("E:" + strings.Repeat("x", maxTestMessage/2) + " Z")
-	if err := conn.Feed(b[:5]); err != nil || cap(conn.in) > 100 {
+	if err := conn.Feed(b[:5]); err != nil || cap(conn.in) > keepBytes { // it may be a used one
 		t.Errorf("%v; %d bytes are held for a promise", err, cap(conn.in))
 	}
 	for piece := range slices.Chunk(b[5:], 4096) {

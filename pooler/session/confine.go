@@ -76,10 +76,12 @@ func (s *Session) confinedTo(a *Account, st *parser.Statement) *pgwire.Error {
 // tenant's context where it can't be seen.
 func (s *Session) keeps(st *parser.Statement) *pgwire.Error {
 	switch st.Tag {
-	case "ALTER ROLE", "ALTER DATABASE", "ALTER SYSTEM":
-		if !s.ownLogin() || st.Tag == "ALTER ROLE" { // the login's password is pgkennel's
-			return notAllowed(st.Tag, "Do it as a user that belongs to no tenant.")
+	case "ALTER DATABASE", "ALTER SYSTEM":
+		if !s.ownLogin() {
+			return notAllowed(st.Tag, elsewhere)
 		}
+	case "ALTER ROLE", "DROP OWNED", "REASSIGN OWNED": // the login's password and privileges are pgkennel's
+		return notAllowed(st.Tag, elsewhere)
 	}
 	if (st.Kind == parser.PrepareTx || st.Kind == parser.CommitPrepared) && !s.ownLogin() {
 		return notAllowed(st.Tag, "Prepared transactions are everybody's who has the login.")
@@ -110,6 +112,8 @@ func (s *Session) keeps(st *parser.Statement) *pgwire.Error {
 	}
 	return nil
 }
+
+const elsewhere = "Do it as a user that belongs to no tenant."
 
 // parts reports that behind st a connection does not carry any more what it should: st takes the context off it, or ends the transaction that was a
 // tenant's.

@@ -42,7 +42,7 @@ func (c *compiler) exposingCall(f parser.Function) bool {
 		return false
 	}
 	switch f.Name {
-	case "loread", "lowrite", "pg_stat_get_activity", "pg_stat_get_backend_activity", "pg_prepared_statement", "pg_cursor",
+	case "loread", "lowrite", "pg_cancel_backend", "pg_terminate_backend", "pg_stat_get_activity", "pg_stat_get_backend_activity", "pg_prepared_statement", "pg_cursor",
 		"pg_read_file", "pg_read_binary_file":
 		return true
 	}

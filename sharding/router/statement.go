@@ -22,6 +22,9 @@ type statement struct {
 	// More refusals: unless the session is a tenant's, to whom PostgreSQL shows its own rows only; unless what is named is all the tenant's own;
 	// unless the server itself knows the tenant by its login.
 	ownerless, shared, shown *pgwire.Error
+	// common refuses it to a tenant whose tables are shared. schemas are those of tenants that it names.
+	common  *pgwire.Error
+	schemas []string
 
 	// single: there is but one shard, so none has to be found.
 	single bool
@@ -127,6 +130,10 @@ func (c *compiler) statement(s *parser.Statement) *statement {
 		c.copyFrom(s)
 	case parser.Explain:
 		c.wrapped(s.Inner)
+		if s.ExplainAnalyze && c.r.tenant != "" {
+			first(&st.common, pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "EXPLAIN ANALYZE is not allowed where tenants share tables").WithRoutine(RefusalTenantMissing).
+				WithDetail("It counts the rows of others that a policy hid.").WithHint("Leave ANALYZE out."))
+		}
 		if !s.ExplainAnalyze {
 			st.write = false
 			for _, e := range []**pgwire.Error{&st.hintless, &st.keyless, &st.placeless} {
@@ -156,6 +163,7 @@ func (c *compiler) statement(s *parser.Statement) *statement {
 		c.truncate(s)
 	case parser.Unknown, parser.CommitPrepared, parser.Lock, parser.DDL, parser.Maintenance, parser.Call, parser.Do, parser.Load, parser.Utility:
 		c.shardOnly(s)
+		c.names(s)
 		c.analyse(s.Query) // sub-selects of its expressions
 	}
 	st.explain()
@@ -201,6 +209,8 @@ func (c *compiler) wrapped(s *parser.Statement) {
 	first(&st.ownerless, in.ownerless)
 	first(&st.shared, in.shared)
 	first(&st.shown, in.shown)
+	first(&st.common, in.common)
+	st.schemas = append(st.schemas, in.schemas...)
 	if in.hintless != nil {
 		st.needsHint(in.hintless)
 	}
@@ -277,6 +287,9 @@ func (c *compiler) analyse(q *parser.Query) {
 func (c *compiler) calls(list []parser.Function) {
 	if i := slices.IndexFunc(list, c.exposingCall); i >= 0 {
 		c.exposed("function", list[i].Name)
+	}
+	for _, f := range list {
+		c.private(f.Schema)
 	}
 	for _, f := range list {
 		if !c.builtin(f) {

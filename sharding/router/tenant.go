@@ -16,6 +16,8 @@ type Tenant struct {
 	Shard topology.ShardID
 	// Own: its tables are its own, so that their rows' keys say nothing.
 	Own bool
+	// Schema is its own, if it has one: it names no other tenant's.
+	Schema string
 	// Login: the server knows it by its login, and not by settings.
 	Login bool
 }
@@ -25,7 +27,7 @@ func (rt *Route) Tenant() string { return rt.message.Hints.Tenant }
 
 // refuses reports that the statement is refused to somebody, however it is addressed.
 func (st *statement) refuses() bool {
-	return st.refusal != nil || st.ownerless != nil || st.shared != nil || st.shown != nil
+	return st.refusal != nil || st.ownerless != nil || st.shared != nil || st.shown != nil || st.common != nil || len(st.schemas) > 0
 }
 
 // planTenant is Plan for a tenant's session.
@@ -61,6 +63,10 @@ func (rt *Route) planFor(t *Tenant, in *Input, describe bool) (sharding.Plan, *p
 			return plan, st.shared
 		case st.shown != nil && !t.Own && !t.Login:
 			return plan, st.shown
+		case st.common != nil && !t.Own:
+			return plan, st.common
+		case t.Schema != "" && slices.ContainsFunc(st.schemas, func(schema string) bool { return schema != t.Schema }):
+			return plan, otherSchema()
 		}
 		for _, h := range st.homes {
 			if h.schema != "" && h.shard != t.Shard && !(rt.router.private != nil && rt.router.private(h.schema)) {
@@ -198,11 +204,11 @@ func (c *compiler) foreign(t *parser.Table) {
 	if private == nil {
 		return
 	}
-	named := t.Schema != "" && private(t.Schema)
+	named := c.private(t.Schema)
 	if t.Schema == "" && c.r.schema != nil {
 		c.usesPath = true
 		if table := c.r.schema.Lookup("", t.Name, c.path); table != nil {
-			named = private(table.Schema)
+			named = c.private(table.Schema)
 		} else if c.pathLost {
 			named = slices.ContainsFunc(c.r.homonyms[t.Name], func(rel *topology.Relation) bool { return private(rel.Schema) })
 		}
@@ -211,4 +217,33 @@ func (c *compiler) foreign(t *parser.Table) {
 		c.st.needsOwn(pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "no tenant for table %q", t.Name).WithRoutine(RefusalTenantMissing).
 			WithDetail("It is in a schema that is a tenant's own, and the session is not that tenant's.").WithHint("Log in as the tenant, or choose it."))
 	}
+}
+
+// private notes that a tenant's schema is named, and reports whether it is one.
+func (c *compiler) private(schema string) bool {
+	if schema == "" || c.r.private == nil || !c.r.private(schema) {
+		return false
+	}
+	c.st.schemas = append(c.st.schemas, schema)
+	return true
+}
+
+// names looks at what a utility statement names: tenants' schemas, and for LOCK tables that are all tenants'.
+func (c *compiler) names(s *parser.Statement) {
+	for i := range s.Tables {
+		t := &s.Tables[i]
+		c.private(t.Schema)
+		if s.Kind != parser.Lock || c.r.tenant == "" || isTemp(t.Schema) || isCatalog(t.Schema) {
+			continue
+		}
+		if rel := c.relation(t); rel.tenant || rel.heirsTenant {
+			first(&c.st.common, pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "%s of a table that tenants share is not allowed", s.Tag).WithRoutine(RefusalTenantMissing).
+				WithDetail("It would keep all tenants from %q.", rel.name).WithHint("Lock rows: SELECT ... FOR UPDATE."))
+		}
+	}
+}
+
+func otherSchema() *pgwire.Error {
+	return pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "the statement names another tenant's schema").WithRoutine(RefusalTenantMismatch).
+		WithDetail("The session belongs to a tenant, and the schema is, or would be, another one's.").WithHint("Leave the schema out, or name the session's own.")
 }

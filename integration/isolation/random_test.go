@@ -1,0 +1,128 @@
+package isolation
+
+import (
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/pgkennel/pgkennel/internal/pgtest"
+	"github.com/pgkennel/pgkennel/internal/testbed"
+)
+
+// choices are what a session that chooses its tenants says, in random order.
+var choices = []string{
+	mine, mine, mine, mine,
+	"SET app.current_tenant = '2'", "SET app.current_tenant = '3'", "SET LOCAL app.current_tenant = '2'", "SET LOCAL app.current_tenant = '3'",
+	"SELECT set_config('app.current_tenant', '2', false)", "SELECT set_config('app.current_tenant', '3', true)",
+	"RESET app.current_tenant",
+	"BEGIN", "BEGIN", "COMMIT", "ROLLBACK", "SAVEPOINT s", "ROLLBACK TO s", "ROLLBACK TO s", "RELEASE s", "ROLLBACK AND CHAIN",
+	"SELECT 1/0", "SELECT 7", "SET search_path = public", "CREATE TEMP TABLE IF NOT EXISTS x ()", "SELECT nextval('ids') > 0",
+}
+
+// TestIsolationOfSessions: the same where a session keeps its connection.
+func TestIsolationOfSessions(t *testing.T) {
+	t.Parallel()
+	for _, m := range modes {
+		m.shards = 1
+		t.Run(m.name, func(t *testing.T) {
+			t.Parallel()
+			randomChoices(t, build(t, m, "session"))
+		})
+	}
+}
+
+// byHand is an application's database with row-level security on the setting: what PostgreSQL itself shows to a session that sets it.
+const byHand = `
+CREATE TABLE orders (tenant_id bigint NOT NULL, id bigint, note text);
+INSERT INTO orders SELECT t, t * 10 + i, 'of ' || t FROM generate_series(1, 4) t, generate_series(1, 3) i;
+ALTER TABLE orders ENABLE ROW LEVEL SECURITY; ALTER TABLE orders FORCE ROW LEVEL SECURITY;
+CREATE POLICY mine ON orders USING (tenant_id = nullif(current_setting('app.current_tenant', true), '')::bigint);
+CREATE SEQUENCE ids;
+`
+
+// randomChoices: what a session reads that chooses its tenants at random, in both protocols and in pipelines, is what PostgreSQL itself shows it, or it is
+// refused. PostgreSQL shows nothing where no tenant was chosen, which is refused here.
+func randomChoices(t *testing.T, w *world) {
+	i := w.Shards[0].Instance
+	oracle := testbed.Shard{Instance: i, DB: i.CreateDatabase(t)}
+	i.Exec(t, oracle.DB, "GRANT CREATE ON SCHEMA public TO app; SET ROLE app;"+byHand)
+	w.Shards[0].Exec(t, w.db, "GRANT TEMP ON DATABASE "+w.db+" TO PUBLIC; GRANT EXECUTE ON FUNCTION set_config TO PUBLIC")
+	trials := 30
+	if testing.Short() {
+		trials = 20
+	}
+	for seed := range trials {
+		if w.choose(t, oracle, uint64(seed)); t.Failed() {
+			return
+		}
+	}
+	w.unharmed(t, "random choices")
+}
+
+// choose runs one session.
+func (w *world) choose(t *testing.T, oracle testbed.Shard, seed uint64) {
+	t.Helper()
+	rnd := rand.New(rand.NewPCG(11, seed))
+	here := w.As(t, "app", nil)
+	there := oracle.Connect(t, pgtest.Login{User: testbed.User, Database: oracle.DB, Password: testbed.Password})
+	defer here.Terminate()
+	defer there.Terminate()
+	var said []string
+	pick := func(n int) (list []string) {
+		for range 1 + rnd.IntN(n) {
+			list = append(list, choices[rnd.IntN(len(choices))])
+		}
+		return list
+	}
+	for range 1 + rnd.IntN(8) {
+		var messages []pgproto3.FrontendMessage
+		switch rnd.IntN(4) {
+		case 0:
+			messages = []pgproto3.FrontendMessage{testbed.Simple(strings.Join(pick(3), "; "))}
+		case 1:
+			messages = []pgproto3.FrontendMessage{testbed.Simple(pick(1)[0])}
+		default:
+			for _, sql := range pick(5) {
+				messages = append(messages, testbed.Statements(sql)...)
+				if rnd.IntN(5) == 0 {
+					messages = append(messages, testbed.Flush)
+				}
+			}
+			messages = append(messages, testbed.Sync)
+		}
+		for _, m := range messages {
+			switch m := m.(type) {
+			case *pgproto3.Query:
+				said = append(said, m.String+" (Query)")
+			case *pgproto3.Parse:
+				said = append(said, m.Query)
+			case *pgproto3.Sync:
+				said = append(said, "Sync")
+			case *pgproto3.Flush:
+				said = append(said, "Flush")
+			}
+		}
+		here.Send(messages...)
+		there.Send(messages...)
+		got, want := here.UntilReady(), there.UntilReady()
+		if testbed.Outcome(got) == testbed.Outcome(want) {
+			continue
+		}
+		// It may be refused, and then has shown no more than PostgreSQL has.
+		if f := pgtest.Failure(want); f != nil && f.Code == "25001" {
+			return // DISCARD ALL and the like behind what is answered here
+		}
+		e := pgtest.Failure(got)
+		rows, all := pgtest.Rows(got), pgtest.Rows(want)
+		isNote := func(row string) bool { return !strings.HasPrefix(row, "of ") }
+		rows, all = slices.DeleteFunc(rows, isNote), slices.DeleteFunc(all, isNote)
+		if e != nil && (e.File == "" || e.Code == "42P01") && len(rows) <= len(all) && slices.Equal(rows, all[:len(rows)]) {
+			return
+		}
+		t.Errorf("seed %d: %s\n got %s\nwant %s", seed, strings.Join(said, "\n\t"), testbed.Outcome(got), testbed.Outcome(want))
+		return
+	}
+}
