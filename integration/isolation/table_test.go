@@ -182,9 +182,9 @@ var groupB = []row{
 		try("SET app.current_tenant = ''", runs), then(mine, own),
 	}},
 	{id: "B07", attack: "reading a signature, using it again, making one", steps: []step{
-		try("SELECT current_setting('pgkennel.seal', true)", nothing), try("SET pgkennel.seal = '00.00'", nothing), try("SELECT set_config('pgkennel.seal', '00.00', false)", nothing),
+		try("SELECT current_setting('pgkennel.seal', true)", nothing), try("SET pgkennel.seal = '00.00'", refused), try("SELECT set_config('pgkennel.seal', '00.00', false)", refused),
 		then("RESET ALL", nothing), then(mine, own),
-	}, note: "There are signatures in `sealed` mode only."},
+	}, note: "There are signatures in `sealed` mode only; of another connection, or tenant, they are refused by PostgreSQL."},
 	{id: "B08", attack: "`RESET` of the setting", steps: []step{
 		try("RESET app.current_tenant", runs), try("SET app.current_tenant TO DEFAULT", runs), try("SET app.current_tenant = ''", runs), then(mine, own),
 		try("SET app.current_tenant FROM CURRENT", nothing), then(mine, own),

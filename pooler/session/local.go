@@ -75,7 +75,9 @@ func (s *Session) localAt(st *parser.Statement, v view) bool {
 		return queues && v.tx == pgwire.TxActive && st.Set != nil && st.Set.Name != "session_authorization" && s.checkSet(st.Set) == nil
 	case parser.SetTransaction:
 		return queues && v.tx == pgwire.TxActive && st.Tx != nil && !st.Tx.Session && !st.Tx.Snapshot
-	case parser.ResetAll, parser.Savepoint, parser.Release:
+	case parser.ResetAll:
+		return queues && v.tx == pgwire.TxActive && !s.base.Sealed() // a seal is for a backend, and set by no SET
+	case parser.Savepoint, parser.Release:
 		return queues && v.tx == pgwire.TxActive
 	case parser.RollbackTo:
 		return queues && s.runsFailed(st, v.tx)

@@ -193,6 +193,12 @@ func transient(name string) bool {
 	return false
 }
 
+// Sealed reports whether a setting of the set has a Sealer.
+func (s *Set) Sealed() bool {
+	_, is := (*Set)(nil).Seal(s)
+	return is
+}
+
 // Seal returns the setting of want that has a Sealer, if a connection that has s lacks it.
 func (s *Set) Seal(want *Set) (Var, bool) {
 	for _, v := range want.Vars() {
