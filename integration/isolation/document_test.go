@@ -34,8 +34,8 @@ mode, and this page is made of its table; a mode that stops keeping a row's prom
 `
 
 const middle = `
-` + "`strict`" + ` is the default, and what to take where tenants, or whoever finds an injection in the application, can send SQL of their own. ` + "`shared`" + ` needs fewer connections: it
-holds against mistakes, and against all attacks below that pgkennel can see. What functions of your own do inside it can't see, so grant tenants none there that set roles or the
+` + "`strict`" + ` is the default, and what to take where tenants, or whoever finds an injection in the application, can send SQL of their own. ` + "`sealed`" + ` holds them on one login, with fewer connections: policies check a signature
+of pgkennel's, and what sessions of one login can do to each other besides pgkennel refuses. ` + "`shared`" + ` holds against mistakes, and against all attacks below that pgkennel can see. What functions of your own do inside it can't see, so grant tenants none there that set roles or the
 tenant's setting. Databases of their own exist in strict mode only.
 
 Servers have to have the fixes of November 2026 (14.25, 15.20, 16.16, 17.12, 18.6); ` + "`pgkennel doctor`" + ` checks that.

@@ -11,6 +11,7 @@ import (
 
 	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/internal/testbed"
+	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // exploit is a row that is tried in a world.
@@ -198,7 +199,20 @@ func (w *world) asServer(t testing.TB, n int) *pgtest.Client {
 	case "database":
 		db = fmt.Sprintf("%s_d%d", w.db, n)
 	}
-	return w.Shards[0].Connect(t, pgtest.Login{User: w.login(n), Database: db, Params: map[string]string{"options": options}})
+	c := w.Shards[0].Connect(t, pgtest.Login{User: w.login(n), Database: db, Params: map[string]string{"options": options}})
+	if w.mode.mode == "sealed" {
+		secret, err := tenant.NewSecret([]byte(roleSecret))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var pid uint32
+		var start int64
+		if _, err := fmt.Sscanf(pgtest.Rows(c.Query("SELECT pg_backend_pid() || ' ' || pgkennel.backend_start()"))[0], "%d %d", &pid, &start); err != nil {
+			t.Fatal(err)
+		}
+		c.Query(fmt.Sprintf("SET pgkennel.seal = '%s'", secret.Sealer(testbed.Cluster).AppendSeal(nil, fmt.Sprint(n), pid, start)))
+	}
+	return c
 }
 
 // poolerAlone opens everything in the database, and tries what pgkennel is to refuse.

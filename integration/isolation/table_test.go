@@ -299,7 +299,7 @@ var groupD = []row{
 }
 
 var groupE = []row{
-	{id: "E01", attack: "others' SQL in `pg_stat_activity`", steps: []step{try("SELECT query FROM pg_stat_activity WHERE pid <> pg_backend_pid()", runs, "row-shared", refused)}},
+	{id: "E01", attack: "others' SQL in `pg_stat_activity`", steps: []step{try("SELECT query FROM pg_stat_activity WHERE pid <> pg_backend_pid()", runs, "row-shared", refused, "schema-shared", denied)}},
 	{id: "E02", attack: "`pg_terminate_backend`, `pg_cancel_backend`", steps: []step{
 		try("SELECT pg_terminate_backend({pid})", denied, "row-shared", refused), try("SELECT pg_cancel_backend({pid})", denied, "row-shared", refused),
 	}},

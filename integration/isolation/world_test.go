@@ -34,7 +34,7 @@ var modes = []mode{
 		"Shared tables with policies on the setting. All tenants on the pool's login",
 	},
 	{
-		"row-sealed", "row", "sealed", 1, false,
+		"row-sealed", "row", "sealed", 2, true,
 		[]string{"row-sealed", "sealed", "row-shared", "shared", "row"},
 		"Shared tables with policies on the setting and its seal. All tenants on the pool's login",
 	},
@@ -66,6 +66,8 @@ const (
 	attacker, victim = 2, 3
 	mine             = "SELECT DISTINCT note FROM orders"
 )
+
+const roleSecret = "0123456789abcdef0123456789abcdef"
 
 // world is a pgkennel, its tenants, and what they have.
 type world struct {
@@ -128,13 +130,16 @@ func build(t testing.TB, m mode, pooling string) *world {
 	ca := pgtest.NewCA(t)
 	cert, key := ca.Issue("localhost", "*.tenants.test", "localhost")
 	i := pgtest.Shared(t)
+	if m.mode == "sealed" { // it is not served with a login that others' worlds make a member of roles
+		i = pgtest.Start(t)
+	}
 	w := &world{mode: m, passing: pooling == "session", ca: ca, roles: make(map[int]string), watch: make(map[int]*pgtest.Client)}
 	w.Stand = testbed.Prepare(t, testbed.Spec{
 		Instances: slices.Repeat([]*pgtest.Instance{i}, m.shards), Users: fmt.Sprintf(users, testbed.Password, pooling),
 		General: fmt.Sprintf("default_pool_size = 1\nauth_type = \"plain\"\ntls_certificate = %q\ntls_private_key = %q\n", cert, key),
 	})
 	w.db = w.Shards[0].DB
-	w.Write("role.secret", "0123456789abcdef0123456789abcdef")
+	w.Write("role.secret", roleSecret)
 	var rest strings.Builder
 	fmt.Fprintf(&rest, "[multi_tenant]\nisolation = %q\nmode = %q\nrole_secret_file = %q\nsni_suffix = \".tenants.test\"\n", m.isolation, m.mode, w.Path("role.secret"))
 	for n := 1; n <= 4; n++ {
