@@ -143,7 +143,7 @@ func TestLongAnswersAreRefusedUnread(t *testing.T) {
 			m.sh.Method = method
 			k := newTalk(t, m)
 			k.send(pgwire.AppendStartupMessage(nil, 3<<16, []pgwire.Param{{Name: "user", Value: "app"}, {Name: "database", Value: "prod"}}), "R")
-			k.send(binary.BigEndian.AppendUint32([]byte{pgwire.MsgPassword}, uint32(4+most+more)), want) //nolint:gosec // it is small
+			k.send(binary.BigEndian.AppendUint32([]byte{pgwire.MsgPassword}, uint32(4+most+more)), want)
 		}
 	}
 }
