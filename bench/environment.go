@@ -105,6 +105,9 @@ func newEnvironment(ctx context.Context, o *options) (env *environment, err erro
 	if err := env.query(ctx, database, tenantTables()); err != nil {
 		return env, err
 	}
+	if err := env.seal(ctx); err != nil {
+		return env, err
+	}
 	psql := exec.CommandContext(ctx, env.scratch.Install().Path("psql"), "-XAtq", "-h", "127.0.0.1", "-p", strconv.Itoa(env.server.Port), "-U", pginstance.Superuser,
 		"-c", "SELECT rolpassword FROM pg_authid WHERE rolname = '"+account+"'")
 	secret, err := psql.Output()

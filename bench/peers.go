@@ -163,6 +163,9 @@ func writeConfig(w *bufio.Writer, s *setup, port, server int, general string) {
 		shards = []string{database, second}
 	}
 	fmt.Fprintf(w, "[general]\nhost = \"127.0.0.1\"\nport = %d\ndefault_pool_size = %d\nauth_type = %q\ntls_verify = \"disabled\"\n%s", port, poolSize/len(shards), auth, general)
+	if s.tenancy == sealedRows {
+		shards = []string{sealedDatabase}
+	}
 	for i, db := range shards {
 		fmt.Fprintf(w, "\n[[databases]]\nname = %q\nhost = \"127.0.0.1\"\nport = %d\ndatabase_name = %q\nshard = %d\n", database, server, db, i)
 	}

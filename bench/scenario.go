@@ -67,7 +67,7 @@ func scenarios(o *options) []*scenario {
 		{name: "copy", about: "COPY", setup: ranges, metrics: []metric{speed, cpuGB, memory, grown}, trials: []trial{copyOut(), copyIn()}},
 		{name: "idle", about: "idle clients", setup: ranges, indirect: true, metrics: []metric{clientBytes, clientRSS, idleCPU, memory}, trials: []trial{idle(o.idle)}},
 		{name: "login", about: "login storm, SCRAM", setup: setup{routing: byRange, entries: 2, scram: true}, metrics: []metric{tps, cpu, user, p50, p99, p999}, trials: []trial{logins(16)}},
-		scaling(1), scaling(2), virtual(withoutAny), virtual(namedOnly), virtual(sharedRows), virtual(sharedSchemas), virtual(strictRows),
+		scaling(1), scaling(2), virtual(withoutAny), virtual(namedOnly), virtual(sharedRows), virtual(sealedRows), virtual(sharedSchemas), virtual(strictRows),
 		{name: "latency", about: "latency at a fixed rate", setup: ranges, metrics: []metric{rate, p50, p99, p999, late, cpu}, trials: []trial{atRate(0.5), atRate(1)}},
 		{name: "micro", about: "single steps, in the program's own benchmarks", ours: true, indirect: true, metrics: []metric{nanoseconds, allocations}, trials: micro()},
 	}

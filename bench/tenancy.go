@@ -3,13 +3,19 @@ package main
 import (
 	"bufio"
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strconv"
 	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/pgkennel/pgkennel/internal/pginstance"
+	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/secure"
 )
 
 // tenancy is how the tenants of the scenario "virtual" are kept apart.
@@ -21,6 +27,7 @@ const (
 	namedOnly     tenancy = "statements name the tenant, nothing else" // PgDog's check
 	sharedRows    tenancy = "rows, shared"
 	sharedSchemas tenancy = "schemas, shared"
+	sealedRows    tenancy = "rows, sealed"
 	strictRows    tenancy = "rows, strict"
 )
 
@@ -52,6 +59,35 @@ ANALYZE open_rents, rents, strict_rents;
 `, renter, virtualTenants)
 }
 
+// sealedDatabase has the same rows, and policies that pgkennel secure makes for sealed mode.
+const sealedDatabase = "sealed"
+
+// seal makes the database of sealed tenants.
+func (env *environment) seal(ctx context.Context) error {
+	const text = "0123456789abcdef0123456789abcdef"
+	secret, err := tenant.NewSecret([]byte(text))
+	if err != nil {
+		return err
+	}
+	table := fmt.Sprintf("CREATE TABLE sealed_rents AS SELECT t::bigint AS tenant_id, i::bigint AS id, i::bigint AS value FROM generate_series(1, %d) t, generate_series(1, 100) i;"+
+		"ALTER TABLE sealed_rents ADD PRIMARY KEY (tenant_id, id), ALTER tenant_id SET NOT NULL; ANALYZE sealed_rents", virtualTenants)
+	if err := errors.Join(env.write("role.secret", text), env.tool(ctx, "createdb", sealedDatabase), env.query(ctx, sealedDatabase, table)); err != nil {
+		return err
+	}
+	db, err := pgx.Connect(ctx, fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=%s sslmode=disable", env.server.Port, pginstance.Superuser, sealedDatabase))
+	if err != nil {
+		return err
+	}
+	defer db.Close(context.WithoutCancel(ctx))
+	steps, err := secure.NewPlanner().Plan(ctx, db, secure.Options{
+		Cluster: database, Column: "tenant_id", Setting: "app.current_tenant", Rows: tenant.Sealed, Secret: secret, Logins: []string{renter},
+	})
+	if err != nil {
+		return err
+	}
+	return secure.Apply(ctx, db, steps, time.Minute, func(int, secure.Step) {})
+}
+
 // renter is whose statements they are: no superuser, whom policies would not stop.
 const renter = "renter"
 
@@ -61,6 +97,8 @@ func (t tenancy) script() string {
 	switch t {
 	case sharedRows, sharedSchemas:
 		table = "rents"
+	case sealedRows:
+		table = "sealed_rents"
 	case strictRows:
 		table = "strict_rents"
 	case noTenancy, withoutAny, namedOnly:
@@ -83,6 +121,8 @@ func writeTenancy(w *bufio.Writer, t tenancy) {
 		fmt.Fprint(w, "mode = \"shared\"\n")
 	case sharedSchemas:
 		fmt.Fprint(w, "isolation = \"schema\"\nmode = \"shared\"\nschema = \"rent_{key}\"\nrole = \"rent_{key}\"\n")
+	case sealedRows:
+		fmt.Fprint(w, "mode = \"sealed\"\nrole_secret_file = \"role.secret\"\n")
 	case strictRows:
 		fmt.Fprint(w, "role = \"rent_{key}\"\nconnections = 100\n")
 	}

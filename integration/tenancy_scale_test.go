@@ -113,26 +113,33 @@ func (v *visitor) run(ctx context.Context, n int) error {
 	return err
 }
 
-// TestAThousandTenants: 200 clients of a thousand tenants, drawn by Zipf's law, on 20 connections that all share and on 100 that log in as one tenant each:
+// TestAThousandTenants: 200 clients of a thousand tenants, drawn by Zipf's law, on 20 connections that all share, sealed or not, and on 100 that log in as one tenant each:
 // every row that anybody gets is its tenant's, and so is every row that was written.
 func TestAThousandTenants(t *testing.T) {
 	t.Parallel()
-	instance := pgtest.Start(t, pgtest.MaxConnections(150))
-	for _, mode := range []string{"shared", "strict"} {
+	instance := pgtest.Start(t, pgtest.MaxConnections(250))
+	for _, mode := range []string{"shared", "sealed", "strict"} {
 		t.Run(mode, func(t *testing.T) {
 			t.Parallel()
 			total, schema := *transactions, crowdSchema("nullif(current_setting('app.current_tenant', true), '')::bigint")
 			if mode == "strict" {
 				total, schema = total/10, crowdSchema("nullif(substring(session_user::text from '_t([0-9]+)$'), '')::bigint")
 			}
-			s := prepare(t, spec{instances: []*pgtest.Instance{instance}, schema: schema, users: switching, general: "default_pool_size = 20\ncheckout_timeout = 60_000\n"})
+			s := prepare(t, spec{instances: []*pgtest.Instance{instance}, schema: schema, users: switching, general: "default_pool_size = 20\ncheckout_timeout = 60_000\nconnect_timeout = 60_000\n"})
 			db := s.shards[0].db
 			section := fmt.Sprintf("[multi_tenant]\ncolumn = \"tenant_id\"\nmode = %q\n", mode)
 			if mode == "strict" {
 				section += fmt.Sprintf("role = \"%s_t{key}\"\nconnections = 100\n", db)
 				s.shards[0].Exec(t, db, fmt.Sprintf("DO $$ BEGIN FOR i IN 1..%d LOOP EXECUTE 'CREATE ROLE %s_t' || i || ' LOGIN'; END LOOP; END $$", crowdTenants, db))
 			}
+			if mode == "sealed" {
+				s.write("role.secret", secureSecret)
+				section += fmt.Sprintf("role_secret_file = %q\n", s.path("role.secret"))
+			}
 			s.edit("pgdog.toml", "[admin]", section+"[admin]")
+			if mode == "sealed" {
+				s.must(t, "secure", "apply")
+			}
 			s.startInside()
 			t.Cleanup(func() {
 				if t.Failed() {
