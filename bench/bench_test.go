@@ -204,7 +204,7 @@ func TestConfigurationsAreGood(t *testing.T) {
 	for _, s := range []setup{{}, {routing: byList, entries: 1001}, {routing: byRange, entries: 2}, {routing: byRange, entries: 5000, scram: true}} {
 		var text bytes.Buffer
 		w := bufio.NewWriter(&text)
-		writeConfig(w, &s, 6432, 5432, "workers = 1\n")
+		writeConfig(w, &s, "", 6432, 5432, "workers = 1\n")
 		if err := w.Flush(); err != nil {
 			t.Fatal(err)
 		}

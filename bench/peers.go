@@ -145,7 +145,7 @@ func (env *environment) writePgDog(s *setup, name string, port int, general stri
 	}
 	defer file.Close()
 	w := bufio.NewWriter(file)
-	writeConfig(w, s, port, env.server.Port, general)
+	writeConfig(w, s, env.dir, port, env.server.Port, general)
 	user := fmt.Sprintf("[[users]]\nname = %q\ndatabase = %q\npassword = %q\n", s.user(), database, password)
 	if s.tenancy.chooses() {
 		user += "tenant_switch = true\n"
@@ -154,7 +154,7 @@ func (env *environment) writePgDog(s *setup, name string, port int, general stri
 }
 
 // writeConfig writes pgdog.toml, which has a line of its own for each of what may be a million ranges.
-func writeConfig(w *bufio.Writer, s *setup, port, server int, general string) {
+func writeConfig(w *bufio.Writer, s *setup, dir string, port, server int, general string) {
 	auth, shards := "trust", []string{database}
 	if s.scram {
 		auth = "scram"
@@ -170,7 +170,7 @@ func writeConfig(w *bufio.Writer, s *setup, port, server int, general string) {
 		fmt.Fprintf(w, "\n[[databases]]\nname = %q\nhost = \"127.0.0.1\"\nport = %d\ndatabase_name = %q\nshard = %d\n", database, server, db, i)
 	}
 	if s.tenancy != noTenancy {
-		writeTenancy(w, s.tenancy)
+		writeTenancy(w, s.tenancy, dir)
 	}
 	if s.routing == unrouted {
 		return

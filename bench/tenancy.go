@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
@@ -59,6 +60,9 @@ ANALYZE open_rents, rents, strict_rents;
 `, renter, virtualTenants)
 }
 
+// secretFile has the secret of seals.
+const secretFile = "role.secret"
+
 // sealedDatabase has the same rows, and policies that pgkennel secure makes for sealed mode.
 const sealedDatabase = "sealed"
 
@@ -71,7 +75,7 @@ func (env *environment) seal(ctx context.Context) error {
 	}
 	table := fmt.Sprintf("CREATE TABLE sealed_rents AS SELECT t::bigint AS tenant_id, i::bigint AS id, i::bigint AS value FROM generate_series(1, %d) t, generate_series(1, 100) i;"+
 		"ALTER TABLE sealed_rents ADD PRIMARY KEY (tenant_id, id), ALTER tenant_id SET NOT NULL; ANALYZE sealed_rents", virtualTenants)
-	if err := errors.Join(env.write("role.secret", text), env.tool(ctx, "createdb", sealedDatabase), env.query(ctx, sealedDatabase, table)); err != nil {
+	if err := errors.Join(env.write(secretFile, text), env.tool(ctx, "createdb", sealedDatabase), env.query(ctx, sealedDatabase, table)); err != nil {
 		return err
 	}
 	db, err := pgx.Connect(ctx, fmt.Sprintf("host=127.0.0.1 port=%d user=%s dbname=%s sslmode=disable", env.server.Port, pginstance.Superuser, sealedDatabase))
@@ -109,8 +113,8 @@ func (t tenancy) script() string {
 // chooses reports whether users of the configuration are to choose tenants.
 func (t tenancy) chooses() bool { return t != noTenancy && t != withoutAny && t != namedOnly }
 
-// writeTenancy writes what pgdog.toml says of tenants.
-func writeTenancy(w *bufio.Writer, t tenancy) {
+// writeTenancy writes what pgdog.toml says of tenants; dir has the secret.
+func writeTenancy(w *bufio.Writer, t tenancy, dir string) {
 	if t == noTenancy || t == withoutAny {
 		return
 	}
@@ -122,7 +126,7 @@ func writeTenancy(w *bufio.Writer, t tenancy) {
 	case sharedSchemas:
 		fmt.Fprint(w, "isolation = \"schema\"\nmode = \"shared\"\nschema = \"rent_{key}\"\nrole = \"rent_{key}\"\n")
 	case sealedRows:
-		fmt.Fprint(w, "mode = \"sealed\"\nrole_secret_file = \"role.secret\"\n")
+		fmt.Fprintf(w, "mode = \"sealed\"\nrole_secret_file = %q\n", filepath.Join(dir, secretFile))
 	case strictRows:
 		fmt.Fprint(w, "role = \"rent_{key}\"\nconnections = 100\n")
 	}
