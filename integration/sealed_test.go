@@ -11,6 +11,8 @@ import (
 	"github.com/pgkennel/pgkennel/tenant/secure"
 )
 
+const sharedRefusal = "42501 tenant_shared; I"
+
 const sealedTenancy = "mode = \"sealed\"\n" + rowTenancy
 
 // sealed is a stand whose tenants share the login app, with functions by which their own SQL gets around what pgkennel sees.
@@ -52,11 +54,23 @@ func TestSealed(t *testing.T) {
 			"SELECT set_config('pgkennel.seal', 'x', true)", "42501 tenant_context; I",
 			"SELECT query FROM pg_stat_activity", "42501 tenant_missing; I",
 			"SELECT pg_terminate_backend(1)", "42501; I",
+			"DROP OWNED BY CURRENT_USER", sharedRefusal,
+			"REASSIGN OWNED BY app TO app", sharedRefusal,
+			"CREATE RULE r AS ON INSERT TO countries DO ALSO INSERT INTO countries SELECT note FROM orders", sharedRefusal,
+			"ALTER FUNCTION become(text) SET app.current_tenant = '2'", sharedRefusal,
+			"GRANT app TO pg_monitor", sharedRefusal,
+			"EXPLAIN CREATE TABLE kept AS SELECT note FROM orders", sharedRefusal,
+			"LOCK TABLE orders", sharedRefusal,
+			"LISTEN words", sharedRefusal,
+			"NOTIFY words, 'said'", sharedRefusal,
+			"SELECT lo_get(1)", "42501 tenant_missing; I",
 			mine, "of 1; SELECT 1; I",
 		)
 		free := s.as(t, "app", nil)
 		p.play(t, free,
 			"SELECT DISTINCT note FROM orders WHERE tenant_id = 4", "of 4; SELECT 1; I",
+			"COMMENT ON TABLE countries IS 'of all'", "COMMENT; I",
+			"LISTEN words", "LISTEN; I",
 			"SET pgkennel.tenant = 'two'", "SET; I",
 			mine, "of 2; SELECT 1; I",
 			"BEGIN", "BEGIN; T",

@@ -48,6 +48,9 @@ func TestChoicesOfTenantsEndAsTheyDoInPostgres(t *testing.T) {
 			{"for the session, in a transaction", []string{"RESET app.current_tenant", "BEGIN", set3, mine, "COMMIT", mine}, []string{"RESET; I", "BEGIN; T", "SET; T", three + "T", "COMMIT; I", three + "I"}},
 			{"for the session, rolled back", []string{"RESET app.current_tenant", "BEGIN", set3, mine, "ROLLBACK", mine}, []string{"RESET; I", "BEGIN; T", "SET; T", three + "T", "ROLLBACK; I", "-"}},
 			{"two in a pipeline", []string{set3 + "|" + call2 + "|" + mine, mine}, []string{"SET; 2; SELECT 1; " + two + "I", two + "I"}},
+			{"for a transaction, then for the session", []string{local3 + "|" + set3 + "|" + mine, mine}, []string{"SET; SET; " + three + "I", three + "I"}},
+			{"for the session, rolled back to", []string{"RESET app.current_tenant", "BEGIN", local3, "SAVEPOINT s", set3, "ROLLBACK TO s", mine, "COMMIT", mine}, []string{"RESET; I", "BEGIN; T", "SET; T", "SAVEPOINT; T", "SET; T", "ROLLBACK; T", three + "T", "COMMIT; I", "-"}},
+			{"for the session, and released", []string{"RESET app.current_tenant", "BEGIN", local3, "SAVEPOINT s", set3, "RELEASE s", mine, "COMMIT", mine}, []string{"RESET; I", "BEGIN; T", "SET; T", "SAVEPOINT; T", "SET; T", "RELEASE; T", three + "T", "COMMIT; I", three + "I"}},
 			{"the first of two is another's", []string{set3 + "|" + call3 + "|" + mine, mine}, []string{"SET; 3; SELECT 1; " + three + "I", three + "I"}},
 		} {
 			c := s.as(t, "app", nil)
@@ -74,6 +77,27 @@ func TestChoicesOfTenantsEndAsTheyDoInPostgres(t *testing.T) {
 			t.Errorf("behind a description: got %s", got)
 		}
 		c.Terminate()
+		call := parse("", "SELECT set_config('app.current_tenant', '3', false)")
+		for _, x := range []struct {
+			name     string
+			messages []pgproto3.FrontendMessage
+			want     string
+		}{
+			{"bound and not executed", []pgproto3.FrontendMessage{call, bind("p", ""), parse("", "SELECT 7"), bind("", ""), run("", 0)}, "7; SELECT 1; I"},
+			{"executed behind another", []pgproto3.FrontendMessage{call, bind("p", ""), parse("", mine), bind("", ""), run("", 0), run("p", 0), parse("", mine), bind("", ""), run("", 0)}, two + refused + "I"},
+			{"executed later", []pgproto3.FrontendMessage{call, bind("p", ""), flush, run("p", 0)}, refused + "I"},
+			{"described and executed", []pgproto3.FrontendMessage{call, bind("p", ""), describe('P', "p"), run("p", 0), parse("", mine), bind("", ""), run("", 0), run("p", 0)}, "3; SELECT 1; " + three + refused + "I"},
+		} {
+			c := s.as(t, "app", nil)
+			c.Query(set2)
+			if got := extended(c, x.messages...); got != x.want {
+				t.Errorf("%s: got %s, want %s", x.name, got, x.want)
+			}
+			if got := outcome(c.Query(mine)); got != two+"I" {
+				t.Errorf("behind what was %s: got %s", x.name, got)
+			}
+			c.Terminate()
+		}
 		s.unharmed(t, "choices that ended")
 	})
 }

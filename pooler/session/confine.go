@@ -49,6 +49,9 @@ func (s *Session) confinedTo(a *Account, st *parser.Statement) *pgwire.Error {
 		if e := s.keeps(st); e != nil {
 			return e
 		}
+		if e := s.touchesAll(st); e != nil {
+			return e
+		}
 	}
 	if st.Set != nil && st.Set.Name == tenant.SealSetting && st.Kind != parser.Show {
 		return notAllowed("setting "+tenant.SealSetting, "pgkennel makes the seal of a tenant.")
@@ -105,6 +108,40 @@ func (s *Session) keeps(st *parser.Statement) *pgwire.Error {
 		}
 	}
 	return nil
+}
+
+// touchesAll refuses what a tenant does to others with whom it shares a database, or tables, and where PostgreSQL lets it: privileges and policies don't
+// tell them apart there.
+func (s *Session) touchesAll(st *parser.Statement) *pgwire.Error {
+	p := s.place()
+	if p == nil {
+		return nil
+	}
+	switch st.Kind {
+	case parser.Listen:
+		if p.Tenant.Isolation != tenant.Database {
+			return notAlone("LISTEN", "Channels are the whole database's, and so what other tenants say there.", "Let a user listen that belongs to no tenant.")
+		}
+	case parser.Notify:
+		if !s.ownLogin() {
+			return notAlone("NOTIFY", "Channels are the whole database's, and who hears it can't tell which tenant says it.", "Let a user say it that belongs to no tenant.")
+		}
+	case parser.Lock:
+		if !p.Route.Own {
+			return notAlone("LOCK TABLE", "It would keep all tenants from the table.", "Use SELECT ... FOR UPDATE.")
+		}
+	case parser.DDL, parser.CreateTableAs:
+		if !p.Route.Own && !s.ownLogin() && st.Effects&parser.EffTemp == 0 {
+			return notAlone(st.Tag, "What it changes is all tenants', as is the login.", "Do it as a user that belongs to no tenant. What is temporary may be made, and dropped as pg_temp.name.")
+		}
+	default: // by privileges and policies
+	}
+	return nil
+}
+
+// notAlone refuses what is not for one tenant to do.
+func notAlone(what, why, hint string) *pgwire.Error {
+	return pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "%s is not for a tenant", what).WithRoutine("tenant_shared").WithDetail("%s", why).WithHint("%s", hint)
 }
 
 // parts reports that behind st a connection does not carry any more what it should: st takes the context off it, or ends the transaction that was a
