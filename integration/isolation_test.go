@@ -36,38 +36,34 @@ func everywhere(t *testing.T, f func(t *testing.T, s *isolated)) {
 // isolate makes three tenants; users are lines of each user's entry.
 func isolate(t *testing.T, mode, isolation string, users ...string) *isolated {
 	t.Helper()
+	return isolateOn(t, 1, mode, isolation, users...)
+}
+
+// isolateOn is isolate with one shard, or two: tenant 3 lives on the second then, and each shard has rows of all tenants, of which those that are not its
+// tenants' say that they are wrong.
+func isolateOn(t *testing.T, shards int, mode, isolation string, users ...string) *isolated {
+	t.Helper()
 	users = append(users, "")
-	s := &isolated{prepare(t, spec{users: strings.ReplaceAll(switching, "[[users]]", "[[users]]\n"+users[0]), general: "default_pool_size = 1\n"}), mode, isolation, make(map[int]string)}
+	s := &isolated{
+		prepare(t, spec{shards: shards, users: strings.ReplaceAll(switching, "[[users]]", "[[users]]\n"+users[0]), general: "default_pool_size = 1\n"}),
+		mode, isolation, make(map[int]string),
+	}
 	db := s.shards[0].db
 	s.write("role.secret", "0123456789abcdef0123456789abcdef")
-	key := "nullif(current_setting('app.current_tenant', true), '')::bigint"
-	ddl := "CREATE SEQUENCE ids; GRANT USAGE ON SEQUENCE ids TO PUBLIC; CREATE PROCEDURE counts(INOUT n bigint) LANGUAGE plpgsql AS $$ BEGIN COMMIT; SELECT count(*) INTO n FROM orders; END $$;"
 	for i := 1; i <= 3; i++ {
-		role := fmt.Sprintf("%s_r%d", db, i)
-		s.roles[i] = role
-		s.shards[0].Exec(t, db, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'; GRANT %[1]s TO app", role, rolePassword(t, role)))
-		if isolation == "schema" {
-			ddl += fmt.Sprintf(`CREATE SCHEMA t_%d; CREATE TABLE t_%[1]d.orders (tenant_id bigint DEFAULT %[1]d, id bigint, note text DEFAULT 'of %[1]d');
-				INSERT INTO t_%[1]d.orders (id) SELECT generate_series(1, 3);
-				GRANT USAGE ON SCHEMA t_%[1]d TO %[2]s; GRANT SELECT, INSERT, UPDATE, DELETE ON t_%[1]d.orders TO %[2]s;`, i, role)
-		}
+		s.roles[i] = fmt.Sprintf("%s_r%d", db, i)
 	}
-	if isolation == "row" {
-		ddl += `CREATE TABLE orders (tenant_id bigint NOT NULL DEFAULT ` + key + `, id bigint, note text) PARTITION BY LIST (tenant_id);
-			CREATE TABLE orders_2 PARTITION OF orders FOR VALUES IN (2); CREATE TABLE orders_x PARTITION OF orders DEFAULT;
-			INSERT INTO orders SELECT t, i, 'of ' || t FROM generate_series(1, 3) t, generate_series(1, 3) i;`
-		policy := key
-		if mode == "strict" {
-			policy = "(SELECT tenant_id FROM who WHERE role = session_user)"
-			ddl += fmt.Sprintf(`CREATE TABLE who (role text PRIMARY KEY, tenant_id bigint); GRANT SELECT ON who TO PUBLIC; INSERT INTO who SELECT '%s_r' || i, i FROM generate_series(1, 3) i;
-				GRANT SELECT, INSERT, UPDATE, DELETE ON orders TO PUBLIC;`, db)
+	for n, sh := range s.shards {
+		for _, role := range s.roles {
+			sh.Exec(t, sh.db, fmt.Sprintf("CREATE ROLE %s LOGIN PASSWORD '%s'; GRANT %[1]s TO app", role, rolePassword(t, role)))
 		}
-		for _, table := range []string{"orders", "orders_2", "orders_x"} {
-			ddl += "ALTER TABLE " + table + " ENABLE ROW LEVEL SECURITY; ALTER TABLE " + table + " FORCE ROW LEVEL SECURITY; CREATE POLICY mine ON " + table +
-				" AS RESTRICTIVE USING (tenant_id = " + policy + "); CREATE POLICY all_rows ON " + table + " USING (true);"
-		}
+		sh.Exec(t, sh.db, "SET ROLE app;"+s.ddl(func(i int) string {
+			if shards > 1 && n != i/3 {
+				return fmt.Sprintf("wrong %d", i)
+			}
+			return fmt.Sprintf("of %d", i)
+		}))
 	}
-	s.shards[0].Exec(t, db, "SET ROLE app;"+ddl)
 	rest := fmt.Sprintf("[multi_tenant]\nisolation = %q\nmode = %q\nrole_secret_file = %q\nsni_suffix = \".tenants.test\"\n", isolation, mode, s.path("role.secret"))
 	if isolation == "row" {
 		rest += "column = \"tenant_id\"\n"
@@ -77,13 +73,57 @@ func isolate(t *testing.T, mode, isolation string, users ...string) *isolated {
 	if mode == "strict" || isolation == "schema" {
 		rest += fmt.Sprintf("role = \"%s_r{key}\"\n", db)
 	}
-	s.edit("pgdog.toml", "[admin]", rest+"[[tenants]]\nname = \"gone\"\nkey = 1\nstate = \"suspended\"\n[admin]")
+	rest += "[[tenants]]\nname = \"gone\"\nkey = 1\nstate = \"suspended\"\n"
+	if shards > 1 {
+		rest += "shard = 0\n[[tenants]]\nname = \"2\"\nkey = 2\nshard = 0\n[[tenants]]\nname = \"3\"\nkey = 3\nshard = 1\n"
+		if isolation == "row" {
+			rest += "[[sharded_tables]]\ndatabase = \"saas\"\ncolumn = \"tenant_id\"\ndata_type = \"bigint\"\n"
+			for n, values := range []string{"[1, 2]", "[3]"} {
+				rest += fmt.Sprintf("[[sharded_mappings]]\ndatabase = \"saas\"\ncolumn = \"tenant_id\"\nkind = \"list\"\nvalues = %s\nshard = %d\n", values, n)
+			}
+		}
+	}
+	s.edit("pgdog.toml", "[admin]", rest+"[admin]")
 	if mode == "sealed" {
 		s.must(t, "secure", "apply")
-		s.shards[0].Exec(t, db, "GRANT TEMPORARY ON DATABASE "+db+" TO PUBLIC; DROP POLICY mine ON orders; DROP POLICY mine ON orders_2; DROP POLICY mine ON orders_x")
+		for _, sh := range s.shards {
+			sh.Exec(t, sh.db, "GRANT TEMPORARY ON DATABASE "+sh.db+" TO PUBLIC; DROP POLICY mine ON orders; DROP POLICY mine ON orders_2; DROP POLICY mine ON orders_x")
+		}
 	}
 	s.startInside()
 	return s
+}
+
+// ddl makes the tables of a shard.
+func (s *isolated) ddl(note func(tenant int) string) string {
+	key := "nullif(current_setting('app.current_tenant', true), '')::bigint"
+	ddl := "CREATE SEQUENCE ids; GRANT USAGE ON SEQUENCE ids TO PUBLIC; CREATE PROCEDURE counts(INOUT n bigint) LANGUAGE plpgsql AS $$ BEGIN COMMIT; SELECT count(*) INTO n FROM orders; END $$;"
+	if s.isolation == "schema" {
+		for i, role := range s.roles {
+			ddl += fmt.Sprintf(`CREATE SCHEMA t_%d; CREATE TABLE t_%[1]d.orders (tenant_id bigint DEFAULT %[1]d, id bigint, note text DEFAULT '%[3]s');
+				INSERT INTO t_%[1]d.orders (id) SELECT generate_series(1, 3);
+				GRANT USAGE ON SCHEMA t_%[1]d TO %[2]s; GRANT SELECT, INSERT, UPDATE, DELETE ON t_%[1]d.orders TO %[2]s;`, i, role, note(i))
+		}
+		return ddl
+	}
+	ddl += `CREATE TABLE orders (tenant_id bigint NOT NULL DEFAULT ` + key + `, id bigint, note text) PARTITION BY LIST (tenant_id);
+		CREATE TABLE orders_2 PARTITION OF orders FOR VALUES IN (2); CREATE TABLE orders_x PARTITION OF orders DEFAULT;`
+	for i := 1; i <= 3; i++ {
+		ddl += fmt.Sprintf("INSERT INTO orders SELECT %d, i, '%s' FROM generate_series(1, 3) i;", i, note(i))
+	}
+	policy := key
+	if s.mode == "strict" {
+		policy = "(SELECT tenant_id FROM who WHERE role = session_user)"
+		ddl += "CREATE TABLE who (role text PRIMARY KEY, tenant_id bigint); GRANT SELECT ON who TO PUBLIC; GRANT SELECT, INSERT, UPDATE, DELETE ON orders TO PUBLIC;"
+		for i, role := range s.roles {
+			ddl += fmt.Sprintf("INSERT INTO who VALUES ('%s', %d);", role, i)
+		}
+	}
+	for _, table := range []string{"orders", "orders_2", "orders_x"} {
+		ddl += "ALTER TABLE " + table + " ENABLE ROW LEVEL SECURITY; ALTER TABLE " + table + " FORCE ROW LEVEL SECURITY; CREATE POLICY mine ON " + table +
+			" AS RESTRICTIVE USING (tenant_id = " + policy + "); CREATE POLICY all_rows ON " + table + " USING (true);"
+	}
+	return ddl
 }
 
 // tenant is a client of a tenant, bound by its login.
@@ -121,7 +161,7 @@ func (s *isolated) unharmed(t *testing.T, after string) {
 		}
 		c.Terminate()
 	}
-	if rows := s.shards[0].rows(t, s.count("3")); len(rows) != 1 || rows[0] != "3" {
+	if rows := s.shards[len(s.shards)-1].rows(t, s.count("3")); len(rows) != 1 || rows[0] != "3" {
 		t.Errorf("after %s, tenant 3 has %q rows", after, rows)
 	}
 }
