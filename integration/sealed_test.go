@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -92,6 +93,20 @@ func TestSealed(t *testing.T) {
 			p.play(t, s.as(t, "app@one", nil), mine, "of 1; SELECT 1; I")
 		}
 	})
+
+	// What belongs to the login, the doctor has belong to nobody who logs in.
+	for _, f := range s.findings(t, secure.Warning) {
+		if f.Check == "owner" {
+			s.shards[0].Exec(t, s.shards[0].db, strings.Join(f.SQL, ";"))
+		}
+	}
+	protocols[0].play(t, s.as(t, "app@one", nil), "INSERT INTO countries VALUES ('it')", "INSERT 0 1; I", "TRUNCATE countries", "42501; I", "SELECT become('1')", "; SELECT 1; I")
+	if owned := s.shards[0].rows(t, "SELECT count(*) FROM pg_class WHERE relowner = 'app'::regrole"); owned[0] != "0" {
+		t.Errorf("the login owns %s relations", owned)
+	}
+	if found := s.findings(t, secure.Warning); !slices.ContainsFunc(found, func(f secure.Finding) bool { return f.Check == "table" && f.Object == "public.countries" }) {
+		t.Errorf("the doctor does not see that tenants write what others read: %+v", found)
+	}
 
 	// Another tenant's seal is good for that tenant, on that connection.
 	seal := pgtest.Rows(s.as(t, "app@two", nil).Query("SHOW pgkennel.seal"))[0]
