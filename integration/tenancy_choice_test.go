@@ -102,6 +102,37 @@ func TestChoicesOfTenantsEndAsTheyDoInPostgres(t *testing.T) {
 	})
 }
 
+// Where the context of a tenant can't be set that was chosen, the session is again for whom it was for before, and so is the connection that it gets next.
+func TestChoicesWhoseContextFails(t *testing.T) {
+	t.Parallel()
+	s := isolate(t, "shared", "schema")
+	sh, third := s.shards[0], s.roles[3]
+	for _, unit := range []string{"SET app.current_tenant = '3'|" + mine, "SELECT set_config('app.current_tenant', '3', false)|" + mine, "BEGIN|SET app.current_tenant = '3'|" + mine} {
+		for _, first := range []string{"SET app.current_tenant = '2'", "RESET app.current_tenant"} {
+			for _, aside := range []string{"SELECT 7", "BEGIN"} {
+				c := s.as(t, "app", nil)
+				c.Query(first)
+				sh.Exec(t, sh.db, "REVOKE "+third+" FROM app")
+				if got := extended(c, statements(strings.Split(unit, "|")...)...); strings.Contains(got, "of ") || !strings.Contains(got, "42501") && !strings.Contains(got, "25001") {
+					t.Errorf("%s: got %s", unit, got)
+				}
+				sh.Exec(t, sh.db, "GRANT "+third+" TO app")
+				c.Query("ROLLBACK")
+				c.Query(aside)
+				want := "of 2; SELECT 1"
+				if first[0] == 'R' {
+					want = "42P01"
+				}
+				if got := outcome(c.Query(mine)); !strings.HasPrefix(got, want) {
+					t.Errorf("%s, and behind it %s; %s: got %s, want %s", first, unit, aside, got, want)
+				}
+				c.Terminate()
+			}
+		}
+	}
+	s.unharmed(t, "contexts that failed")
+}
+
 // A comment that names a tenant holds for what is answered without a server, too: it chooses, or is refused.
 func TestTenantsInCommentsOfWhatIsAnsweredHere(t *testing.T) {
 	t.Parallel()
