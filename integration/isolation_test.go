@@ -91,6 +91,11 @@ func isolateOn(t *testing.T, shards int, mode, isolation string, users ...string
 		}
 	}
 	s.startInside()
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("pgkennel's log:\n%s", tail(s.log.String(), 20))
+		}
+	})
 	return s
 }
 

@@ -57,6 +57,19 @@ func (p *Place) carry(set *state.Set) *state.Set {
 	return with
 }
 
+// carried reports whether the set has the place's context, but for what the client may set in its place.
+func (p *Place) carried(set *state.Set, role bool) bool {
+	if c := p.last.Load(); c != nil && c.with == set {
+		return true
+	}
+	for _, v := range p.context {
+		if have, ok := set.Get(v.Name); v.Name != tenant.SearchPathSetting && (v.Name != tenant.RoleSetting || !role) && (!ok || have != v) {
+			return false
+		}
+	}
+	return true
+}
+
 // drop returns the set without the place's context, but with what the client has set in its place.
 func (p *Place) drop(set *state.Set) *state.Set {
 	if p == nil {
@@ -299,6 +312,23 @@ func (s *Session) fits() bool {
 		s.connAt = a // what it lacks goes in front of what it is asked next
 	}
 	return true
+}
+
+// assure panics where the connection at hand, with the settings that it is to have, is not one for whom the session is. Only a bug leads there, and then the
+// session ends, and the connection with it, before anybody sees a row: whatever went wrong before, this is the last place that can tell.
+func (s *Session) assure(want *state.Set) {
+	a := s.at()
+	switch p := a.Place; {
+	case a.Tenants == nil:
+	case s.connAt.Login != a.Login:
+		panic("a statement was about to run on another login's connection")
+	case p == nil:
+		if _, ok := want.Get(a.Tenants.Setting()); ok {
+			panic("a statement of nobody's was about to run for a tenant")
+		}
+	case !p.carried(want, a.MaySetRole):
+		panic("a tenant's statement was about to run without its context")
+	}
 }
 
 // stays reports whether what runs by plan keeps a transaction from beginning anew elsewhere for where it runs. On one shard that is so unless it may

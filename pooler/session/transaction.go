@@ -142,6 +142,7 @@ func (s *Session) lead(out []byte) ([]byte, bool) {
 		return out, false // nothing can be set; what ends it sets back what was set in it
 	}
 	if s.begun {
+		s.assure(s.track.Expected)
 		c.Have = s.track.Have
 		out, did := exec.Context(out, c, s.track.Expected, true)
 		s.track.Have = s.track.Expected
@@ -149,8 +150,10 @@ func (s *Session) lead(out []byte) ([]byte, bool) {
 	}
 	virtual := s.tx != pgwire.TxIdle
 	if s.unit.outside {
+		s.assure(s.track.Expected)
 		return exec.Context(out, c, s.track.Expected, false)
 	}
+	s.assure(s.track.Base())
 	out, did := exec.Context(out, c, s.track.Base(), false)
 	s.track.Synced()
 	if virtual {
