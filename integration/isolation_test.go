@@ -33,13 +33,13 @@ func everywhere(t *testing.T, f func(t *testing.T, s *isolated)) {
 	}
 }
 
-// isolate makes three tenants; users are lines of each user's entry.
-func isolate(t *testing.T, mode, isolation string, users ...string) *isolated {
+// isolate makes three tenants.
+func isolate(t *testing.T, mode, isolation string) *isolated {
 	t.Helper()
-	return isolateOn(t, 1, mode, isolation, users...)
+	return isolateOn(t, 1, mode, isolation)
 }
 
-// isolateOn is isolate with one shard, or two: tenant 3 lives on the second then, and each shard has rows of all tenants, of which those that are not its
+// isolateOn is isolate with one shard, or two; users are lines of each user's entry. Tenant 3 lives on the second of two, and each shard has rows of all tenants, of which those that are not its
 // tenants' say that they are wrong.
 func isolateOn(t *testing.T, shards int, mode, isolation string, users ...string) *isolated {
 	t.Helper()

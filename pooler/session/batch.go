@@ -467,13 +467,13 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 		}
 		if st != nil && s.localAt(st, v) && (it.typ != pgwire.MsgParse || it.name == "" || s.acct.Statements || s.own(st)) {
 			it.local = true
-			switch {
-			case it.typ == pgwire.MsgBind:
+			switch it.typ {
+			case pgwire.MsgBind:
 				if refusal := s.bindLocal(m, st, i, needs, acts); refusal != nil {
 					it.local = false // what is in front of it runs first, if that can be
 					return plan, needs, i, refusal
 				}
-			case it.typ == pgwire.MsgExecute:
+			case pgwire.MsgExecute:
 				if st.Sole != nil {
 					if refusal := s.chosenAt(i); refusal != nil {
 						it.local = false
