@@ -314,23 +314,6 @@ func (s *Session) fits() bool {
 	return true
 }
 
-// assure panics where the connection at hand, with the settings that it is to have, is not one for whom the session is. Only a bug leads there, and then the
-// session ends, and the connection with it, before anybody sees a row: whatever went wrong before, this is the last place that can tell.
-func (s *Session) assure(want *state.Set) {
-	a := s.at()
-	switch p := a.Place; {
-	case a.Tenants == nil:
-	case s.connAt.Login != a.Login:
-		panic("a statement was about to run on another login's connection")
-	case p == nil:
-		if _, ok := want.Get(a.Tenants.Setting()); ok {
-			panic("a statement of nobody's was about to run for a tenant")
-		}
-	case !p.carried(want, a.MaySetRole):
-		panic("a tenant's statement was about to run without its context")
-	}
-}
-
 // stays reports whether what runs by plan keeps a transaction from beginning anew elsewhere for where it runs. On one shard that is so unless it may
 // become a tenant's yet.
 func (s *Session) stays(plan sharding.Plan) bool {
