@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 
@@ -10,6 +11,8 @@ import (
 	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/tenant/secure"
 )
+
+const contextRefusal = "42501 tenant_context; I"
 
 const sealedTenancy = "mode = \"sealed\"\n" + rowTenancy
 
@@ -52,11 +55,23 @@ func TestSealed(t *testing.T) {
 			"SELECT set_config('pgkennel.seal', 'x', true)", "42501 tenant_context; I",
 			"SELECT query FROM pg_stat_activity", "42501 tenant_missing; I",
 			"SELECT pg_terminate_backend(1)", "42501 tenant_missing; I",
+			"DROP OWNED BY CURRENT_USER", contextRefusal,
+			"REASSIGN OWNED BY app TO app", contextRefusal,
+			"CREATE RULE r AS ON INSERT TO countries DO ALSO INSERT INTO countries SELECT note FROM orders", contextRefusal,
+			"ALTER FUNCTION become(text) SET app.current_tenant = '2'", contextRefusal,
+			"GRANT app TO pg_monitor", contextRefusal,
+			"EXPLAIN CREATE TABLE kept AS SELECT note FROM orders", contextRefusal,
+			"LOCK TABLE orders", "42501 tenant_missing; I",
+			"LISTEN words", contextRefusal,
+			"NOTIFY words, 'said'", contextRefusal,
+			"SELECT lo_get(1)", "42501 tenant_missing; I",
 			mine, "of 1; SELECT 1; I",
 		)
 		free := s.as(t, "app", nil)
 		p.play(t, free,
 			"SELECT DISTINCT note FROM orders WHERE tenant_id = 4", "of 4; SELECT 1; I",
+			"COMMENT ON TABLE countries IS 'of all'", "COMMENT; I",
+			"LISTEN words", "LISTEN; I",
 			"SET pgkennel.tenant = 'two'", "SET; I",
 			mine, "of 2; SELECT 1; I",
 			"BEGIN", "BEGIN; T",
@@ -78,6 +93,20 @@ func TestSealed(t *testing.T) {
 			p.play(t, s.as(t, "app@one", nil), mine, "of 1; SELECT 1; I")
 		}
 	})
+
+	// What belongs to the login, the doctor has belong to nobody who logs in.
+	for _, f := range s.findings(t, secure.Warning) {
+		if f.Check == "owner" {
+			s.shards[0].Exec(t, s.shards[0].db, strings.Join(f.SQL, ";"))
+		}
+	}
+	protocols[0].play(t, s.as(t, "app@one", nil), "INSERT INTO countries VALUES ('it')", "INSERT 0 1; I", "TRUNCATE countries", "42501; I", "SELECT become('1')", "; SELECT 1; I")
+	if owned := s.shards[0].rows(t, "SELECT count(*) FROM pg_class WHERE relowner = 'app'::regrole"); owned[0] != "0" {
+		t.Errorf("the login owns %s relations", owned)
+	}
+	if found := s.findings(t, secure.Warning); !slices.ContainsFunc(found, func(f secure.Finding) bool { return f.Check == "table" && f.Object == "public.countries" }) {
+		t.Errorf("the doctor does not see that tenants write what others read: %+v", found)
+	}
 
 	// Another tenant's seal is good for that tenant, on that connection.
 	seal := pgtest.Rows(s.as(t, "app@two", nil).Query("SHOW pgkennel.seal"))[0]

@@ -70,6 +70,9 @@ func choicesThatEnd(t *testing.T, s *world) {
 		{"for the session, in a transaction", []string{"RESET app.current_tenant", "BEGIN", set3, mine, "COMMIT", mine}, []string{"RESET; I", "BEGIN; T", "SET; T", three + "T", "COMMIT; I", three + "I"}},
 		{"for the session, rolled back", []string{"RESET app.current_tenant", "BEGIN", set3, mine, "ROLLBACK", mine}, []string{"RESET; I", "BEGIN; T", "SET; T", three + "T", "ROLLBACK; I", "-"}},
 		{"two in a pipeline", []string{set3 + "|" + call2 + "|" + mine, mine}, []string{"SET; 2; SELECT 1; " + two + "I", two + "I"}},
+		{"for a transaction, then for the session", []string{local3 + "|" + set3 + "|" + mine, mine}, []string{"SET; SET; " + three + "I", three + "I"}},
+		{"for the session, rolled back to", []string{"RESET app.current_tenant", "BEGIN", local3, "SAVEPOINT s", set3, "ROLLBACK TO s", mine, "COMMIT", mine}, []string{"RESET; I", "BEGIN; T", "SET; T", "SAVEPOINT; T", "SET; T", "ROLLBACK; T", three + "T", "COMMIT; I", "-"}},
+		{"for the session, and released", []string{"RESET app.current_tenant", "BEGIN", local3, "SAVEPOINT s", set3, "RELEASE s", mine, "COMMIT", mine}, []string{"RESET; I", "BEGIN; T", "SET; T", "SAVEPOINT; T", "SET; T", "RELEASE; T", three + "T", "COMMIT; I", three + "I"}},
 		{"the first of two is another's", []string{set3 + "|" + call3 + "|" + mine, mine}, []string{"SET; 3; SELECT 1; " + three + "I", three + "I"}},
 	} {
 		c := s.As(t, "app", nil)
@@ -96,7 +99,57 @@ func choicesThatEnd(t *testing.T, s *world) {
 		t.Errorf("behind a description: got %s", got)
 	}
 	c.Terminate()
+	call := testbed.Parse("", "SELECT set_config('app.current_tenant', '3', false)")
+	for _, x := range []struct {
+		name     string
+		messages []pgproto3.FrontendMessage
+		want     string
+	}{
+		{"bound and not executed", []pgproto3.FrontendMessage{call, testbed.Bind("p", ""), testbed.Parse("", "SELECT 7"), testbed.Bind("", ""), testbed.Run("", 0)}, "7; SELECT 1; I"},
+		{"executed behind another", []pgproto3.FrontendMessage{call, testbed.Bind("p", ""), testbed.Parse("", mine), testbed.Bind("", ""), testbed.Run("", 0), testbed.Run("p", 0), testbed.Parse("", mine), testbed.Bind("", ""), testbed.Run("", 0)}, two + refused + "I"},
+		{"executed later", []pgproto3.FrontendMessage{call, testbed.Bind("p", ""), testbed.Flush, testbed.Run("p", 0)}, refused + "I"},
+		{"described and executed", []pgproto3.FrontendMessage{call, testbed.Bind("p", ""), testbed.Describe('P', "p"), testbed.Run("p", 0), testbed.Parse("", mine), testbed.Bind("", ""), testbed.Run("", 0), testbed.Run("p", 0)}, "3; SELECT 1; " + three + refused + "I"},
+	} {
+		c := s.As(t, "app", nil)
+		c.Query(set2)
+		if got := testbed.Extended(c, x.messages...); got != x.want {
+			t.Errorf("%s: got %s, want %s", x.name, got, x.want)
+		}
+		if got := testbed.Outcome(c.Query(mine)); got != two+"I" {
+			t.Errorf("behind what was %s: got %s", x.name, got)
+		}
+		c.Terminate()
+	}
 	s.unharmed(t, "choices that ended")
+}
+
+// Where the context of a tenant can't be set that was chosen, the session is again for whom it was for before, and so is the connection that it gets next.
+func choicesWhoseContextFails(t *testing.T, s *world) {
+	sh, third := s.Shards[0], s.roles[3]
+	for _, unit := range []string{"SET app.current_tenant = '3'|" + mine, "SELECT set_config('app.current_tenant', '3', false)|" + mine, "BEGIN|SET app.current_tenant = '3'|" + mine} {
+		for _, first := range []string{"SET app.current_tenant = '2'", "RESET app.current_tenant"} {
+			for _, aside := range []string{"SELECT 7", "BEGIN"} {
+				c := s.As(t, "app", nil)
+				c.Query(first)
+				sh.Exec(t, sh.DB, "REVOKE "+third+" FROM app")
+				if got := testbed.Extended(c, testbed.Statements(strings.Split(unit, "|")...)...); strings.Contains(got, "of ") || !strings.Contains(got, "42501") && !strings.Contains(got, "25001") {
+					t.Errorf("%s: got %s", unit, got)
+				}
+				sh.Exec(t, sh.DB, "GRANT "+third+" TO app")
+				c.Query("ROLLBACK")
+				c.Query(aside)
+				want := "of 2; SELECT 1"
+				if first[0] == 'R' {
+					want = "42P01"
+				}
+				if got := testbed.Outcome(c.Query(mine)); !strings.HasPrefix(got, want) {
+					t.Errorf("%s, and behind it %s; %s: got %s, want %s", first, unit, aside, got, want)
+				}
+				c.Terminate()
+			}
+		}
+	}
+	s.unharmed(t, "contexts that failed")
 }
 
 // A comment that names a tenant holds for what is answered without a server, too: it chooses, or is refused.

@@ -30,6 +30,7 @@ func TestIsolationOfChoices(t *testing.T) {
 				{"DiscardAllTellsTenants", discardAllTellsTenants, ""},
 				{"ChoicesThatEnd", choicesThatEnd, ""},
 				{"TenantsInComments", tenantsInComments, ""},
+				{"ChoicesWhoseContextFails", choicesWhoseContextFails, "schema-shared"},
 				{"QueuedBehindADescription", queuedBehindADescription, "row-shared"},
 				{"random", randomChoices, ""},
 			} {

@@ -112,7 +112,7 @@ var groupA = []row{
 		try("CREATE FUNCTION pg_temp.f() RETURNS text LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'SET ROLE {other}'; RETURN current_user; END $$", refused, "strict", runs),
 		try("SELECT pg_temp.f()", denied),
 		then("ROLLBACK", "ROLLBACK; I"),
-		try("CREATE FUNCTION public.f() RETURNS text LANGUAGE sql AS 'SELECT 1'", denied),
+		try("CREATE FUNCTION public.f() RETURNS text LANGUAGE sql AS 'SELECT 1'", denied, "row-shared", refused),
 		then("BEGIN", "BEGIN; T"),
 		then("CREATE TEMP VIEW v AS SELECT set_config('role', '{other}', false)", refused, "strict", nothing),
 		try("SELECT * FROM pg_temp.v", denied),
@@ -152,7 +152,7 @@ var groupA = []row{
 		try("SET SCHEMA 't_3'", runs), try(mine, nothing), then("RESET search_path", "RESET; I"), then(mine, own),
 	}, note: "`search_path` may name another tenant's schema; that it stays closed is up to PostgreSQL's privileges."},
 	{id: "A15", attack: "a trigger that an administrator's session would fire", steps: []step{
-		try("CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'RESET ROLE'; RETURN NEW; END $$", denied),
+		try("CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'RESET ROLE'; RETURN NEW; END $$", denied, "row-shared", refused),
 		then("BEGIN", "BEGIN; T"),
 		then("CREATE FUNCTION pg_temp.f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'RESET ROLE'; RETURN NEW; END $$", refused, "strict", runs),
 		try("CREATE TRIGGER t AFTER UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION pg_temp.f()", stopped),
@@ -212,9 +212,9 @@ var groupC = []row{
 		try("SET default_transaction_read_only = on", runs), try("SET lock_timeout = 1", runs), try("SET plan_cache_mode = force_generic_plan", runs), try("SET DateStyle = 'German'", runs), then(mine, own),
 	}},
 	{id: "C09", attack: "functions of one's own by the names of those that clean up", steps: []step{
-		try("CREATE FUNCTION public.set_config(text, text, boolean) RETURNS text LANGUAGE sql AS 'SELECT 1'", denied),
-		try("CREATE FUNCTION public.pg_advisory_unlock_all() RETURNS void LANGUAGE sql AS 'SELECT 1'", denied),
-		try("CREATE SCHEMA mine", denied), try("SET search_path = pg_temp, public, pg_catalog", runs),
+		try("CREATE FUNCTION public.set_config(text, text, boolean) RETURNS text LANGUAGE sql AS 'SELECT 1'", denied, "row-shared", refused),
+		try("CREATE FUNCTION public.pg_advisory_unlock_all() RETURNS void LANGUAGE sql AS 'SELECT 1'", denied, "row-shared", refused),
+		try("CREATE SCHEMA mine", denied, "row-shared", refused), try("SET search_path = pg_temp, public, pg_catalog", runs),
 	}},
 	{id: "C10", attack: "a shared function with `orders%ROWTYPE`", run: (*exploit).rowTypes, gives: runs},
 	{id: "C11", attack: "a policy by an IMMUTABLE function, and a generic plan", in: "row", steps: []step{
@@ -239,7 +239,7 @@ var groupD = []row{
 	}, note: "`doctor` reports logins that are more."},
 	{id: "D03", attack: "a view without `security_invoker`", in: "row", steps: []step{try("SELECT DISTINCT note FROM seen", own)}, note: "of the tables' owner; `doctor` reports others"},
 	{
-		id: "D04", attack: "a materialised view", in: "row", steps: []step{try("SELECT note FROM kept", denied), try("CREATE MATERIALIZED VIEW public.k AS SELECT * FROM orders", denied)},
+		id: "D04", attack: "a materialised view", in: "row", steps: []step{try("SELECT note FROM kept", denied), try("CREATE MATERIALIZED VIEW public.k AS SELECT * FROM orders", denied, "row-shared", refused)},
 		note: "It has everybody's rows: `doctor` reports those that tenants may read.",
 	},
 	{id: "D05", attack: "a SECURITY DEFINER function", in: "row", steps: []step{try("SELECT DISTINCT n FROM all_notes() n", own)}, note: "of the tables' owner; `doctor` reports all that tenants may run"},
@@ -293,8 +293,8 @@ var groupD = []row{
 		try("SELECT note FROM orders FOR UPDATE", runs), try("LOCK TABLE {theirs}", stopped),
 	}, note: "How long statements and transactions may take is a matter of timeouts."},
 	{id: "D20", attack: "`ALTER TABLE … DISABLE ROW LEVEL SECURITY`, `CREATE POLICY`, `GRANT`", steps: []step{
-		try("ALTER TABLE orders DISABLE ROW LEVEL SECURITY", denied), try("CREATE POLICY open ON orders USING (true)", denied), try("DROP POLICY pgkennel_base ON orders", stopped),
-		try("GRANT ALL ON orders TO PUBLIC", nothing), try("ALTER TABLE orders OWNER TO CURRENT_USER", denied),
+		try("ALTER TABLE orders DISABLE ROW LEVEL SECURITY", denied, "row-shared", refused), try("CREATE POLICY open ON orders USING (true)", denied, "row-shared", refused), try("DROP POLICY pgkennel_base ON orders", stopped),
+		try("GRANT ALL ON orders TO PUBLIC", nothing), try("ALTER TABLE orders OWNER TO CURRENT_USER", denied, "row-shared", refused),
 	}},
 }
 
@@ -367,12 +367,12 @@ var groupF = []row{
 		try("SELECT newest()", own), then("CALL counts(0)", "3; CALL; I"), then(mine, own),
 	}},
 	{id: "F11", attack: "DDL: `ALTER … SET SCHEMA`, `DROP SCHEMA b`", steps: []step{
-		try("ALTER TABLE orders SET SCHEMA pg_temp", stopped), try("ALTER TABLE orders RENAME TO mine", denied), try("DROP SCHEMA t_3 CASCADE", denied), try("ALTER TABLE {theirs} RENAME TO x", stopped),
-		try("DROP TABLE {theirs}", stopped), try("ALTER SYSTEM SET app.current_tenant = '3'", refused, "strict", denied), try("DROP DATABASE {db}_d3", denied),
+		try("ALTER TABLE orders SET SCHEMA pg_temp", stopped), try("ALTER TABLE orders RENAME TO mine", denied, "row-shared", refused), try("DROP SCHEMA t_3 CASCADE", denied, "row-shared", refused), try("ALTER TABLE {theirs} RENAME TO x", stopped),
+		try("DROP TABLE {theirs}", stopped), try("ALTER SYSTEM SET app.current_tenant = '3'", refused, "strict", denied), try("DROP DATABASE {db}_d3", denied, "row-shared", refused),
 	}},
 	{id: "F12", attack: "CREATE in public: a function that others' calls would find", steps: []step{
-		try("CREATE FUNCTION public.lower(varchar) RETURNS text LANGUAGE sql AS 'SELECT 1'", denied), try("CREATE TABLE public.countries (x int)", denied),
-		try("CREATE OPERATOR public.= (FUNCTION = int84eq, LEFTARG = bigint, RIGHTARG = int)", denied),
+		try("CREATE FUNCTION public.lower(varchar) RETURNS text LANGUAGE sql AS 'SELECT 1'", denied, "row-shared", refused), try("CREATE TABLE public.countries (x int)", denied, "row-shared", refused),
+		try("CREATE OPERATOR public.= (FUNCTION = int84eq, LEFTARG = bigint, RIGHTARG = int)", denied, "row-shared", refused),
 	}},
 	{id: "F13", attack: "TLS server name, `user@tenant` and options that disagree", run: (*exploit).names, gives: refused},
 }

@@ -3,11 +3,13 @@ package isolation
 import (
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/internal/testbed"
+	"github.com/pgkennel/pgkennel/pooler"
 )
 
 // mode is a column of the table: an isolation, and what holds tenants there.
@@ -19,6 +21,27 @@ type mode struct {
 	// like are the names by which expectations of the table mean it, the most exact one first.
 	like []string
 	doc  string // what it is, for the document
+	// split: the victim lives on a shard of its own, and each shard has what looks like rows of all.
+	split bool
+}
+
+// home is the shard where a tenant lives.
+func (m mode) home(n int) int {
+	switch {
+	case m.shards == 1:
+		return 0
+	case m.split:
+		return n / victim % 2
+	}
+	return n / 4
+}
+
+// note is what a tenant's rows have for a note on a shard: some are there to be found out.
+func (m mode) note(n, shard int) string {
+	if m.home(n) != shard {
+		return fmt.Sprintf("wrong %d", n)
+	}
+	return fmt.Sprintf("of %d", n)
 }
 
 // A new mode is an entry here, and what it gives where that is not what the modes give that it is like.
@@ -26,32 +49,32 @@ var modes = []mode{
 	{
 		"row-strict", "row", "strict", 2, true,
 		[]string{"row-strict", "strict", "row"},
-		"Shared tables with policies on `session_user`. Server connections log in as the tenant's own role",
+		"Shared tables with policies on `session_user`. Server connections log in as the tenant's own role", false,
 	},
 	{
 		"row-shared", "row", "shared", 1, false,
 		[]string{"row-shared", "shared", "row"},
-		"Shared tables with policies on the setting. All tenants on the pool's login",
+		"Shared tables with policies on the setting. All tenants on the pool's login", false,
 	},
 	{
 		"row-sealed", "row", "sealed", 2, true,
 		[]string{"row-sealed", "sealed", "row-shared", "shared", "row"},
-		"Shared tables with policies on the setting and its seal. All tenants on the pool's login",
+		"Shared tables with policies on the setting and its seal. All tenants on the pool's login", false,
 	},
 	{
 		"schema-strict", "schema", "strict", 1, true,
 		[]string{"schema-strict", "strict", "schema", "apart"},
-		"A schema for each tenant. Server connections log in as its own role",
+		"A schema for each tenant. Server connections log in as its own role", false,
 	},
 	{
 		"schema-shared", "schema", "shared", 1, false,
 		[]string{"schema-shared", "shared", "schema", "apart"},
-		"A schema for each tenant. All on the pool's login, by `SET ROLE` and `search_path`",
+		"A schema for each tenant. All on the pool's login, by `SET ROLE` and `search_path`", false,
 	},
 	{
 		"database-strict", "database", "strict", 1, true,
 		[]string{"database-strict", "strict", "database", "apart"},
-		"A database for each tenant. Server connections log in as its own role",
+		"A database for each tenant. Server connections log in as its own role", false,
 	},
 }
 
@@ -61,7 +84,8 @@ func (m mode) is(name string) bool { return slices.Contains(m.like, name) }
 // ownRole: statements run as the tenant's own role.
 func (m mode) ownRole() bool { return m.mode == "strict" || m.isolation == "schema" }
 
-// Tenant 2 attacks. Tenant 3 has what it is after, on the same connections where a mode shares them; tenant 4 lives on another shard where there are two.
+// Tenant 2 attacks. Tenant 3 has what it is after, on the same connections where a mode shares them; tenant 4 lives on another shard where there are two, or
+// tenant 3 does.
 const (
 	attacker, victim = 2, 3
 	mine             = "SELECT DISTINCT note FROM orders"
@@ -74,6 +98,7 @@ type world struct {
 	*testbed.Stand
 	mode
 	passing bool // its watchers come and go: they would keep a connection, or outlive a test
+	pooler  *pooler.Pooler
 	ca      *pgtest.CA
 	db      string
 	roles   map[int]string
@@ -105,7 +130,7 @@ CREATE TABLE %[1]sslugs (tenant_id bigint NOT NULL%[2]s, slug text UNIQUE);
 
 // rows are those of a tenant.
 const rows = `
-INSERT INTO %[1]sorders SELECT %[2]d, %[2]d * 10 + i, 'of %[2]d' FROM generate_series(1, 3) i;
+INSERT INTO %[1]sorders SELECT %[2]d, %[2]d * 10 + i, '%[3]s' FROM generate_series(1, 3) i;
 INSERT INTO %[1]sslugs SELECT %[2]d, 'slug-%[2]d-' || i FROM generate_series(1, 3) i;
 `
 
@@ -156,24 +181,36 @@ func build(t testing.TB, m mode, pooling string) *world {
 			s.Exec(t, s.DB, "SET ROLE app;"+fmt.Sprintf(tables, "", "", " PARTITION BY LIST (tenant_id)")+
 				"CREATE TABLE orders_2 PARTITION OF orders FOR VALUES IN (2); CREATE TABLE orders_x PARTITION OF orders DEFAULT;"+shared)
 			for k := 1; k <= 4; k++ {
-				if m.shards == 1 || n == k/4 {
-					s.Exec(t, s.DB, fmt.Sprintf(rows, "", k))
+				if m.split || n == m.home(k) {
+					s.Exec(t, s.DB, fmt.Sprintf(rows, "", k, m.note(k, n)))
 				}
 			}
 		}
 	case "schema":
 		rest.WriteString("schema = \"t_{key}\"\n")
-		sql := "SET ROLE app;" + shared
-		for k := 1; k <= 4; k++ {
-			sql += fmt.Sprintf("CREATE SCHEMA t_%d;", k) + fmt.Sprintf(tables, fmt.Sprintf("t_%d.", k), fmt.Sprintf(" DEFAULT %d", k), "") + fmt.Sprintf(rows, fmt.Sprintf("t_%d.", k), k)
+		for n, s := range w.Shards {
+			sql := "SET ROLE app;" + shared
+			for k := 1; k <= 4; k++ {
+				sql += fmt.Sprintf("CREATE SCHEMA t_%d;", k) + fmt.Sprintf(tables, fmt.Sprintf("t_%d.", k), fmt.Sprintf(" DEFAULT %d", k), "") +
+					fmt.Sprintf(rows, fmt.Sprintf("t_%d.", k), k, m.note(k, n))
+			}
+			s.Exec(t, s.DB, sql)
 		}
-		w.Shards[0].Exec(t, w.db, sql)
 	case "database":
 		fmt.Fprintf(&rest, "database_name = \"%s_d{key}\"\n", w.db)
 	}
-	rest.WriteString("[[tenants]]\nname = \"gone\"\nkey = 1\nstate = \"suspended\"\n")
-	if m.shards > 1 {
-		rest.WriteString("[[sharded_tables]]\ndatabase = \"saas\"\ncolumn = \"tenant_id\"\ndata_type = \"bigint\"\nmapping = [{ values = [1, 2, 3], shard = 0 }, { values = [4], shard = 1 }]\n")
+	rest.WriteString("[[tenants]]\nname = \"gone\"\nkey = 1\nstate = \"suspended\"\nshard = 0\n")
+	if m.split {
+		for _, key := range keys {
+			n, _ := strconv.Atoi(key)
+			fmt.Fprintf(&rest, "[[tenants]]\nname = %q\nkey = %[1]s\nshard = %d\n", key, m.home(n))
+		}
+	}
+	if m.shards > 1 && m.isolation == "row" {
+		rest.WriteString("[[sharded_tables]]\ndatabase = \"saas\"\ncolumn = \"tenant_id\"\ndata_type = \"bigint\"\n")
+		for n := 1; n <= 4; n++ {
+			fmt.Fprintf(&rest, "[[sharded_mappings]]\ndatabase = \"saas\"\ncolumn = \"tenant_id\"\nkind = \"list\"\nvalues = [%d]\nshard = %d\n", n, m.home(n))
+		}
 	}
 	w.Edit("pgdog.toml", "[admin]", rest.String()+"[admin]")
 	w.Secure(t, keys...)
@@ -186,13 +223,13 @@ func build(t testing.TB, m mode, pooling string) *world {
 	case "database":
 		for k := 1; k <= 4; k++ {
 			db := fmt.Sprintf("%s_d%d", w.db, k)
-			i.Exec(t, db, shared+"SET ROLE pgkennel_owner_"+db+";"+fmt.Sprintf(tables, "public.", fmt.Sprintf(" DEFAULT %d", k), "")+fmt.Sprintf(rows, "public.", k))
+			i.Exec(t, db, shared+"SET ROLE pgkennel_owner_"+db+";"+fmt.Sprintf(tables, "public.", fmt.Sprintf(" DEFAULT %d", k), "")+fmt.Sprintf(rows, "public.", k, m.note(k, 0)))
 		}
 	}
 	for _, s := range w.Shards {
 		s.Exec(t, s.DB, "ANALYZE")
 	}
-	w.Start()
+	w.pooler = w.Start()
 	return w
 }
 
@@ -253,14 +290,14 @@ func (w *world) unharmed(t testing.TB, after string) {
 // untouched checks the rows of the victim, in the database itself.
 func (w *world) untouched(t testing.TB, after string) {
 	t.Helper()
-	table, db := "orders", w.db
+	table, db := "orders", w.Shards[w.home(victim)].DB
 	switch w.isolation {
 	case "schema":
 		table = fmt.Sprintf("t_%d.orders", victim)
 	case "database":
 		db = fmt.Sprintf("%s_d%d", w.db, victim)
 	}
-	got := w.Shards[0].Query(t, db, fmt.Sprintf("SELECT string_agg(note, ',') FROM %s WHERE tenant_id = %d", table, victim))
+	got := w.Shards[w.home(victim)].Query(t, db, fmt.Sprintf("SELECT string_agg(note, ',') FROM %s WHERE tenant_id = %d", table, victim))
 	if want := strings.Repeat(fmt.Sprintf(",of %d", victim), 3)[1:]; got[0] != want {
 		t.Errorf("after %s, the victim has %s", after, got[0])
 	}

@@ -469,11 +469,17 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 			it.local = true
 			switch it.typ {
 			case pgwire.MsgBind:
-				if refusal := s.bindLocal(m, st, it, needs, acts); refusal != nil {
+				if refusal := s.bindLocal(m, st, i, needs, acts); refusal != nil {
 					it.local = false // what is in front of it runs first, if that can be
 					return plan, needs, i, refusal
 				}
 			case pgwire.MsgExecute:
+				if st.Sole != nil {
+					if refusal := s.chosenAt(i); refusal != nil {
+						it.local = false
+						return plan, needs, i, refusal
+					}
+				}
 				acts = true
 				v = s.after(v, st, true)
 				s.moves(st)

@@ -6,6 +6,7 @@ import (
 
 	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/state"
 	"github.com/pgkennel/pgkennel/sharding/router"
 	"github.com/pgkennel/pgkennel/tenant"
 )
@@ -89,6 +90,9 @@ func (s *Session) keeps(st *parser.Statement) *pgwire.Error {
 	if s.place() != nil && !s.ownLogin() && (st.Kind == parser.Listen || st.Kind == parser.Notify || slices.ContainsFunc(st.Calls, parser.Notifies)) {
 		return noChannels()
 	}
+	if p := s.place(); p != nil && !p.Route.Own && !s.ownLogin() && (st.Kind == parser.DDL || st.Kind == parser.CreateTableAs) && st.Effects&parser.EffTemp == 0 {
+		return notAllowed(st.Tag, elsewhere+" What is temporary may be made, and dropped as pg_temp.name.") // what it changes is all tenants', as is the login
+	}
 	if s.ownLogin() || len(st.Calls) == 0 && st.Effects&parser.EffTemp == 0 {
 		return nil
 	}
@@ -149,6 +153,23 @@ func (s *Session) parted(m *parser.Message) *pgwire.Error {
 var errParted = pgwire.Errorf(pgwire.CodeActiveTransaction, "what belonged to the tenant has ended").WithRoutine(router.RefusalTenantMismatch).
 	WithDetail("Behind the end of a tenant's transaction, and behind DISCARD ALL, nothing runs up to the end of the message, or of the pipeline.").
 	WithHint("Send it as a message of its own, or a Sync in front of it.")
+
+// assure panics where the connection at hand, with the settings that it is to have, is not one for whom the session is. Only a bug leads there, and then the
+// session ends, and the connection with it, before anybody sees a row: whatever went wrong before, this is the last place that can tell.
+func (s *Session) assure(want *state.Set) {
+	a := s.at()
+	switch p := a.Place; {
+	case a.Tenants == nil:
+	case s.connAt.Login != a.Login:
+		panic("a statement was about to run on another login's connection")
+	case p == nil:
+		if _, ok := want.Get(a.Tenants.Setting()); ok {
+			panic("a statement of nobody's was about to run for a tenant")
+		}
+	case !p.carried(want, a.MaySetRole):
+		panic("a tenant's statement was about to run without its context")
+	}
+}
 
 // ownLogin reports whether the tenant is known to the server by its login, so that no setting can make it another.
 func (s *Session) ownLogin() bool {

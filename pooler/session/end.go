@@ -288,7 +288,6 @@ func (s *Session) Lost(err error) {
 		s.wait = waitNothing
 		s.unit.failed = true
 		s.refuseLost(e)
-		s.endImplicit()
 		s.finish()
 		s.drain()
 	case open:

@@ -68,7 +68,6 @@ func (s *Session) queryOf(shape *parser.Shape, body, frame []byte) bool {
 	if len(m.Statements) == 0 && m.Unparsable == nil && !s.open {
 		s.routed(RouteLocal)
 		s.toClient(pgwire.AppendEmptyQuery(s.scratch()))
-		s.endImplicit()
 		s.finish()
 		return true
 	}
@@ -92,7 +91,6 @@ func (s *Session) queryOf(shape *parser.Shape, body, frame []byte) bool {
 				return true
 			}
 			s.toClient(answer)
-			s.endImplicit()
 			s.finish()
 			return true
 		}
@@ -200,7 +198,6 @@ func (s *Session) failInternal(e *pgwire.Error) {
 	s.unit.answered, s.unit.failed = true, true
 	s.toClient(pgwire.AppendErrorResponse(s.scratch(), e))
 	s.afterServer()
-	s.endImplicit()
 	s.finish()
 }
 

@@ -108,7 +108,7 @@ func (s *Session) describesOnly() bool {
 
 // runBatch sends a batch to a backend as plan says.
 func (s *Session) runBatch(plan sharding.Plan, how end) bool {
-	outside := s.describesOnly() && s.track.Local == nil && !s.begun && (s.conn == nil || s.describing || !s.open) && s.tx != pgwire.TxFailed
+	outside := s.describesOnly() && s.track.Local == nil && !s.begun && (s.conn == nil || s.describing || !s.open)
 	if s.describing && !outside {
 		if s.tx == pgwire.TxIdle && s.connAt == s.at() && (plan.Kind != sharding.PlanShard || plan.Shard == s.connShard) {
 			// What was described runs right there, in the same implicit transaction.

@@ -308,7 +308,7 @@ func (s *Session) startValues() *pgwire.Error {
 			}
 		}
 		switch name {
-		case "role", "session_authorization":
+		case "role", "session_authorization", tenant.SealSetting:
 			return pgwire.Fatalf(pgwire.CodeInsufficientPrivilege, "parameter %q can't be set at the start of a session", name).
 				WithHint("Use SET after the login.").WithRoutine("startup_parameter")
 		}

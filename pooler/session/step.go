@@ -229,8 +229,10 @@ func (s *Session) armIdle(now int64) {
 	}
 }
 
-// endTransaction forgets what belonged to the client's transaction.
+// endTransaction forgets what belonged to the client's transaction, or to a unit that was none of it, however that ended: settings that are kept beyond
+// would be the next transaction's, and for whom it runs is one of them.
 func (s *Session) endTransaction() {
+	s.endImplicit()
 	s.begun, s.fixed, s.strictIsolation, s.prologueSets, s.ran = false, false, false, false, false
 	if len(s.prologue) > 0 {
 		s.prologue, s.prologueLocal, s.queued = emptied(s.prologue), emptied(s.prologueLocal), 0
@@ -279,7 +281,6 @@ func (s *Session) refuseUnit(e *pgwire.Error, end bool) {
 		s.skip = true
 		return
 	}
-	s.endImplicit()
 	s.finish()
 }
 
@@ -291,7 +292,6 @@ func (s *Session) sync() {
 		s.wait = waitAnswer
 		return
 	}
-	s.endImplicit()
 	s.finish()
 }
 

@@ -81,6 +81,22 @@ func (p *Place) carry(set *state.Set) *state.Set {
 	return with
 }
 
+// carried reports whether the set has the place's context, but for what the client may set in its place.
+func (p *Place) carried(set *state.Set, role bool) bool {
+	if p.memo == nil {
+		return true
+	}
+	if c := at(&p.memo.byWith, set).Load(); c != nil && c.with == set {
+		return true
+	}
+	for _, v := range p.context {
+		if have, ok := set.Get(v.Name); v.Name != tenant.SearchPathSetting && (v.Name != tenant.RoleSetting || !role) && (!ok || have != v) {
+			return false
+		}
+	}
+	return true
+}
+
 // drop returns the set without the place's context, but with what the client has set in its place.
 func (p *Place) drop(set *state.Set) *state.Set {
 	if p == nil || p.memo == nil {
@@ -143,9 +159,17 @@ type visit struct {
 	keep    bool       // the session stays with the tenant, unless what runs now fails
 	kept    bool       // it stays: that was committed
 	chosen  bool       // by a setting, and not by what a statement says
-	depth   int        // of the settings' track when it was chosen
+	// Of the settings' track, when it was chosen, and when it was said to be kept: what is rolled back to in front of that takes it back.
+	depth, keptAt int
 	// from is what the session expected of connections before, to what it expects as long as nothing is set.
 	from, to *state.Set
+}
+
+// stay notes that the session stays with the tenant.
+func (v *visit) stay(depth int) {
+	if !v.keep {
+		v.keep, v.keptAt = true, depth
+	}
 }
 
 // place is the tenant's whom the session is with; nil = nobody's.
@@ -305,6 +329,9 @@ func (s *Session) followSavepoint(rolledBack bool) {
 		v.depth = depth
 		s.orphan = s.orphan || rolledBack
 	}
+	if v.keep && depth <= v.keptAt {
+		v.keep, v.keptAt = !rolledBack, depth
+	}
 }
 
 // orphaned refuses what would run for a tenant whose choice was rolled back in the midst of things: the connection at hand is still that tenant's. What ends the transaction
@@ -430,9 +457,11 @@ func (s *Session) bindChoice(st *parser.Statement, it *item) *pgwire.Error {
 
 // bindLocal looks at a Bind of what is answered here for what it says of the tenant. Needs says that something is in front of it in the batch that is the
 // server's, acts that something is that is answered here: what that does has to be done before it is known what a choice means.
-func (s *Session) bindLocal(m *parser.Message, st *parser.Statement, it *item, needs, acts bool) *pgwire.Error {
-	hint := s.localHint(m, st)
+func (s *Session) bindLocal(m *parser.Message, st *parser.Statement, i int, needs, acts bool) *pgwire.Error {
+	it, hint := &s.unit.items[i], s.localHint(m, st)
 	switch {
+	case st.Sole != nil && !s.runsNext(i):
+		return nil // nothing is chosen by what does not run
 	case st.Sole == nil && hint == "":
 		return nil
 	case acts:
@@ -446,6 +475,30 @@ func (s *Session) bindLocal(m *parser.Message, st *parser.Statement, it *item, n
 	defer func() { s.unit.settled = false }()
 	return s.bindChoice(st, it)
 }
+
+// runsNext reports whether what the Bind at index i has bound is executed next.
+func (s *Session) runsNext(i int) bool {
+	items := s.unit.items
+	portal := items[i].portal
+	for i++; i < len(items) && items[i].typ == pgwire.MsgDescribe && items[i].target == pgwire.TargetPortal && items[i].portal == portal; i++ {
+	}
+	return i < len(items) && items[i].typ == pgwire.MsgExecute && items[i].portal == portal
+}
+
+// chosenAt refuses the Execute at index i of a set_config that would choose the tenant, but for behind its Bind, by which that was done.
+func (s *Session) chosenAt(i int) *pgwire.Error {
+	items := s.unit.items
+	portal := items[i].portal
+	for i--; i >= 0 && items[i].typ == pgwire.MsgDescribe && items[i].target == pgwire.TargetPortal && items[i].portal == portal; i-- {
+	}
+	if i >= 0 && items[i].typ == pgwire.MsgBind && items[i].portal == portal {
+		return nil
+	}
+	return errChosenElsewhere
+}
+
+var errChosenElsewhere = pgwire.Errorf(pgwire.CodeActiveTransaction, "the tenant can't change here").WithRoutine(router.RefusalTenantMismatch).
+	WithDetail("Something stands between the Bind of what chooses the tenant and its Execute.").WithHint("Send them one behind the other.")
 
 // localHint is the tenant that the comment of a statement asks for that is answered here; empty = none. With the end of a transaction it is too late for that.
 func (s *Session) localHint(m *parser.Message, st *parser.Statement) string {
@@ -502,8 +555,8 @@ func (s *Session) chooseFirst(m *parser.Message) *pgwire.Error {
 		if e := s.setTenant(false, st.Set.Values[0], st.Set.Local || idle); e != nil {
 			return e
 		}
-		if idle {
-			s.visit.keep = s.visit.account != nil && !st.Set.Local
+		if idle && !st.Set.Local && s.visit.account != nil {
+			s.visit.stay(s.track.Depth())
 		}
 		return nil
 	}
@@ -544,6 +597,9 @@ func (s *Session) setTenant(byName bool, value string, local bool) *pgwire.Error
 	switch {
 	case to == now || to.Place != nil && now.Place != nil && to.Place.Tenant.Same(now.Place.Tenant):
 		s.orphan = false
+		if !local && s.visit.account != nil {
+			s.visit.stay(s.track.Depth())
+		}
 		return nil
 	case s.unit.settled, s.visit.account != nil:
 		return errTenantFixed
@@ -561,7 +617,10 @@ func (s *Session) setTenant(byName bool, value string, local bool) *pgwire.Error
 		return errTenantFixed
 	}
 	s.enter(to)
-	s.visit.chosen, s.visit.depth, s.visit.keep = true, s.track.Depth(), !local
+	s.visit.chosen, s.visit.depth = true, s.track.Depth()
+	if !local {
+		s.visit.stay(s.track.Depth())
+	}
 	return nil
 }
 

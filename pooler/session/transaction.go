@@ -142,6 +142,7 @@ func (s *Session) lead(out []byte) ([]byte, bool) {
 		return out, false // nothing can be set; what ends it sets back what was set in it
 	}
 	if s.begun {
+		s.assure(s.track.Expected)
 		c.Have = s.track.Have
 		out, did := exec.Context(out, c, s.track.Expected, true)
 		s.track.Have = s.track.Expected
@@ -149,10 +150,12 @@ func (s *Session) lead(out []byte) ([]byte, bool) {
 	}
 	virtual := s.tx != pgwire.TxIdle
 	if s.unit.outside {
+		s.assure(s.track.Expected)
 		out, did := exec.Context(out, c, s.track.Expected, false)
 		s.carry(did)
 		return out, did
 	}
+	s.assure(s.track.Base())
 	out, did := exec.Context(out, c, s.track.Base(), false)
 	s.carry(did)
 	s.track.Synced()

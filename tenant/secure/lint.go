@@ -3,6 +3,8 @@ package secure
 import (
 	"context"
 	"strings"
+
+	"github.com/pgkennel/pgkennel/tenant"
 )
 
 func (d *doctor) oids() []uint32 {
@@ -143,16 +145,49 @@ EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.privilege_type IN ('INSERT', 
 EXISTS (SELECT FROM aclexplode(c.relacl) a WHERE a.privilege_type = 'SELECT' AND a.grantee = 0)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p') AND c.relpersistence <> 't' AND NOT c.relispartition AND n.nspname !~ '^pg_' AND n.nspname NOT IN ('pgkennel', 'information_schema') AND n.nspname <> ALL(coalesce($3::text[], '{}'))
-AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = $2 AND NOT a.attisdropped) ORDER BY 1`, d.tenantRoles(), d.Column, own)
+AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = $2 AND NOT a.attisdropped) ORDER BY 1`, append(d.tenantRoles(), d.everybodys()...), d.Column, own)
 	for _, f := range found {
 		switch {
 		case f.Writable:
 			d.find(severity(Warning, f.Comment), "table", f.Name, "it has no column "+d.Column+", and every tenant can write what the others read",
-				"REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON TABLE "+f.Quoted+" FROM PUBLIC")
+				"REVOKE INSERT, UPDATE, DELETE, TRUNCATE ON TABLE "+f.Quoted+" FROM PUBLIC"+d.alsoFrom())
 		case !f.Readable:
 			d.find(Info, "table", f.Name, "it has no column "+d.Column+", and tenants can't read it; if it is the same for all, name it in [[omnisharded_tables]]",
 				"GRANT SELECT ON TABLE "+f.Quoted+" TO PUBLIC")
 		}
+	}
+	return err
+}
+
+// everybodys are the logins that all tenants' rows are read and written with.
+func (d *doctor) everybodys() []string {
+	if d.Rows == tenant.Shared || d.Rows == tenant.Sealed {
+		return d.Logins
+	}
+	return nil
+}
+
+// owned checks what belongs to a login that all tenants share: whatever gets SQL past pgkennel may change it for all of them, or have it copy what the
+// others write.
+func (d *doctor) owned(ctx context.Context) error {
+	found, err := list[struct{ Name, Quoted, What, Owner, Comment string }](ctx, d.db, `SELECT format('%s.%s', n.nspname, c.relname), format('%I.%I', n.nspname, c.relname),
+CASE c.relkind WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW' WHEN 'f' THEN 'FOREIGN TABLE' WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END,
+pg_get_userbyid(c.relowner)::text, coalesce(obj_description(c.oid, 'pg_class'), '')
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND c.relpersistence <> 't' AND n.nspname !~ '^pg_' AND c.relowner IN (SELECT oid FROM pg_roles WHERE rolname = ANY($1::text[]))
+AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = 'pg_class'::regclass AND x.objid = c.oid AND x.deptype IN ('a', 'i') AND c.relkind = 'S')
+UNION ALL SELECT f.name, f.name, 'ROUTINE', pg_get_userbyid(f.owner)::text, f.comment
+FROM (SELECT format('%I.%I(%s)', n.nspname, f.proname, pg_get_function_identity_arguments(f.oid)) AS name, f.proowner AS owner, coalesce(obj_description(f.oid, 'pg_proc'), '') AS comment
+FROM pg_proc f JOIN pg_namespace n ON n.oid = f.pronamespace WHERE n.nspname !~ '^pg_') f WHERE f.owner IN (SELECT oid FROM pg_roles WHERE rolname = ANY($1::text[])) ORDER BY 1`, d.everybodys())
+	for _, f := range found {
+		sql := []string{"ALTER " + f.What + " " + f.Quoted + " OWNER TO " + ident(d.owner)}
+		if f.What != "ROUTINE" && f.What != "SEQUENCE" {
+			sql = append(sql, "GRANT SELECT, INSERT, UPDATE, DELETE ON "+f.Quoted+" TO "+ident(f.Owner))
+		}
+		if f.What == "SEQUENCE" {
+			sql = append(sql, "GRANT USAGE ON SEQUENCE "+f.Quoted+" TO "+ident(f.Owner))
+		}
+		d.find(severity(Warning, f.Comment), "owner", f.Name, "it belongs to "+f.Owner+", with which all tenants log in: nothing but pgkennel keeps one of them from changing it", sql...)
 	}
 	return err
 }
