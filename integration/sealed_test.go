@@ -51,7 +51,7 @@ func TestSealed(t *testing.T) {
 			"RESET pgkennel.seal", "42501 tenant_context; I",
 			"SELECT set_config('pgkennel.seal', 'x', true)", "42501 tenant_context; I",
 			"SELECT query FROM pg_stat_activity", "42501 tenant_missing; I",
-			"SELECT pg_terminate_backend(1)", "42501; I",
+			"SELECT pg_terminate_backend(1)", "42501 tenant_missing; I",
 			mine, "of 1; SELECT 1; I",
 		)
 		free := s.as(t, "app", nil)
