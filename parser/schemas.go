@@ -62,9 +62,11 @@ func schemasOf(n *pg_query.Node) []string {
 				add(x.Newname)
 			}
 		case *pg_query.GrantStmt:
-			if x.Targtype == pg_query.GrantTargetType_ACL_TARGET_ALL_IN_SCHEMA || x.Objtype == pg_query.ObjectType_OBJECT_SCHEMA {
-				for _, o := range x.Objects {
+			for _, o := range x.Objects {
+				if x.Targtype == pg_query.GrantTargetType_ACL_TARGET_ALL_IN_SCHEMA || x.Objtype == pg_query.ObjectType_OBJECT_SCHEMA {
 					add(o.GetString_().GetSval())
+				} else {
+					object(x.Objtype, o)
 				}
 			}
 		case *pg_query.AlterDefaultPrivilegesStmt:
@@ -85,6 +87,8 @@ func schemasOf(n *pg_query.Node) []string {
 			of(x.Funcname)
 		case *pg_query.CreateTrigStmt:
 			of(x.Funcname)
+		case *pg_query.CreateEventTrigStmt:
+			of(x.Funcname)
 		case *pg_query.CreateEnumStmt:
 			of(x.TypeName)
 		case *pg_query.AlterEnumStmt:
@@ -99,6 +103,25 @@ func schemasOf(n *pg_query.Node) []string {
 			of(x.Defnames)
 		case *pg_query.CreateStatsStmt:
 			of(x.Defnames)
+		case *pg_query.AlterStatsStmt:
+			of(x.Defnames)
+		case *pg_query.AlterTypeStmt:
+			of(x.TypeName)
+		case *pg_query.AlterCollationStmt:
+			of(x.Collname)
+		case *pg_query.CreateConversionStmt:
+			of(x.ConversionName)
+			of(x.FuncName)
+		case *pg_query.CreateOpClassStmt:
+			of(x.Opclassname)
+		case *pg_query.CreateOpFamilyStmt:
+			of(x.Opfamilyname)
+		case *pg_query.AlterOpFamilyStmt:
+			of(x.Opfamilyname)
+		case *pg_query.AlterTSDictionaryStmt:
+			of(x.Dictname)
+		case *pg_query.AlterTSConfigurationStmt:
+			of(x.Cfgname)
 		case *pg_query.ObjectWithArgs:
 			of(x.Objname)
 		case *pg_query.TypeName:
