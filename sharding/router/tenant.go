@@ -69,7 +69,8 @@ func (rt *Route) planFor(t *Tenant, in *Input, describe bool) (sharding.Plan, *p
 			return plan, otherSchema()
 		}
 		for _, h := range st.homes {
-			if h.schema != "" && h.shard != t.Shard {
+			// A table without a schema may be taken for its namesake in another tenant's: who names that one was refused above.
+			if h.schema != "" && h.shard != t.Shard && !(rt.router.private != nil && rt.router.private(h.schema)) {
 				return plan, schemaElsewhere(h)
 			}
 		}
