@@ -60,7 +60,10 @@ type builder struct {
 }
 
 func newBuilder() *builder {
-	return &builder{cfg: &Config{}, r: &report{}, clusters: map[string]*Cluster{}, shards: map[string]map[topology.ShardID]bool{}, reported: map[[2]place]bool{}, written: map[*Mapping][]rawNames{}, mapped: map[string]*Mapping{}, schemaAt: map[string][]place{}}
+	return &builder{
+		cfg: &Config{}, r: &report{}, clusters: map[string]*Cluster{}, shards: map[string]map[topology.ShardID]bool{}, reported: map[[2]place]bool{},
+		written: map[*Mapping][]rawNames{}, mapped: map[string]*Mapping{}, schemaAt: map[string][]place{},
+	}
 }
 
 // readFile reads a file without a second copy of its text.

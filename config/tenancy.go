@@ -97,6 +97,19 @@ func (b *builder) buildTenancy(readFile func(string) ([]byte, error)) {
 	if len(b.r.errs) > 0 {
 		return
 	}
+	if t.Registry = b.registry(o, places); t.Registry == nil {
+		return
+	}
+	for _, cl := range b.cfg.Clusters {
+		cl.schemas = func(schema string) bool { return t.Registry.OwnsSchema(cl.Name, schema) }
+	}
+	b.cfg.Tenancy = t
+	b.checkTenantUsers(t)
+}
+
+// registry makes the directory of tenants, nil if that can't be; those with an entry have theirs at places.
+func (b *builder) registry(o tenant.Options, places []*table) *tenant.Registry {
+	mt := b.cfg.tenant
 	r, wrong := tenant.New(o)
 	for _, w := range wrong {
 		switch {
@@ -109,9 +122,8 @@ func (b *builder) buildTenancy(readFile func(string) ([]byte, error)) {
 		}
 	}
 	if r == nil {
-		return
+		return nil
 	}
-	t.Registry = r
 	b.tenantsAtHome(r)
 	for i := range o.Tenants {
 		x := r.ByName(o.Tenants[i].Name)
@@ -125,11 +137,7 @@ func (b *builder) buildTenancy(readFile func(string) ([]byte, error)) {
 			break
 		}
 	}
-	for _, cl := range b.cfg.Clusters {
-		cl.schemas = func(schema string) bool { return r.OwnsSchema(cl.Name, schema) }
-	}
-	b.cfg.Tenancy = t
-	b.checkTenantUsers(t)
+	return r
 }
 
 func (b *builder) tenantSecret(t *Tenancy, readFile func(string) ([]byte, error)) {

@@ -8,38 +8,24 @@ import (
 	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/pgkennel/pgkennel/internal/pgtest"
+	"github.com/pgkennel/pgkennel/internal/testbed"
 )
 
 // PostgreSQL is the oracle: what it answers to a sequence of messages, pgkennel answers too.
 
 // Short names for messages.
-func parse(name, sql string) pgproto3.FrontendMessage { return &pgproto3.Parse{Name: name, Query: sql} }
-
-func bind(portal, name string, params ...string) pgproto3.FrontendMessage {
-	b := &pgproto3.Bind{DestinationPortal: portal, PreparedStatement: name}
-	for _, p := range params {
-		b.Parameters = append(b.Parameters, []byte(p))
-	}
-	return b
-}
-
-func run(portal string, rows uint32) pgproto3.FrontendMessage {
-	return &pgproto3.Execute{Portal: portal, MaxRows: rows}
-}
-
-func simple(sql string) pgproto3.FrontendMessage { return &pgproto3.Query{String: sql} }
-
-func describe(kind byte, name string) pgproto3.FrontendMessage {
-	return &pgproto3.Describe{ObjectType: kind, Name: name}
-}
+var (
+	parse, bind, run = testbed.Parse, testbed.Bind, testbed.Run
+	simple, describe = testbed.Simple, testbed.Describe
+)
 
 func shut(kind byte, name string) pgproto3.FrontendMessage {
 	return &pgproto3.Close{ObjectType: kind, Name: name}
 }
 
 var (
-	syncs  = &pgproto3.Sync{}
-	flush  = &pgproto3.Flush{}
+	syncs  = testbed.Sync
+	flush  = testbed.Flush
 	copied = func(s string) pgproto3.FrontendMessage { return &pgproto3.CopyData{Data: []byte(s)} }
 	done   = &pgproto3.CopyDone{}
 )

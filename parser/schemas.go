@@ -36,6 +36,7 @@ func schemasOf(n *pg_query.Node) []string {
 		}
 	}
 	eachMessage(n.ProtoReflect(), func(m protoreflect.Message) bool {
+		of(named(m.Interface()))
 		switch x := m.Interface().(type) {
 		case *pg_query.CreateSchemaStmt:
 			add(x.Schemaname)
@@ -62,9 +63,11 @@ func schemasOf(n *pg_query.Node) []string {
 				add(x.Newname)
 			}
 		case *pg_query.GrantStmt:
-			if x.Targtype == pg_query.GrantTargetType_ACL_TARGET_ALL_IN_SCHEMA || x.Objtype == pg_query.ObjectType_OBJECT_SCHEMA {
-				for _, o := range x.Objects {
+			for _, o := range x.Objects {
+				if x.Targtype == pg_query.GrantTargetType_ACL_TARGET_ALL_IN_SCHEMA || x.Objtype == pg_query.ObjectType_OBJECT_SCHEMA {
 					add(o.GetString_().GetSval())
+				} else {
+					object(x.Objtype, o)
 				}
 			}
 		case *pg_query.AlterDefaultPrivilegesStmt:
@@ -81,32 +84,61 @@ func schemasOf(n *pg_query.Node) []string {
 					add(d.GetArg().GetString_().GetSval())
 				}
 			}
-		case *pg_query.CreateFunctionStmt:
-			of(x.Funcname)
-		case *pg_query.CreateTrigStmt:
-			of(x.Funcname)
-		case *pg_query.CreateEnumStmt:
-			of(x.TypeName)
-		case *pg_query.AlterEnumStmt:
-			of(x.TypeName)
-		case *pg_query.CreateRangeStmt:
-			of(x.TypeName)
-		case *pg_query.CreateDomainStmt:
-			of(x.Domainname)
-		case *pg_query.AlterDomainStmt:
-			of(x.TypeName)
-		case *pg_query.DefineStmt:
-			of(x.Defnames)
-		case *pg_query.CreateStatsStmt:
-			of(x.Defnames)
-		case *pg_query.ObjectWithArgs:
-			of(x.Objname)
-		case *pg_query.TypeName:
-			of(x.Names)
-		case *pg_query.FuncCall:
-			of(x.Funcname)
+		case *pg_query.CreateConversionStmt:
+			of(x.FuncName)
 		}
 		return true
 	})
 	return list
+}
+
+// named is the name by which a node means, or makes, something in a schema that is no relation; nil = it has none.
+func named(node any) []*pg_query.Node {
+	switch x := node.(type) {
+	case *pg_query.CreateFunctionStmt:
+		return x.Funcname
+	case *pg_query.CreateTrigStmt:
+		return x.Funcname
+	case *pg_query.CreateEventTrigStmt:
+		return x.Funcname
+	case *pg_query.CreateEnumStmt:
+		return x.TypeName
+	case *pg_query.AlterEnumStmt:
+		return x.TypeName
+	case *pg_query.CreateRangeStmt:
+		return x.TypeName
+	case *pg_query.CreateDomainStmt:
+		return x.Domainname
+	case *pg_query.AlterDomainStmt:
+		return x.TypeName
+	case *pg_query.DefineStmt:
+		return x.Defnames
+	case *pg_query.CreateStatsStmt:
+		return x.Defnames
+	case *pg_query.AlterStatsStmt:
+		return x.Defnames
+	case *pg_query.AlterTypeStmt:
+		return x.TypeName
+	case *pg_query.AlterCollationStmt:
+		return x.Collname
+	case *pg_query.CreateConversionStmt:
+		return x.ConversionName
+	case *pg_query.CreateOpClassStmt:
+		return x.Opclassname
+	case *pg_query.CreateOpFamilyStmt:
+		return x.Opfamilyname
+	case *pg_query.AlterOpFamilyStmt:
+		return x.Opfamilyname
+	case *pg_query.AlterTSDictionaryStmt:
+		return x.Dictname
+	case *pg_query.AlterTSConfigurationStmt:
+		return x.Cfgname
+	case *pg_query.ObjectWithArgs:
+		return x.Objname
+	case *pg_query.TypeName:
+		return x.Names
+	case *pg_query.FuncCall:
+		return x.Funcname
+	}
+	return nil
 }

@@ -14,9 +14,9 @@ func (u *unit) utility(n *pg_query.Node) {
 	} else {
 		s.Kind, s.Effects = Utility, s.Effects|EffUnjudged
 	}
+	s.Schemas = schemasOf(n)
 	switch x := n.GetNode().(type) {
 	case *pg_query.Node_CallStmt:
-		s.Schemas = schemasOf(n)
 		b := u.block(SelectBlock, nil)
 		if x.CallStmt.Funccall != nil {
 			b.funcCall(x.CallStmt.Funccall)
@@ -27,7 +27,6 @@ func (u *unit) utility(n *pg_query.Node) {
 		s.Name = x.LoadStmt.Filename
 	}
 	s.Tables = append(s.Tables, relations(n)...)
-	s.Schemas = schemasOf(n)
 	if s.Kind == DDL {
 		if temporaryObject(n) {
 			s.Effects |= EffTemp

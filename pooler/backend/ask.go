@@ -1,6 +1,8 @@
 package backend
 
 import (
+	"strconv"
+
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 )
 
@@ -10,53 +12,71 @@ const maxAnswers = 100
 // ask runs DialOptions.Ask, by which nothing of the session changes, and keeps the rows in Login.Answers.
 func (l *login) ask(sql string) error {
 	// Names in it mean what they do in the catalogs, whatever search_path the server gives to the login.
-	if err := l.write(pgwire.AppendQuery(nil, "BEGIN READ ONLY; SET LOCAL search_path TO pg_catalog; SET LOCAL standard_conforming_strings TO on; "+sql+"; COMMIT")); err != nil {
+	refused, err := l.query("SET TRANSACTION READ ONLY; SET LOCAL search_path TO pg_catalog; SET LOCAL standard_conforming_strings TO on; "+sql, func(value []byte) {
+		if len(l.result.Answers) < maxAnswers {
+			l.result.Answers = append(l.result.Answers, string(value))
+		}
+	})
+	switch {
+	case err != nil:
 		return err
+	case refused != nil:
+		return failed(FailureAsk, "the server does not answer what was asked of the login: %w", refused)
 	}
-	var refused error
+	l.result.Asked = true
+	return nil
+}
+
+// startQuery asks for what pg_stat_activity has of the own process, by a function that pgkennel secure makes: tenants may not look there themselves.
+const startQuery = "SELECT pgkennel.backend_start()"
+
+// askStart finds out when the server process began. A database that can't say has not been prepared for sealed tenants. The login goes on without: who is
+// none may work there, and seals can't be made.
+func (l *login) askStart() error {
+	refused, err := l.query(startQuery, func(value []byte) {
+		l.result.Start, _ = strconv.ParseInt(string(value), 10, 64) // 0: it is none
+	})
+	if refused != nil {
+		l.result.Start = 0
+	}
+	return err
+}
+
+// query runs SQL, in one transaction, whose rows have one column, and calls row for each. refused is what the server has against it; the login may go on.
+func (l *login) query(sql string, row func(value []byte)) (refused, err error) {
+	if err := l.write(pgwire.AppendQuery(nil, sql)); err != nil {
+		return nil, err
+	}
 	for {
 		typ, body, err := l.next()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		switch typ {
 		case pgwire.MsgErrorResponse:
 			e, err := pgwire.DecodeError(body)
 			if err != nil {
-				return broken(typ, err)
+				return nil, broken(typ, err)
 			}
 			if refused == nil {
-				refused = failed(FailureAsk, "the server does not answer what was asked of the login: %w", e)
+				refused = e
 			}
 		case pgwire.MsgDataRow:
-			row, err := pgwire.DecodeDataRow(nil, body)
-			if err != nil || len(row) != 1 {
-				return failed(FailureProtocol, "%w: an answer to another question during login", ErrProtocol)
+			values, err := pgwire.DecodeDataRow(nil, body)
+			if err != nil || len(values) != 1 {
+				return nil, failed(FailureProtocol, "%w: an answer to another question during login", ErrProtocol)
 			}
-			if len(l.result.Answers) < maxAnswers {
-				l.result.Answers = append(l.result.Answers, string(row[0]))
-			}
-		case pgwire.MsgParameterStatus:
-			name, value, err := pgwire.DecodeParameterStatus(body)
-			if err != nil {
-				return broken(typ, err)
-			}
-			l.param(string(name), string(value))
+			row(values[0])
 		case pgwire.MsgReadyForQuery:
-			tx, err := pgwire.DecodeReadyForQuery(body)
-			switch {
-			case err != nil:
-				return broken(typ, err)
-			case refused != nil:
-				return refused
-			case tx != pgwire.TxIdle:
-				return failed(FailureProtocol, "%w: ready after login, but %v", ErrProtocol, tx)
+			_, err := l.handle(typ, body)
+			return refused, err
+		case pgwire.MsgParameterStatus, pgwire.MsgNoticeResponse:
+			if _, err := l.handle(typ, body); err != nil {
+				return nil, err
 			}
-			l.result.Asked = true
-			return nil
-		case pgwire.MsgCommandComplete, pgwire.MsgRowDescription, pgwire.MsgNoticeResponse, pgwire.MsgEmptyQuery:
+		case pgwire.MsgCommandComplete, pgwire.MsgRowDescription, pgwire.MsgEmptyQuery:
 		default:
-			return unexpected(typ)
+			return nil, unexpected(typ)
 		}
 	}
 }

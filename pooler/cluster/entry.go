@@ -38,12 +38,12 @@ type entry[C any] struct {
 	login atomic.Pointer[Login] // who logs in now
 	pool  *pool.Pool[C]
 
-	hears   atomic.Pointer[PoolObserver]
-	vetted  atomic.Int64           // when the login was asked about last, and was good, in Unix nanoseconds; 0 = it has to be
-	asked   atomic.Int64           // counts the times that answers were forgotten
-	warned  atomic.Pointer[string] // what was logged against the login
-	refused atomic.Bool            // it must not be used
-	logged  atomic.Int64           // when a failure to open was last logged, in Unix nanoseconds; 0 = none since a success
+	hears     atomic.Pointer[PoolObserver]
+	vetted    atomic.Int64           // when the login was asked about last, and was good, in Unix nanoseconds; 0 = it has to be
+	forgotten atomic.Int64           // counts the times that answers were forgotten
+	warned    atomic.Pointer[string] // what was logged against the login
+	refused   atomic.Bool            // it must not be used
+	logged    atomic.Int64           // when a failure to open was last logged, in Unix nanoseconds; 0 = none since a success
 
 	// Guarded by Cluster.mu.
 	cancel    context.CancelFunc // ends the pool's Run

@@ -60,7 +60,7 @@ func (en *entry[C]) dial(ctx context.Context, who *Login, o backend.DialOptions,
 	if !ask {
 		return c.hooks.Dial(ctx, o)
 	}
-	begun, since := c.now(), en.asked.Load()
+	begun, since := c.now(), en.forgotten.Load()
 	o.Ask = who.Guard
 	login, err := c.hooks.Dial(ctx, o)
 	var unsafe *UnsafeError
@@ -84,7 +84,7 @@ func (en *entry[C]) dial(ctx context.Context, who *Login, o backend.DialOptions,
 	}
 	en.refused.Store(false)
 	en.noteWarning(who, unsafe)
-	if en.asked.Load() == since { // else it is to be asked again
+	if en.forgotten.Load() == since { // else it is to be asked again
 		en.vetted.Store(begun.UnixNano())
 	}
 	if login == nil {
@@ -125,7 +125,10 @@ func (e *endpoint[C]) guardLoop(ctx context.Context) {
 // askAgain asks about the login of a pool that has connections. If it must not be used any more, they are closed, whoever has one.
 func (en *entry[C]) askAgain(ctx context.Context) {
 	who := en.login.Load()
-	if stats := en.pool.Stats(); !en.due(who) || stats.Total() == 0 {
+	if !en.due(who) {
+		return
+	}
+	if stats := en.pool.Stats(); stats.Total() == 0 {
 		return
 	}
 	login, err := en.dial(ctx, who, en.e.options().dial(who), true)
@@ -142,7 +145,7 @@ func (en *entry[C]) askAgain(ctx context.Context) {
 // forgetAnswers has every login asked about again, soon and before its next connection is lent.
 func (e *endpoint[C]) forgetAnswers() {
 	for en := range e.entries() {
-		en.asked.Add(1)
+		en.forgotten.Add(1)
 		en.vetted.Store(0)
 	}
 	select {

@@ -1,12 +1,10 @@
 package cluster
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
-	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -147,10 +145,9 @@ func (c *Cluster[C]) readSchema(ctx context.Context, o *Options, reason string) 
 	defer cancel()
 	var errs []error
 	candidates := c.candidates()
-	if o.RestShard != nil {
-		slices.SortStableFunc(candidates, func(a, b *endpoint[C]) int {
-			return cmp.Compare(min(1, a.shard^*o.RestShard), min(1, b.shard^*o.RestShard))
-		})
+	if o.RestShard != nil { // what has no entry is read from where it lives, if that can be
+		there, elsewhere := onShard(candidates, *o.RestShard)
+		candidates = append(there, elsewhere...)
 	}
 	for _, e := range candidates {
 		schema, err := c.readFrom(ctx, e, o)
@@ -194,6 +191,18 @@ func (c *Cluster[C]) candidates() []*endpoint[C] {
 	return append(good, down...)
 }
 
+// onShard parts endpoints into those of a shard and the others, in order.
+func onShard[C any](list []*endpoint[C], shard topology.ShardID) (there, elsewhere []*endpoint[C]) {
+	for _, e := range list {
+		if e.shard == shard {
+			there = append(there, e)
+		} else {
+			elsewhere = append(elsewhere, e)
+		}
+	}
+	return there, elsewhere
+}
+
 // gather puts the relations of schemas that live elsewhere in the place of those that were read; of a shard that can't be reached, those that were known.
 func (c *Cluster[C]) gather(ctx context.Context, from *endpoint[C], o *Options, schema *topology.Schema) {
 	if len(o.SchemaShards) == 0 {
@@ -226,9 +235,10 @@ func (c *Cluster[C]) gather(ctx context.Context, from *endpoint[C], o *Options, 
 		read[shard] = true
 		var there *topology.Schema
 		err := errNoEndpoint
-		for _, e := range c.candidates() {
-			if e.shard == shard && err != nil {
-				there, err = c.readFrom(ctx, e, o)
+		candidates, _ := onShard(c.candidates(), shard)
+		for _, e := range candidates {
+			if there, err = c.readFrom(ctx, e, o); err == nil {
+				break
 			}
 		}
 		if err != nil {

@@ -150,9 +150,7 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		out.counter(d.preparedEvictions, p.Evictions)
 	}
 	if read := m.tenants.Load(); read != nil {
-		for _, t := range (*read)() {
-			t.collect(out, d)
-		}
+		collectTenants(out, d, (*read)())
 	}
 	for _, c := range m.clusters.all() {
 		c.collect(out, d)

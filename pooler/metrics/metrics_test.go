@@ -56,7 +56,7 @@ func everything(t *testing.T, namespace string) (*prometheus.Registry, *Metrics)
 		a := TenantState{Cluster: "app", Tenant: "acme", Clients: 2, Waiting: 1, Transactions: 7, Queries: 8, Errors: 1, Received: 70, Sent: 80}
 		all := TenantState{Cluster: "app", Tenant: AllTenants, Transactions: 1}
 		all.Add(&a)
-		return []TenantState{all, a}
+		return []TenantState{all, a, {Cluster: "app", Tenant: "*", Clients: 5}, {Cluster: "app", Tenant: "\xff"}, {Cluster: "app", Tenant: "\xfe", Clients: 5}}
 	})
 
 	s := m.Shard("app", 1)

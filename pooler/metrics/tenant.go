@@ -25,8 +25,20 @@ func (t *TenantState) Add(o *TenantState) {
 // SetTenants sets what a scrape asks for the tenants that have a label of their own: few, for each is a series of every family.
 func (m *Metrics) SetTenants(read func() []TenantState) { m.tenants.Store(&read) }
 
-func (t *TenantState) collect(out sink, d *descs) {
-	l := []string{clean(t.Cluster), clean(t.Tenant)}
+// collectTenants leaves out whose label was there before: a tenant may be called by any key, which clients name, AllTenants as well, and of two series
+// with one label Prometheus refuses the whole scrape.
+func collectTenants(out sink, d *descs, list []TenantState) {
+	seen := make(map[[2]string]bool, len(list))
+	for i := range list {
+		at := [2]string{clean(list[i].Cluster), clean(list[i].Tenant)}
+		if !seen[at] {
+			seen[at] = true
+			list[i].collect(out, d, at[:])
+		}
+	}
+}
+
+func (t *TenantState) collect(out sink, d *descs, l []string) {
 	out.gauge(d.tenantClients, float64(t.Clients), l...)
 	out.gauge(d.tenantWaiting, float64(t.Waiting), l...)
 	out.counter(d.tenantTransactions, t.Transactions, l...)

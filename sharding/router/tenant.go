@@ -69,8 +69,9 @@ func (rt *Route) planFor(t *Tenant, in *Input, describe bool) (sharding.Plan, *p
 			return plan, otherSchema()
 		}
 		for _, h := range st.homes {
+			// A table without a schema may be taken for its namesake in another tenant's: who names that one was refused above.
 			if h.schema != "" && h.shard != t.Shard && !(rt.router.private != nil && rt.router.private(h.schema)) {
-				return plan, schemaElsewhere(h) // of a tenant's own schema the server says what it would anyway
+				return plan, schemaElsewhere(h)
 			}
 		}
 		if t.Own || t.Key == (sharding.Key{}) {
