@@ -172,7 +172,7 @@ key = 2
 	}
 	s.shards[0].Exec(t, s.shards[0].db, `INSERT INTO acme.orders VALUES (1)`)
 	s.startInside()
-	for login, want := range map[string]string{"app@1": "1; SELECT 1; I", "app@12": "42501; I", "app@two": "42501; I", "app@4": "42501; I"} {
+	for login, want := range map[string]string{"app@1": "1; SELECT 1; I", "app@12": "42501 tenant_mismatch; I", "app@two": "42501 tenant_mismatch; I", "app@4": "42501 tenant_mismatch; I"} {
 		protocols[0].play(t, s.as(t, login, nil), "SELECT id FROM acme.orders", want)
 	}
 }

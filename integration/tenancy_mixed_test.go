@@ -3,6 +3,7 @@ package integration
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -179,4 +180,22 @@ func TestTenantsMixedTables(t *testing.T) {
 				"SELECT note FROM orders", mode+"; SELECT 1; I")
 		}
 	})
+}
+
+// TestTenantlessAreToldHow: who is nobody's on tenants' tables hears how its own session gets a tenant.
+func TestTenantlessAreToldHow(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{schema: rowsSchema, users: switching, rest: twoTenants})
+	for _, x := range []struct{ user, sql, hint string }{
+		{"app", "TABLE orders", "Choose one by SET app.current_tenant = '...', log in as user@tenant"},
+		{"plain", "TABLE orders", "Log in as user@tenant, or let the user choose"},
+		{"app@two", "TRUNCATE orders", "DELETE removes those of one."},
+	} {
+		c := s.as(t, x.user, nil)
+		for _, p := range protocols {
+			if e := pgtest.Failure(p.run(c, x.sql)); e == nil || !strings.HasPrefix(e.Hint, x.hint) {
+				t.Errorf("%s, %s, %s: got %+v", x.user, p.name, x.sql, e)
+			}
+		}
+	}
 }
