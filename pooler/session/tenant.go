@@ -190,18 +190,6 @@ func (s *Session) plan(rt *router.Route, in *router.Input) (sharding.Plan, *pgwi
 	return plan, s.tellsHow(e)
 }
 
-// tellsHow says in a refusal for want of a tenant how this session gets one; comments that address a shard are for those who have no tenants.
-func (s *Session) tellsHow(e *pgwire.Error) *pgwire.Error {
-	a := s.at()
-	if e == nil || a.Tenants == nil || a.Place != nil || e.Routine != router.RefusalTenantMissing || e.Hint != router.HintKey {
-		return e
-	}
-	if !a.Switch {
-		return e.WithHint("Log in as user@tenant, or let the user choose: tenant_switch = true in users.toml.")
-	}
-	return e.WithHint("Choose one by SET %s = '...', log in as user@tenant, or compare the column by =, IN, or = ANY with one constant or parameter.", a.Tenants.Setting())
-}
-
 // describable is rt.Describe for the session's tenant.
 func (s *Session) describable(rt *router.Route, in *router.Input) *pgwire.Error {
 	if p := s.place(); p != nil {
