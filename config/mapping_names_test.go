@@ -103,3 +103,14 @@ func TestMappingNamesChange(t *testing.T) {
 		t.Errorf("listed: %+v", x)
 	}
 }
+
+func TestUsersOfNobody(t *testing.T) {
+	t.Parallel()
+	const head = "[multi_tenant]\ncolumn = \"t\"\nmode = \"shared\"\n[[databases]]\nname = \"prod\"\nhost = \"h\"\n"
+	for tenant, want := range map[string]string{"7": "", "acme": `users.toml:5:1: user "app" is bound to the tenant "acme", which is there by no name, and is no key; its logins are refused; add the tenant to [[tenants]]`} {
+		_, warnings := mustParse(t, head, "[[users]]\nname = \"app\"\ndatabase = \"prod\"\npassword = \"p\"\ntenant = \""+tenant+"\"\n")
+		if got := fmt.Sprint(warnings); got != want {
+			t.Errorf("%s: got %s, want %s", tenant, got, want)
+		}
+	}
+}

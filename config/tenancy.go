@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"io/fs"
 	"slices"
@@ -103,6 +104,7 @@ func (b *builder) buildTenancy(readFile func(string) ([]byte, error)) {
 	for _, cl := range b.cfg.Clusters {
 		cl.schemas = func(schema string) bool { return t.Registry.OwnsSchema(cl.Name, schema) }
 	}
+	b.checkRoles(t, places)
 	b.cfg.Tenancy = t
 	b.checkTenantUsers(t)
 }
@@ -154,7 +156,7 @@ func (b *builder) tenantSecret(t *Tenancy, readFile func(string) ([]byte, error)
 		err = pe.Err
 	}
 	if err != nil {
-		b.r.fail(mt.placeOf("role_secret_file"), "", "role_secret_file %s: %s", strconv.Quote(path), err)
+		b.r.fail(mt.placeOf("role_secret_file"), "openssl rand -hex 32 makes a secret", "role_secret_file %s: %s", strconv.Quote(path), err)
 	}
 }
 
@@ -247,6 +249,28 @@ func (b *builder) noShard(t *table, name string, cl *Cluster) {
 
 var keyTypes = map[DataType]sharding.KeyType{Bigint: sharding.Bigint, UUID: sharding.UUID, Text: sharding.Text}
 
+// isKey reports whether the tenant that a user is bound to could be one for its key alone.
+func (b *builder) isKey(u *User) bool {
+	k, ok := sharding.ParseKey(keyTypes[b.clusters[u.Database].TenantType], u.Tenant)
+	return ok && k.String() == u.Tenant
+}
+
+// checkRoles reports tenants' roles with which the pool logs in for somebody else, too: a login that is a tenant's is nobody else's.
+func (b *builder) checkRoles(t *Tenancy, places []*table) {
+	for _, tt := range places {
+		x := t.Registry.ByName(tt.text("name"))
+		if x == nil || x.Role == "" {
+			continue
+		}
+		for _, u := range b.cfg.Users {
+			if u.Database == x.Cluster && u.Tenant != x.Name && cmp.Or(u.t.text("server_user"), u.Name) == x.Role {
+				b.r.fail(tt.placeOf("role"), "give it a role of its own", "tenant %q: its role %q is what %s logs in with", x.Name, x.Role, userLabel(u.t))
+				break
+			}
+		}
+	}
+}
+
 // checkTenantUsers reports users whose tenant is not there, and what has no meaning without tenants.
 func (b *builder) checkTenantUsers(t *Tenancy) {
 	var seen []*table
@@ -266,7 +290,11 @@ func (b *builder) checkTenantUsers(t *Tenancy) {
 		if u.Tenant == "" {
 			continue
 		}
-		if t.Registry.ByName(u.Tenant) == nil && t.Registry.ByKey(u.Database, u.Tenant) == nil {
+		switch byKey := t.Registry.ByKey(u.Database, u.Tenant) != nil; {
+		case t.Registry.ByName(u.Tenant) != nil:
+		case byKey && !b.isKey(u):
+			b.r.warn(u.t.placeOf("tenant"), "its logins are refused; add the tenant to [[tenants]]", "%s is bound to the tenant %q, which is there by no name, and is no key", userLabel(u.t), u.Tenant)
+		case !byKey:
 			b.r.fail(u.t.placeOf("tenant"), "add it to [[tenants]]", "%s is bound to the tenant %q, which is not there", userLabel(u.t), u.Tenant)
 		}
 	}

@@ -139,3 +139,39 @@ CREATE FUNCTION public.unseen() RETURNS int LANGUAGE sql SET role = 'r_2' AS 'SE
 		}
 	}
 }
+
+// TestDoctorFindsWhatCantWork: a login that is not there yet, and keys of another type than the column's.
+func TestDoctorFindsWhatCantWork(t *testing.T) {
+	t.Parallel()
+	s := guarded(t, "CREATE TABLE orders (tenant_id text NOT NULL, id bigint, note text, PRIMARY KEY (id)); CREATE UNIQUE INDEX once ON orders (note)", "column = \"tenant_id\"\nmode = \"sealed\"\n")
+	s.edit("users.toml", `name = "plain"`, "name = \"late\"\ndatabase = \"saas\"\npassword = \"x\"\n[[users]]\nname = \"plain\"")
+	if out := s.must(t, "secure", "apply"); !strings.Contains(out, `there is no role "late"`) {
+		t.Errorf("apply says nothing of the login that is not there:\n%s", out)
+	}
+	found := make(map[string]secure.Finding)
+	for _, f := range s.diagnose(t) {
+		found[f.Check+" "+f.Object] = f
+	}
+	if f := found["login late"]; f.Severity != secure.Error || !strings.Contains(f.Reason, "there is no such role") {
+		t.Errorf("a login that is not there: %+v", f)
+	}
+	if f := found["column public.orders"]; f.Severity != secure.Error || !strings.Contains(f.Reason, `data_type in [multi_tenant] should be "varchar"`) {
+		t.Errorf("keys of another type: %+v", f)
+	}
+	for _, x := range []struct{ index, drop string }{
+		{"orders_pkey", `-- and then ALTER TABLE "public"."orders" DROP CONSTRAINT "orders_pkey"`}, {"once", `-- and then DROP INDEX "public"."once"`},
+	} {
+		f := found["key public.orders, index "+x.index]
+		if len(f.SQL) != 2 || f.SQL[1] != x.drop {
+			t.Fatalf("%s: %+v", x.index, f)
+		}
+		s.shards[0].Exec(t, s.shards[0].db, f.SQL[0])
+		s.shards[0].Exec(t, s.shards[0].db, strings.TrimPrefix(f.SQL[1], "-- and then "))
+	}
+	s.edit("pgdog.toml", `column = "tenant_id"`, "column = \"tenant_id\"\ndata_type = \"text\"")
+	for _, f := range s.diagnose(t) {
+		if f.Check == "column" || f.Check == "key" {
+			t.Errorf("after it was mended: %+v", f)
+		}
+	}
+}

@@ -124,7 +124,7 @@ func TestProgramExitCodes(t *testing.T) {
 		{warned, "check", 0, "port = 7999", "two_phase_commit"},
 		{bad, "check", 1, "", "pgdog.toml:2"},
 		{shared, "check", 0, "mode = \"shared\"", `note: database "saas": tenants in shared mode, row isolation, are kept apart from mistakes, and not from SQL`},
-		{strict, "check", 0, "port = 7999", ""},
+		{strict, "check", 0, "port = 7999", "tenants' roles log in without a password, for role_secret_file is not set"},
 		{good, "check --users none.toml", 1, "", "none.toml: the file does not exist"},
 		{good, "check it", 2, "", `unknown command "it"`},
 		{good, "route", 2, "", "route takes one argument"},

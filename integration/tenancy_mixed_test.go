@@ -3,6 +3,7 @@ package integration
 import (
 	"fmt"
 	"math/rand/v2"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -145,4 +146,56 @@ func TestTenantsMixed(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+// TestTenantsMixedTables: tables of one name have other columns in tenants' own schemas than where tenants share them, as nobody needs the tenant column there.
+func TestTenantsMixedTables(t *testing.T) {
+	t.Parallel()
+	s := prepare(t, spec{schema: rowsSchema, users: switching})
+	db := s.shards[0].db
+	s.write("role.secret", "0123456789abcdef0123456789abcdef")
+	rest := fmt.Sprintf("[multi_tenant]\ncolumn = \"tenant_id\"\nmode = \"shared\"\nrole_secret_file = %q\n", s.path("role.secret"))
+	for i, mode := range []string{"shared", "strict"} {
+		role := db + "_" + mode
+		s.shards[0].Exec(t, db, fmt.Sprintf(`CREATE ROLE %[2]s LOGIN PASSWORD '%[3]s'; CREATE SCHEMA own_%[1]s; CREATE TABLE own_%[1]s.orders (note text);
+			INSERT INTO own_%[1]s.orders VALUES ('%[1]s'); GRANT USAGE ON SCHEMA own_%[1]s TO %[2]s; GRANT ALL ON own_%[1]s.orders TO %[2]s; GRANT %[2]s TO app`, mode, role, rolePassword(t, role)))
+		rest += fmt.Sprintf("[[tenants]]\nname = %q\nkey = 9%d\nisolation = \"schema\"\nmode = %[1]q\nschema = \"own_%[1]s\"\nrole = %[3]q\n", mode, i, role)
+	}
+	s.edit("pgdog.toml", "[admin]", rest+"[admin]")
+	s.startInside()
+	each(t, func(t *testing.T, p protocol) {
+		p.play(t, s.as(t, "app@2", nil),
+			"SELECT DISTINCT note FROM orders", "of 2; SELECT 1; I",
+			"SELECT note FROM own_strict.orders", "42501 tenant_missing; I")
+		for _, mode := range []string{"shared", "strict"} {
+			p.play(t, s.as(t, "app@"+mode, nil),
+				"SELECT note FROM orders", mode+"; SELECT 1; I",
+				"BEGIN", "BEGIN; T",
+				"INSERT INTO orders VALUES ('more')", "INSERT 0 1; T",
+				"DELETE FROM orders WHERE note = 'more'", "DELETE 1; T",
+				"ROLLBACK", "ROLLBACK; I")
+			p.play(t, s.as(t, "app", nil),
+				"/* pgkennel_tenant: "+mode+" */ SELECT note FROM orders", mode+"; SELECT 1; I",
+				"SET pgkennel.tenant = '"+mode+"'", "SET; I",
+				"SELECT note FROM orders", mode+"; SELECT 1; I")
+		}
+	})
+}
+
+// TestTenantlessAreToldHow: who is nobody's on tenants' tables hears how its own session gets a tenant.
+func TestTenantlessAreToldHow(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{schema: rowsSchema, users: switching, rest: twoTenants})
+	for _, x := range []struct{ user, sql, hint string }{
+		{"app", "TABLE orders", "Choose one by SET app.current_tenant = '...', log in as user@tenant"},
+		{"plain", "TABLE orders", "Log in as user@tenant, or let the user choose"},
+		{"app@two", "TRUNCATE orders", "DELETE removes those of one."},
+	} {
+		c := s.as(t, x.user, nil)
+		for _, p := range protocols {
+			if e := pgtest.Failure(p.run(c, x.sql)); e == nil || !strings.HasPrefix(e.Hint, x.hint) {
+				t.Errorf("%s, %s, %s: got %+v", x.user, p.name, x.sql, e)
+			}
+		}
+	}
 }

@@ -26,7 +26,7 @@ func NewSecret(b []byte) (*Secret, error) {
 		n--
 	}
 	if n < minSecret {
-		return nil, errors.New("a secret has to have 16 bytes at least; openssl rand -hex 32 makes one")
+		return nil, errors.New("a secret has to have 16 bytes at least")
 	}
 	s := &Secret{key: append([]byte(nil), b[:n]...)}
 	s.id = hex.EncodeToString(s.derive("id")[:4])

@@ -35,6 +35,10 @@ func noteShared(w io.Writer, cfg *config.Config) {
 	}
 	for _, c := range cfg.Clusters {
 		for _, k := range cfg.Tenancy.Registry.Kinds(c.Name) {
+			if k.Mode == tenant.Strict && cfg.Tenancy.Secret == nil {
+				fmt.Fprintf(w, "note: database %q: tenants' roles log in without a password, for role_secret_file is not set; "+
+					"openssl rand -hex 32 makes a secret, and pgkennel secure apply gives roles their passwords\n", c.Name)
+			}
 			if k.Mode == tenant.Shared {
 				fmt.Fprintf(w, "note: database %q: tenants in shared mode, %s isolation, are kept apart from mistakes, and not from SQL that is meant to get out "+
 					"(injected, or their own): see docs/tenancy.md, What holds it there\n", c.Name, k.Isolation)

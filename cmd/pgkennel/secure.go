@@ -104,7 +104,7 @@ func (a *administration) targets(cmd *cobra.Command) ([]target, error) {
 		x := target{
 			name: fmt.Sprintf("%s/%d", cluster.Name, n), at: secure.Place{Host: e.Host, Port: e.Port, Database: e.DatabaseName},
 			options: secure.Options{
-				Cluster: cluster.Name, Column: cluster.TenantColumn, Setting: cfg.Tenancy.Registry.Setting(), Rows: rows,
+				Cluster: cluster.Name, Column: cluster.TenantColumn, Type: cluster.TenantType.String(), Setting: cfg.Tenancy.Registry.Setting(), Rows: rows,
 				Secret: cfg.Tenancy.Secret, Logins: logins(cfg, e),
 			},
 		}
@@ -295,6 +295,13 @@ func (a *administration) apply(cmd *cobra.Command, lockTimeout time.Duration) er
 		})
 		if err != nil {
 			return err
+		}
+		absent, err := secure.NoRoles(ctx, db, x.options)
+		if err != nil {
+			return err
+		}
+		for _, name := range absent {
+			fmt.Fprintf(out, "%s: there is no role %s, with which pgkennel logs in: CREATE ROLE it with LOGIN and its password, and apply again\n", x.name, tenant.QuoteIdent(name))
 		}
 		_, err = fmt.Fprintf(out, "%s: safe, %d steps\n", x.name, len(steps))
 		return err

@@ -188,3 +188,15 @@ func notAllowed(what, hint string) *pgwire.Error {
 	return pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "%s is not allowed", what).WithRoutine("tenant_context").
 		WithDetail("It could lead out of the tenant that the session is for.").WithHint("%s", hint)
 }
+
+// tellsHow says in a refusal for want of a tenant how this session gets one; comments that address a shard are for those who have no tenants.
+func (s *Session) tellsHow(e *pgwire.Error) *pgwire.Error {
+	a := s.at()
+	if e == nil || a.Tenants == nil || a.Place != nil || e.Routine != router.RefusalTenantMissing || e.Hint != router.HintKey {
+		return e
+	}
+	if !a.Switch {
+		return e.WithHint("Log in as user@tenant, or let the user choose: tenant_switch = true in users.toml.")
+	}
+	return e.WithHint("Choose one by SET %s = '...', log in as user@tenant, or compare the column by =, IN, or = ANY with one constant or parameter.", a.Tenants.Setting())
+}

@@ -37,13 +37,13 @@ const (
 // a $1 in a simple query.
 var ErrNeedsParams = pgwire.Errorf(pgwire.CodeUndefinedParameter, "there is no parameter $1")
 
-const (
-	hintShard = "Address a shard by a comment, /* pgdog_shard: 0 */, or by SET pgdog.shard."
-	hintKey   = "Compare the column by =, IN, or = ANY with constants or parameters, or address a shard by a comment, /* pgdog_shard: 0 */."
-)
+const hintShard = "Address a shard by a comment, /* pgdog_shard: 0 */, or by SET pgdog.shard."
+
+// HintKey is the hint of RefusalTenantMissing where the statement could have named its tenant.
+const HintKey = "Compare the column by =, IN, or = ANY with constants or parameters, or address a shard by a comment, /* pgdog_shard: 0 */."
 
 func tenantMissing(table, column, detail string) *pgwire.Error {
-	e := pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "no tenant for table %q", table).WithRoutine(RefusalTenantMissing).WithHint(hintKey)
+	e := pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "no tenant for table %q", table).WithRoutine(RefusalTenantMissing).WithHint(HintKey)
 	if detail == "" {
 		detail = "The statement does not say by " + quote(column) + " whose rows of " + quote(table) + " it means."
 	}

@@ -103,7 +103,7 @@ func (c *compiler) findRelation(t *parser.Table) *relation {
 		if c.pathLost && !c.alike(t.Name) {
 			refuse := c.st.needsHint
 			if c.r.tenant != "" {
-				refuse = c.st.refuse
+				refuse = c.st.needsOwn // tenants whose tables are their own go to their place, whatever is meant
 			}
 			refuse(pgwire.Errorf(pgwire.CodeFeatureNotSupported, "table %q can't be found while search_path is not known", t.Name).
 				WithRoutine(RefusalShardMissing).WithDetail("Several schemas may have a table of that name, and a statement in front of this one changes search_path to what is not known here.").

@@ -269,7 +269,7 @@ func (c *compiler) shardOnly(s *parser.Statement) {
 func (c *compiler) truncate(s *parser.Statement) {
 	for i := range s.Tables {
 		if rel := c.relation(&s.Tables[i]); rel.tenant || rel.heirsTenant {
-			c.st.needsOwn(tenantMissing(rel.name, c.r.tenant, "TRUNCATE removes the rows of all tenants."))
+			c.st.needsOwn(tenantMissing(rel.name, c.r.tenant, "TRUNCATE removes the rows of all tenants.").WithHint("DELETE removes those of one."))
 		}
 	}
 }

@@ -115,7 +115,8 @@ func (d *doctor) logins(ctx context.Context) error {
 	for _, l := range d.Logins {
 		r := d.roles[l]
 		if r == nil {
-			d.find(Info, "login", l, "there is no such role, with which pgkennel would log in")
+			d.find(Error, "login", l, "pgkennel logs in with it, and there is no such role: make it, with the password of its user in users.toml, and apply again",
+				"CREATE ROLE "+ident(l)+" LOGIN NOINHERIT")
 			continue
 		}
 		var bad []string
@@ -189,6 +190,8 @@ func (d *doctor) columns(context.Context) error {
 		case types[t.Type] == "":
 			d.find(Error, "column", t.String(), fmt.Sprintf("%s is of type %s; policies are made for smallint, integer, bigint, uuid, text and varchar", d.Column, t.TypeName))
 			continue
+		case d.Type != "" && keyTypes[t.Type] != d.Type:
+			d.find(Error, "column", t.String(), fmt.Sprintf("%s is of type %s, and tenants' keys are of type %s: data_type in [multi_tenant] should be %q", d.Column, t.TypeName, d.Type, keyTypes[t.Type]))
 		case !t.Deterministic:
 			d.find(Error, "column", t.String(), "the collation of "+d.Column+" takes different keys for equal",
 				"ALTER TABLE "+name+" ALTER COLUMN "+ident(d.Column)+" TYPE "+t.TypeName+` COLLATE "C"`)

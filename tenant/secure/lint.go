@@ -19,10 +19,10 @@ func (d *doctor) oids() []uint32 {
 func (d *doctor) keys(ctx context.Context) error {
 	found, err := list[struct {
 		Table, Index, Columns, Comment string
-		Random                         bool
+		Random, Constraint             bool
 	}](ctx, d.db, `SELECT format('%s.%s', n.nspname, c.relname), x.relname::text, array_to_string(ARRAY(SELECT quote_ident(a.attname) FROM pg_attribute a WHERE a.attrelid = x.oid ORDER BY a.attnum), ', '),
 coalesce(obj_description(x.oid, 'pg_class'), '') || coalesce((SELECT obj_description(o.oid, 'pg_constraint') FROM pg_constraint o WHERE o.conindid = x.oid AND o.contype IN ('p', 'u') LIMIT 1), ''),
-EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = x.oid AND a.atttypid = 'uuid'::regtype)
+EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = x.oid AND a.atttypid = 'uuid'::regtype), EXISTS (SELECT FROM pg_constraint o WHERE o.conindid = x.oid AND o.conrelid = c.oid AND o.contype <> 'f')
 FROM pg_index i JOIN pg_class c ON c.oid = i.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_class x ON x.oid = i.indexrelid
 WHERE i.indrelid = ANY($1::oid[]) AND (i.indisunique OR i.indisexclusion) AND NOT x.relispartition
 AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attname = $2 AND a.attnum = ANY(i.indkey::int2[])) ORDER BY 1, 2`, d.oids(), d.Column)
@@ -31,8 +31,12 @@ AND NOT EXISTS (SELECT FROM pg_attribute a WHERE a.attrelid = c.oid AND a.attnam
 			continue // who knows another tenant's UUID knows more already
 		}
 		schema, name, _ := strings.Cut(f.Table, ".")
+		drop := "-- and then DROP INDEX " + ident(schema, f.Index)
+		if f.Constraint {
+			drop = "-- and then ALTER TABLE " + ident(schema, name) + " DROP CONSTRAINT " + ident(f.Index)
+		}
 		d.find(severity(Warning, f.Comment), "key", f.Table+", index "+f.Index, "it is unique over all tenants: an INSERT tells one what others have",
-			"CREATE UNIQUE INDEX CONCURRENTLY ON "+ident(schema, name)+" ("+ident(d.Column)+", "+f.Columns+")", "-- and drop "+ident(f.Index))
+			"CREATE UNIQUE INDEX CONCURRENTLY ON "+ident(schema, name)+" ("+ident(d.Column)+", "+f.Columns+")", drop)
 	}
 	return err
 }

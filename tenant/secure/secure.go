@@ -30,6 +30,8 @@ type Options struct {
 	Cluster string
 	// Column is the tenant column, Setting the parameter with the tenant's key.
 	Column, Setting string
+	// Type is that of keys: bigint, uuid or varchar; empty = whatever the column is of.
+	Type string
 	// Rows is what holds tenants that share tables; 0 = there are none.
 	Rows tenant.Mode
 	// Tenants are those that live in the database.
@@ -145,6 +147,16 @@ func (p *plan) add(s Step) {
 		s.Severity = Error
 	}
 	p.steps = append(p.steps, s)
+}
+
+// NoRoles are the logins of o for which the server that db is connected to has no role: nothing can be granted to them yet.
+func NoRoles(ctx context.Context, db *pgx.Conn, o Options) ([]string, error) {
+	found, err := list[struct{ Name string }](ctx, db, "SELECT l FROM unnest($1::text[]) l WHERE l NOT IN (SELECT rolname FROM pg_catalog.pg_roles) ORDER BY 1", o.Logins)
+	names := make([]string, len(found))
+	for i, f := range found {
+		names[i] = f.Name
+	}
+	return names, err
 }
 
 // ours reports whether a role is one with which pgkennel logs in, for whomever.

@@ -94,6 +94,9 @@ func asType(key, typ string) string {
 // types are what a tenant column may be, as SQL names them.
 var types = map[string]string{"int2": "smallint", "int4": "integer", "int8": "bigint", "uuid": "uuid", "text": "text", "varchar": "varchar"}
 
+// keyTypes are what keys are of in columns of these types.
+var keyTypes = map[string]string{"int2": "bigint", "int4": "bigint", "int8": "bigint", "uuid": "uuid", "text": "varchar", "varchar": "varchar"}
+
 // condition is that a row is the session's tenant's. The source stands in a sub-select, so that it is evaluated once for a statement and not
 // for each row.
 func (p *plan) condition(t *table) string {
