@@ -11,7 +11,7 @@ PURE      ?= ./parser ./config ./sharding/...
 # Tests of allocations and of the program's memory: the race detector has both grow.
 MEASURED  ?= 'Allocat|SilentClients|TestHostile(Announcements|Syncs|Batches|SlowReader|Idlers)'
 # Tests that have PostgreSQL at work, and little of ours beside each other: they run without the race detector.
-SERVER    ?= '^(Test|Fuzz)(Secure|Isolation)'
+SERVER    ?= '^(Test|Fuzz)(Secure|Isolation|Doctor|Seal|Schemas|TenantsOfMappings|TenantsBySchemas|AThousand)'
 FUZZTOTAL ?= 30# seconds that `make fuzz` shares out among all targets
 BENCHTIME ?= 1x
 

@@ -371,7 +371,7 @@ func TestDoctor(t *testing.T) {
 			}
 		}
 	}
-	s.shards[0].Exec(t, db, "DROP TABLE odd")
+	s.shards[0].Exec(t, db, `DROP TABLE odd, defaults, "new ""one""", texts`) // whose columns are of other types than the configuration has
 	for _, f := range s.findings(t, secure.Error) {
 		t.Errorf("in the end: %+v", f)
 	}

@@ -19,7 +19,7 @@ import (
 )
 
 // transactions is how many a thousand tenants run on a shared login; on logins of their own it is a tenth of that. In full it is a million.
-var transactions = flag.Int("transactions", 10_000, "how many transactions a thousand tenants run")
+var transactions = flag.Int("transactions", 6_000, "how many transactions a thousand tenants run")
 
 // crowd is a thousand tenants in one database, who have few clients each, and some of them many.
 const (

@@ -73,7 +73,7 @@ var chosen = flag.String("mode", modes[0].name, "where the random attacker of Fu
 
 // FuzzIsolation: an attacker that says what the bytes choose never sees anything of the victim's, who finds everything as it was.
 func FuzzIsolation(f *testing.F) {
-	w := build(f, modes[slices.IndexFunc(modes, func(m mode) bool { return m.name == *chosen })], "transaction")
+	w := build(f, modes[slices.IndexFunc(modes, func(m mode) bool { return m.name == *chosen })])
 	w.passing = true
 	for seed := range uint64(3) {
 		f.Add(seeded(seed))

@@ -36,7 +36,7 @@ func TestIsolation(t *testing.T) {
 	for _, m := range modes {
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
-			w := build(t, m, "transaction")
+			w := build(t, m)
 			w.unharmed(t, "nothing")
 			for _, g := range groups {
 				for _, r := range g.rows {

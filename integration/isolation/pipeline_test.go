@@ -18,7 +18,7 @@ func TestIsolationOfChoices(t *testing.T) {
 		m.shards = 1
 		t.Run(m.name, func(t *testing.T) {
 			t.Parallel()
-			w := build(t, m, "transaction")
+			w := build(t, m)
 			for _, part := range []struct {
 				name string
 				run  func(*testing.T, *world)
@@ -33,6 +33,7 @@ func TestIsolationOfChoices(t *testing.T) {
 				{"ChoicesWhoseContextFails", choicesWhoseContextFails, "schema-shared"},
 				{"QueuedBehindADescription", queuedBehindADescription, "row-shared"},
 				{"random", randomChoices, ""},
+				{"random, in session pooling", sessionsChoices, ""},
 			} {
 				if part.in == "" || m.is(part.in) {
 					t.Run(part.name, func(t *testing.T) { part.run(t, w) })
@@ -40,6 +41,12 @@ func TestIsolationOfChoices(t *testing.T) {
 			}
 		})
 	}
+}
+
+// sessionsChoices is randomChoices where a session keeps its connection.
+func sessionsChoices(t *testing.T, w *world) {
+	w.keepConnections(t)
+	randomChoices(t, w)
 }
 
 // A pipeline that changes its tenant in the middle is answered as PostgreSQL would, or refused: no statement runs for the tenant that was, or will be,

@@ -25,18 +25,6 @@ var choices = []string{
 	"SELECT 1/0", "SELECT 7", "SET search_path = public", "CREATE TEMP TABLE IF NOT EXISTS x ()", "SELECT nextval('ids') > 0",
 }
 
-// TestIsolationOfSessions: the same where a session keeps its connection.
-func TestIsolationOfSessions(t *testing.T) {
-	t.Parallel()
-	for _, m := range modes {
-		m.shards = 1
-		t.Run(m.name, func(t *testing.T) {
-			t.Parallel()
-			randomChoices(t, build(t, m, "session"))
-		})
-	}
-}
-
 // byHand is an application's database with row-level security on the setting: what PostgreSQL itself shows to a session that sets it.
 const byHand = `
 CREATE TABLE orders (tenant_id bigint NOT NULL, id bigint, note text);

@@ -106,14 +106,14 @@ type world struct {
 }
 
 const users = `[[users]]
-pooler_mode = "%[2]s"
+pooler_mode = "transaction"
 name = "app"
 database = "saas"
 password = "%[1]s"
 tenant_switch = true
 
 [[users]]
-pooler_mode = "%[2]s"
+pooler_mode = "transaction"
 name = "fixed"
 database = "saas"
 password = "%[1]s"
@@ -149,8 +149,8 @@ CREATE FUNCTION public.all_notes() RETURNS SETOF text LANGUAGE sql SECURITY DEFI
 CREATE POLICY extra ON orders USING (true);
 `
 
-// build makes a world; pooling is by transaction or session.
-func build(t testing.TB, m mode, pooling string) *world {
+// build makes a world.
+func build(t testing.TB, m mode) *world {
 	t.Helper()
 	ca := pgtest.NewCA(t)
 	cert, key := ca.Issue("localhost", "*.tenants.test", "localhost")
@@ -158,9 +158,9 @@ func build(t testing.TB, m mode, pooling string) *world {
 	if m.mode == "sealed" { // it is not served with a login that others' worlds make a member of roles
 		i = pgtest.Start(t)
 	}
-	w := &world{mode: m, passing: pooling == "session", ca: ca, roles: make(map[int]string), watch: make(map[int]*pgtest.Client)}
+	w := &world{mode: m, ca: ca, roles: make(map[int]string), watch: make(map[int]*pgtest.Client)}
 	w.Stand = testbed.Prepare(t, testbed.Spec{
-		Instances: slices.Repeat([]*pgtest.Instance{i}, m.shards), Users: fmt.Sprintf(users, testbed.Password, pooling),
+		Instances: slices.Repeat([]*pgtest.Instance{i}, m.shards), Users: fmt.Sprintf(users, testbed.Password),
 		General: fmt.Sprintf("default_pool_size = 1\nauth_type = \"plain\"\ntls_certificate = %q\ntls_private_key = %q\n", cert, key),
 	})
 	w.db = w.Shards[0].DB

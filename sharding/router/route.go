@@ -220,7 +220,7 @@ func (rt *Route) refusals(in *Input, hinted bool) *pgwire.Error {
 
 // plan finds the statement's shard. A hint lifts what it may lift.
 func (st *statement) plan(in *Input, params Params, describe, hinted bool) (shard topology.ShardID, found bool, err *pgwire.Error) {
-	for _, e := range [...]*pgwire.Error{st.refusal, st.split, st.ownerless, st.shared, st.shown} {
+	for _, e := range [...]*pgwire.Error{st.refusal, st.split, st.shared, st.ownerless, st.shown} {
 		if e != nil {
 			return 0, false, e
 		}
