@@ -73,7 +73,7 @@ func (env *environment) seal(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	table := fmt.Sprintf("CREATE TABLE sealed_rents AS SELECT t::bigint AS tenant_id, i::bigint AS id, i::bigint AS value FROM generate_series(1, %d) t, generate_series(1, 100) i;"+
+	table := fmt.Sprintf("CREATE ROLE "+sealedRenter+" LOGIN; CREATE TABLE sealed_rents AS SELECT t::bigint AS tenant_id, i::bigint AS id, i::bigint AS value FROM generate_series(1, %d) t, generate_series(1, 100) i;"+
 		"ALTER TABLE sealed_rents ADD PRIMARY KEY (tenant_id, id), ALTER tenant_id SET NOT NULL; ANALYZE sealed_rents", virtualTenants)
 	if err := errors.Join(env.write(secretFile, text), env.tool(ctx, "createdb", sealedDatabase), env.query(ctx, sealedDatabase, table)); err != nil {
 		return err
@@ -84,7 +84,7 @@ func (env *environment) seal(ctx context.Context) error {
 	}
 	defer db.Close(context.WithoutCancel(ctx))
 	steps, err := secure.NewPlanner().Plan(ctx, db, secure.Options{
-		Cluster: database, Column: "tenant_id", Setting: "app.current_tenant", Rows: tenant.Sealed, Secret: secret, Logins: []string{renter},
+		Cluster: database, Column: "tenant_id", Setting: "app.current_tenant", Rows: tenant.Sealed, Secret: secret, Logins: []string{sealedRenter},
 	})
 	if err != nil {
 		return err
@@ -92,8 +92,11 @@ func (env *environment) seal(ctx context.Context) error {
 	return secure.Apply(ctx, db, steps, time.Minute, func(int, secure.Step) {})
 }
 
-// renter is whose statements they are: no superuser, whom policies would not stop.
-const renter = "renter"
+// renter is whose statements they are: no superuser, whom policies would not stop. sealedRenter is a member of no tenant's role.
+const (
+	renter       = "renter"
+	sealedRenter = "sealed_renter"
+)
 
 // script is the transaction that pgbench repeats: few tenants have most of them.
 func (t tenancy) script() string {
@@ -162,6 +165,8 @@ func (t *target) contexts(ctx context.Context) float64 {
 // user logs in to the poolers.
 func (s *setup) user() string {
 	switch {
+	case s.tenancy == sealedRows:
+		return sealedRenter
 	case s.tenancy != noTenancy:
 		return renter
 	case s.scram:
