@@ -122,10 +122,7 @@ func fillMappings(c *Console, k *command, w *writer) []*pgwire.Error {
 		w.textPointer(m.RangeEnd)
 		w.shard(m.Shard)
 	}
-	if total > len(rows) {
-		return []*pgwire.Error{pgwire.Noticef("%d of %d rows shown", len(rows), total).WithHint("SHOW MAPPINGS LIMIT n shows more.")}
-	}
-	return nil
+	return cut(len(rows), total, "SHOW MAPPINGS")
 }
 
 // tenantRows is how many rows SHOW TENANTS gives unasked.
@@ -148,10 +145,15 @@ func fillTenants(c *Console, k *command, w *writer) []*pgwire.Error {
 		w.uint64(t.Received)
 		w.uint64(t.Sent)
 	}
-	if total > len(rows) {
-		return []*pgwire.Error{pgwire.Noticef("%d of %d rows shown", len(rows), total).WithHint("SHOW TENANTS LIMIT n shows more.")}
+	return cut(len(rows), total, "SHOW TENANTS")
+}
+
+// cut is what clients hear when a view has more rows than it gave.
+func cut(shown, total int, command string) []*pgwire.Error {
+	if total <= shown {
+		return nil
 	}
-	return nil
+	return []*pgwire.Error{pgwire.Noticef("%d of %d rows shown", shown, total).WithHint("%s LIMIT n shows more.", command)}
 }
 
 func fillUsers(c *Console, w *writer) {
