@@ -4,6 +4,7 @@
 package tenant
 
 import (
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -193,4 +194,33 @@ func CheckIdent(s string) string {
 		}
 	}
 	return ""
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (i Isolation) MarshalText() ([]byte, error) { return []byte(i.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (i *Isolation) UnmarshalText(b []byte) error {
+	return unmarshal(i, b, ParseIsolation, "isolation")
+}
+
+// MarshalText implements encoding.TextMarshaler.
+func (m Mode) MarshalText() ([]byte, error) { return []byte(m.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (m *Mode) UnmarshalText(b []byte) error { return unmarshal(m, b, ParseMode, "mode") }
+
+// MarshalText implements encoding.TextMarshaler.
+func (p Phase) MarshalText() ([]byte, error) { return []byte(p.String()), nil }
+
+// UnmarshalText implements encoding.TextUnmarshaler.
+func (p *Phase) UnmarshalText(b []byte) error { return unmarshal(p, b, ParsePhase, "phase") }
+
+func unmarshal[T any](to *T, b []byte, parse func(string) (T, bool), what string) error {
+	v, ok := parse(string(b))
+	if !ok {
+		return fmt.Errorf("%q is no %s", b, what)
+	}
+	*to = v
+	return nil
 }
