@@ -8,6 +8,8 @@ GO        ?= go
 PKG       ?= ./...
 TIMEOUT   ?= 8m
 PURE      ?= ./parser ./config ./sharding/...
+# Those of their tests that have several goroutines at one thing; the race detector has nothing to find in the others.
+TOGETHER  ?= 'Cache|Together'
 # Tests of allocations and of the program's memory: the race detector has both grow.
 MEASURED  ?= 'Allocat|SilentClients|TestHostile(Announcements|Syncs|Batches|SlowReader|Idlers)'
 # Tests that have PostgreSQL at work, and little of ours beside each other: they run without the race detector.
@@ -113,7 +115,8 @@ pure: ## the packages without goroutines, in full, and what the race detector fa
 .PHONY: race
 race: ## unit and integration tests under the race detector
 	$(call step,tests with -race)
-	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) -skip=$(SERVER) $(PKG)
+	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) -run=$(TOGETHER) $(PURE)
+	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) -skip=$(SERVER) $$($(GO) list $(PKG) | grep -vxF -f <($(GO) list $(PURE)))
 
 .PHONY: short
 short: ## tests that need no more than seconds
