@@ -25,6 +25,8 @@ type item struct {
 	local bool
 	// limited: Execute with a row limit.
 	limited bool
+	// fresh: Bind of a statement that is parsed in the same batch.
+	fresh bool
 	// kept: Parse of what the unnamed statement is already, whose reference serves.
 	kept   bool
 	tail   int32 // Bind: how many bytes at the end of frame follow the names
@@ -295,7 +297,7 @@ func (s *Session) decodeItem(it *item, body []byte) (refusal *pgwire.Error, wait
 			return asError(err), false
 		}
 		b := &s.bind.bind
-		if it.prep = s.statement(b.Statement); it.prep == nil {
+		if it.prep, it.fresh = s.find(b.Statement); it.prep == nil {
 			return noStatement(string(b.Statement)), false
 		}
 		if len(b.Statement) > 0 {
@@ -400,7 +402,7 @@ func (s *Session) forgetPortals() {
 		clear(s.portals)
 		s.scoped.portals = 0
 	}
-	s.portal = nil
+	s.portal = portal{}
 }
 
 // bindParams gives the router a Bind's parameters.
