@@ -82,6 +82,23 @@ func (d *Descriptions) put(k descriptionKey, answer []byte, now int64) {
 	d.entries[k] = e
 }
 
+// forget drops one.
+func (d *Descriptions) forget(k descriptionKey) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if e, ok := d.entries[k]; ok {
+		d.bytes -= k.bytes() + len(e.answer)
+		delete(d.entries, k)
+	}
+}
+
+// misled forgets the description of a statement that turned out to be another.
+func (s *Session) misled(p *state.Prepared) {
+	if p != nil && s.sh.Descriptions != nil {
+		s.sh.Descriptions.forget(s.descriptionKey(p))
+	}
+}
+
 // shapeOf is what an answer to a Describe says.
 func shapeOf(answer []byte) (shape state.Shape) {
 	for {

@@ -202,10 +202,10 @@ func (s *Session) repeat(tx pgwire.TxStatus) bool {
 			}
 			return true
 		}
-		shape := &h.unnamed
+		p, shape := s.unnamed, &h.unnamed
 		if len(name) > 0 {
 			shape = nil
-			if p := c.Statements.Named(name); p != nil {
+			if p = c.Statements.Named(name); p != nil {
 				_, shape, _ = c.Statements.Instance(p, c.ParseKey())
 			}
 		}
@@ -229,7 +229,7 @@ func (s *Session) repeat(tx pgwire.TxStatus) bool {
 		if st.Told == nil {
 			return hears || !s.unnamedTold
 		}
-		return needs(st.Told, body, hears).agree(shape, st.Told)
+		return needs(p, st.Told, body, hears).agree(shape, st.Told)
 	})
 	if !ok {
 		return false

@@ -184,6 +184,8 @@ func (s *Session) Failed(step *backend.Step, msg []byte) {
 		return
 	}
 	switch {
+	case step.Kind == backend.StepBind && e.Code == pgwire.CodeProtocolViolation:
+		s.misled(s.unnamed) // it may have formats for columns that are no more
 	case step.Kind == backend.StepQuery:
 		s.judge(s.unit.message, e.Code)
 	case step.Kind == backend.StepExecute && int(step.Ref) < len(s.unit.executed):

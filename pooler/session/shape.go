@@ -1,6 +1,7 @@
 package session
 
 import (
+	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/exec"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
@@ -59,7 +60,7 @@ func (s *Session) look() (refusal *pgwire.Error, wait bool) {
 			continue
 		}
 		n := s.namedOf(it)
-		if n == nil || n == last || n.told == (state.Shape{}) {
+		if n == nil || n == last || n.told == (state.Shape{}) || !planned(single(n.prep.Message)) {
 			continue
 		}
 		has, shape, stale := c.Statements.Instance(it.prep, c.ParseKey())
@@ -67,10 +68,12 @@ func (s *Session) look() (refusal *pgwire.Error, wait bool) {
 			last = n
 			continue
 		}
-		need := needs(&n.told, it.frame[pgwire.HeaderBytes:], s.describedBeside(i))
+		need := needs(n.prep, &n.told, it.frame[pgwire.HeaderBytes:], s.describedBeside(i))
+		need.rows = need.rows && n.told.Rows != state.NoRows // which its text decides
 		switch known := has != nil && !stale && need.known(shape); {
 		case need == wants{}, known && need.agree(shape, &n.told):
 		case known && s.unit.looked:
+			s.misled(n.prep)
 			return errChanged, false
 		case s.unit.looked: // the connection has no room for all of them
 		default:
@@ -94,6 +97,19 @@ func (s *Session) look() (refusal *pgwire.Error, wait bool) {
 	return nil, true
 }
 
+// planned reports whether PostgreSQL plans st, and so sees to it that what it returns stays the same. What a FETCH returns, say, its cursor decides.
+func planned(st *parser.Statement) bool {
+	if st == nil {
+		return false
+	}
+	switch st.Kind {
+	case parser.Select, parser.Insert, parser.Update, parser.Delete, parser.Merge:
+		return true
+	default:
+		return false
+	}
+}
+
 // describedBeside reports whether the client asks for a description beside the Bind at index i, before rows come.
 func (s *Session) describedBeside(i int) bool {
 	items := s.unit.items
@@ -106,8 +122,8 @@ func (s *Session) describedBeside(i int) bool {
 // wants says which parts of a shape matter.
 type wants struct{ rows, params bool }
 
-// needs returns what of a statement's shape has to be as the client was told for a Bind with the given body to mean what it means to the client.
-func needs(told *state.Shape, body []byte, described bool) (w wants) {
+// needs returns what of the shape of p has to be as the client was told for a Bind with the given body to mean what it means to the client.
+func needs(p *state.Prepared, told *state.Shape, body []byte, described bool) (w wants) {
 	w.rows = told.Rows != 0 && !described
 	if told.Params == 0 {
 		return w
@@ -116,8 +132,8 @@ func needs(told *state.Shape, body []byte, described bool) (w wants) {
 	if err != nil {
 		return w // checked before
 	}
-	for i := range b.NumParams() {
-		w.params = w.params || b.Format(i) == pgwire.FormatBinary // a text is read by whatever type there is
+	for i := range b.NumParams() { // a text is read by whatever type there is, and what was declared stays
+		w.params = w.params || b.Format(i) == pgwire.FormatBinary && p.ParamType(i) == 0
 	}
 	return w
 }
