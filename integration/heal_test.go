@@ -489,3 +489,93 @@ func TestHealManyClients(t *testing.T) {
 		t.Errorf("%v backends were closed", n)
 	}
 }
+
+// TestHealTenants: one text, prepared for each tenant on the same backends. The change of one tenant's table is nothing to the others, and what
+// runs anew runs for the tenant that it ran for.
+func TestHealTenants(t *testing.T) {
+	t.Parallel()
+	told := func(t *testing.T, c *pgtest.Client, want string) {
+		t.Helper()
+		if got := pgtest.Format(c.UntilReady()...); got != want {
+			t.Errorf("got  %s\nwant %s", got, want)
+		}
+	}
+	for _, mode := range []string{"shared", "strict"} {
+		t.Run("schemas, "+mode, func(t *testing.T) {
+			t.Parallel()
+			s := prepare(t, spec{schema: schemasSchema(3), users: switching, general: "default_pool_size = 1\n"})
+			db := s.shards[0].db
+			s.write("role.secret", "0123456789abcdef0123456789abcdef")
+			for i := range 3 {
+				role := fmt.Sprintf("%s_t%d", db, i)
+				s.shards[0].Exec(t, db, fmt.Sprintf(`CREATE ROLE %s LOGIN PASSWORD '%s'; GRANT USAGE ON SCHEMA t_%d TO %[1]s; GRANT ALL ON ALL TABLES IN SCHEMA t_%[3]d TO %[1]s; GRANT %[1]s TO app`,
+					role, rolePassword(t, role), i))
+			}
+			s.edit("pgdog.toml", "[admin]", fmt.Sprintf("[multi_tenant]\nisolation = \"schema\"\nmode = %q\nrole = \"%s_t{key}\"\nschema = \"t_{key}\"\nrole_secret_file = %q\n[admin]", mode, db, s.path("role.secret")))
+			s.startInside()
+			var clients []*pgtest.Client
+			for i := range 3 {
+				clients = append(clients, s.as(t, fmt.Sprintf("app@%d", i), nil))
+			}
+			anyone := s.as(t, "app", nil)
+			anyone.Query("SET pgkennel.tenant = '2'")
+			if got := prepareAs(anyone, "s", "SELECT * FROM orders"); got != "I" {
+				t.Error(got)
+			}
+			send := func(c *pgtest.Client, msgs ...pgproto3.FrontendMessage) { c.Send(append(msgs, syncs)...) }
+			row := func(i int, more string) string {
+				return fmt.Sprintf("BindComplete DataRow(1, of %d%s) CommandComplete(SELECT 1) ReadyForQuery(I)", i, more)
+			}
+			for i, c := range clients {
+				send(c, parse("s", "SELECT * FROM orders"), bind("", "s"), execution)
+				told(t, c, "ParseComplete "+row(i, ""))
+			}
+			send(anyone, bind("", "s"), execution)
+			told(t, anyone, row(2, ""))
+			s.shards[0].Exec(t, db, "ALTER TABLE t_1.orders ADD COLUMN more int DEFAULT 8")
+			for range 2 {
+				for i, c := range clients {
+					send(c, bind("", "s"), execution)
+					told(t, c, row(i, map[bool]string{true: ", 8"}[i == 1]))
+				}
+				for i := range 3 {
+					anyone.Query(fmt.Sprintf("SET pgkennel.tenant = '%d'", i))
+					send(anyone, bind("", "s"), describe('P', ""), execution)
+					told(t, anyone, "BindComplete RowDescription(id, note"+map[bool]string{true: ", more) ", false: ") "}[i == 1]+strings.TrimPrefix(row(i, map[bool]string{true: ", 8"}[i == 1]), "BindComplete "))
+				}
+				// It was told of a table of one column last, and is about to read one of two.
+				anyone.Query("SET pgkennel.tenant = '1'")
+				send(anyone, bind("", "s"), execution)
+				told(t, anyone, changedPlan+" ReadyForQuery(I)")
+			}
+		})
+	}
+	t.Run("rows", func(t *testing.T) {
+		t.Parallel()
+		s := start(t, spec{schema: rowsSchema, users: switching, general: "default_pool_size = 1\n", rest: twoTenants})
+		two, four := s.as(t, "app@two", nil), s.as(t, "app@four", nil)
+		row := func(key int, more string) string {
+			return fmt.Sprintf("DataRow(%d, 1, of %[1]d%s) CommandComplete(SELECT 1) ReadyForQuery(I)", key, more)
+		}
+		two.Send(parse("s", "SELECT * FROM orders WHERE id = 1"), bind("", "s"), execution, syncs)
+		told(t, two, "ParseComplete BindComplete "+row(2, ""))
+		four.Send(parse("s", "SELECT * FROM orders WHERE id = 1"), bind("", "s"), execution, syncs)
+		told(t, four, "ParseComplete BindComplete "+row(4, ""))
+		for i, more := range []string{", ∅", ", ∅, ∅", ", ∅, ∅, ∅"} {
+			s.shards[0].Exec(t, s.shards[0].db, fmt.Sprintf("ALTER TABLE orders ADD COLUMN more%d int", i))
+			for j := range 4 {
+				c, key := two, 2
+				if (i+j)%2 == 0 {
+					c, key = four, 4
+				}
+				c.Send(bind("", "s"), execution, syncs)
+				told(t, c, "BindComplete "+row(key, more))
+			}
+		}
+		if n := s.metric(t, "session_prepared_healed_total"); n < 3 {
+			t.Errorf("%v were healed", n)
+		}
+	})
+}
+
+var execution = run("", 0)
