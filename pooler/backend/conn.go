@@ -225,12 +225,13 @@ func (c *Conn) Feed(b []byte) error {
 
 func (c *Conn) feed(b []byte) error {
 	if len(c.in) > 0 {
-		c.in = append(c.in, b...)
-		n, err := c.consume(c.in)
+		whole := append(c.in, b...)
+		c.in = whole[:0] // for the owner, who may let go of the connection, nothing is left
+		n, err := c.consume(whole)
 		if err != nil {
 			return err
 		}
-		c.in = c.in[:copy(c.in, c.in[n:])]
+		c.in = whole[:copy(whole, whole[n:])]
 		return nil
 	}
 	n, err := c.consume(b)

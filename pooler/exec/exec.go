@@ -110,6 +110,9 @@ func Bind(dst []byte, c *backend.Conn, portal []byte, p *state.Prepared, unnamed
 // DescribeStatement appends a Describe of p; told is what the client was told of the statement, and will be by this.
 func DescribeStatement(dst []byte, c *backend.Conn, p *state.Prepared, unnamed, internal bool, ref int32, told *state.Shape) []byte {
 	dst, has := prepare(dst, c, p, unnamed, true, RefPrepare)
+	if unnamed {
+		has.shape = told // nobody else keeps it
+	}
 	c.Ask(backend.Step{Kind: backend.StepDescribeStatement, Internal: internal, Ref: ref, Shape: has.shape, Told: told})
 	return pgwire.AppendDescribe(dst, pgwire.TargetStatement, has.name)
 }

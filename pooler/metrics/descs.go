@@ -15,7 +15,7 @@ type descs struct {
 	parseHits, parseMisses, parseEvictions, parseEntries, parseBytes, parseMaxBytes, parseSeconds                 *prometheus.Desc
 	clients, clientsActive, clientsWaiting, connects, closes, loginsFailed, cancels                               *prometheus.Desc
 	queries, transactions, received, sent, errors, statementSeconds, transactionSeconds                           *prometheus.Desc
-	parses, binds, healed, contexts, prepared, preparedBytes, preparedEvictions, plans, refusals                          *prometheus.Desc
+	parses, binds, healed, contexts, prepared, preparedBytes, preparedEvictions, plans, refusals                  *prometheus.Desc
 	poolSize, poolIdle, poolUsed, poolWaiting, poolMax, poolMaxWait, checkouts, checkoutSeconds, checkoutTimeouts *prometheus.Desc
 	opened, openFailures, openSeconds, closed, backendReceived, backendSent, backendParses                        *prometheus.Desc
 	tenantClients, tenantWaiting, tenantTransactions, tenantQueries, tenantErrors, tenantReceived, tenantSent     *prometheus.Desc

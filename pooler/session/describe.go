@@ -179,7 +179,7 @@ func (s *Session) answerDescribed(how end) bool {
 		s.parsed(&items[i])
 	}
 	if last := &items[len(items)-1]; describe && last.name == "" {
-		s.unnamedTold = true
+		s.unnamedTold = &shape
 	} else if describe {
 		s.names[last.name].told = shape
 	}

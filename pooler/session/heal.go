@@ -203,17 +203,19 @@ func (s *Session) repeat(tx pgwire.TxStatus) bool {
 			return true
 		}
 		p, shape := s.unnamed, &h.unnamed
+		st.Shape = nil
 		if len(name) > 0 {
-			shape = nil
 			if p = c.Statements.Named(name); p != nil {
-				_, shape, _ = c.Statements.Instance(p, c.ParseKey())
+				_, st.Shape, _ = c.Statements.Instance(p, c.ParseKey())
 			}
-		}
-		if st.Shape = shape; len(name) == 0 {
-			st.Shape = nil
+			shape = st.Shape
+		} else if shape.Rows == 0 {
+			shape = nil // the unit prepares it
 		}
 		if st.Kind == backend.StepDescribeStatement {
-			asked[string(name)] = true
+			if asked[string(name)] = true; len(name) == 0 {
+				st.Shape = st.Told
+			}
 			return true
 		}
 		portal, _, _ := bytes.Cut(body, []byte{0})
@@ -226,10 +228,7 @@ func (s *Session) repeat(tx pgwire.TxStatus) bool {
 			return false
 		}
 		hears := described[i] || asked[string(name)]
-		if st.Told == nil {
-			return hears || !s.unnamedTold
-		}
-		return needs(p, st.Told, body, hears).agree(shape, st.Told)
+		return st.Told == nil || needs(p, st.Told, body, hears).agree(shape, st.Told)
 	})
 	if !ok {
 		return false

@@ -26,7 +26,7 @@ func (s *Session) setName(name string, p *state.Prepared) int32 {
 	s.unit.undo = append(s.unit.undo, u)
 	if name == "" {
 		s.point(name, p, nil)
-		s.unnamedTold = false
+		s.unnamedTold = nil
 	} else {
 		s.point(name, p, &named{prep: p})
 	}
@@ -60,7 +60,9 @@ func (s *Session) revert(ref int32) {
 	for i := len(s.unit.undo) - 1; i >= int(ref)-1 && i >= 0; i-- {
 		if u := s.unit.undo[i]; !u.kept {
 			s.sh.Registry.Drop(s.point(u.name, u.prev, u.named))
-			s.unnamedTold = s.unnamedTold || u.name == "" // what was told of this one
+			if u.name == "" {
+				s.unnamedTold = &unsure // what was told of this one
+			}
 		}
 		s.unit.undo = s.unit.undo[:i]
 	}

@@ -279,14 +279,18 @@ func (s *Session) emit(out []byte, it *item, plan sharding.Plan) []byte {
 		if it.target == pgwire.TargetPortal {
 			p := s.portalOf(it.portal)
 			c.Ask(backend.Step{Kind: backend.StepDescribePortal, Shape: p.shape, Told: p.told})
-			s.unnamedTold = s.unnamedTold || p.told == nil
+			if p.shape == nil {
+				s.unnamedTold = &unsure // it may be its portal
+			}
 			return append(out, it.frame...)
 		}
 		if !shared && !unnamed {
 			c.Ask(backend.Step{Kind: backend.StepDescribeStatement})
 			return append(out, it.frame...)
 		}
-		s.unnamedTold = s.unnamedTold || unnamed
+		if unnamed {
+			s.unnamedTold = new(state.Shape)
+		}
 		return exec.DescribeStatement(out, c, it.prep, unnamed, false, 0, s.toldOf(it))
 	case pgwire.MsgClose:
 		var ref int32

@@ -131,8 +131,10 @@ type Session struct {
 	path *searchPath
 	// unnamed is the unnamed prepared statement, names are the others; each name, and unnamed, holds a reference.
 	unnamed *state.Prepared
-	names   map[string]*named
-	told    *told // parameters as the client knows them: see know
+	// unnamedTold is what the client was told of it; nil = nothing.
+	unnamedTold *state.Shape
+	names       map[string]*named
+	told        *told // parameters as the client knows them: see know
 
 	stats Counters
 	idle  int64 // deadline between units, in the driver's nanoseconds; 0 = none
@@ -154,8 +156,6 @@ type Session struct {
 	// readsSequences: the client asks for lastval or currval, which are state of the server's session: nothing of others may be left there.
 	readsSequences bool
 	foreign        bool // client_encoding is not UTF8
-	// unnamedTold: the unnamed statement was described to the client.
-	unnamedTold bool
 	// long: it was logged that the client sends longer statements than the operator expects.
 	long bool
 }

@@ -21,8 +21,14 @@ func changed(e *pgwire.Error) bool {
 	return e.Code == pgwire.CodeFeatureNotSupported && e.Routine == routineChanged
 }
 
-// toldOf is what the client was told of the named statement of a Bind or Describe; nil = it is not kept.
+// unsure is what a client was told that nobody remembers. It is not written to.
+var unsure = state.Shape{Rows: state.UnsureRows}
+
+// toldOf is what the client was told of the statement of a Bind or Describe; nil = nothing, or it is not kept.
 func (s *Session) toldOf(it *item) *state.Shape {
+	if it.name == "" {
+		return s.unnamedTold
+	}
 	if n := s.namedOf(it); n != nil {
 		return &n.told
 	}

@@ -17,6 +17,8 @@ type Shape struct {
 const (
 	// NoRows is Shape.Rows of a statement that returns none.
 	NoRows = 1
+	// UnsureRows is Shape.Rows of a statement that nobody looked at when a client was told of it.
+	UnsureRows = 2
 	// firstHash is the least hash.
 	firstHash = 16
 	// firstOwnType is the least OID of types that users make (FirstNormalObjectId): one type has another number in each database.
