@@ -31,6 +31,8 @@ type healing struct {
 	table string
 }
 
+var execution = run("", 0)
+
 // change runs DDL where pgkennel does not see it.
 func (h healing) change(ddl string) {
 	h.t.Helper()
@@ -46,7 +48,7 @@ func (h healing) is(got, want string) {
 	}
 }
 
-// has is an answer with the rows.
+// The row as it was, and with another column.
 const (
 	oldRow = "DataRow(1, a)"
 	newRow = "DataRow(1, a, ∅)"
@@ -578,4 +580,44 @@ func TestHealTenants(t *testing.T) {
 	})
 }
 
-var execution = run("", 0)
+// TestHealShards: one type has another number on each shard, and is the same; a table that has other columns there is another.
+func TestHealShards(t *testing.T) {
+	t.Parallel()
+	s := prepare(t, spec{shards: 2, schema: ordersSchema, rest: twoRanges, general: "default_pool_size = 1\n"})
+	for i, sh := range s.shards {
+		if i == 1 {
+			sh.Exec(t, sh.db, "CREATE TYPE another AS ENUM ('x'); CREATE TYPE third AS ENUM ('x')")
+		}
+		sh.Exec(t, sh.db, "CREATE TYPE mood AS ENUM ('fine'); ALTER TABLE orders ADD COLUMN mood mood DEFAULT 'fine'")
+	}
+	s.startInside()
+	c := s.connect(t)
+	keys := []string{"1", "1001"}
+	const moods, all = "SELECT mood FROM orders WHERE tenant_id = $1 LIMIT 0", "SELECT * FROM orders WHERE tenant_id = $1 LIMIT 0"
+	for name, sql := range map[string]string{"m": moods, "a": all} {
+		if got := ask(c, parse(name, sql), describe('S', name)); !strings.HasPrefix(got, "ParseComplete ParameterDescription(20) RowDescription(") {
+			t.Error(got)
+		}
+	}
+	empty := "BindComplete CommandComplete(SELECT 0) ReadyForQuery(I)"
+	for range 2 {
+		for _, key := range keys {
+			for _, name := range []string{"m", "a"} {
+				if got := ask(c, bind("", name, key), execution); got != empty {
+					t.Errorf("%s, %s: %s", name, key, got)
+				}
+			}
+		}
+	}
+	s.shards[1].Exec(t, s.shards[1].db, "ALTER TABLE orders ADD COLUMN more int")
+	for range 2 {
+		for i, want := range []string{empty, changedPlan + " ReadyForQuery(I)"} {
+			if got := ask(c, bind("", "a", keys[i]), execution); got != want {
+				t.Errorf("%s: %s", keys[i], got)
+			}
+			if got := ask(c, bind("", "m", keys[i]), execution); got != empty {
+				t.Errorf("%s: %s", keys[i], got)
+			}
+		}
+	}
+}

@@ -389,3 +389,71 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 		t.Errorf("got %v allocations a transaction's beginning, want 0", n)
 	}
 }
+
+// TestChangedStatementsArePreparedAnew on a real server: each is closed in front of its next Parse, and stays to be where that was skipped.
+func TestChangedStatementsArePreparedAnew(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Shared(t).CreateDatabase(t, "CREATE TABLE t (a int); INSERT INTO t VALUES (1)")
+	g := newRig(t, db)
+	p := prepared(1, "SELECT * FROM t")
+	bind := func(wanted string) {
+		t.Helper()
+		g.out, _ = Bind(g.out, g.conn, nil, p, false, bindTail(), false, 0, nil)
+		if outline(g.out) != wanted {
+			t.Errorf("sends %s, want %s", outline(g.out), wanted)
+		}
+		g.execute("")
+		g.sync()
+		g.client = nil
+	}
+	bind("PB")
+	g.run()
+	g.value("ALTER TABLE t ADD b int; SELECT 1")
+	bind("B")
+	want(t, g.run(), "Bind failed 0A000", "Execute skipped", "Sync ready I")
+	g.conn.Changed()
+	evictions := g.conn.Evictions
+
+	// Behind an error nothing happens to it.
+	g.extended("SELECT 1/0")
+	g.out, _ = Bind(g.out, g.conn, nil, p, false, bindTail(), false, 0, nil)
+	if outline(g.out) != "PBECPB" {
+		t.Errorf("sends %s", outline(g.out))
+	}
+	g.sync()
+	g.run()
+	bind("CPB")
+	g.run()
+	if outline(g.client) != "2DC" {
+		t.Errorf("the client got %s", outline(g.client))
+	}
+	bind("B")
+	g.run()
+	if outline(g.client) != "2DC" || g.conn.Evictions != evictions {
+		t.Errorf("the client got %s; %d were closed for want of room", outline(g.client), g.conn.Evictions-evictions)
+	}
+
+	// A client's own Parse of it goes to the server then, which answers.
+	g.conn.Changed()
+	g.out = Prepare(g.out, g.conn, p, false, false, 0)
+	if outline(g.out) != "CP" {
+		t.Errorf("sends %s", outline(g.out))
+	}
+	g.sync()
+	g.client = nil
+	want(t, g.run(), "Close internal", "Parse", "Sync ready I")
+	if outline(g.client) != "1" {
+		t.Errorf("the client got %s", outline(g.client))
+	}
+
+	// What it returns is found out on the side.
+	var unnamed state.Shape
+	g.out = Look(g.out, g.conn, p, false, RefRenew, nil)
+	g.out = Look(g.out, g.conn, prepared(2, "SELECT * FROM t"), true, RefRenew, &unnamed)
+	g.sync()
+	g.client = nil
+	g.run()
+	if _, shape, _ := g.conn.Statements.Instance(p, 0); *shape != unnamed || shape.Columns != 2 || shape.Params == 0 || len(g.client) > 0 {
+		t.Errorf("got %v and %v, the client %s", *shape, unnamed, outline(g.client))
+	}
+}

@@ -395,16 +395,6 @@ func (s *Session) full(more int) *pgwire.Error {
 		WithHint("Close or DEALLOCATE what is no longer used.").WithRoutine("prepared_statements")
 }
 
-// forgetPortals gives up what is known of portals: after an error it is not certain which of the client's Bind and Close messages ran, and
-// those portals that are older than a savepoint outlive it.
-func (s *Session) forgetPortals() {
-	if len(s.portals) > 0 {
-		clear(s.portals)
-		s.scoped.portals = 0
-	}
-	s.portal = portal{}
-}
-
 // bindParams gives the router a Bind's parameters.
 type bindParams struct {
 	prep *state.Prepared

@@ -108,6 +108,16 @@ func (s *Session) bindPortal(name string, p portal) {
 	s.scoped.portals += weightOfPortal(name, p.prep)
 }
 
+// forgetPortals gives up what is known of portals: after an error it is not certain which of the client's Bind and Close messages ran, and
+// those portals that are older than a savepoint outlive it.
+func (s *Session) forgetPortals() {
+	if len(s.portals) > 0 {
+		clear(s.portals)
+		s.scoped.portals = 0
+	}
+	s.portal = portal{}
+}
+
 // weightOfPortal is what a portal weighs in limits: its statement may be gone by its name.
 func weightOfPortal(name string, p *state.Prepared) int { return len(name) + p.Bytes() }
 
