@@ -173,6 +173,15 @@ func TestHeal(t *testing.T) {
 			b.ResultFormatCodes = []int16{0}
 			h.is(ask(c, b, describe('P', ""), run("", 0)), "BindComplete RowDescription(id, text, more) "+newRow+" CommandComplete(SELECT 1) ReadyForQuery(I)")
 		},
+		// What is remembered of a description does not mislead for longer than it has to.
+		"remembered": func(h healing) {
+			c := h.connect(h.t)
+			ask(c, parse("", h.all()), describe('S', ""))
+			h.change("ADD COLUMN more int")
+			b := &pgproto3.Bind{ResultFormatCodes: []int16{0, 0}}
+			h.is(ask(c, parse("", h.all()), b, run("", 0)), "ParseComplete ErrorResponse(ERROR, 08P01, bind message has 2 result formats but query has 3 columns) ReadyForQuery(I)")
+			h.is(ask(c, parse("", h.all()), describe('S', "")), "ParseComplete ParameterDescription() RowDescription(id, text, more) ReadyForQuery(I)")
+		},
 		// Parameters that were of another type when the client asked.
 		"parameters": func(h healing) {
 			c := h.connect(h.t)
@@ -245,6 +254,20 @@ func TestHeal(t *testing.T) {
 			c.Query("ROLLBACK TO a")
 			h.is(ask(c, bind("", "s"), describe('P', ""), run("", 0)), "BindComplete RowDescription(id, text, more) "+newRow+" CommandComplete(SELECT 1) ReadyForQuery(T)")
 			c.Query("COMMIT")
+		},
+		"described in a transaction": func(h healing) {
+			c, twin := h.connect(h.t), h.direct(h.t, nil)
+			for _, c := range []*pgtest.Client{c, twin} {
+				ask(c, parse("s", h.all()+" WHERE id = $1"), bind("", "s", "1"), run("", 0))
+				c.Query("BEGIN")
+				c.Query("SELECT 1")
+			}
+			h.change("ADD COLUMN more int")
+			for _, c := range []*pgtest.Client{c, twin} {
+				h.is(ask(c, describe('S', "s")), "ParameterDescription(23) "+changedPlan+" ReadyForQuery(E)")
+				c.Query("ROLLBACK")
+			}
+			h.is(ask(c, describe('S', "s")), "ParameterDescription(23) RowDescription(id, text, more) ReadyForQuery(I)")
 		},
 		"told, in a transaction": func(h healing) {
 			c := h.connect(h.t)

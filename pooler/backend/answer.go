@@ -28,9 +28,7 @@ func (c *Conn) message(typ byte, run []byte, at int) error {
 	case pgwire.MsgCloseComplete:
 		return c.finish(s, StepClose, run, msg, nil)
 	case pgwire.MsgNoData, pgwire.MsgRowDescription:
-		if s.Shape != nil {
-			s.learn(typ, body)
-		}
+		s.learn(typ, body)
 		if s.Kind == StepDescribePortal {
 			return c.finish(s, StepDescribePortal, run, msg, nil)
 		}
@@ -76,8 +74,11 @@ func (c *Conn) message(typ byte, run []byte, at int) error {
 
 // learn takes over what a Describe says of the rows.
 func (s *Step) learn(typ byte, body []byte) {
+	if s.Shape == nil || s.Kind != StepDescribeStatement && s.Kind != StepDescribePortal {
+		return
+	}
 	switch {
-	case s.Kind != StepDescribeStatement && s.Kind != StepDescribePortal, s.Shape.Rows != 0:
+	case s.Shape.Rows != 0: // it stays
 	case typ == pgwire.MsgNoData:
 		s.Shape.SetRows(nil)
 	default:

@@ -151,6 +151,7 @@ func (s *Session) renew(tx pgwire.TxStatus) bool {
 		return false
 	}
 	var list []*state.Prepared
+	names := c.Statements.ByName()
 	unnamed, parsed := false, false
 	ok := h.each(func(st *backend.Step, body []byte) bool {
 		parsed = parsed || st.Kind == backend.StepParse && st.Unnamed
@@ -162,7 +163,8 @@ func (s *Session) renew(tx pgwire.TxStatus) bool {
 			unnamed = unnamed || !parsed
 			return true
 		}
-		if p := c.Statements.Named(name); p != nil && !slices.Contains(list, p) {
+		if p := names[string(name)]; p != nil {
+			delete(names, p.Name)
 			list = append(list, p)
 			return c.Statements.Find(p, c.ParseKey()) == p // else it was prepared under settings of the moment
 		}
@@ -189,7 +191,7 @@ func (s *Session) repeat(tx pgwire.TxStatus) bool {
 	if h.failed || tx != pgwire.TxIdle {
 		return false
 	}
-	described := h.described()
+	described, names := h.described(), c.Statements.ByName()
 	portals := make(map[string]*state.Shape)
 	asked := make(map[string]bool) // statements by name
 	i := -1
@@ -205,7 +207,7 @@ func (s *Session) repeat(tx pgwire.TxStatus) bool {
 		p, shape := s.unnamed, &h.unnamed
 		st.Shape = nil
 		if len(name) > 0 {
-			if p = c.Statements.Named(name); p != nil {
+			if p = names[string(name)]; p != nil {
 				_, st.Shape, _ = c.Statements.Instance(p, c.ParseKey())
 			}
 			shape = st.Shape

@@ -42,14 +42,13 @@ func (s *Statements) Instance(p *Prepared, key uint64) (has *Prepared, shape *Sh
 	return e.p, &e.shape, e.changes != s.changes
 }
 
-// Named finds a statement by what it is called on the connection.
-func (s *Statements) Named(name []byte) *Prepared {
+// ByName are the statements by what they are called on the connection.
+func (s *Statements) ByName() map[string]*Prepared {
+	names := make(map[string]*Prepared, len(s.byKey))
 	for e := s.head; e != nil; e = e.next {
-		if e.p.Name == string(name) {
-			return e.p
-		}
+		names[e.p.Name] = e.p
 	}
-	return nil
+	return names
 }
 
 // Change notes that tables have changed under the statements: each is to be prepared anew.
