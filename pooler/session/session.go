@@ -131,8 +131,10 @@ type Session struct {
 	path *searchPath
 	// unnamed is the unnamed prepared statement, names are the others; each name, and unnamed, holds a reference.
 	unnamed *state.Prepared
-	names   map[string]*state.Prepared
-	told    *told // parameters as the client knows them: see know
+	// unnamedTold is what the client was told of it; nil = nothing.
+	unnamedTold *state.Shape
+	names       map[string]*named
+	told        *told // parameters as the client knows them: see know
 
 	stats Counters
 	idle  int64 // deadline between units, in the driver's nanoseconds; 0 = none
