@@ -28,6 +28,7 @@ var floors = map[string]int{
 	"pooler/backend":  2,
 	"provision":       2,
 
+	"provision/api":        3,
 	"provision/process":    3,
 	"provision/systemd":    3,
 	"provision/docker":     3,
