@@ -79,8 +79,6 @@ func call(t *testing.T, s *httptest.Server, method, path, body string, header ..
 	return resp.StatusCode, string(text)
 }
 
-func ptr[T any](v T) *T { return &v }
-
 // What is ordered is what path, query and body say.
 func TestOrders(t *testing.T) {
 	t.Parallel()
@@ -105,10 +103,10 @@ func TestOrders(t *testing.T) {
 		{"POST /v1/tenants/acme/stop", `{"verb":"stop","tenant":"acme","now":true}`, provision.Order{Verb: "stop", Tenant: "acme", Now: true}},
 		{"POST /v1/tenants", `{"tenant":"acme","limits":{"cpu":"0.5","memory":"256MB","disk":1024,"connections":5},"suspend_after":"10m","backup_every":1000}`, provision.Order{
 			Verb: "create", Tenant: "acme", Limits: &tenant.Limits{CPU: 500, Memory: 256 << 20, Disk: 1024, Connections: 5},
-			SuspendAfter: ptr(10 * time.Minute), Every: ptr(time.Microsecond),
+			SuspendAfter: new(10 * time.Minute), Every: new(time.Microsecond),
 		}},
 		{"POST /v1/tenants/acme/set", `{"limits":{},"settings":{"work_mem":""},"backup_keep":0}`, provision.Order{
-			Verb: "set", Tenant: "acme", Limits: &tenant.Limits{}, Settings: map[string]string{"work_mem": ""}, Keep: ptr(0),
+			Verb: "set", Tenant: "acme", Limits: &tenant.Limits{}, Settings: map[string]string{"work_mem": ""}, Keep: new(0),
 		}},
 	} {
 		e := &executor{}
@@ -293,7 +291,7 @@ func TestClientSocket(t *testing.T) {
 	}
 	e := &executor{}
 	s := &http.Server{Handler: Handler(e, Options{}), WriteTimeout: time.Nanosecond, ReadHeaderTimeout: time.Minute} // orders take longer than requests may
-	go s.Serve(ln)                                                                                                 //nolint:errcheck // it ends with the test
+	go s.Serve(ln)                                                                                                   //nolint:errcheck // it ends with the test
 	defer s.Close()
 	if _, err := c.Execute(t.Context(), provision.Order{Verb: "start", Tenant: "a"}, nil); err != nil || len(e.orders) != 1 {
 		t.Errorf("got %v, ordered %v", err, e.orders)
@@ -334,7 +332,7 @@ func TestStrangers(t *testing.T) {
 			w.Header().Set("Content-Type", x.kind)
 			w.Header().Set("Location", "/elsewhere")
 			w.WriteHeader(x.code)
-			io.WriteString(w, x.text)
+			fmt.Fprint(w, x.text)
 		}))
 		if _, err := client(t, s).Execute(t.Context(), provision.Order{Verb: "show", Tenant: "a"}, nil); err == nil || !strings.Contains(err.Error(), x.want) {
 			t.Errorf("%d %s %s: got %v, want %s", x.code, x.kind, x.text, err, x.want)

@@ -37,7 +37,9 @@ type (
 )
 
 // UnmarshalJSON implements json.Unmarshaler.
-func (d *duration) UnmarshalJSON(b []byte) error { return number(b, (*time.Duration)(d), ParseDuration) }
+func (d *duration) UnmarshalJSON(b []byte) error {
+	return number(b, (*time.Duration)(d), ParseDuration)
+}
 
 // UnmarshalJSON implements json.Unmarshaler.
 func (s *size) UnmarshalJSON(b []byte) error { return number(b, (*int64)(s), ParseSize) }
