@@ -61,7 +61,11 @@ func TestDefaults(t *testing.T) {
 		Log:             Log{Level: slog.LevelInfo, Connections: true, Disconnections: true},
 		Shutdown:        Shutdown{Timeout: time.Minute},
 		TCP:             TCP{KeepAlive: true},
-		Admin:           Admin{Name: "admin", User: "admin"},
+		Admin:           Admin{Name: "admin", User: "admin", APIHost: "127.0.0.1"},
+		Provision: Provision{
+			Driver: "process", DataDir: "instances", Templates: "templates", Backups: "backups", PortMin: 15432, PortMax: 19431,
+			UIDMin: 200_000, UIDMax: 265_535, Grace: 7 * 24 * time.Hour,
+		},
 		MaxMessageBytes: 1 << 30,
 		LoadSchema:      LoadSchemaAuto,
 		StatsPeriod:     15 * time.Second,
@@ -368,7 +372,7 @@ users.toml:7:1: key "schema_admin" is PgDog's and not yet supported by pgkennel;
 func TestAdminOfUsersWins(t *testing.T) {
 	t.Parallel()
 	c, warnings := mustParse(t, "[admin]\nname = 'a'\npassword = 'one'\n", "[admin]\nuser = 'b'\npassword = 'two'\n")
-	if want := (Admin{Name: "admin", User: "b", Password: "two"}); c.Admin != want {
+	if want := (Admin{Name: "admin", User: "b", Password: "two", APIHost: "127.0.0.1"}); c.Admin != want {
 		t.Errorf("got %#v, want %#v", c.Admin, want)
 	}
 	if len(warnings) != 1 {
