@@ -41,7 +41,8 @@ var floors = map[string]int{
 	"pooler/admin":   5,
 	"pooler/loop":    6,
 	"pooler":         7,
-	"cmd/pgkennel":   8,
+	"kennel":         8,
+	"cmd/pgkennel":   9,
 
 	// Beside the house: the demo and what tests stand on.
 	"internal/pginstance": 0,

@@ -1,0 +1,215 @@
+// Package kennel assembles what looks after tenants on demand, of a configuration: the directory and its mirror, the drivers of instances, the archive of
+// backups, and the manager. It serves nothing: that is the pooler's. docs/provisioning.md explains the parts.
+//
+// Goroutines: Run owns its own and returns when they have ended; the manager's, of operations under way, are awaited by Close.
+package kennel
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"log/slog"
+	"os"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pgkennel/pgkennel/config"
+	"github.com/pgkennel/pgkennel/provision"
+	"github.com/pgkennel/pgkennel/provision/backup"
+	"github.com/pgkennel/pgkennel/provision/process"
+	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/store"
+)
+
+// Options of a Kennel.
+type Options struct {
+	Config *config.Config
+	// Key is the value of PGKENNEL_DIRECTORY_KEY.
+	Key string
+	// Wait is how long to wait for another process to let go of the directory's file.
+	Wait time.Duration
+	Log  *slog.Logger
+}
+
+// Kennel looks after tenants of one directory, on one host.
+type Kennel struct {
+	Directory tenant.Directory
+	Mirror    *store.Mirror
+	Vault     *tenant.Vault
+	Manager   *provision.Manager
+
+	log     *slog.Logger
+	cfg     atomic.Pointer[config.Config]
+	clients atomic.Pointer[func(id string) int]
+}
+
+// Open opens the directory that a configuration names, with all that belongs to it. Nothing runs yet.
+func Open(ctx context.Context, o Options) (_ *Kennel, err error) {
+	cfg := o.Config
+	if cfg.Directory == nil {
+		return nil, provision.Errorf(provision.KindInvalid, "the configuration has no directory of tenants").WithHint("add a line [directory] to it")
+	}
+	k := &Kennel{log: o.Log}
+	k.cfg.Store(cfg)
+	if k.Directory, err = openStore(ctx, cfg.Directory, &o); err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, k.Directory.Close())
+		}
+	}()
+	key, err := k.key(ctx, cfg.Directory, o.Key)
+	if err != nil {
+		return nil, err
+	}
+	k.Vault = tenant.NewVault(key)
+	k.Mirror = store.NewMirror(k.Directory, store.MirrorOptions{Cache: cfg.Directory.Cache, Source: source(cfg.Directory), Log: o.Log})
+	m := provision.Options{
+		Directory: k.Directory, Vault: k.Vault, Default: cfg.Provision.Driver, Templates: cfg.Provision.Templates, Log: o.Log,
+		Grace: max(cfg.Provision.Grace, 1), Clients: k.clientsOf,
+	}
+	if m.Host = cfg.Provision.Host; m.Host == "" {
+		if m.Host, err = os.Hostname(); err != nil {
+			return nil, fmt.Errorf("the name of this host, which [provision] host can give: %w", err)
+		}
+	}
+	if m.Drivers, err = drivers(&cfg.Provision, o.Log); err != nil {
+		return nil, err
+	}
+	if m.Archive, err = backup.New(backup.Options{Dir: cfg.Provision.Backups, Key: key, Log: o.Log}); err != nil {
+		return nil, err
+	}
+	if m.Virtual, err = virtual(cfg, o.Log); err != nil {
+		return nil, err
+	}
+	if k.Manager, err = provision.New(m); err != nil {
+		return nil, err
+	}
+	return k, nil
+}
+
+func openStore(ctx context.Context, d *config.Directory, o *Options) (tenant.Directory, error) {
+	if d.Store == "etcd" {
+		return store.OpenEtcd(ctx, store.EtcdOptions{
+			Endpoints: d.Endpoints, Prefix: d.Prefix, CA: d.CACertificate, Cert: d.Certificate, Key: d.PrivateKey, User: d.User, Password: string(d.Password), Log: o.Log,
+		})
+	}
+	return store.OpenFile(ctx, store.FileOptions{Path: d.Path, Wait: o.Wait})
+}
+
+// source says which directory it is.
+func source(d *config.Directory) string {
+	if d.Store == "etcd" {
+		return "etcd " + strings.Join(d.Endpoints, ",") + " " + d.Prefix
+	}
+	return "file " + d.Path
+}
+
+// key is what the directory's secrets are encrypted with. It is made for a directory in a file that is new, and for no other: what another key had encrypted
+// would be lost with it.
+func (k *Kennel) key(ctx context.Context, d *config.Directory, value string) (*tenant.Secret, error) {
+	path := cmp.Or(d.KeyFile, d.Path+".key")
+	key, _, err := store.LoadKey(path, value, false)
+	if !errors.Is(err, fs.ErrNotExist) {
+		return key, err
+	}
+	if d.Store != "file" {
+		return nil, provision.Errorf(provision.KindInvalid, "the directory has no key: %v", err).
+			WithHint("openssl rand -base64 32 makes one, which all pgkennels of the directory need in key_file or %s", store.KeyVariable)
+	}
+	records, err := k.Directory.List(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if len(records) > 0 {
+		return nil, provision.Errorf(provision.KindFailed, "the key file %s is gone, and the directory has tenants whose secrets it encrypts", path).
+			WithHint("bring it back from a backup, or set %s", store.KeyVariable)
+	}
+	key, made, err := store.LoadKey(path, value, true)
+	if err == nil && made {
+		k.log.InfoContext(ctx, "directory key made: keep a copy of it elsewhere, backups can't be read without it", "file", path)
+	}
+	return key, err
+}
+
+// drivers are those that this program has.
+func drivers(p *config.Provision, log *slog.Logger) (map[string]provision.Driver, error) {
+	pr, err := process.New(process.Options{
+		DataDir: p.DataDir, PortMin: p.PortMin, PortMax: p.PortMax, UIDMin: p.UIDMin, UIDMax: p.UIDMax, MaxInstances: p.MaxInstances, Bins: p.BinDirs, Log: log,
+	})
+	if err != nil {
+		return nil, err
+	}
+	return map[string]provision.Driver{pr.Name(): pr}, nil
+}
+
+// CountClients has the manager ask f how many clients a tenant has.
+func (k *Kennel) CountClients(f func(id string) int) { k.clients.Store(&f) }
+
+func (k *Kennel) clientsOf(id string) int {
+	if f := k.clients.Load(); f != nil {
+		return (*f)(id)
+	}
+	return 0
+}
+
+// Configured has names be checked against a configuration that was loaded anew.
+func (k *Kennel) Configured(cfg *config.Config) { k.cfg.Store(cfg) }
+
+// Host runs, and looks after, this host's tenants, and follows the directory, until ctx is done.
+func (k *Kennel) Run(ctx context.Context) {
+	var wg sync.WaitGroup
+	wg.Go(func() { k.again(ctx, "directory not followed", k.Mirror.Run) })
+	wg.Go(func() { k.again(ctx, "tenants not looked after", k.Manager.Run) })
+	wg.Wait()
+}
+
+// again runs f until ctx is done.
+func (k *Kennel) again(ctx context.Context, what string, f func(context.Context) error) {
+	for pause := time.Second; ; pause = min(2*pause, 30*time.Second) {
+		err := f(ctx)
+		if ctx.Err() != nil {
+			return
+		}
+		k.log.ErrorContext(ctx, what+", trying again", "error", err)
+		select {
+		case <-ctx.Done():
+			return
+		case <-time.After(pause):
+		}
+	}
+}
+
+// Close lets go of everything. Operations end where they are, and are gone on with by who comes next; instances stay up.
+func (k *Kennel) Close() error {
+	k.Manager.Close()
+	return k.Directory.Close()
+}
+
+// Execute implements provision.Executor. Names that the configuration has are taken, and what it says of new tenants is filled in.
+func (k *Kennel) Execute(ctx context.Context, o provision.Order, report func(provision.Progress)) (*provision.Result, error) {
+	cfg := k.cfg.Load()
+	name := o.Tenant
+	switch o.Verb {
+	case provision.VerbCreate, provision.VerbImport:
+		instance := o.Isolation == tenant.Instance.String() || o.Isolation == "" && o.Cluster == ""
+		if d := cfg.Provision.SuspendAfter; d > 0 && o.SuspendAfter == nil && instance && o.Verb == provision.VerbCreate {
+			o.SuspendAfter = &d
+		}
+	case provision.VerbClone, provision.VerbRename, provision.VerbRestore:
+		name = o.Name
+	default:
+		name = ""
+	}
+	if name != "" {
+		if why := cfg.TenantTaken(name, o.Cluster, o.Key); why != "" {
+			return nil, provision.Errorf(provision.KindTaken, "the name %s is taken: %s", name, why)
+		}
+	}
+	return k.Manager.Execute(ctx, o, report)
+}
