@@ -66,6 +66,25 @@ func verbs() map[string]*verb {
 		VerbEnable:  {fields: []string{"Tenant", "Networks"}, named: true, begin: beginEnable, after: settle, aside: true},
 		VerbDisable: {fields: []string{"Tenant", "Now"}, named: true, begin: beginDisable, after: settle, aside: true},
 
+		VerbRename:   {fields: []string{"Tenant", "Name"}, named: true, begin: beginRename, aside: true},
+		VerbReadOnly: {fields: []string{"Tenant", "On"}, named: true, begin: beginReadOnly, after: settle, aside: true},
+		VerbPassword: {fields: []string{"Tenant", "Login", "Password"}, named: true, begin: beginPassword, aside: true},
+		VerbMaintain: {fields: []string{"Tenant", "On"}, named: true, begin: beginMaintain, after: settle, aside: true},
+		VerbUser: {
+			fields: []string{"Tenant", "Action", "Login", "Password", "ReadOnly", "Limits", "On"}, named: true,
+			begin: beginUser, steps: userSteps, after: settle, undo: true,
+		},
+		VerbSet: {
+			fields: []string{"Tenant", "Limits", "Settings", "Extensions", "SuspendAfter", "Archive", "Every", "Keep", "Key", "Now"}, named: true,
+			begin: beginSet, steps: setSteps, undo: true,
+		},
+
+		VerbConnect:   {fields: one, named: true, read: connect},
+		VerbLogs:      {fields: []string{"Tenant", "Lines", "Follow"}, named: true, read: logs},
+		VerbStats:     {fields: one, read: stats},
+		VerbRepair:    {fields: []string{"Tenant", "Force"}, read: repair},
+		VerbReconcile: {fields: one, named: true, read: repair},
+
 		VerbRemove: {fields: []string{"Tenant", "Now", "Keep"}, named: true, begin: beginRemove, steps: removeSteps},
 	}
 }
