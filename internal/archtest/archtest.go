@@ -29,6 +29,7 @@ var floors = map[string]int{
 	"provision":       2,
 
 	"provision/process":    3,
+	"provision/drivertest": 3,
 	"provision/systemd":    3,
 	"provision/docker":     3,
 	"provision/kubernetes": 3,
@@ -59,7 +60,7 @@ var floors = map[string]int{
 }
 
 // testsOnly are packages that only tests may import.
-var testsOnly = []string{"internal/pgtest", "internal/testbed"}
+var testsOnly = []string{"internal/pgtest", "internal/testbed", "provision/drivertest"}
 
 // testsMay lists the imports of test files that climb a floor, each with its reason. Test files may also import
 // everything that their package may, the packages of testsOnly, and the package itself.
