@@ -31,7 +31,7 @@ func virtual(cfg *config.Config, log *slog.Logger) (provision.Virtual, error) {
 			}
 			return true
 		}
-		r.Entries(note)
+		r.All(note) // it follows no directory yet
 		r.Listed(c.Name, note)
 		o.Defaults.Isolation, o.Defaults.Mode, _ = r.Defaults(c.Name)
 		x, err := shared(cfg, c, entries)

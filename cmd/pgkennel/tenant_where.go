@@ -3,13 +3,22 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
+	"log/slog"
 	"os"
+	"os/user"
+	"strconv"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgkennel/pgkennel/kennel"
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/provision/api"
+	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/store"
 )
 
 // where says whom to give orders.
@@ -45,6 +54,9 @@ func (w *where) client() (*api.Client, error) {
 	return nil, nil //nolint:nilnil // nothing is named
 }
 
+// pingPatience is how long a running pooler may take to say that it is there.
+const pingPatience = 5 * time.Second
+
 // openExecutor finds out whom to give orders: whom the flags name, else the running pooler, else nobody but this process itself.
 func openExecutor(ctx context.Context, cmd *cobra.Command, t *tenants) (provision.Executor, func(), error) {
 	c, err := t.client()
@@ -54,5 +66,59 @@ func openExecutor(ctx context.Context, cmd *cobra.Command, t *tenants) (provisio
 	if c != nil {
 		return c, c.Close, nil
 	}
-	return nil, nil, errors.New("to come")
+	cfg, _, err := t.load(cmd)
+	if err != nil {
+		return nil, nil, err
+	}
+	if cfg.Directory == nil {
+		return nil, nil, provision.Errorf(provision.KindInvalid, "%s has no directory of tenants", t.config).
+			WithHint("add a line [directory] to it, or name a running pooler by --socket or --api")
+	}
+	c, err = api.NewClient(api.ClientOptions{Socket: cfg.Admin.Socket})
+	if err != nil {
+		return nil, nil, err
+	}
+	ping, cancel := context.WithTimeout(ctx, pingPatience)
+	defer cancel()
+	switch err := c.Ping(ping); {
+	case err == nil:
+		return c, c.Close, nil
+	case !errors.Is(err, os.ErrNotExist) && !errors.Is(err, syscall.ECONNREFUSED):
+		return nil, nil, provision.Errorf(provision.KindFailed, "the running pooler can't be asked at its socket %s: %v", cfg.Admin.Socket, err).
+			WithHint("root may use it, and the user that pgkennel runs as")
+	}
+	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
+	k, err := kennel.Open(ctx, kennel.Options{Config: cfg, Key: os.Getenv(store.KeyVariable), Wait: time.Second, Log: log})
+	if errors.Is(err, tenant.ErrInUse) {
+		return nil, nil, provision.Errorf(provision.KindBusy, "another process has the directory %s, and does not answer at %s", cfg.Directory.Path, cfg.Admin.Socket).
+			WithHint("if it is a pooler that starts or ends just now, try again; if it was started with another socket in [admin], name that by --socket")
+	}
+	if err != nil {
+		return nil, nil, err
+	}
+	return local{k, operator()}, func() {
+		if err := k.Close(); err != nil {
+			fmt.Fprintf(cmd.ErrOrStderr(), "pgkennel: %v\n", err)
+		}
+	}, nil
+}
+
+// local gives orders in this process, in its user's name.
+type local struct {
+	provision.Executor
+	by string
+}
+
+// Execute implements provision.Executor.
+func (l local) Execute(ctx context.Context, o provision.Order, report func(provision.Progress)) (*provision.Result, error) {
+	o.By = l.by
+	return l.Executor.Execute(ctx, o, report)
+}
+
+// operator is who gives orders without a pooler.
+func operator() string {
+	if u, err := user.Current(); err == nil {
+		return u.Username
+	}
+	return "uid " + strconv.Itoa(os.Getuid())
 }
