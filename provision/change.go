@@ -199,7 +199,7 @@ func (c *change) meet(v *verb) (joined bool, err error) {
 		return false, err
 	}
 	failed := c.old.Phase == tenant.Failed && op.Error != ""
-	if op.Verb == c.o.Verb && same(running, c.o) && !op.Undoing {
+	if op.Verb == c.o.Verb && same(running, c.o) {
 		c.join, c.r = op.ID, c.old
 		c.secrets, err = c.m.secretsOf(c.old)
 		return true, err
@@ -208,7 +208,7 @@ func (c *change) meet(v *verb) (joined bool, err error) {
 		c.join, c.r = op.ID, c.old
 		return true, nil
 	}
-	if failed && !op.Undoing && (c.o.Verb == VerbRemove || c.o.Verb == op.Verb) {
+	if failed && (c.o.Verb == VerbRemove || c.o.Verb == op.Verb && !op.Undoing) {
 		return false, nil // it takes its place
 	}
 	if failed {

@@ -173,7 +173,6 @@ var errTaken = errors.New("another runner has taken the operation over")
 
 // write writes what is pending. What others changed of the record meanwhile stays; if they changed the operation, it is not ours any more.
 func (j *job) write(ctx context.Context, what, detail string) error {
-	op := j.r.Operation
 	for {
 		was, err := j.m.dir.Get(ctx, j.r.ID)
 		if errors.Is(err, tenant.ErrNotFound) {
@@ -185,7 +184,7 @@ func (j *job) write(ctx context.Context, what, detail string) error {
 		if was.Operation == nil || was.Operation.ID != j.f.op || was.Operation.Runner != j.m.runner {
 			return errTaken
 		}
-		next := was.Clone()
+		op, next := was.Operation, was.Clone()
 		for _, f := range j.pending {
 			f(next)
 		}

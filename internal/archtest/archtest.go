@@ -57,6 +57,7 @@ var floors = map[string]int{
 	"internal/testbed":      8,
 	"integration":           9,
 	"integration/isolation": 9,
+	"integration/provision": 9,
 	"bench":                 9,
 	"bench/load":            0,
 }

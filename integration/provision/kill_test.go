@@ -1,0 +1,214 @@
+package provision_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgkennel/pgkennel/provision"
+	"github.com/pgkennel/pgkennel/tenant"
+)
+
+// childEnv holds what a child of the test binary is to do.
+const childEnv = "PGKENNEL_TEST_CHILD"
+
+// child is a process that carries out an order and is killed at the first place that is not among those seen.
+type child struct {
+	Root, Seen, Templates string
+	Order                 provision.Order
+}
+
+func TestMain(m *testing.M) {
+	if text := os.Getenv(childEnv); text != "" {
+		os.Exit(beChild(text))
+	}
+	os.Exit(m.Run())
+}
+
+func beChild(text string) int {
+	var c child
+	if err := json.Unmarshal([]byte(text), &c); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 3
+	}
+	dir, d, v, err := parts(c.Root)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 3
+	}
+	seen, err := os.ReadFile(c.Seen)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 3
+	}
+	places := strings.Split(string(seen), "\n")
+	o := options(dir, d, v)
+	o.Templates = c.Templates
+	o.OnStep = func(op *tenant.Operation, step, when string) {
+		place := op.Verb + " " + when + " " + step
+		if slices.Contains(places, place) {
+			return
+		}
+		if err := os.WriteFile(c.Seen, []byte(string(seen)+place+"\n"), 0o600); err != nil {
+			panic(err)
+		}
+		_ = syscall.Kill(os.Getpid(), syscall.SIGKILL)
+		select {}
+	}
+	m, err := provision.New(o)
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 3
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	defer cancel()
+	if _, err := m.Execute(ctx, c.Order, nil); err != nil {
+		fmt.Fprintln(os.Stderr, told(err))
+		return 1
+	}
+	m.Close()
+	if err := dir.Close(); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 3
+	}
+	return 0
+}
+
+// killed has an order carried out by children that are killed before and after each of its steps, one after another: the first has the order, the others
+// repair, or have the same order again, in turns. It returns the places, and what the last child said.
+func (b *bed) killed(o provision.Order, templates string) (places []string, said string) {
+	b.Helper()
+	b.close()
+	defer b.open(func(o *provision.Options) { o.Templates = templates })
+	seen := filepath.Join(b.root, "seen")
+	if err := os.WriteFile(seen, nil, 0o600); err != nil {
+		b.Fatal(err)
+	}
+	defer os.Remove(seen)
+	order := o
+	for n := 1; n < 100; n++ {
+		text, err := json.Marshal(child{Root: b.root, Seen: seen, Templates: templates, Order: order})
+		if err != nil {
+			b.Fatal(err)
+		}
+		var out strings.Builder
+		cmd := exec.Command(os.Args[0])
+		cmd.Env = append(os.Environ(), childEnv+"="+string(text))
+		cmd.Stdout, cmd.Stderr = &out, &out
+		err = cmd.Run()
+		was, errRead := os.ReadFile(seen)
+		if errRead != nil {
+			b.Fatal(errRead)
+		}
+		places = strings.Fields(strings.ReplaceAll(strings.ReplaceAll(string(was), " ", "_"), "\n", " "))
+		var exit *exec.ExitError
+		switch {
+		case err == nil:
+			return places, ""
+		case errors.As(err, &exit) && exit.ExitCode() == 1:
+			return places, out.String()
+		case errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL:
+		default:
+			b.Fatalf("child for %s after %v: %v\n%s", o.Verb, places, err, out.String())
+		}
+		if order = o; n%2 == 1 {
+			order = provision.Order{Verb: provision.VerbRepair, Tenant: o.Tenant}
+			if o.Name != "" && o.Verb == provision.VerbClone {
+				order.Tenant = o.Name
+			}
+		}
+	}
+	b.Fatalf("%s does not come to an end: %v", o.Verb, places)
+	return nil, ""
+}
+
+// stepsOf are the steps among places, at which the verb was killed on the way.
+func stepsOf(places []string, when string) string {
+	var list []string
+	for _, p := range places {
+		if _, rest, ok := strings.Cut(p, "_"+when+"_"); ok && !strings.HasPrefix(rest, "undo_") {
+			list = append(list, rest)
+		}
+	}
+	return strings.Join(list, " ")
+}
+
+// Whoever is killed, at whatever step of whatever operation, leaves something that the next one makes good.
+func TestKilledAtEachStep(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, nil)
+	const up = "configure start answers register"
+	for _, row := range []struct {
+		order provision.Order
+		steps string
+		phase tenant.Phase // at the end; 0 = gone
+		up    bool
+	}{
+		{provision.Order{Verb: provision.VerbCreate, Enable: true}, "plan volume init configure start answers roles template register", tenant.Ready, true},
+		{provision.Order{Verb: provision.VerbStop}, "close stop register", tenant.Stopped, false},
+		{provision.Order{Verb: provision.VerbStart}, up, tenant.Ready, true},
+		{provision.Order{Verb: provision.VerbRestart}, "close stop " + up, tenant.Ready, true},
+		{provision.Order{Verb: provision.VerbSleep}, "close stop register", tenant.Asleep, false},
+		{provision.Order{Verb: provision.VerbWake}, up, tenant.Ready, true},
+		{provision.Order{Verb: provision.VerbSuspend}, "close stop register", tenant.OnHold, false},
+		{provision.Order{Verb: provision.VerbResume}, up, tenant.Ready, true},
+		{provision.Order{Verb: provision.VerbSet, Settings: map[string]string{"work_mem": "2MB"}}, "configure reload register", tenant.Ready, true},
+		{provision.Order{Verb: provision.VerbUser, Action: "create", Login: "bi"}, "roles register", tenant.Ready, true},
+		{provision.Order{Verb: provision.VerbUser, Action: "remove", Login: "bi"}, "roles register", tenant.Ready, true},
+		{provision.Order{Verb: provision.VerbRemove}, "close stop register", tenant.Removed, false},
+		{provision.Order{Verb: provision.VerbRemove, Now: true}, "destroy delete", 0, false},
+	} {
+		o := row.order
+		o.Tenant, o.By = "acme", "test"
+		places, said := b.killed(o, "")
+		if said != "" && (row.phase != 0 || !strings.HasPrefix(said, "not_found")) {
+			t.Fatalf("%s: %s", o.Verb, said)
+		}
+		for _, when := range []string{"before", "after"} {
+			if got := stepsOf(places, when); got != row.steps {
+				t.Fatalf("%s: killed %s the steps %q, want %q", o.Verb, when, got, row.steps)
+			}
+		}
+		b.nothing()
+		if row.phase == 0 {
+			b.refused(provision.Order{Verb: provision.VerbShow, Tenant: "acme"}, provision.KindNotFound, "")
+			continue
+		}
+		r := b.record("acme")
+		if r.Phase != row.phase || r.Operation != nil || b.up("acme") != row.up {
+			t.Fatalf("%s: got phase %s, operation %+v, up %v", o.Verb, r.Phase, r.Operation, b.up("acme"))
+		}
+		if row.up {
+			b.mustSQL("acme", "acme", "SELECT 1")
+		}
+	}
+}
+
+// A create that fails is undone, and whoever is killed in that leaves something that the next one undoes.
+func TestKilledWhileUndoing(t *testing.T) {
+	t.Parallel()
+	templates := t.TempDir()
+	if err := os.WriteFile(filepath.Join(templates, "bad.sql"), []byte("CREATE TABLE x ();\nSELECT y FROM x;"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b := newBed(t, nil)
+	o := provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Template: "bad"}
+	places, _ := b.killed(o, templates) // who came last has undone it, or found nothing
+	if !slices.Contains(places, "create_before_undo_volume") || !slices.Contains(places, "create_after_undo_volume") {
+		t.Errorf("got places %v", places)
+	}
+	b.nothing()
+	if list, err := b.dir.List(t.Context()); err != nil || len(list) > 0 {
+		t.Errorf("got records %v, %v", list, err)
+	}
+	b.refused(o, provision.KindFailed, "line 2")
+}
