@@ -43,8 +43,8 @@ type Kennel struct {
 	Manager   *provision.Manager
 
 	log     *slog.Logger
-	cfg     atomic.Pointer[config.Config]
-	clients atomic.Pointer[func(id string) int]
+	cfg    *config.Config
+	pooler atomic.Pointer[Pooler]
 }
 
 // Open opens the directory that a configuration names, with all that belongs to it. Nothing runs yet.
@@ -53,8 +53,7 @@ func Open(ctx context.Context, o Options) (_ *Kennel, err error) {
 	if cfg.Directory == nil {
 		return nil, provision.Errorf(provision.KindInvalid, "the configuration has no directory of tenants").WithHint("add a line [directory] to it")
 	}
-	k := &Kennel{log: o.Log}
-	k.cfg.Store(cfg)
+	k := &Kennel{log: o.Log, cfg: cfg}
 	if k.Directory, err = openStore(ctx, cfg.Directory, &o); err != nil {
 		return nil, err
 	}
@@ -71,7 +70,7 @@ func Open(ctx context.Context, o Options) (_ *Kennel, err error) {
 	k.Mirror = store.NewMirror(k.Directory, store.MirrorOptions{Cache: cfg.Directory.Cache, Source: source(cfg.Directory), Log: o.Log})
 	m := provision.Options{
 		Directory: k.Directory, Vault: k.Vault, Default: cfg.Provision.Driver, Templates: cfg.Provision.Templates, Log: o.Log,
-		Grace: max(cfg.Provision.Grace, 1), Clients: k.clientsOf,
+		Grace: max(cfg.Provision.Grace, 1), Clients: k.clients,
 	}
 	if m.Host = cfg.Provision.Host; m.Host == "" {
 		if m.Host, err = os.Hostname(); err != nil {
@@ -148,20 +147,32 @@ func drivers(p *config.Provision, log *slog.Logger) (map[string]provision.Driver
 	return map[string]provision.Driver{pr.Name(): pr}, nil
 }
 
-// CountClients has the manager ask f how many clients a tenant has.
-func (k *Kennel) CountClients(f func(id string) int) { k.clients.Store(&f) }
+// Pooler is what a Kennel asks the pooler beside it.
+type Pooler interface {
+	// Clients is how many clients a tenant has.
+	Clients(id string) int
+	// Taken says why a tenant of the directory may not be called so, by the configuration in force; empty = it may.
+	Taken(name, cluster, key string) string
+}
 
-func (k *Kennel) clientsOf(id string) int {
-	if f := k.clients.Load(); f != nil {
-		return (*f)(id)
+// Beside tells of the pooler that runs beside this.
+func (k *Kennel) Beside(p Pooler) { k.pooler.Store(&p) }
+
+func (k *Kennel) clients(id string) int {
+	if p := k.pooler.Load(); p != nil {
+		return (*p).Clients(id)
 	}
 	return 0
 }
 
-// Configured has names be checked against a configuration that was loaded anew.
-func (k *Kennel) Configured(cfg *config.Config) { k.cfg.Store(cfg) }
+func (k *Kennel) taken(name, cluster, key string) string {
+	if p := k.pooler.Load(); p != nil {
+		return (*p).Taken(name, cluster, key)
+	}
+	return k.cfg.TenantTaken(name, cluster, key)
+}
 
-// Host runs, and looks after, this host's tenants, and follows the directory, until ctx is done.
+// Run looks after this host's tenants, and follows the directory, until ctx is done.
 func (k *Kennel) Run(ctx context.Context) {
 	var wg sync.WaitGroup
 	wg.Go(func() { k.again(ctx, "directory not followed", k.Mirror.Run) })
@@ -193,12 +204,11 @@ func (k *Kennel) Close() error {
 
 // Execute implements provision.Executor. Names that the configuration has are taken, and what it says of new tenants is filled in.
 func (k *Kennel) Execute(ctx context.Context, o provision.Order, report func(provision.Progress)) (*provision.Result, error) {
-	cfg := k.cfg.Load()
 	name := o.Tenant
 	switch o.Verb {
 	case provision.VerbCreate, provision.VerbImport:
 		instance := o.Isolation == tenant.Instance.String() || o.Isolation == "" && o.Cluster == ""
-		if d := cfg.Provision.SuspendAfter; d > 0 && o.SuspendAfter == nil && instance && o.Verb == provision.VerbCreate {
+		if d := k.cfg.Provision.SuspendAfter; d > 0 && o.SuspendAfter == nil && instance && o.Verb == provision.VerbCreate {
 			o.SuspendAfter = &d
 		}
 	case provision.VerbClone, provision.VerbRename, provision.VerbRestore:
@@ -207,7 +217,7 @@ func (k *Kennel) Execute(ctx context.Context, o provision.Order, report func(pro
 		name = ""
 	}
 	if name != "" {
-		if why := cfg.TenantTaken(name, o.Cluster, o.Key); why != "" {
+		if why := k.taken(name, o.Cluster, o.Key); why != "" {
 			return nil, provision.Errorf(provision.KindTaken, "the name %s is taken: %s", name, why)
 		}
 	}

@@ -103,7 +103,7 @@ func (p *progress) report(x provision.Progress) {
 		bar.SetTotal(max(1, x.Total), false)
 		bar.SetCurrent(min(x.Done, max(1, x.Total)-1)) // a full bar is one that ended
 		p.mu.Lock()
-	case p.timer != nil:
+	case p.timer != nil, !x.Bytes && x.Total > 0 && x.Done >= x.Total:
 	case x.Step != before.Step || x.Tenant != before.Tenant || x.Bytes && time.Since(p.mu.shown) > 5*time.Second:
 		p.mu.shown = time.Now()
 		tenant := p.tenant
