@@ -208,3 +208,11 @@ func (c *Config) TenantConflict(r *tenant.Record) string {
 	}
 	return ""
 }
+
+// InstancePool is how the pools of tenants with an instance of their own are set up.
+func (c *Config) InstancePool() Pool {
+	return c.Pool(&User{t: emptyTable(usersSection)}, &Endpoint{t: emptyTable(databasesSection)})
+}
+
+// InstanceMode is how long their clients keep a connection.
+func (c *Config) InstanceMode() PoolerMode { return PoolerMode(c.general.text("pooler_mode")) }

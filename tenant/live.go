@@ -94,3 +94,12 @@ func (t *Tenant) Allows(from netip.Addr) bool { return t.Access.Allows(from) }
 
 // ReadOnly reports whether the tenant may only read.
 func (t *Tenant) ReadOnly() bool { return t.Access.ReadOnly || t.Access.Full }
+
+// Entries calls f for each tenant of the configuration until it returns false.
+func (r *Registry) Entries(f func(*Tenant) bool) {
+	for i := range r.o.Tenants {
+		if t := r.names[r.o.Tenants[i].Name]; t != nil && !f(t) {
+			return
+		}
+	}
+}

@@ -392,12 +392,12 @@ func (r *Registry) Setting() string { return r.o.Setting }
 
 // All calls f for each tenant with an entry until it returns false.
 func (r *Registry) All(f func(*Tenant) bool) {
-	for i := range r.o.Tenants {
-		if t := r.names[r.o.Tenants[i].Name]; t != nil && !f(t) {
-			return
-		}
-	}
-	if r.live != nil {
+	going := true
+	r.Entries(func(t *Tenant) bool {
+		going = f(t)
+		return going
+	})
+	if r.live != nil && going {
 		r.live.from.All(func(rec *Record) bool {
 			if r.names[rec.Name] != nil {
 				return true
