@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/pgkennel/pgkennel/sharding"
+	"github.com/pgkennel/pgkennel/sharding/topology"
 	"github.com/pgkennel/pgkennel/tenant"
 )
 
@@ -211,7 +212,7 @@ func (c *Config) TenantConflict(r *tenant.Record) string {
 
 // InstancePool is how the pools of tenants with an instance of their own are set up.
 func (c *Config) InstancePool() Pool {
-	return c.Pool(&User{t: emptyTable(usersSection)}, &Endpoint{t: emptyTable(databasesSection)})
+	return c.Pool(&User{t: emptyTable(usersSection)}, &Endpoint{Role: topology.Primary, t: emptyTable(databasesSection)})
 }
 
 // InstanceMode is how long their clients keep a connection.
