@@ -201,14 +201,21 @@ func (x *traits) limit(cmd *cobra.Command, l *tenant.Limits) {
 	}
 }
 
+// anywhere are the networks of --cidr any.
+var anywhere = []netip.Prefix{netip.MustParsePrefix("0.0.0.0/0"), netip.MustParsePrefix("::/0")}
+
 func networks(cidr []string) ([]netip.Prefix, error) {
 	var list []netip.Prefix
 	for _, s := range cidr {
+		if s == "any" {
+			list = append(list, anywhere...)
+			continue
+		}
 		p, err := netip.ParsePrefix(s)
 		if err != nil {
 			a, err := netip.ParseAddr(s)
 			if err != nil {
-				return nil, usageError{fmt.Errorf("--cidr %s is no network such as 10.0.0.0/8", strconv.Quote(s))}
+				return nil, usageError{fmt.Errorf("--cidr %s is no network such as 10.0.0.0/8, and not any", strconv.Quote(s))}
 			}
 			p = netip.PrefixFrom(a, a.BitLen())
 		}

@@ -22,7 +22,12 @@ type printer func(out, notes io.Writer, all []outcome) error
 // complain prints an error as PostgreSQL's tools do.
 func complain(w io.Writer, name string, err error) {
 	if name != "" {
-		name = "tenant " + name + ": "
+		name = "tenant " + name
+		if strings.HasPrefix(err.Error(), name+" ") {
+			name = ""
+		} else {
+			name += ": "
+		}
 	}
 	fmt.Fprintf(w, "pgkennel: %s%v\n", name, err)
 	if e, ok := errors.AsType[*provision.Error](err); ok {
@@ -155,7 +160,9 @@ func accessText(v *provision.View) string {
 		return "read only (disk full)"
 	case a.ReadOnly:
 		return "read only"
-	case len(a.Networks) > 0:
+	case len(a.Networks) == 1:
+		return a.Networks[0].String()
+	case len(a.Networks) > 1 && !slices.Equal(a.Networks, anywhere):
 		return fmt.Sprintf("%d networks", len(a.Networks))
 	}
 	return "on"

@@ -100,8 +100,8 @@ func (t *tenants) newEnable() *cobra.Command {
 	var cidr []string
 	cmd := use(&cobra.Command{
 		Use: "enable-access", Short: "Let clients log in",
-		Long:    "Lets clients log in: from anywhere, or from the networks of --cidr and no others.",
-		Example: "  pgkennel tenant enable-access acme globex\n  pgkennel tenant enable-access acme --cidr 10.0.0.0/8 --cidr 192.0.2.7",
+		Long:    "Lets clients log in: from the networks of --cidr and no others, or, without it, from where they could before; at first that is anywhere.",
+		Example: "  pgkennel tenant enable-access acme globex\n  pgkennel tenant enable-access acme --cidr 10.0.0.0/8 --cidr 192.0.2.7\n  pgkennel tenant enable-access acme --cidr any",
 		RunE: func(cmd *cobra.Command, args []string) error {
 			list, err := networks(cidr)
 			if err != nil {
@@ -110,7 +110,7 @@ func (t *tenants) newEnable() *cobra.Command {
 			return t.run(cmd, done("clients may log in"), named(provision.Order{Verb: provision.VerbEnable, Networks: list}, args)...)
 		},
 	}, "NAME... [flags]", 1, -1)
-	cmd.Flags().StringSliceVar(&cidr, "cidr", nil, "network that clients may come from, such as 10.0.0.0/8")
+	cmd.Flags().StringSliceVar(&cidr, "cidr", nil, "network that clients may come from, such as 10.0.0.0/8; any = all")
 	return cmd
 }
 
