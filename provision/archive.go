@@ -39,8 +39,10 @@ type Source struct {
 	Driver   Driver    // of Instance
 	// Connect is how its database is reached as somebody who may read and write all of the tenant's.
 	Connect Connect
-	// Column is the tenant column, of a row tenant.
+	// Column is the tenant column, and Tables those that have it, quoted, with those first that others refer to: where the tenant shares tables, its data are the
+	// rows in them that have Record.Key in Column.
 	Column string
+	Tables []string
 }
 
 // Archive keeps backups: encrypted, with their checksums. It is safe for concurrent use.
