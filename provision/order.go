@@ -139,6 +139,9 @@ type Connect struct {
 	User     string `json:"user"`
 	Password string `json:"password"`
 	Database string `json:"database"`
+	// Options are startup options (libpq's options, PGOPTIONS) with which the session is who it should be: what a virtual tenant's makes belongs to the role that
+	// owns what tenants use. Who only reads can do without.
+	Options string `json:"options,omitempty"`
 }
 
 // View is a tenant as operators see it: without secrets.

@@ -34,6 +34,7 @@ var floors = map[string]int{
 	"provision/docker":     3,
 	"provision/kubernetes": 3,
 	"provision/external":   3,
+	"provision/backup":     3,
 	"pooler/cluster":       3,
 
 	"pooler/exec":    4,
@@ -123,6 +124,11 @@ var homes = []struct {
 		foreign: "github.com/BurntSushi/toml",
 		only:    []string{"config"},
 		why:     "files are read by config",
+	},
+	{
+		foreign: "filippo.io/age",
+		only:    []string{"provision/backup"},
+		why:     "files that are encrypted are backups",
 	},
 	{
 		foreign: "github.com/spf13/cobra",
