@@ -95,10 +95,12 @@ type Order struct {
 	Replica  string         `json:"replica,omitempty"`
 	Force    bool           `json:"force,omitempty"`
 	File     string         `json:"file,omitempty"` // import, export
-	Lines    int            `json:"lines,omitempty"`
-	Follow   bool           `json:"follow,omitempty"`
-	Removed  bool           `json:"removed,omitempty"` // list: those too
-	Limit    int            `json:"limit,omitempty"`
+	// Passphrase encrypts what export writes; empty = it is not encrypted.
+	Passphrase string `json:"passphrase,omitempty"`
+	Lines      int    `json:"lines,omitempty"`
+	Follow     bool   `json:"follow,omitempty"`
+	Removed    bool   `json:"removed,omitempty"` // list: those too
+	Limit      int    `json:"limit,omitempty"`
 }
 
 // Progress is how an order goes on.

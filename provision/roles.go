@@ -41,10 +41,32 @@ func (m *Manager) makeRoles(ctx context.Context, c *pgx.Conn, r *tenant.Record) 
 		}
 		todo = append(todo, more...)
 	}
+	// A backup may bring back logins that were removed since.
+	for _, role := range have {
+		if role != owner && !slices.ContainsFunc(r.Logins, func(l tenant.Login) bool { return l.Role == role }) {
+			todo = append(todo, "ALTER ROLE "+ident(role)+" NOLOGIN")
+		}
+	}
 	for _, db := range shut {
 		todo = append(todo, "REVOKE ALL ON DATABASE "+ident(db)+" FROM PUBLIC")
 	}
+	there, err := column(ctx, c, "SELECT datname::text FROM pg_catalog.pg_database WHERE datname = $1", r.Database)
+	if err != nil {
+		return err
+	}
+	if len(there) > 0 {
+		todo = append(todo, access(r)...)
+	}
 	return run(ctx, c, todo...)
+}
+
+// access are the statements that let a tenant's roles into its database.
+func access(r *tenant.Record) []string {
+	var todo []string
+	for i := range r.Logins {
+		todo = append(todo, "GRANT CONNECT, TEMPORARY ON DATABASE "+ident(r.Database)+" TO "+ident(r.Logins[i].Role))
+	}
+	return todo
 }
 
 // role are the statements that make one login's role, or change it.

@@ -143,10 +143,7 @@ func (m *Manager) database(ctx context.Context, in *Instance, r *tenant.Record) 
 			"CREATE DATABASE " + db + " OWNER " + owner,
 			"REVOKE ALL ON DATABASE " + db + " FROM PUBLIC",
 		}
-		for i := range r.Logins {
-			todo = append(todo, "GRANT CONNECT, TEMPORARY ON DATABASE "+db+" TO "+ident(r.Logins[i].Role))
-		}
-		return run(ctx, c, todo...)
+		return run(ctx, c, append(todo, access(r)...)...)
 	})
 	if err != nil {
 		return err

@@ -229,30 +229,33 @@ func dropLogin(ctx context.Context, j *job) error {
 	if l == nil {
 		return nil
 	}
-	return j.instance(func(in *Instance, _ Driver) error {
-		there := false
-		err := as(ctx, in, "postgres", func(c *pgx.Conn) error {
-			have, err := column(ctx, c, "SELECT rolname::text FROM pg_catalog.pg_roles WHERE rolname = $1", l.Role)
-			if there = len(have) > 0; err != nil || !there {
-				return err
-			}
-			if err := run(ctx, c, "ALTER ROLE "+ident(l.Role)+" NOLOGIN"); err != nil {
-				return err
-			}
-			_, err = c.Exec(ctx, "SELECT pg_catalog.pg_terminate_backend(pid, 10000) FROM pg_catalog.pg_stat_activity WHERE usename = $1", l.Role)
-			return err
-		})
-		if err != nil || !there {
+	return j.instance(func(in *Instance, _ Driver) error { return drop(ctx, in, j.r, l.Role) })
+}
+
+// drop takes a role away.
+func drop(ctx context.Context, in *Instance, r *tenant.Record, role string) error {
+	there := false
+	err := as(ctx, in, "postgres", func(c *pgx.Conn) error {
+		have, err := column(ctx, c, "SELECT rolname::text FROM pg_catalog.pg_roles WHERE rolname = $1", role)
+		if there = len(have) > 0; err != nil || !there {
 			return err
 		}
-		err = as(ctx, in, j.r.Database, func(c *pgx.Conn) error {
-			return run(ctx, c, "REASSIGN OWNED BY "+ident(l.Role)+" TO "+ident(tenant.OwnerRole(j.r.ID)), "DROP OWNED BY "+ident(l.Role))
-		})
-		if err != nil {
+		if err := run(ctx, c, "ALTER ROLE "+ident(role)+" NOLOGIN"); err != nil {
 			return err
 		}
-		return as(ctx, in, "postgres", func(c *pgx.Conn) error { return run(ctx, c, "DROP ROLE "+ident(l.Role)) })
+		_, err = c.Exec(ctx, "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE usename = $1", role)
+		return err
 	})
+	if err != nil || !there {
+		return err
+	}
+	err = as(ctx, in, r.Database, func(c *pgx.Conn) error {
+		return run(ctx, c, "REASSIGN OWNED BY "+ident(role)+" TO "+ident(tenant.OwnerRole(r.ID)), "DROP OWNED BY "+ident(role))
+	})
+	if err != nil {
+		return err
+	}
+	return as(ctx, in, "postgres", func(c *pgx.Conn) error { return run(ctx, c, "DROP ROLE "+ident(role)) })
 }
 
 func unregisterLogin(_ context.Context, j *job) error {

@@ -25,7 +25,7 @@ func (a *Archive) dumpRows(ctx context.Context, k *making, s *snapshot, from pro
 		return provision.Errorf(provision.KindInvalid, "the tenant has no key, or its database no tenant column")
 	}
 	k.m.Column = from.Column
-	tables, err := rowTables(ctx, s.conn, from.Column)
+	tables, err := rowTables(ctx, s.conn, from)
 	if err != nil {
 		return err
 	}
@@ -46,12 +46,20 @@ func (a *Archive) dumpRows(ctx context.Context, k *making, s *snapshot, from pro
 	return nil
 }
 
-// rowTables are those whose rows are tenants'.
-func rowTables(ctx context.Context, conn *pgx.Conn, column string) ([]table, error) {
+// rowTables are those whose rows are tenants': those that the source says, for a table of that form may be in a schema of another tenant's own.
+func rowTables(ctx context.Context, conn *pgx.Conn, s provision.Source) ([]table, error) {
+	among := ""
+	if s.Tables != nil {
+		quoted := []string{"NULL"}
+		for _, t := range s.Tables {
+			quoted = append(quoted, literal(t)+"::regclass")
+		}
+		among = " AND c.oid IN (" + strings.Join(quoted, ", ") + ")"
+	}
 	list, err := readTables(ctx, conn, `AND c.relkind IN ('r', 'p') AND NOT c.relispartition AND n.nspname <> 'pgkennel'
-AND EXISTS (SELECT FROM pg_attribute x WHERE x.attrelid = c.oid AND x.attname = `+literal(column)+` AND x.attnum > 0 AND NOT x.attisdropped)`, "1", column, maxTables+1)
+AND EXISTS (SELECT FROM pg_attribute x WHERE x.attrelid = c.oid AND x.attname = `+literal(s.Column)+` AND x.attnum > 0 AND NOT x.attisdropped)`+among, "1", s.Column, maxTables+1)
 	if len(list) > maxTables {
-		return nil, provision.Errorf(provision.KindRefused, "more than %d tables have the column %q", maxTables, column)
+		return nil, provision.Errorf(provision.KindRefused, "more than %d tables have the column %q", maxTables, s.Column)
 	}
 	return list, err
 }
@@ -74,7 +82,7 @@ func (a *Archive) loadRows(ctx context.Context, m *manifest, to provision.Source
 		return provision.Errorf(provision.KindRefused, "rows can't be restored as %s: %v", to.Connect.User, err).
 			WithHint("Restores of rows need a superuser, or a role that may set session_replication_role.")
 	}
-	there, err := rowTables(ctx, conn, to.Column)
+	there, err := rowTables(ctx, conn, to)
 	if err != nil {
 		return err
 	}
@@ -144,7 +152,8 @@ func withKey(r io.Reader, key string, alone bool) io.Reader {
 type keyed struct {
 	r      *bufio.Reader
 	suffix string
-	rest   []byte // of what was read; a line's end is in suffix instead
+	buf    []byte
+	rest   []byte // of buf; a line's end is in suffix instead
 	err    error
 }
 
@@ -159,10 +168,11 @@ func (k *keyed) Read(p []byte) (int, error) {
 		}
 		k.err = err
 		if n := len(piece); n > 0 && piece[n-1] == '\n' {
-			k.rest = append(append(k.rest[:0], piece[:n-1]...), k.suffix...)
+			k.buf = append(append(k.buf[:0], piece[:n-1]...), k.suffix...)
 		} else {
-			k.rest = append(k.rest[:0], piece...)
+			k.buf = append(k.buf[:0], piece...)
 		}
+		k.rest = k.buf
 	}
 	n := copy(p, k.rest)
 	k.rest = k.rest[n:]
