@@ -186,31 +186,58 @@ func (s *etcdStore) connect(ctx context.Context) (*etcd.Client, error) {
 	if c, err := s.client(); c != nil || err != nil {
 		return c, err
 	}
+	// etcd's client logs in when it is made, which takes no context.
+	made := make(chan error, 1)
 	select {
 	case s.dialing <- struct{}{}:
+		_, end, err := s.begin(ctx)
+		if err != nil {
+			<-s.dialing
+			return nil, err
+		}
+		go func() {
+			defer end()
+			err := s.dial()
+			<-s.dialing
+			made <- err
+		}()
 	case <-ctx.Done():
 		return nil, s.failure(ctx, ctx.Err())
 	}
-	defer func() { <-s.dialing }()
-	if c, err := s.client(); c != nil || err != nil {
-		return c, err
+	select {
+	case err := <-made:
+		if err != nil {
+			return nil, err
+		}
+		return s.client()
+	case <-ctx.Done():
+		return nil, s.failure(ctx, ctx.Err())
 	}
+}
+
+// dial makes the client, if there is none.
+func (s *etcdStore) dial() error {
+	if c, err := s.client(); c != nil || err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(s.ctx, s.o.Timeout)
+	defer cancel()
+	ctx = context.WithValue(ctx, reasonKey{}, new(reason))
 	c, err := etcd.New(s.config)
 	if err != nil {
-		return nil, s.failure(ctx, err)
+		return s.failure(ctx, err)
 	}
-	if err := s.checkFormat(ctx, c); err != nil {
-		c.Close()
-		return nil, err
+	if err = s.checkFormat(ctx, c); err == nil {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if !s.mu.closed {
+			s.mu.client = c
+			return nil
+		}
+		err = ErrClosed
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.mu.closed {
-		c.Close()
-		return nil, ErrClosed
-	}
-	s.mu.client = c
-	return c, nil
+	c.Close() //nolint:errcheck // it returns that its context was canceled
+	return err
 }
 
 func (s *etcdStore) client() (*etcd.Client, error) {

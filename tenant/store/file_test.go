@@ -1,0 +1,5 @@
+package store
+
+const putterVariable = "PGKENNEL_TEST_PUTTER"
+
+func putter(dir string) {}
