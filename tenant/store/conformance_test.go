@@ -301,6 +301,9 @@ func TestAudit(t *testing.T) {
 		if got := read("", 100); len(got) != len(all)+1 {
 			t.Errorf("got %q, want all %d", got, len(all)+1)
 		}
+		if got := read("", 0); len(got) != len(all)+1 {
+			t.Errorf("without a limit: got %q, want all %d", got, len(all)+1)
+		}
 		if got := read("", 3); len(got) != 3 {
 			t.Errorf("got %q, want three", got)
 		}

@@ -285,7 +285,7 @@ func (s *etcdStore) List(ctx context.Context) ([]*tenant.Record, error) {
 	return list, err
 }
 
-// Audit implements tenant.Directory.
+// Audit implements tenant.Directory. Without a limit it returns all.
 func (s *etcdStore) Audit(ctx context.Context, id string, limit int) ([]tenant.Entry, error) {
 	below := "audit/"
 	if id != "" {
