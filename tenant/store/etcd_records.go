@@ -55,7 +55,9 @@ func (s *etcdStore) load(ctx context.Context, id string, ask ...string) (*stored
 	for _, c := range ask {
 		ops = append(ops, etcd.OpGet(s.key("claims", c)))
 	}
-	resp, err := request(ctx, s, func(ctx context.Context, c *etcd.Client) (*etcd.TxnResponse, error) { return c.Txn(ctx).Then(ops...).Commit() })
+	resp, err := request(ctx, s, func(ctx context.Context, c *etcd.Client) (*etcd.TxnResponse, error) {
+		return c.Txn(ctx).Then(ops...).Commit()
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +82,9 @@ func (s *etcdStore) load(ctx context.Context, id string, ask ...string) (*stored
 // Find implements tenant.Directory. Between the claim and the record somebody may change both, so the record has to have the claim.
 func (s *etcdStore) Find(ctx context.Context, claim string) (*tenant.Record, error) {
 	for {
-		resp, err := request(ctx, s, func(ctx context.Context, c *etcd.Client) (*etcd.GetResponse, error) { return c.Get(ctx, s.key("claims", claim)) })
+		resp, err := request(ctx, s, func(ctx context.Context, c *etcd.Client) (*etcd.GetResponse, error) {
+			return c.Get(ctx, s.key("claims", claim))
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -281,7 +285,7 @@ func (s *etcdStore) List(ctx context.Context) ([]*tenant.Record, error) {
 	return list, err
 }
 
-// Audit implements tenant.Directory.
+// Audit implements tenant.Directory. Without a limit it returns all.
 func (s *etcdStore) Audit(ctx context.Context, id string, limit int) ([]tenant.Entry, error) {
 	below := "audit/"
 	if id != "" {

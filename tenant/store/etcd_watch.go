@@ -148,7 +148,9 @@ var errBehind = errors.New("etcd does not tell of changes in time")
 
 // probe asks etcd for its revision and for that of the last change.
 func (w *etcdWatch) probe(ctx context.Context, p *probes) error {
-	resp, err := request(ctx, w.s, func(ctx context.Context, c *etcd.Client) (*etcd.GetResponse, error) { return c.Get(ctx, w.s.key(headKey)) })
+	resp, err := request(ctx, w.s, func(ctx context.Context, c *etcd.Client) (*etcd.GetResponse, error) {
+		return c.Get(ctx, w.s.key(headKey))
+	})
 	if err != nil {
 		if ctx.Err() == nil {
 			p.down = true

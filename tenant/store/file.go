@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -314,8 +315,11 @@ func note(tx *bbolt.Tx, e tenant.Entry) error {
 	return tx.Bucket(trailsBucket).Put(slices.Concat([]byte(e.ID), []byte{0}, key), []byte{})
 }
 
-// Audit implements tenant.Directory.
+// Audit implements tenant.Directory. Without a limit it returns all.
 func (s *fileStore) Audit(ctx context.Context, id string, limit int) ([]tenant.Entry, error) {
+	if limit <= 0 {
+		limit = math.MaxInt
+	}
 	var list []tenant.Entry
 	err := s.view(ctx, func(tx *bbolt.Tx) error {
 		audit := tx.Bucket(auditBucket)
