@@ -4,7 +4,6 @@ package drivertest
 import (
 	"context"
 	"errors"
-	"strings"
 	"testing"
 	"time"
 
@@ -38,7 +37,8 @@ type kit struct {
 func Run(t *testing.T, open func(t testing.TB) provision.Driver, caps Caps) {
 	t.Helper()
 	for name, test := range map[string]func(*testing.T, func(testing.TB) provision.Driver, Caps){
-		"Life": life,
+		"Life": life, "Settings": settings, "Crash": crash, "Half": half, "Replica": replica, "Refusals": refusals, "Archive": archive,
+		"CPU": cpu, "Memory": memory, "Disk": disk, "Connections": connections,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -110,7 +110,7 @@ func (k kit) try(in *provision.Instance, password, sql string) (string, error) {
 	if err != nil {
 		k.Fatal(err)
 	}
-	config.Host, config.Port = in.Endpoint.Host, uint16(in.Endpoint.Port)
+	config.Host, config.Port = in.Endpoint.Host, uint16(in.Endpoint.Port) //nolint:gosec // it is one
 	config.User, config.Password, config.Database = provision.Superuser, password, "postgres"
 	config.DefaultQueryExecMode, config.Fallbacks = pgx.QueryExecModeSimpleProtocol, nil
 	conn, err := pgx.ConnectConfig(ctx, config)
@@ -155,31 +155,6 @@ func kind(err error) provision.ErrorKind {
 		return e.Kind
 	}
 	return ""
-}
-
-func life(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
-	t.Helper()
-	k := kit{t, open(t)}
-	in := k.instance()
-	k.up(in)
-	if in.Version == "" || in.Endpoint.Port == 0 || in.Endpoint.Host == "" {
-		t.Fatalf("plan left version %q and endpoint %v", in.Version, in.Endpoint)
-	}
-	if got := k.sql(in, "SHOW server_version"); !strings.HasPrefix(got, in.Version) {
-		t.Errorf("server is of version %s, want %s", got, in.Version)
-	}
-	if _, err := k.try(in, "wrong", "SELECT 1"); code(err) != "28P01" {
-		t.Errorf("wrong password: %v, want 28P01", err)
-	}
-	k.sql(in, "CREATE TABLE t AS SELECT 42 AS n")
-	k.twice("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
-	k.twice("start", func(ctx context.Context) error { return k.Start(ctx, in) })
-	if got := k.sql(in, "SELECT n FROM t"); got != "42" {
-		t.Errorf("after a restart: %s, want 42", got)
-	}
-	k.twice("destroy", func(ctx context.Context) error { return k.Destroy(ctx, in) })
-	k.nothing()
-	_ = caps
 }
 
 // nothing fails if anything is left on the host.

@@ -26,6 +26,7 @@ func open(t testing.TB) provision.Driver {
 			if err := os.Remove(made); err != nil {
 				t.Errorf("data directory after the test: %v", err)
 			}
+			dirs.Delete(t.Name())
 		})
 		dirs.Store(t.Name(), made)
 		dir = made
