@@ -15,13 +15,13 @@ import (
 // settings are checked, and take effect by what Configure says that they need.
 func settings(t *testing.T, open func(testing.TB) provision.Driver, _ Caps) {
 	t.Helper()
-	k := kit{t, open(t)}
-	in := k.instance()
+	k := Kit{t, open(t)}
+	in := k.Instance()
 	in.Settings = map[string]string{"work_mem": "5MB", "app.motto": `it's \n a "value" = # with everything`}
-	k.up(in)
+	k.Up(in)
 	show := func(name, want string) {
 		t.Helper()
-		if got := k.sql(in, "SHOW "+name); got != want {
+		if got := k.SQL(in, "SHOW "+name); got != want {
 			t.Errorf("%s is %q, want %q", name, got, want)
 		}
 	}
@@ -29,7 +29,7 @@ func settings(t *testing.T, open func(testing.TB) provision.Driver, _ Caps) {
 	show("app.motto", in.Settings["app.motto"])
 	configure := func(want provision.Need) {
 		t.Helper()
-		k.twice("configure", func(ctx context.Context) error {
+		k.Twice("configure", func(ctx context.Context) error {
 			got, err := k.Configure(ctx, in)
 			if err == nil && got != want {
 				t.Errorf("settings %v need %d, want %d", in.Settings, got, want)
@@ -41,20 +41,20 @@ func settings(t *testing.T, open func(testing.TB) provision.Driver, _ Caps) {
 	in.Settings["work_mem"] = "6MB"
 	configure(provision.NeedReload)
 	show("work_mem", "5MB")
-	k.do("reload", func(ctx context.Context) error { return k.Reload(ctx, in) })
+	k.Do("reload", func(ctx context.Context) error { return k.Reload(ctx, in) })
 	show("work_mem", "6MB")
 	configure(provision.NeedNothing)
 
 	in.Settings["max_wal_senders"] = "7"
 	delete(in.Settings, "work_mem")
 	configure(provision.NeedRestart)
-	k.do("reload", func(ctx context.Context) error { return k.Reload(ctx, in) })
+	k.Do("reload", func(ctx context.Context) error { return k.Reload(ctx, in) })
 	configure(provision.NeedRestart) // it still does
 	show("work_mem", "4MB")
 	restart := func() {
 		t.Helper()
-		k.do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
-		k.do("start", func(ctx context.Context) error { return k.Start(ctx, in) })
+		k.Do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
+		k.Do("start", func(ctx context.Context) error { return k.Start(ctx, in) })
 	}
 	restart()
 	show("max_wal_senders", "7")
@@ -69,7 +69,7 @@ func settings(t *testing.T, open func(testing.TB) provision.Driver, _ Caps) {
 	} {
 		with := *in
 		with.Settings = map[string]string{name: value}
-		if _, err := k.Configure(t.Context(), &with); kind(err) != provision.KindInvalid {
+		if _, err := k.Configure(t.Context(), &with); Kind(err) != provision.KindInvalid {
 			t.Errorf("setting %q = %q: %v, want %s", name, value, err, provision.KindInvalid)
 		}
 	}
@@ -78,7 +78,7 @@ func settings(t *testing.T, open func(testing.TB) provision.Driver, _ Caps) {
 
 	// A superuser's own changes do not take an instance away from pgkennel.
 	for _, set := range []string{"port = 1", "listen_addresses = '*'", "unix_socket_directories = '/tmp'", "archive_command = 'true'", "max_connections = 1"} {
-		k.sql(in, "ALTER SYSTEM SET "+set)
+		k.SQL(in, "ALTER SYSTEM SET "+set)
 	}
 	restart()
 	show("listen_addresses", "127.0.0.1")
@@ -87,13 +87,13 @@ func settings(t *testing.T, open func(testing.TB) provision.Driver, _ Caps) {
 // refusals say what there is, and leave nothing.
 func refusals(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 	t.Helper()
-	k := kit{t, open(t)}
+	k := Kit{t, open(t)}
 	refused := func(what string, want provision.ErrorKind, change func(*provision.Instance)) {
 		t.Helper()
-		in := k.instance()
+		in := k.Instance()
 		change(in)
 		err := k.Plan(t.Context(), in, nil)
-		if kind(err) != want {
+		if Kind(err) != want {
 			t.Errorf("%s: %v, want %s", what, err, want)
 		}
 		if e := (*provision.Error)(nil); errors.As(err, &e) && want == provision.KindRefused && e.Message == "" {
@@ -113,23 +113,23 @@ func refusals(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 	if !caps.Superuser {
 		refused("a superuser", provision.KindRefused, func(in *provision.Instance) { in.Superuser = true })
 	}
-	k.nothing()
+	k.Nothing()
 }
 
 // limited brings an instance with limits up, or sees it refused where the host can't limit it.
-func limited(t *testing.T, open func(testing.TB) provision.Driver, can bool, change func(*provision.Instance)) (k kit, in *provision.Instance) {
+func limited(t *testing.T, open func(testing.TB) provision.Driver, can bool, change func(*provision.Instance)) (k Kit, in *provision.Instance) {
 	t.Helper()
-	k = kit{t, open(t)}
-	in = k.instance()
+	k = Kit{t, open(t)}
+	in = k.Instance()
 	change(in)
 	if can {
-		k.up(in)
+		k.Up(in)
 		return k, in
 	}
-	if err := k.Plan(t.Context(), in, nil); kind(err) != provision.KindRefused {
+	if err := k.Plan(t.Context(), in, nil); Kind(err) != provision.KindRefused {
 		t.Errorf("plan with a limit that can't be had: %v, want %s", err, provision.KindRefused)
 	}
-	k.nothing()
+	k.Nothing()
 	return k, nil
 }
 
@@ -146,7 +146,7 @@ func cpu(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 			t.Fatal(err)
 		}
 		start := time.Now()
-		k.sql(in, fmt.Sprintf("DO $$ DECLARE t timestamptz := clock_timestamp(); BEGIN WHILE clock_timestamp() < t + '%g s' LOOP END LOOP; END $$", seconds))
+		k.SQL(in, fmt.Sprintf("DO $$ DECLARE t timestamptz := clock_timestamp(); BEGIN WHILE clock_timestamp() < t + '%g s' LOOP END LOOP; END $$", seconds))
 		after, err := k.Usage(t.Context(), in)
 		if err != nil {
 			t.Fatal(err)
@@ -158,7 +158,7 @@ func cpu(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 	}
 	// A running one gets more at once.
 	in.Limits.CPU = 1000
-	k.do("configure", func(ctx context.Context) error { _, err := k.Configure(ctx, in); return err })
+	k.Do("configure", func(ctx context.Context) error { _, err := k.Configure(ctx, in); return err })
 	if got := burn(0.6); got < 0.15 {
 		t.Errorf("with a limit of a core it had %.2f", got)
 	}
@@ -172,12 +172,12 @@ func memory(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 	}
 	before := k.state(in, true, true)
 	const hungry = "SELECT length(repeat('x', 200000000))"
-	if got, err := k.try(in, in.Password, hungry); err == nil {
+	if got, err := k.Try(in, in.Password, hungry); err == nil {
 		t.Errorf("a session had twice the memory of its instance: %s", got)
 	}
 	// PostgreSQL begins anew by itself, in the same server.
-	k.eventually("it goes on", func() bool {
-		_, err := k.try(in, in.Password, "SELECT 1")
+	k.Eventually("it goes on", func() bool {
+		_, err := k.Try(in, in.Password, "SELECT 1")
 		return err == nil
 	})
 	if after := k.state(in, true, true); after.PID != before.PID {
@@ -185,14 +185,14 @@ func memory(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 	}
 	// What needs a restart says so; the limit is in force before.
 	in.Limits.Memory = 512 << 20
-	k.do("configure", func(ctx context.Context) error {
+	k.Do("configure", func(ctx context.Context) error {
 		need, err := k.Configure(ctx, in)
 		if err == nil && need != provision.NeedRestart {
 			t.Errorf("more memory needs %d, want %d", need, provision.NeedRestart)
 		}
 		return err
 	})
-	k.sql(in, hungry)
+	k.SQL(in, hungry)
 }
 
 func disk(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
@@ -203,51 +203,51 @@ func disk(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 	}
 	fill := func() {
 		t.Helper()
-		_, err := k.try(in, in.Password, "INSERT INTO filler SELECT repeat(md5(n::text), 50) FROM generate_series(1, 1000000) n")
-		if code(err) != "53100" {
+		_, err := k.Try(in, in.Password, "INSERT INTO filler SELECT repeat(md5(n::text), 50) FROM generate_series(1, 1000000) n")
+		if Code(err) != "53100" {
 			t.Fatalf("what fills the disk: %v, want 53100", err)
 		}
 	}
-	k.sql(in, "CREATE UNLOGGED TABLE filler (t text)")
+	k.SQL(in, "CREATE UNLOGGED TABLE filler (t text)")
 	fill()
 	if u, err := k.Usage(t.Context(), in); err != nil || u.DiskSize <= 0 || u.DiskSize > 128<<20 || u.Disk < u.DiskSize/4 || u.Disk > u.DiskSize {
 		t.Errorf("usage with a limit of 128 MiB: %+v, %v", u, err)
 	}
-	k.sql(in, "TRUNCATE filler")
-	k.sql(in, "INSERT INTO filler VALUES ('small')")
+	k.SQL(in, "TRUNCATE filler")
+	k.SQL(in, "INSERT INTO filler VALUES ('small')")
 	// It can become larger, at once or by a restart, and not smaller.
 	in.Limits.Disk = 192 << 20
 	var need provision.Need
-	k.twice("configure", func(ctx context.Context) (err error) { need, err = k.Configure(ctx, in); return err })
+	k.Twice("configure", func(ctx context.Context) (err error) { need, err = k.Configure(ctx, in); return err })
 	if need == provision.NeedRestart {
-		k.do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
-		k.do("start", func(ctx context.Context) error { return k.Start(ctx, in) })
+		k.Do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
+		k.Do("start", func(ctx context.Context) error { return k.Start(ctx, in) })
 	}
-	k.sql(in, "SELECT count(*) FROM filler")
+	k.SQL(in, "SELECT count(*) FROM filler")
 	if u, err := k.Usage(t.Context(), in); err != nil || u.DiskSize < 140<<20 {
 		t.Errorf("usage with a limit of 192 MiB: %+v, %v", u, err)
 	}
 	for _, less := range []int64{0, 128 << 20} {
 		with := *in
 		with.Limits.Disk = less
-		if _, err := k.Configure(t.Context(), &with); kind(err) != provision.KindRefused {
+		if _, err := k.Configure(t.Context(), &with); Kind(err) != provision.KindRefused {
 			t.Errorf("disk limit of %d: %v, want %s", less, err, provision.KindRefused)
 		}
 	}
-	k.twice("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
-	k.twice("start", func(ctx context.Context) error { return k.Start(ctx, in) })
-	k.twice("destroy", func(ctx context.Context) error { return k.Destroy(ctx, in) })
-	k.nothing()
+	k.Twice("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
+	k.Twice("start", func(ctx context.Context) error { return k.Start(ctx, in) })
+	k.Twice("destroy", func(ctx context.Context) error { return k.Destroy(ctx, in) })
+	k.Nothing()
 }
 
 // connections are the tenant's; pgkennel has some above them.
 func connections(t *testing.T, open func(testing.TB) provision.Driver, _ Caps) {
 	t.Helper()
-	k := kit{t, open(t)}
-	in := k.instance()
+	k := Kit{t, open(t)}
+	in := k.Instance()
 	in.Limits.Connections = 3
-	k.up(in)
-	k.sql(in, "CREATE ROLE somebody LOGIN PASSWORD 'secret'")
+	k.Up(in)
+	k.SQL(in, "CREATE ROLE somebody LOGIN PASSWORD 'secret'")
 	connect := func() error {
 		config, err := pgx.ParseConfig("sslmode=disable")
 		if err != nil {
@@ -266,13 +266,13 @@ func connections(t *testing.T, open func(testing.TB) provision.Driver, _ Caps) {
 			t.Fatalf("connection %d of 3: %v", n+1, err)
 		}
 	}
-	if err := connect(); code(err) != "53300" {
+	if err := connect(); Code(err) != "53300" {
 		t.Errorf("a connection above the limit: %v, want 53300", err)
 	}
-	k.sql(in, "SELECT 1")
+	k.SQL(in, "SELECT 1")
 }
 
-func (k kit) eventually(what string, ok func() bool) {
+func (k Kit) Eventually(what string, ok func() bool) {
 	k.Helper()
 	for deadline := time.Now().Add(timeout); !ok(); time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(deadline) {
