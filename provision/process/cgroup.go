@@ -95,7 +95,7 @@ func (g *groups) find(root, mounts, own string) {
 		}
 	}
 	if len(missing) > 0 {
-		g.reason = fmt.Errorf("This process may make no cgroup with the controller %s", strings.Join(missing, " and ")) //nolint:revive,staticcheck // it is the detail of an error
+		g.reason = fmt.Errorf("This process may make no cgroup with the controller %s", strings.Join(missing, " and ")) //nolint:staticcheck // it is the detail of an error
 	}
 }
 

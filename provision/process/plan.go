@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"os/user"
@@ -84,9 +85,7 @@ func (d *Driver) Plan(_ context.Context, in *provision.Instance, others []*provi
 		return err
 	}
 	facts := map[string]string{}
-	for k, v := range in.Facts {
-		facts[k] = v
-	}
+	maps.Copy(facts, in.Facts)
 	facts[tenant.PortFact] = strconv.Itoa(chosen.port)
 	if d.root {
 		facts[tenant.UIDFact] = strconv.Itoa(chosen.uid)
@@ -138,23 +137,23 @@ func (d *Driver) checkLimits(in *provision.Instance) error {
 // canMount reports whether volumes can be made and mounted here.
 func (d *Driver) canMount() error {
 	if !d.root {
-		return fmt.Errorf("Volumes are files that root mounts, and pgkennel is not root") //nolint:revive,staticcheck // it is the detail of an error
+		return fmt.Errorf("Volumes are files that root mounts, and pgkennel is not root") //nolint:staticcheck // it is the detail of an error
 	}
 	if !hasCapability(21) {
-		return fmt.Errorf("The right to mount (CAP_SYS_ADMIN) was taken from this process") //nolint:revive,staticcheck // it is the detail of an error
+		return fmt.Errorf("The right to mount (CAP_SYS_ADMIN) was taken from this process") //nolint:staticcheck // it is the detail of an error
 	}
 	if err := unix.Access("/dev/loop-control", unix.W_OK); err != nil {
-		return fmt.Errorf("There are no loop devices (/dev/loop-control: %w)", err) //nolint:revive,staticcheck // it is the detail of an error
+		return fmt.Errorf("There are no loop devices (/dev/loop-control: %w)", err) //nolint:staticcheck // it is the detail of an error
 	}
-	if _, err := mkfs(); err != nil {
-		return fmt.Errorf("The program mkfs.ext4 is missing") //nolint:revive,staticcheck // it is the detail of an error
+	for _, name := range []string{"mkfs.ext4", "e2fsck", "resize2fs"} {
+		if _, err := sbin(name); err != nil {
+			return fmt.Errorf("The program %s is missing", name) //nolint:staticcheck // it is the detail of an error
+		}
 	}
 	return nil
 }
 
-// mkfs finds a program that is in directories that services do not always have in their PATH.
-func mkfs() (string, error) { return sbin("mkfs.ext4") }
-
+// sbin finds a program that is in directories that services do not always have in their PATH.
 func sbin(name string) (string, error) {
 	for _, dir := range []string{"/usr/sbin", "/sbin"} {
 		if path := filepath.Join(dir, name); unix.Access(path, unix.X_OK) == nil {

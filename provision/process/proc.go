@@ -186,7 +186,7 @@ func signal(pid int, sig unix.Signal, check func(pid int) bool) error {
 	if err != nil {
 		return gone(err)
 	}
-	defer unix.Close(fd) //nolint:errcheck // nothing was written
+	defer unix.Close(fd)
 	if !check(pid) {
 		return nil
 	}
@@ -211,7 +211,7 @@ func (d *Driver) killMembers(ctx context.Context, p *place) error {
 		}
 		if p.ownUID && round%8 == 1 {
 			// All at once, in the kernel: what makes new processes faster than they are found here does not get away.
-			sweep := exec.Command("/bin/sh", "-c", "kill -9 -1") //nolint:contextcheck,gosec // it ends at once
+			sweep := exec.Command("/bin/sh", "-c", "kill -9 -1") //nolint:gosec // it ends at once
 			sweep.Dir, sweep.Env, sweep.SysProcAttr = "/", []string{}, p.become()
 			_ = sweep.Run() // it kills itself
 		}

@@ -106,7 +106,7 @@ func New(o Options) (*Driver, error) {
 	if err := os.MkdirAll(dir, mode); err != nil {
 		return nil, fmt.Errorf("data directory of instances: %w", err)
 	}
-	if err := os.Chmod(dir, mode); err != nil { //nolint:gosec // instances have to pass through it
+	if err := os.Chmod(dir, mode); err != nil {
 		return nil, fmt.Errorf("data directory of instances: %w", err)
 	}
 	// Processes are known by their directories, as the kernel writes them.

@@ -107,7 +107,7 @@ func (d *Driver) settings(p *place, in *provision.Instance) []setting {
 	for name, value := range in.Settings {
 		m[strings.ToLower(name)] = value
 	}
-	must := map[string]string{
+	must := map[string]string{ //nolint:gosec // there is no password in it
 		"listen_addresses": "127.0.0.1", "port": strconv.Itoa(in.Endpoint.Port), "unix_socket_directories": p.socket, "unix_socket_permissions": "0770",
 		"hba_file": p.hba, "cluster_name": "t_" + p.id, "logging_collector": "off", "log_destination": "stderr", "password_encryption": "scram-sha-256",
 		"ssl": "off", "max_connections": strconv.Itoa(conns + ownConnections), "superuser_reserved_connections": strconv.Itoa(ownConnections),

@@ -57,6 +57,11 @@ func (d *Driver) Start(ctx context.Context, in *provision.Instance) error {
 	if err := d.clear(ctx, p, in); err != nil {
 		return err
 	}
+	if exists(p.image) {
+		if err := d.remount(ctx, p); err != nil {
+			return err
+		}
+	}
 	listening, err := listeners()
 	if err != nil {
 		return err

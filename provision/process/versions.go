@@ -41,7 +41,7 @@ func discover(dirs []string) []install {
 		if _, err := os.Stat(filepath.Join(dir, "initdb")); err != nil {
 			continue
 		}
-		out, err := exec.Command(filepath.Join(dir, "postgres"), "--version").Output()
+		out, err := exec.Command(filepath.Join(dir, "postgres"), "--version").Output() //nolint:gosec // where the operator says
 		if err != nil {
 			continue
 		}
