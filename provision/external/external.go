@@ -40,8 +40,9 @@ type Options struct {
 	Batch int
 	Log   *slog.Logger // nil = none
 
-	// trace is told of what tests count.
-	trace pgx.QueryTracer
+	// trace is told of what tests count; settling is less of there.
+	trace    pgx.QueryTracer
+	settling time.Duration
 }
 
 // Defaults are what new tenants have that were ordered without it.
@@ -122,7 +123,7 @@ func New(o Options) (*External, error) {
 		}
 	}
 	x := &External{o: o, log: cmp.Or(o.Log, slog.New(slog.DiscardHandler)), creating: make(chan struct{}, 4)}
-	x.o.LockTimeout = cmp.Or(o.LockTimeout, 5*time.Second)
+	x.o.LockTimeout, x.o.settling = cmp.Or(o.LockTimeout, 5*time.Second), cmp.Or(o.settling, settling)
 	x.mu.busy, x.mu.prepared = make(map[secure.Place]chan struct{}), make(map[preparation]bool)
 	return x, nil
 }

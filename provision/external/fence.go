@@ -124,7 +124,7 @@ func (x *External) end(ctx context.Context, db *pgx.Conn, role string) error {
 		switch {
 		case err != nil:
 			return failed(ctx, err)
-		case left.N == 0 && seen > settling:
+		case left.N == 0 && seen > x.o.settling:
 			return nil
 		case seen > 30*time.Second:
 			return failed(ctx, errLives)

@@ -136,11 +136,11 @@ func (x *External) dropRole(ctx context.Context, db *pgx.Conn, r *tenant.Record,
 }
 
 // foreign finds what is not in a schema and goes with it: what else depends on what is in it. Of what has no schema its own counts, such as that of a trigger's table.
-const foreign = `WITH RECURSIVE all_of (classid, objid) AS (
-  SELECT 'pg_namespace'::regclass::oid, $1::oid
-  UNION SELECT d.classid, d.objid FROM all_of a JOIN pg_depend d ON d.refclassid = a.classid AND d.refobjid = a.objid AND d.deptype IN ('n', 'a', 'i', 'P', 'S', 'e')
+const foreign = `WITH RECURSIVE all_of (classid, objid, part) AS (
+  SELECT 'pg_namespace'::regclass::oid, $1::oid, 0
+  UNION SELECT d.classid, d.objid, d.objsubid FROM all_of a JOIN pg_depend d ON d.refclassid = a.classid AND d.refobjid = a.objid AND a.part IN (0, d.refobjsubid) AND d.deptype IN ('n', 'a', 'i', 'P', 'S', 'e')
 ), placed AS (
-  SELECT a.classid, a.objid, CASE a.classid
+  SELECT a.classid, a.objid, a.part, CASE a.classid
     WHEN 'pg_namespace'::regclass THEN a.objid
     WHEN 'pg_class'::regclass THEN (SELECT relnamespace FROM pg_class WHERE oid = a.objid)
     WHEN 'pg_type'::regclass THEN (SELECT typnamespace FROM pg_type WHERE oid = a.objid)
@@ -167,7 +167,7 @@ const foreign = `WITH RECURSIVE all_of (classid, objid) AS (
     WHEN 'pg_amproc'::regclass THEN $1
   END AS place FROM all_of a
 )
-SELECT DISTINCT pg_describe_object(p.classid, p.objid, 0) FROM placed p
+SELECT DISTINCT pg_describe_object(p.classid, p.objid, p.part) FROM placed p
 WHERE p.place IS DISTINCT FROM $1 AND p.place IS DISTINCT FROM 'pg_toast'::regnamespace ORDER BY 1 LIMIT 21`
 
 // dropSchema drops a tenant's schema with all that is in it, tables some at a time: what is dropped in one transaction has to fit into PostgreSQL's table of
