@@ -192,6 +192,9 @@ func (x *External) connect(ctx context.Context, s Shard, database string) (*pgx.
 	c.RuntimeParams["default_transaction_read_only"] = "off"
 	c.RuntimeParams["lock_timeout"] = fmt.Sprint(x.o.LockTimeout.Milliseconds())
 	db, err := pgx.ConnectConfig(ctx, c)
+	if secure.Missing(err) {
+		return nil, provision.Errorf(provision.KindNotFound, "database %q is not there", s.At.Database)
+	}
 	if err != nil {
 		return nil, failed(ctx, fmt.Errorf("connect to %s:%d, database %s, as %s: %w", s.At.Host, s.At.Port, s.At.Database, c.User, err))
 	}
@@ -266,6 +269,8 @@ func failed(ctx context.Context, err error) error {
 	switch pe.Code {
 	case "55P03":
 		e.Kind, e.Hint = provision.KindBusy, "Somebody holds a lock. Try again."
+	case "55006": // object in use
+		e.Kind, e.Hint = provision.KindBusy, "Who is connected to template1 keeps others from copying it."
 	case "2BP01": // dependent objects still exist
 		e.Kind, e.Hint = provision.KindRefused, "What is named is not the tenant's alone: take it away by hand."
 	case "42501":

@@ -210,7 +210,7 @@ func testKilled(t *testing.T, in *pgtest.Instance) {
 	for _, k := range []struct {
 		kind
 		every int64
-	}{{kind{tenant.Row, tenant.Strict}, 9}, {kind{tenant.Schema, tenant.Strict}, 3}, {kind{tenant.Schema, tenant.Shared}, 7}, {kind{tenant.Database, tenant.Strict}, 17}} {
+	}{{kind{tenant.Row, tenant.Strict}, 13}, {kind{tenant.Schema, tenant.Strict}, 5}, {kind{tenant.Schema, tenant.Shared}, 11}, {kind{tenant.Database, tenant.Strict}, 23}} {
 		t.Run(k.String(), func(t *testing.T) {
 			t.Parallel()
 			w, rows := worldOf(t, in, k.kind)
@@ -449,7 +449,8 @@ func testMarks(t *testing.T, in *pgtest.Instance) {
 	stranger := r.Clone()
 	stranger.ID = tenant.NewID()
 	wants(t, w.x.Make(t.Context(), stranger), provision.KindTaken, "not this tenant's")
-	wants(t, w.x.Fence(t.Context(), stranger, true), provision.KindNotFound, "not this tenant's")
+	wants(t, w.x.Fence(t.Context(), stranger, true), provision.KindRefused, "not marked")
+	wants(t, w.x.Fence(t.Context(), stranger, false), provision.KindNotFound, "not this tenant's")
 	in.Exec(t, w.db, "COMMENT ON ROLE "+r.Role+" IS NULL")
 	wants(t, w.x.Unmake(t.Context(), r), provision.KindRefused, "COMMENT ON ROLE")
 	if got := in.Query(t, w.db, "SELECT count(*) FROM pg_class WHERE relnamespace::regnamespace::text = '"+r.Schema+"'"); got[0] != "1" {
@@ -461,15 +462,17 @@ func testMarks(t *testing.T, in *pgtest.Instance) {
 	}
 	// Somebody else's schema and database are left alone, whatever they are called.
 	in.Exec(t, w.db, "CREATE SCHEMA "+r.Schema+"; CREATE TABLE "+r.Schema+".t ()")
-	if err := w.x.Unmake(t.Context(), r); err != nil {
-		t.Error(explain(err))
+	for _, err := range []error{w.x.Unmake(t.Context(), r), w.x.Fence(t.Context(), r, true)} {
+		if err != nil {
+			t.Error(explain(err))
+		}
 	}
 	wants(t, w.x.Make(t.Context(), r), provision.KindTaken, "schema")
 	if got := in.Query(t, w.db, "SELECT count(*) FROM pg_class WHERE relnamespace::regnamespace::text = '"+r.Schema+"'"); got[0] != "1" {
 		t.Error("somebody's table is gone")
 	}
 	d := record("beta", tenant.Database, tenant.Strict, "")
-	if err := w.x.Place(t.Context(), d); err != nil {
+	if err := errors.Join(w.x.Place(t.Context(), d), w.x.Fence(t.Context(), d, true)); err != nil {
 		t.Fatal(explain(err))
 	}
 	in.Exec(t, "postgres", "CREATE DATABASE "+d.Database)
@@ -478,13 +481,40 @@ func testMarks(t *testing.T, in *pgtest.Instance) {
 	}
 	wants(t, w.x.Make(t.Context(), d), provision.KindTaken, "database")
 	in.Exec(t, "postgres", "DROP DATABASE "+d.Database)
+	if err := w.x.Make(t.Context(), d); err != nil {
+		t.Fatal(explain(err))
+	}
+	in.Exec(t, "postgres", "COMMENT ON ROLE "+ownerOf(d)+" IS NULL")
+	wants(t, w.x.Unmake(t.Context(), d), provision.KindRefused, "COMMENT ON ROLE")
+	in.Exec(t, "postgres", "COMMENT ON ROLE "+ownerOf(d)+" IS '"+mark(d)+"'")
+	if err := w.x.Unmake(t.Context(), d); err != nil {
+		t.Error(explain(err))
+	}
+}
+
+// Rows of a key that was somebody's are not shown to a new tenant, and do not go with it.
+func testRowsBefore(t *testing.T, in *pgtest.Instance) {
+	for _, m := range []tenant.Mode{tenant.Strict, tenant.Sealed, tenant.Shared} {
+		w := newWorld(t, in, m, nil, tables, fill(1))
+		w.secured(t, m)
+		r := record("acme", tenant.Row, m, "1")
+		wants(t, w.x.Place(t.Context(), r), provision.KindTaken, "public.a_items")
+		if m == tenant.Strict { // creation went wrong before there was anything of it
+			if err := w.x.Unmake(t.Context(), r); err != nil {
+				t.Error(explain(err))
+			}
+			if got := in.Query(t, w.db, "SELECT count(*) FROM orders"); got[0] != "25" {
+				t.Errorf("%s orders are left", got[0])
+			}
+		}
+	}
 }
 
 func TestGroups(t *testing.T) {
 	t.Parallel()
 	tables := make([]table, 7)
 	for i := range tables {
-		tables[i] = table{OID: uint32(i), Name: string(rune('a' + i))} //nolint:gosec // a few
+		tables[i] = table{OID: uint32(i), Name: string(rune('a' + i))}
 	}
 	// a refers to b, b to c, c to d, d to c and itself, f to e, g to nothing, and somebody else to a.
 	order := groups(tables, []reference{{From: 0, To: 1}, {From: 1, To: 2}, {From: 2, To: 3}, {From: 3, To: 2}, {From: 3, To: 3}, {From: 5, To: 4}, {From: 99, To: 0}})

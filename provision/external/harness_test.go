@@ -18,16 +18,13 @@ import (
 	"github.com/pgkennel/pgkennel/tenant/secure"
 )
 
-
-
-
 // TestServers runs all tests that need a server, in parallel, on one.
 func TestServers(t *testing.T) {
 	t.Parallel()
 	in := pgtest.Start(t, pgtest.Auth("scram-sha-256"), pgtest.MaxConnections(150))
 	for name, f := range map[string]func(*testing.T, *pgtest.Instance){
 		"kinds": testKinds, "places": testPlaces, "unsafe tables": testUnsafeTables, "crowd": testCrowd, "killed": testKilled,
-		"dependents": testDependents, "entangled": testEntangled, "sources": testSources, "sealed fence": testSealedFence, "marks": testMarks,
+		"dependents": testDependents, "entangled": testEntangled, "sources": testSources, "sealed fence": testSealedFence, "marks": testMarks, "rows before": testRowsBefore,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); f(t, in) })
 	}

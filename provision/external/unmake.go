@@ -33,14 +33,17 @@ func (x *External) Unmake(ctx context.Context, r *tenant.Record) error {
 			return x.dropRole(ctx, db, r, r.Role)
 		})
 	case tenant.Row:
-		if err := x.change(ctx, s, func(db *pgx.Conn) error { // what is deleted in batches keeps nobody waiting
-			_, err := x.close(ctx, db, r, c, s)
+		ours := false
+		if err := x.change(ctx, s, func(db *pgx.Conn) (err error) { // what is deleted in batches keeps nobody waiting
+			ours, err = x.close(ctx, db, r, c, s)
 			return err
-		}); err != nil {
+		}); err != nil || !ours {
 			return err
 		}
-		if err := x.emptyRows(ctx, r, c, s); err != nil {
-			return err
+		for _, s := range c.Shards { // the mapping may have had the key elsewhere
+			if err := x.emptyRows(ctx, r, c, s); err != nil {
+				return err
+			}
 		}
 		return x.change(ctx, s, func(db *pgx.Conn) error {
 			if r.Role == "" {
@@ -53,7 +56,7 @@ func (x *External) Unmake(ctx context.Context, r *tenant.Record) error {
 	return provision.Errorf(provision.KindInvalid, "isolation %s is a driver's", r.Isolation)
 }
 
-// close keeps the tenant out while it is taken away. It is false where the role is not there, or somebody else's: then nothing is the tenant's.
+// close keeps the tenant out, as Fence says. It is false where the role is not there, or somebody else's: then nothing is the tenant's.
 func (x *External) close(ctx context.Context, db *pgx.Conn, r *tenant.Record, c Cluster, s Shard) (bool, error) {
 	if r.Role == "" {
 		if r.Mode == tenant.Sealed {
@@ -86,10 +89,13 @@ func (x *External) ours(ctx context.Context, db *pgx.Conn, r *tenant.Record) (ou
 		return false, false, failed(ctx, err)
 	}
 	if is.There && !is.Ours && home.OK {
-		return false, true, provision.Errorf(provision.KindRefused, "role %q is not marked as this tenant's", r.Role).
-			WithHint("If it is: COMMENT ON ROLE %s IS '%s'.", quote(r.Role), mark(r))
+		return false, true, unmarked(r, r.Role)
 	}
 	return is.Ours, home.OK, nil
+}
+
+func unmarked(r *tenant.Record, role string) error {
+	return provision.Errorf(provision.KindRefused, "role %q is not marked as this tenant's", role).WithHint("If it is: COMMENT ON ROLE %s IS '%s'.", quote(role), mark(r))
 }
 
 // reopen forgets that a key is fenced.
@@ -223,6 +229,9 @@ func (x *External) unmakeDatabase(ctx context.Context, r *tenant.Record, s Shard
 	is, err := look(ctx, db, r, ownerOf(r))
 	if err != nil {
 		return failed(ctx, err)
+	}
+	if is.Database && is.There && !is.Ours {
+		return unmarked(r, ownerOf(r))
 	}
 	if is.Ours && is.Database {
 		if err := x.owned(ctx, db, r); err != nil {
