@@ -40,8 +40,9 @@ type Options struct {
 	Batch int
 	Log   *slog.Logger // nil = none
 
-	// trace is told of what tests count.
-	trace pgx.QueryTracer
+	// trace is told of what tests count; settling is less of there.
+	trace    pgx.QueryTracer
+	settling time.Duration
 }
 
 // Defaults are what new tenants have that were ordered without it.
@@ -122,7 +123,7 @@ func New(o Options) (*External, error) {
 		}
 	}
 	x := &External{o: o, log: cmp.Or(o.Log, slog.New(slog.DiscardHandler)), creating: make(chan struct{}, 4)}
-	x.o.LockTimeout = cmp.Or(o.LockTimeout, 5*time.Second)
+	x.o.LockTimeout, x.o.settling = cmp.Or(o.LockTimeout, 5*time.Second), cmp.Or(o.settling, settling)
 	x.mu.busy, x.mu.prepared = make(map[secure.Place]chan struct{}), make(map[preparation]bool)
 	return x, nil
 }
@@ -191,6 +192,9 @@ func (x *External) connect(ctx context.Context, s Shard, database string) (*pgx.
 	c.RuntimeParams["default_transaction_read_only"] = "off"
 	c.RuntimeParams["lock_timeout"] = fmt.Sprint(x.o.LockTimeout.Milliseconds())
 	db, err := pgx.ConnectConfig(ctx, c)
+	if secure.Missing(err) {
+		return nil, provision.Errorf(provision.KindNotFound, "database %q is not there", s.At.Database)
+	}
 	if err != nil {
 		return nil, failed(ctx, fmt.Errorf("connect to %s:%d, database %s, as %s: %w", s.At.Host, s.At.Port, s.At.Database, c.User, err))
 	}
@@ -265,6 +269,8 @@ func failed(ctx context.Context, err error) error {
 	switch pe.Code {
 	case "55P03":
 		e.Kind, e.Hint = provision.KindBusy, "Somebody holds a lock. Try again."
+	case "55006": // object in use
+		e.Kind, e.Hint = provision.KindBusy, "Who is connected to template1 keeps others from copying it."
 	case "2BP01": // dependent objects still exist
 		e.Kind, e.Hint = provision.KindRefused, "What is named is not the tenant's alone: take it away by hand."
 	case "42501":

@@ -32,7 +32,13 @@ func (x *External) Fence(ctx context.Context, r *tenant.Record, closed bool) err
 	case r.Isolation == tenant.Database:
 		return x.fenceDatabase(ctx, r, s, closed)
 	}
-	return x.change(ctx, s, func(db *pgx.Conn) error { return x.fence(ctx, db, r, c, s, closed) })
+	return x.change(ctx, s, func(db *pgx.Conn) error {
+		if closed {
+			_, err := x.close(ctx, db, r, c, s)
+			return err
+		}
+		return x.fence(ctx, db, r, c, s, false)
+	})
 }
 
 // fence is Fence under the lock of the database.
@@ -53,6 +59,9 @@ func (x *External) fence(ctx context.Context, db *pgx.Conn, r *tenant.Record, c 
 
 func (x *External) fenceDatabase(ctx context.Context, r *tenant.Record, s Shard, closed bool) error {
 	own, err := x.connect(ctx, s, r.Database)
+	if e, ok := errors.AsType[*provision.Error](err); ok && closed && e.Kind == provision.KindNotFound {
+		return nil // there is nothing to log in to
+	}
 	if err != nil {
 		return err
 	}
@@ -124,7 +133,7 @@ func (x *External) end(ctx context.Context, db *pgx.Conn, role string) error {
 		switch {
 		case err != nil:
 			return failed(ctx, err)
-		case left.N == 0 && seen > settling:
+		case left.N == 0 && seen > x.o.settling:
 			return nil
 		case seen > 30*time.Second:
 			return failed(ctx, errLives)

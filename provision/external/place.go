@@ -7,6 +7,7 @@ import (
 	"maps"
 	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/jackc/pgx/v5"
 
@@ -253,7 +254,24 @@ FROM pg_roles u WHERE u.rolname = current_user`, r.Role, ownerOf(r), r.Database,
 	if _, err := x.rows(ctx, db, r, c); err != nil {
 		return err
 	}
-	return nil
+	if ours || r.Phase > tenant.Creating {
+		return nil
+	}
+	return x.unused(ctx, db, r, c)
+}
+
+// unused refuses a key that has rows already. Whosever they are, a new tenant must not see them, nor they go with it when its creation is undone.
+func (x *External) unused(ctx context.Context, db *pgx.Conn, r *tenant.Record, c Cluster) error {
+	tables, _, err := x.tables(ctx, db, c)
+	if err != nil {
+		return err
+	}
+	left, err := remains(ctx, db, r, c, tables)
+	if err == nil && len(left) > 0 {
+		err = provision.Errorf(provision.KindTaken, "there are rows with key %q already", r.Key).WithDetail("%s", strings.Join(left, "\n")).
+			WithHint("Tenants with rows that are there already are told to pgkennel in [[tenants]].")
+	}
+	return err
 }
 
 // printable reports whether PostgreSQL can have s as a text.

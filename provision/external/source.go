@@ -36,14 +36,14 @@ func (x *External) Source(ctx context.Context, r *tenant.Record) (provision.Sour
 			return provision.Source{}, err
 		}
 	}
-	owner := secure.Owner(s.At.Database)
+	as := tenant.Setting{Name: tenant.RoleSetting, Value: secure.Owner(s.At.Database)}
 	switch r.Isolation {
 	case tenant.Schema:
-		src.Connect.Options = options("role", owner, "search_path", Tenant(r).SearchPath())
+		src.Connect.Options = options(as, tenant.Setting{Name: tenant.SearchPathSetting, Value: Tenant(r).SearchPath()})
 	case tenant.Database:
-		src.Connect.Options = options("role", owner)
+		src.Connect.Options = options(as)
 	case tenant.Row:
-		src.Connect.Options, src.Column = options("row_security", "off"), c.Column
+		src.Connect.Options, src.Column = options(tenant.Setting{Name: "row_security", Value: "off"}), c.Column
 		src.Tables, err = x.inOrder(ctx, s, c)
 	case tenant.Instance:
 	}
@@ -51,11 +51,11 @@ func (x *External) Source(ctx context.Context, r *tenant.Record) (provision.Sour
 }
 
 // options writes startup options (PostgreSQL manual, 34.1.2, options).
-func options(pairs ...string) string {
+func options(settings ...tenant.Setting) string {
 	var out []string
 	escape := strings.NewReplacer(`\`, `\\`, " ", `\ `, "\t", "\\\t", "\n", "\\\n", "\v", "\\\v", "\f", "\\\f", "\r", "\\\r")
-	for i := 0; i < len(pairs); i += 2 {
-		out = append(out, "-c "+escape.Replace(pairs[i]+"="+pairs[i+1]))
+	for _, s := range settings {
+		out = append(out, "-c "+escape.Replace(s.Name+"="+s.Value))
 	}
 	return strings.Join(out, " ")
 }

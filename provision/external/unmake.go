@@ -33,14 +33,17 @@ func (x *External) Unmake(ctx context.Context, r *tenant.Record) error {
 			return x.dropRole(ctx, db, r, r.Role)
 		})
 	case tenant.Row:
-		if err := x.change(ctx, s, func(db *pgx.Conn) error { // what is deleted in batches keeps nobody waiting
-			_, err := x.close(ctx, db, r, c, s)
+		ours := false
+		if err := x.change(ctx, s, func(db *pgx.Conn) (err error) { // what is deleted in batches keeps nobody waiting
+			ours, err = x.close(ctx, db, r, c, s)
 			return err
-		}); err != nil {
+		}); err != nil || !ours {
 			return err
 		}
-		if err := x.emptyRows(ctx, r, c, s); err != nil {
-			return err
+		for _, s := range c.Shards { // the mapping may have had the key elsewhere
+			if err := x.emptyRows(ctx, r, c, s); err != nil {
+				return err
+			}
 		}
 		return x.change(ctx, s, func(db *pgx.Conn) error {
 			if r.Role == "" {
@@ -53,7 +56,7 @@ func (x *External) Unmake(ctx context.Context, r *tenant.Record) error {
 	return provision.Errorf(provision.KindInvalid, "isolation %s is a driver's", r.Isolation)
 }
 
-// close keeps the tenant out while it is taken away. It is false where the role is not there, or somebody else's: then nothing is the tenant's.
+// close keeps the tenant out, as Fence says. It is false where the role is not there, or somebody else's: then nothing is the tenant's.
 func (x *External) close(ctx context.Context, db *pgx.Conn, r *tenant.Record, c Cluster, s Shard) (bool, error) {
 	if r.Role == "" {
 		if r.Mode == tenant.Sealed {
@@ -86,10 +89,13 @@ func (x *External) ours(ctx context.Context, db *pgx.Conn, r *tenant.Record) (ou
 		return false, false, failed(ctx, err)
 	}
 	if is.There && !is.Ours && home.OK {
-		return false, true, provision.Errorf(provision.KindRefused, "role %q is not marked as this tenant's", r.Role).
-			WithHint("If it is: COMMENT ON ROLE %s IS '%s'.", quote(r.Role), mark(r))
+		return false, true, unmarked(r, r.Role)
 	}
 	return is.Ours, home.OK, nil
+}
+
+func unmarked(r *tenant.Record, role string) error {
+	return provision.Errorf(provision.KindRefused, "role %q is not marked as this tenant's", role).WithHint("If it is: COMMENT ON ROLE %s IS '%s'.", quote(role), mark(r))
 }
 
 // reopen forgets that a key is fenced.
@@ -136,11 +142,11 @@ func (x *External) dropRole(ctx context.Context, db *pgx.Conn, r *tenant.Record,
 }
 
 // foreign finds what is not in a schema and goes with it: what else depends on what is in it. Of what has no schema its own counts, such as that of a trigger's table.
-const foreign = `WITH RECURSIVE all_of (classid, objid) AS (
-  SELECT 'pg_namespace'::regclass::oid, $1::oid
-  UNION SELECT d.classid, d.objid FROM all_of a JOIN pg_depend d ON d.refclassid = a.classid AND d.refobjid = a.objid AND d.deptype IN ('n', 'a', 'i', 'P', 'S', 'e')
+const foreign = `WITH RECURSIVE all_of (classid, objid, part) AS (
+  SELECT 'pg_namespace'::regclass::oid, $1::oid, 0
+  UNION SELECT d.classid, d.objid, d.objsubid FROM all_of a JOIN pg_depend d ON d.refclassid = a.classid AND d.refobjid = a.objid AND a.part IN (0, d.refobjsubid) AND d.deptype IN ('n', 'a', 'i', 'P', 'S', 'e')
 ), placed AS (
-  SELECT a.classid, a.objid, CASE a.classid
+  SELECT a.classid, a.objid, a.part, CASE a.classid
     WHEN 'pg_namespace'::regclass THEN a.objid
     WHEN 'pg_class'::regclass THEN (SELECT relnamespace FROM pg_class WHERE oid = a.objid)
     WHEN 'pg_type'::regclass THEN (SELECT typnamespace FROM pg_type WHERE oid = a.objid)
@@ -167,7 +173,7 @@ const foreign = `WITH RECURSIVE all_of (classid, objid) AS (
     WHEN 'pg_amproc'::regclass THEN $1
   END AS place FROM all_of a
 )
-SELECT DISTINCT pg_describe_object(p.classid, p.objid, 0) FROM placed p
+SELECT DISTINCT pg_describe_object(p.classid, p.objid, p.part) FROM placed p
 WHERE p.place IS DISTINCT FROM $1 AND p.place IS DISTINCT FROM 'pg_toast'::regnamespace ORDER BY 1 LIMIT 21`
 
 // dropSchema drops a tenant's schema with all that is in it, tables some at a time: what is dropped in one transaction has to fit into PostgreSQL's table of
@@ -223,6 +229,9 @@ func (x *External) unmakeDatabase(ctx context.Context, r *tenant.Record, s Shard
 	is, err := look(ctx, db, r, ownerOf(r))
 	if err != nil {
 		return failed(ctx, err)
+	}
+	if is.Database && is.There && !is.Ours {
+		return unmarked(r, ownerOf(r))
 	}
 	if is.Ours && is.Database {
 		if err := x.owned(ctx, db, r); err != nil {
