@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strconv"
 
@@ -113,6 +114,9 @@ func may(r *tenant.Record, l *tenant.Login) string {
 	return s + " CONNECTION LIMIT -1"
 }
 
+// settling is the advisory lock, in the database postgres, of who settles.
+const settling = 0x736574746c65
+
 // settle brings what a tenant's server says about access in line with its record: who may log in, and whether transactions only read. It does nothing
 // to an instance that is down: it is done when that starts.
 func (m *Manager) settle(ctx context.Context, r *tenant.Record) error {
@@ -128,6 +132,18 @@ func (m *Manager) settle(ctx context.Context, r *tenant.Record) error {
 		return err
 	}
 	return as(ctx, in, "postgres", func(c *pgx.Conn) error {
+		// An order and the runner may be at it together. One goes after the other, and who comes last has what the record says by then: else a fence that
+		// was reported as up could be torn down by somebody slow.
+		if _, err := c.Exec(ctx, "SELECT pg_catalog.pg_advisory_lock($1)", settling); err != nil {
+			return err
+		}
+		switch now, err := m.dir.Get(ctx, r.ID); {
+		case err == nil && now.Revision > r.Revision:
+			r = r.Clone()
+			r.Access = now.Access
+		case err != nil && !errors.Is(err, tenant.ErrNotFound):
+			return err
+		}
 		var out []string
 		todo := make([]string, 0, len(r.Logins)+1)
 		for i := range r.Logins {
