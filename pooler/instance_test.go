@@ -405,3 +405,87 @@ func TestDirectoryConflicts(t *testing.T) {
 	k.tenant("shop") // whoever made it did not ask
 	eventually(t, "a line in the log", func() bool { return strings.Contains(k.log.String(), "at odds") })
 }
+
+func TestReadOnly(t *testing.T) {
+	t.Parallel()
+	k := newKennel(t, kennelOptions{})
+	r := k.tenant("acme", "bi")
+	k.server.Exec(t, r.Database, `create function writes() returns void language plpgsql as
+		$$ begin perform set_config('default_transaction_read_only', 'off', false); end $$`)
+	k.dir.change(r.ID, func(r *tenant.Record) { r.Logins[1].ReadOnly = true })
+	bi, owner := k.as("bi", "acme", password("bi")), k.owner("acme")
+	refusals := []string{
+		"set transaction_read_only = off", "set default_transaction_read_only = off", "set session characteristics as transaction read write",
+		"begin read write", "start transaction read write", "set transaction read write", "set local transaction_read_only = 0",
+		"reset transaction_read_only", "set transaction_read_only to default",
+		"select set_config('transaction_read_only', 'off', true)", "select set_config('default_transaction_read_only', 'off', false)",
+		"select set_config('default_transaction_' || 'read_only', 'off', false)", "select pg_catalog.set_config(name, 'off', false) from (values ('default_transaction_read_only')) v (name)",
+		"set default_transaction_read_only = off; insert into items values (3)", "begin; set transaction read write; insert into items values (3)",
+		"select writes(); commit; insert into items values (3)", "begin; select writes(); commit; insert into items values (3)",
+		"explain analyze select set_config('transaction_read_only', 'off', true)",
+	}
+	only := func(c *pgx.Conn, what string) {
+		t.Helper()
+		for _, sql := range refusals {
+			_, err := c.PgConn().Exec(context.Background(), sql).ReadAll()
+			wantCode(t, what+": "+sql, "25006", err)
+			if _, err := c.PgConn().Exec(context.Background(), "rollback").ReadAll(); err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(sql, ";") {
+				continue
+			}
+			_, err = c.Exec(context.Background(), sql)
+			wantCode(t, what+", extended: "+sql, "25006", err)
+			if _, err := c.PgConn().Exec(context.Background(), "rollback").ReadAll(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 3 {
+			run(t, c, "select writes()")
+			_, err := c.Exec(context.Background(), "insert into items values (4)")
+			wantCode(t, what+": insert behind a function that writes", "25006", err)
+		}
+		run(t, c, "set default_transaction_read_only = on")
+		run(t, c, "begin read only")
+		run(t, c, "select name from items")
+		run(t, c, "commit")
+		run(t, c, "reset all")
+		run(t, c, "discard all")
+		_, err := c.Exec(context.Background(), "insert into items values (4)")
+		wantCode(t, what+": insert", "25006", err)
+	}
+	only(bi, "a login that may only read")
+	_, err := k.try("bi", "acme", password("bi"), "default_transaction_read_only=off")
+	wantCode(t, "a startup parameter", "25006", err)
+
+	run(t, owner, "insert into items values (5)")
+	run(t, owner, "set default_transaction_read_only = off")
+	tx := k.owner("acme")
+	run(t, tx, "begin")
+	run(t, tx, "insert into items values (6)")
+	k.dir.change(r.ID, func(r *tenant.Record) { r.Access.Full = true })
+	only(owner, "a tenant whose disk is full")
+	run(t, tx, "insert into items values (7)")
+	run(t, tx, "commit") // what was begun before
+	_, err = tx.Exec(t.Context(), "insert into items values (8)")
+	wantCode(t, "the next transaction", "25006", err)
+	k.dir.change(r.ID, func(r *tenant.Record) { r.Access.Full = false })
+	run(t, owner, "insert into items values (9)")
+	run(t, tx, "insert into items values (10)")
+	only(bi, "a login that still may only read")
+}
+
+// TestReadOnlyInSessions is with connections that sessions keep.
+func TestReadOnlyInSessions(t *testing.T) {
+	t.Parallel()
+	k := newKennel(t, kennelOptions{general: `pooler_mode = "session"`})
+	r := k.tenant("acme")
+	k.server.Exec(t, r.Database, `create function writes() returns void language plpgsql as
+		$$ begin perform set_config('default_transaction_read_only', 'off', false); end $$`)
+	k.dir.change(r.ID, func(r *tenant.Record) { r.Access.ReadOnly = true })
+	c := k.owner("acme")
+	run(t, c, "select writes()")
+	_, err := c.Exec(t.Context(), "insert into items values (4)")
+	wantCode(t, "insert", "25006", err)
+}
