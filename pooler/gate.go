@@ -3,6 +3,7 @@ package pooler
 import (
 	"context"
 	"errors"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,6 +25,7 @@ type gate struct {
 	mu      sync.Mutex // a leaf
 	waiting []*held    // in the order in which they came
 	timer   *time.Timer
+	refuses *pgwire.Error // nobody is let in any more
 	asleep  bool
 	waking  bool
 	wakeErr error
@@ -72,7 +74,15 @@ func holds(r *tenant.Record) (shut, asleep bool) {
 func (g *gate) turn(r *tenant.Record) {
 	shut, asleep := holds(r)
 	g.mu.Lock()
-	g.asleep = asleep
+	g.asleep, g.refuses = asleep, nil
+	if refusalOf(r) != tenant.Welcome || down(r) {
+		list := g.openLocked()
+		g.refuses = errNoMore
+		g.shut.Store(true)
+		g.mu.Unlock()
+		g.let(list, errNoMore)
+		return
+	}
 	if shut {
 		g.shut.Store(true)
 		if asleep && len(g.waiting) > 0 {
@@ -132,6 +142,8 @@ func (g *gate) hold(h *held) bool {
 	var e *pgwire.Error
 	g.tidyLocked()
 	switch {
+	case g.refuses != nil:
+		e = g.refuses
 	case len(g.waiting) >= mostHeld:
 		e = errWakes(g.name()).WithDetail("Too many clients wait for it.")
 	case g.asleep && g.in.f.orders == nil, g.asleep && !g.waking && time.Since(g.failed) < wakePause:
@@ -166,6 +178,20 @@ func (g *gate) name() string {
 		return r.Name
 	}
 	return ""
+}
+
+// held counts who waits, by their logins.
+func (g *gate) held() counts[string] {
+	n := make(counts[string])
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, h := range g.waiting {
+		if h.login != nil {
+			user, _, _ := strings.Cut(h.login.Name, "@")
+			n[user]++
+		}
+	}
+	return n
 }
 
 // tidyLocked forgets who went away.
@@ -252,7 +278,7 @@ func (g *gate) wake(ctx context.Context) {
 		g.failed = time.Now()
 		list, g.waiting = g.waiting, nil
 		e = errNotWoken(name)
-	case err == nil && shut && !g.asleep: // something else is done to it by now
+	case err == nil && shut && !g.asleep, g.refuses != nil: // something else is done to it by now
 	case err == nil:
 		list = g.openLocked() // also where the mirror lags
 	default:
@@ -307,6 +333,8 @@ func errWakes(name string) *pgwire.Error {
 	return pgwire.Errorf(pgwire.CodeCannotConnectNow, "database %q is starting up", name).WithRoutine("tenant_waking").
 		WithHint("Nothing of the statement has run: try again in a moment.")
 }
+
+var errNoMore = pgwire.Errorf(pgwire.CodeAdminShutdown, "the database is no longer served").WithRoutine("tenant_stopped")
 
 func errNotWoken(name string) *pgwire.Error {
 	return pgwire.Errorf(pgwire.CodeCannotConnectNow, "database %q can't be started", name).WithRoutine("tenant_not_woken").

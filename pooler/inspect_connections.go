@@ -251,9 +251,17 @@ func (i inspector) ClientCounts() []admin.ClientCount {
 		for _, p := range u.cl.Pools() {
 			waiting[clientOf(p.PoolInfo)] += p.Waiting
 		}
+		var held counts[string]
+		if u.in != nil {
+			held = u.in.gate.held()
+		}
 		for _, m := range u.meters.all() {
-			w := waiting[m.user]
-			list = append(list, admin.ClientCount{Database: u.name(), User: m.user, Waiting: w, Active: max(0, int(m.clients.Load())-w)})
+			w := waiting[m.user] + held[m.user]
+			n := admin.ClientCount{Database: u.name(), User: m.user, Waiting: w, Active: max(0, int(m.clients.Load())-w)}
+			if u.in != nil {
+				n.Waiting = held[m.user] // the others are counted with their pools, as those of all tenants
+			}
+			list = append(list, n)
 		}
 	}
 	if n := i.p.operators.Load(); n > 0 {

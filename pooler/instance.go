@@ -328,7 +328,7 @@ func (in *instance) account(conf *config.Config, r *tenant.Record, l *tenant.Log
 		IdleTransactionTimeout: int64(conf.Clients.IdleInTransactionTimeout), CancelTimeout: int64(conf.Timeouts.Rollback),
 		Login: &login{u: in.u, user: l.Name, login: how}, Metrics: in.u.meters.of(in.u, l.Name),
 		TenantMetrics: in.f.meters.of(&tenant.Tenant{Name: r.Name, ID: r.ID, Isolation: tenant.Instance, Cluster: tenantsLabel, State: tenant.Active}),
-		ReadOnly:      ro,
+		ReadOnly:      ro, Own: true,
 	}
 	usable := how != nil
 	role := l.Role

@@ -131,12 +131,8 @@ func (d *records) remove(id string) {
 // kennel is a pooler of tenants with databases of their own on one server.
 type kennel struct {
 	*house
-	dir    *records
-	vault  *tenant.Vault
-	orders executor
-	config string // behind [directory]
-	api    http.Handler
-	unused time.Duration
+	dir   *records
+	vault *tenant.Vault
 }
 
 // executor carries out orders as a function does.

@@ -24,6 +24,8 @@ type Account struct {
 	// tenant is the session's for its life.
 	Place *Place
 	Free  *Account
+	// Own: the account is that of a tenant with databases of its own, which sessions can't leave.
+	Own bool
 	// ReadOnly: sessions may only read; nil = they may write. It may change while they last.
 	ReadOnly *atomic.Bool
 	// Admit has the last word when a client has proved who it is, for what may have changed since it was found: a refusal has it answered as a

@@ -298,7 +298,7 @@ func (s *Session) startValues() *pgwire.Error {
 	var vars []state.Var
 	for _, p := range s.hs.params {
 		name := strings.ToLower(p.Name)
-		if name == tenantName && s.acct.Tenants != nil {
+		if name == tenantName && (s.acct.Tenants != nil || s.acct.Own) {
 			continue // it was looked at before the login
 		}
 		if s.tenantSetting(name) {
