@@ -69,6 +69,7 @@ func (k Kit) Twice(step string, f func(ctx context.Context) error) {
 	}
 }
 
+// Do has a step done.
 func (k Kit) Do(step string, f func(ctx context.Context) error) {
 	k.Helper()
 	ctx, cancel := context.WithTimeout(k.Context(), timeout)

@@ -272,6 +272,7 @@ func connections(t *testing.T, open func(testing.TB) provision.Driver, _ Caps) {
 	k.SQL(in, "SELECT 1")
 }
 
+// Eventually waits until something is so.
 func (k Kit) Eventually(what string, ok func() bool) {
 	k.Helper()
 	for deadline := time.Now().Add(timeout); !ok(); time.Sleep(10 * time.Millisecond) {

@@ -302,6 +302,22 @@ func (g *groups) cpu(id string) (time.Duration, bool) {
 	return time.Duration(n), err == nil
 }
 
+// pids are the processes in an instance's group; nil = it has none.
+func (g *groups) pids(id string) []int {
+	dirs := g.dirs(id)
+	if len(dirs) == 0 {
+		return nil
+	}
+	b, _ := os.ReadFile(filepath.Join(dirs[0], "cgroup.procs")) // without a group, without processes
+	var list []int
+	for word := range strings.FieldsSeq(string(b)) {
+		if pid, err := strconv.Atoi(word); err == nil {
+			list = append(list, pid)
+		}
+	}
+	return list
+}
+
 // remove takes an instance's groups away, and that around them after the last.
 func (g *groups) remove(id string) error {
 	var err error

@@ -35,8 +35,8 @@ const planTime = 10 * time.Minute
 const (
 	defaultConnections = 100
 	maxConnections     = 10000
-	ownConnections     = 5 // for pgkennel itself, above the tenant's
-	unlimitedMemory    = 128 << 20
+	ownConnections     = 5        // for pgkennel itself, above the tenant's
+	unlimitedMemory    = 64 << 20 // its shared buffers
 	unlimitedDisk      = 256 << 20
 	leastMemory        = 64 << 20
 	leastDisk          = 96 << 20
@@ -277,47 +277,69 @@ func (d *Driver) choose(p *place, in *provision.Instance, others []*provision.In
 			uids[uid] = true
 		}
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for id, c := range d.mu.planned {
-		switch {
-		case time.Since(c.at) > planTime:
-			delete(d.mu.planned, id)
-		case id != in.ID:
-			ports[c.port], uids[c.uid] = true, true
-		}
-	}
 	h := fnv.New32a()
 	h.Write([]byte(in.ID))
 	seed := int(h.Sum32())
 	made := exists(p.dir) || exists(p.conf)
-
-	c := plan{at: time.Now()}
-	had, _ := strconv.Atoi(in.Facts[tenant.PortFact])
-	c.port = pick(d.o.PortMin, d.o.PortMax, had, seed, func(n int) bool { return !ports[n] && (!listening[n] || made && n == had) })
-	if c.port == 0 {
-		return plan{}, provision.Errorf(provision.KindRefused, "none of the %d ports from %d to %d is free", d.o.PortMax-d.o.PortMin+1, d.o.PortMin, d.o.PortMax)
+	goodPort := func(n int) bool {
+		had := in.Facts[tenant.PortFact] == strconv.Itoa(n)
+		return !ports[n] && (!listening[n] || made && had)
 	}
-	if d.root {
-		had, _ := strconv.Atoi(in.Facts[tenant.UIDFact])
-		c.uid = pick(d.o.UIDMin, d.o.UIDMax, had, seed, func(n int) bool {
-			if uids[n] {
-				return false
+	goodUID := func(n int) bool {
+		if uids[n] {
+			return false
+		}
+		_, err := user.LookupId(strconv.Itoa(n))
+		return err != nil
+	}
+	for {
+		d.addPlanned(in.ID, ports, uids)
+		c := plan{at: time.Now(), port: pick(d.o.PortMin, d.o.PortMax, in.Facts[tenant.PortFact], seed, goodPort)}
+		if c.port == 0 {
+			return plan{}, provision.Errorf(provision.KindRefused, "none of the %d ports from %d to %d is free", d.o.PortMax-d.o.PortMin+1, d.o.PortMin, d.o.PortMax)
+		}
+		if d.root {
+			c.uid = pick(d.o.UIDMin, d.o.UIDMax, in.Facts[tenant.UIDFact], seed, goodUID)
+			if c.uid == 0 {
+				return plan{}, provision.Errorf(provision.KindRefused, "none of the %d users from %d to %d is free", d.o.UIDMax-d.o.UIDMin+1, d.o.UIDMin, d.o.UIDMax)
 			}
-			_, err := user.LookupId(strconv.Itoa(n))
-			return err != nil
-		})
-		if c.uid == 0 {
-			return plan{}, provision.Errorf(provision.KindRefused, "none of the %d users from %d to %d is free", d.o.UIDMax-d.o.UIDMin+1, d.o.UIDMin, d.o.UIDMax)
+		}
+		if d.keepPlanned(in.ID, c) {
+			return c, nil
 		}
 	}
-	d.mu.planned[in.ID] = c
-	return c, nil
 }
 
-// pick returns had if it is good, else the first good number of a range from a place in it on; 0 = there is none.
-func pick(low, high, had, seed int, good func(int) bool) int {
-	if had >= low && had <= high && good(had) {
+// addPlanned adds what was chosen for others.
+func (d *Driver) addPlanned(id string, ports, uids map[int]bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for other, c := range d.mu.planned {
+		switch {
+		case time.Since(c.at) > planTime:
+			delete(d.mu.planned, other)
+		case other != id:
+			ports[c.port], uids[c.uid] = true, true
+		}
+	}
+}
+
+// keepPlanned notes what was chosen, unless another has it meanwhile.
+func (d *Driver) keepPlanned(id string, c plan) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for other, o := range d.mu.planned {
+		if other != id && (o.port == c.port || d.root && o.uid == c.uid) {
+			return false
+		}
+	}
+	d.mu.planned[id] = c
+	return true
+}
+
+// pick returns the number of a fact if it is good, else the first good one of a range from a place in it on; 0 = there is none.
+func pick(low, high int, fact string, seed int, good func(int) bool) int {
+	if had, err := strconv.Atoi(fact); err == nil && had >= low && had <= high && good(had) {
 		return had
 	}
 	width := high - low + 1

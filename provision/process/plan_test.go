@@ -89,14 +89,15 @@ func TestDensity(t *testing.T) {
 	if err := d.Plan(t.Context(), in, ports(18101)); err != nil || in.Facts[tenant.PortFact] == "18101" {
 		t.Errorf("plan again after another took the port: %v, %v", err, in.Facts)
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:18100")
+	last := map[string]string{"18100": "18102", "18102": "18100"}[in.Facts[tenant.PortFact]]
+	l, err := net.Listen("tcp", "127.0.0.1:"+last)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
 	third := &provision.Instance{ID: tenant.NewID()}
 	if err := d.Plan(t.Context(), third, append(ports(18101), in)); err == nil {
-		t.Errorf("it has port %s; 18100 is listened at, 18101 and %s are others'", third.Facts[tenant.PortFact], in.Facts[tenant.PortFact])
+		t.Errorf("it has port %s; %s is listened at, and the two others are others'", third.Facts[tenant.PortFact], last)
 	}
 }
 
@@ -162,7 +163,16 @@ func TestBadOptions(t *testing.T) {
 		}
 	}
 	if root {
+		shut := filepath.Join(t.TempDir(), "shut")
+		if err := os.Mkdir(shut, 0o700); err != nil {
+			t.Fatal(err)
+		}
 		o := good
+		o.DataDir = filepath.Join(shut, "x")
+		if _, err := process.New(o); err == nil || !strings.Contains(err.Error(), "can't pass through "+shut) {
+			t.Errorf("a directory that nobody can pass to: %v", err)
+		}
+		o = good
 		o.Account = "no-such-user"
 		if _, err := process.New(o); err == nil || !strings.Contains(err.Error(), "no-such-user") {
 			t.Errorf("an account that is not there: %v", err)

@@ -119,6 +119,11 @@ func New(o Options) (*Driver, error) {
 	if n := len(filepath.Join(dir, tenant.NewID(), "socket", ".s.PGSQL.65535")); n > maxSocket {
 		return nil, fmt.Errorf("data directory of instances %s: its path is %d bytes too long for the unix sockets in it", dir, n-maxSocket)
 	}
+	if d.root {
+		if err := passable(dir); err != nil {
+			return nil, err
+		}
+	}
 	o.DataDir = dir
 	defaults(&o)
 	if o.PortMin < 1 || o.PortMax > 65535 || o.PortMin > o.PortMax {
@@ -137,6 +142,23 @@ func New(o Options) (*Driver, error) {
 	d.mu.locks, d.mu.children = map[string]*sync.Mutex{}, map[string]*child{}
 	d.mu.planned, d.mu.wakes = map[string]plan{}, map[*waker]bool{}
 	return d, nil
+}
+
+// passable reports a directory above dir that keeps everybody out, the users of instances too.
+func passable(dir string) error {
+	for up := filepath.Dir(dir); ; up = filepath.Dir(up) {
+		st, err := os.Stat(up)
+		if err != nil {
+			return fmt.Errorf("data directory of instances: %w", err)
+		}
+		if st.Mode()&0o001 == 0 {
+			return fmt.Errorf("data directory of instances %s: the users that instances run as can't pass through %s (mode %04o); choose another place, or allow that with chmod o+x",
+				dir, up, st.Mode().Perm())
+		}
+		if up == filepath.Dir(up) {
+			return nil
+		}
+	}
 }
 
 // maxSocket is the length of a unix socket's path, without the zero at its end.
