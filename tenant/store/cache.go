@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/store/envelope"
 )
 
 // saveEvery is how long a cache that has to be saved may wait for more that is to be saved; longer, if saving takes long.
@@ -72,7 +73,7 @@ func (m *Mirror) write(to io.Writer) error {
 	sum := sha256.New()
 	w := bufio.NewWriterSize(io.MultiWriter(to, sum), 1<<16)
 	enc := json.NewEncoder(w)
-	err := enc.Encode(cacheHead{formatNow, m.o.Source, time.Now().UTC(), len(m.cells)})
+	err := enc.Encode(cacheHead{envelope.Format, m.o.Source, time.Now().UTC(), len(m.cells)})
 	for _, x := range m.cells {
 		if err == nil {
 			r := x.record.Load()
@@ -126,9 +127,9 @@ func decodeCache(from io.Reader, source string) (head cacheHead, list []*tenant.
 	switch {
 	case err != nil:
 		return head, nil, fmt.Errorf("its beginning: %w", err)
-	case head.Cache > formatNow:
+	case head.Cache > envelope.Format:
 		return head, nil, ErrNewer
-	case head.Cache != formatNow:
+	case head.Cache != envelope.Format:
 		return head, nil, errors.New("it is no cache")
 	case head.Source != source:
 		return head, nil, fmt.Errorf("it is that of another directory, %q", head.Source)
@@ -144,7 +145,7 @@ func decodeCache(from io.Reader, source string) (head cacheHead, list []*tenant.
 		if c.Record == nil {
 			return head, nil, fmt.Errorf("record %d: it is none", i+1)
 		}
-		if err := check(c.Record.ID, c.Record); err != nil {
+		if err := envelope.Check(c.Record.ID, c.Record); err != nil {
 			return head, nil, fmt.Errorf("record %d: %w", i+1, err)
 		}
 		c.Record.Revision = c.Revision
@@ -169,7 +170,7 @@ func (c *cacheReader) next() ([]byte, error) {
 		part, err := c.r.ReadSlice('\n')
 		line = append(line, part...)
 		switch {
-		case len(line) > maxRecord+1024:
+		case len(line) > envelope.MaxBytes+1024:
 			return nil, errors.New("a line is too long")
 		case err == nil:
 			c.sum.Write(line)

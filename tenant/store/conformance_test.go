@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/store/envelope"
 )
 
 func TestPutAndRead(t *testing.T) {
@@ -578,10 +579,10 @@ func TestBadRecords(t *testing.T) {
 			"a bad name":      func(r *tenant.Record) { r.Name = "A b" },
 			"no isolation":    func(r *tenant.Record) { r.Isolation = 0 },
 			"no phase":        func(r *tenant.Record) { r.Phase = 0 },
-			"a huge reason":   func(r *tenant.Record) { r.Reason = string(make([]byte, maxRecord)) },
+			"a huge reason":   func(r *tenant.Record) { r.Reason = string(make([]byte, envelope.MaxBytes)) },
 			"many claims": func(r *tenant.Record) {
 				r.Host = "h"
-				for i := range maxClaims {
+				for i := range envelope.MaxClaims {
 					r.Replicas = append(r.Replicas, tenant.Replica{ID: fmt.Sprint(i), Host: "h", Facts: map[string]string{tenant.PortFact: fmt.Sprint(i)}})
 				}
 			},

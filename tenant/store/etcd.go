@@ -22,6 +22,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/store/envelope"
 )
 
 // EtcdOptions say where a directory is kept, and how it is reached.
@@ -245,7 +246,7 @@ func (s *etcdStore) client() (*etcd.Client, error) {
 func (s *etcdStore) checkFormat(ctx context.Context, c *etcd.Client) error {
 	key := s.key("format")
 	resp, err := c.Txn(ctx).If(etcd.Compare(etcd.CreateRevision(key), "=", 0)).
-		Then(etcd.OpPut(key, fmt.Sprint(formatNow))).Else(etcd.OpGet(key)).Commit()
+		Then(etcd.OpPut(key, fmt.Sprint(envelope.Format))).Else(etcd.OpGet(key)).Commit()
 	if err != nil {
 		return s.failure(ctx, err)
 	}

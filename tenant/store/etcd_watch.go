@@ -11,6 +11,7 @@ import (
 	etcd "go.etcd.io/etcd/client/v3"
 
 	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/store/envelope"
 )
 
 // probeEvery is how often who watches asks whether etcd is there, and whether it knows of the last change.
@@ -195,7 +196,7 @@ func (w *etcdWatch) receive(ctx context.Context, c *etcd.Client) error {
 			id := strings.TrimPrefix(string(e.Kv.Key), prefix)
 			st := state{revision: e.Kv.ModRevision}
 			if e.Type == mvccpb.Event_PUT {
-				r, _, err := decode(id, e.Kv.Value)
+				r, _, err := envelope.Read(id, e.Kv.Value)
 				if err != nil {
 					w.s.report(err) // it is told of as deleted: nobody must go on with what it was
 				} else {

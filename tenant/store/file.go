@@ -19,6 +19,7 @@ import (
 	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/store/envelope"
 )
 
 // FileOptions say where a directory is kept.
@@ -116,7 +117,7 @@ func prepare(tx *bbolt.Tx) error {
 	meta := tx.Bucket(metaBucket)
 	switch have := meta.Get(formatKey); {
 	case have == nil:
-		return meta.Put(formatKey, []byte(strconv.Itoa(formatNow)))
+		return meta.Put(formatKey, []byte(strconv.Itoa(envelope.Format)))
 	default:
 		return checkFormat(have)
 	}
@@ -128,8 +129,8 @@ func checkFormat(have []byte) error {
 	switch {
 	case err != nil || format < 1:
 		return fmt.Errorf("its format %q is none", have)
-	case format > formatNow:
-		return fmt.Errorf("%w: its format is %d, and this one knows %d", ErrNewer, format, formatNow)
+	case format > envelope.Format:
+		return fmt.Errorf("%w: its format is %d, and this one knows %d", ErrNewer, format, envelope.Format)
 	}
 	return nil
 }
@@ -190,9 +191,9 @@ func load(tx *bbolt.Tx, id string) (*tenant.Record, error) {
 // readFile reads the value of a record.
 func readFile(id string, v []byte) (*tenant.Record, error) {
 	if len(v) < 8 {
-		return nil, &DamagedError{id, errors.New("it is no record")}
+		return nil, &DamagedError{ID: id, Err: errors.New("it is no record")}
 	}
-	r, _, err := decode(id, v[8:])
+	r, _, err := envelope.Read(id, v[8:])
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +211,7 @@ func (s *fileStore) Put(ctx context.Context, r *tenant.Record, e tenant.Entry) (
 			return err
 		}
 		var value []byte
-		if value, written, err = encode(r, 0, raw); err != nil {
+		if value, written, err = envelope.Write(r, 0, raw); err != nil {
 			return err
 		}
 		if err := moveClaims(tx.Bucket(claimsBucket), r.ID, plan(before, written)); err != nil {
