@@ -56,7 +56,10 @@ type Archive struct {
 	}
 }
 
-var _ provision.Archive = (*Archive)(nil)
+var (
+	_ provision.Archive  = (*Archive)(nil)
+	_ provision.Transfer = (*Archive)(nil)
+)
 
 // defaultJobs is as many as help where tables are big, and few enough for a small tenant's max_connections.
 const (

@@ -226,7 +226,6 @@ func TestPITRToATimeWhenNothingHappened(t *testing.T) {
 	check(t, a.Check(t.Context(), fresh))
 }
 
-
 func TestCollectCanBeRepeatedAndNoticesGaps(t *testing.T) {
 	t.Parallel()
 	spool := t.TempDir()
