@@ -51,7 +51,7 @@ type Defaults struct {
 	Mode      tenant.Mode
 	// Schema, Role and Database are templates of names; empty = t_ and the tenant's ID, which says nothing of who it is.
 	Schema, Role, Database tenant.Template
-	// Setting is the parameter that has the tenant's key.
+	// Setting is the parameter that has the tenant's key; empty = app.current_tenant.
 	Setting string
 }
 
@@ -123,6 +123,7 @@ func New(o Options) (*External, error) {
 		}
 	}
 	x := &External{o: o, log: cmp.Or(o.Log, slog.New(slog.DiscardHandler)), creating: make(chan struct{}, 4)}
+	x.o.Defaults.Setting = cmp.Or(o.Defaults.Setting, "app.current_tenant")
 	x.o.LockTimeout, x.o.settling = cmp.Or(o.LockTimeout, 5*time.Second), cmp.Or(o.settling, settling)
 	x.mu.busy, x.mu.prepared = make(map[secure.Place]chan struct{}), make(map[preparation]bool)
 	return x, nil
@@ -177,8 +178,13 @@ func (c *Cluster) keyShard(key string) (int, error) {
 	return n, nil
 }
 
-// connect logs in as the administrator. Names mean what is in pg_catalog, and policies are no silent filters: who is not above them hears of it.
+// connect logs in as the administrator, with names that mean what is in pg_catalog.
 func (x *External) connect(ctx context.Context, s Shard, database string) (*pgx.Conn, error) {
+	return x.dial(ctx, s, database, "search_path", "pg_catalog, pg_temp")
+}
+
+// dial logs in as the administrator. Policies are no silent filters: who is not above them hears of it.
+func (x *External) dial(ctx context.Context, s Shard, database string, settings ...string) (*pgx.Conn, error) {
 	s.At.Database = cmp.Or(database, s.At.Database)
 	c, err := secure.Config(s.Admin, s.At)
 	if err != nil {
@@ -186,7 +192,9 @@ func (x *External) connect(ctx context.Context, s Shard, database string) (*pgx.
 	}
 	c.Tracer = x.o.trace
 	c.RuntimeParams["application_name"] = "pgkennel provision"
-	c.RuntimeParams["search_path"] = "pg_catalog, pg_temp"
+	for i := 0; i < len(settings)-1; i += 2 {
+		c.RuntimeParams[settings[i]] = settings[i+1]
+	}
 	c.RuntimeParams["row_security"] = "off"
 	c.RuntimeParams["statement_timeout"] = "0"
 	c.RuntimeParams["default_transaction_read_only"] = "off"
@@ -259,6 +267,9 @@ func failed(ctx context.Context, err error) error {
 	}
 	if cause := context.Cause(ctx); cause != nil {
 		return cause
+	}
+	if errors.Is(err, secure.ErrBusy) {
+		return provision.Errorf(provision.KindBusy, "%v", err).WithHint("pgkennel secure apply, or another pgkennel.")
 	}
 	pe, ok := errors.AsType[*pgconn.PgError](err)
 	if !ok {

@@ -252,7 +252,9 @@ func testKilled(t *testing.T, in *pgtest.Instance) {
 				if err := w.x.Make(t.Context(), r); err != nil {
 					t.Fatalf("after statement %d: %s", at, explain(err))
 				}
-				w.healthy(t, rows, first, r)
+				if at%4 == 1 {
+					w.healthy(t, rows, first, r)
+				}
 				if err := w.x.Unmake(t.Context(), r); err != nil {
 					t.Fatalf("after statement %d: %s", at, explain(err))
 				}
@@ -320,7 +322,10 @@ func testEntangled(t *testing.T, in *pgtest.Instance) {
 	w := newWorld(t, in, tenant.Strict, nil, tables, `
 CREATE TABLE loose (tenant_id bigint NOT NULL, id int PRIMARY KEY);
 CREATE TABLE cascading (tenant_id bigint NOT NULL, id int REFERENCES loose ON DELETE CASCADE);
-CREATE TABLE notes (id int REFERENCES loose ON DELETE CASCADE)`)
+CREATE TABLE notes (id int REFERENCES loose ON DELETE CASCADE);
+CREATE TABLE audit (what text);
+CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN INSERT INTO audit VALUES (old.what); RETURN NULL; END';
+CREATE TRIGGER note AFTER DELETE ON small FOR EACH ROW EXECUTE FUNCTION note()`)
 	w.secured(t, tenant.Strict)
 	one, two := w.made(t, "one", tenant.Row, tenant.Strict, "1"), w.made(t, "two", tenant.Row, tenant.Strict, "2")
 	in.Exec(t, w.db, fill(1)+fill(2)+"INSERT INTO loose VALUES (1, 1), (2, 2); INSERT INTO cascading VALUES (1, 1), (2, 2), (2, 1); INSERT INTO notes VALUES (1), (2)")
@@ -332,7 +337,7 @@ CREATE TABLE notes (id int REFERENCES loose ON DELETE CASCADE)`)
 	if err := w.x.Unmake(t.Context(), one); err != nil {
 		t.Fatal(explain(err))
 	}
-	if got := in.Query(t, w.db, "SELECT (SELECT array_agg(tenant_id) FROM loose), (SELECT array_agg(tenant_id) FROM cascading), (SELECT array_agg(id) FROM notes), (SELECT count(*) FROM orders)"); got[0] != "{2}|{2}|{2}|25" {
+	if got := in.Query(t, w.db, "SELECT (SELECT array_agg(tenant_id) FROM loose), (SELECT array_agg(tenant_id) FROM cascading), (SELECT array_agg(id) FROM notes), (SELECT count(*) FROM orders), (SELECT array_agg(what) FROM audit)"); got[0] != `{2}|{2}|{2}|25|{"of 1"}` {
 		t.Errorf("left are %s", got[0])
 	}
 	// Who does not stand above policies must not believe that there are no rows.
@@ -490,6 +495,42 @@ func testMarks(t *testing.T, in *pgtest.Instance) {
 	if err := w.x.Unmake(t.Context(), d); err != nil {
 		t.Error(explain(err))
 	}
+}
+
+// Keys are texts, whatever they look like.
+func testOddKeys(t *testing.T, in *pgtest.Instance) {
+	w := newWorld(t, in, tenant.Strict, func(o *Options) {
+		c := o.Clusters["saas"]
+		c.Column, c.Type = `der "Mandant"`, "varchar"
+		o.Clusters["saas"] = c
+	}, `CREATE TABLE orders ("der ""Mandant""" text NOT NULL, note text)`)
+	w.secured(t, tenant.Strict)
+	const odd = `o'neil\ $1 "x" é; DROP TABLE orders --`
+	one, two := w.made(t, "one", tenant.Row, tenant.Strict, odd), w.made(t, "two", tenant.Row, tenant.Strict, "o''neil")
+	db := w.admin(t, w.db)
+	for _, r := range []*tenant.Record{one, two} {
+		if _, err := db.Exec(t.Context(), "INSERT INTO orders VALUES ($1, $1)", r.Key); err != nil {
+			t.Fatal(err)
+		}
+		c, err := w.enter(t, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := sees(t, c, "SELECT note FROM orders"); got != r.Key {
+			t.Errorf("%s sees %s", r.Key, got)
+		}
+	}
+	if _, err := w.x.Size(t.Context(), one); err != nil {
+		t.Error(explain(err))
+	}
+	w.healthy(t, tenant.Strict, one, two)
+	if err := w.x.Unmake(t.Context(), one); err != nil {
+		t.Fatal(explain(err))
+	}
+	if got := in.Query(t, w.db, "SELECT note FROM orders"); !cmp.Equal(got, []string{"o''neil"}) {
+		t.Errorf("left are %v", got)
+	}
+	wants(t, w.x.Place(t.Context(), record("three", tenant.Row, tenant.Strict, "a\x00b")), provision.KindInvalid, "no text")
 }
 
 // Rows of a key that was somebody's are not shown to a new tenant, and do not go with it.

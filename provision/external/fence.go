@@ -32,29 +32,48 @@ func (x *External) Fence(ctx context.Context, r *tenant.Record, closed bool) err
 	case r.Isolation == tenant.Database:
 		return x.fenceDatabase(ctx, r, s, closed)
 	}
-	return x.change(ctx, s, func(db *pgx.Conn) error {
-		if closed {
-			_, err := x.close(ctx, db, r, c, s)
-			return err
-		}
-		return x.fence(ctx, db, r, c, s, false)
-	})
+	db, err := x.connect(ctx, s, "")
+	if err != nil {
+		return err
+	}
+	defer db.Close(context.WithoutCancel(ctx))
+	if closed {
+		_, err := x.close(ctx, db, r, c, s)
+		return err
+	}
+	return x.fence(ctx, db, r, c, s, false)
 }
 
-// fence is Fence under the lock of the database.
+// fence is Fence in the database where the tenant is. It waits for nobody: what it changes is the tenant's alone.
 func (x *External) fence(ctx context.Context, db *pgx.Conn, r *tenant.Record, c Cluster, s Shard, closed bool) error {
 	if r.Role == "" {
 		return x.fenceKey(ctx, db, r, closed)
 	}
-	return x.fenceRole(ctx, db, r, closed, func() error {
-		steps, err := secure.NewPlanner().PlanTenants(ctx, db, secure.Options{
-			Cluster: r.Cluster, Column: c.Column, Secret: x.o.Secret, Logins: s.Logins, Tenants: []*tenant.Tenant{Tenant(r)},
-		})
-		if err != nil {
+	is, err := look(ctx, db, r, r.Role)
+	if err != nil {
+		return failed(ctx, err)
+	}
+	if !is.Ours {
+		return provision.Errorf(provision.KindNotFound, "role %q is not there, or not this tenant's", r.Role).WithHint("What is pgkennel's has the comment %q; pgkennel tenant repair makes it.", mark(r))
+	}
+	if err := note(ctx, db, secure.RoleFence+r.Role, closed); err != nil {
+		return err
+	}
+	steps, err := secure.NewPlanner().PlanTenants(ctx, db, secure.Options{
+		Cluster: r.Cluster, Column: c.Column, Secret: x.o.Secret, Logins: s.Logins, Tenants: []*tenant.Tenant{Tenant(r)},
+	})
+	if err != nil {
+		return failed(ctx, err)
+	}
+	for _, step := range steps {
+		if err := step.Run(ctx, db); err != nil {
 			return failed(ctx, err)
 		}
-		return x.apply(ctx, db, r, steps)
-	})
+	}
+	if !closed || r.Mode != tenant.Strict {
+		return nil
+	}
+	return x.end(ctx, db, r.Role)
 }
 
 func (x *External) fenceDatabase(ctx context.Context, r *tenant.Record, s Shard, closed bool) error {
@@ -66,31 +85,11 @@ func (x *External) fenceDatabase(ctx context.Context, r *tenant.Record, s Shard,
 		return err
 	}
 	defer own.Close(context.WithoutCancel(ctx))
-	if err := x.lock(ctx, own); err != nil {
+	if closed {
+		_, err := x.close(ctx, own, r, Cluster{}, s)
 		return err
 	}
-	return x.fenceRole(ctx, own, r, closed, func() error { return x.settleDatabase(ctx, own, r, s) })
-}
-
-// fenceRole notes that a role is fenced, or is no more, and has settle do what that means.
-func (x *External) fenceRole(ctx context.Context, db *pgx.Conn, r *tenant.Record, closed bool, settle func() error) error {
-	is, err := look(ctx, db, r, r.Role)
-	if err != nil {
-		return failed(ctx, err)
-	}
-	if !is.Ours {
-		return provision.Errorf(provision.KindNotFound, "role %q is not there, or not this tenant's", r.Role).WithHint("What is pgkennel's has the comment %q; pgkennel tenant repair makes it.", mark(r))
-	}
-	if err := note(ctx, db, secure.RoleFence+r.Role, closed); err != nil {
-		return err
-	}
-	if err := settle(); err != nil {
-		return err
-	}
-	if !closed || r.Mode != tenant.Strict {
-		return nil
-	}
-	return x.end(ctx, db, r.Role)
+	return x.fence(ctx, own, r, Cluster{}, s, false)
 }
 
 // note notes a fence in the database.

@@ -24,7 +24,7 @@ func TestServers(t *testing.T) {
 	in := pgtest.Start(t, pgtest.Auth("scram-sha-256"), pgtest.MaxConnections(150))
 	for name, f := range map[string]func(*testing.T, *pgtest.Instance){
 		"kinds": testKinds, "places": testPlaces, "unsafe tables": testUnsafeTables, "crowd": testCrowd, "killed": testKilled,
-		"dependents": testDependents, "entangled": testEntangled, "sources": testSources, "sealed fence": testSealedFence, "marks": testMarks, "rows before": testRowsBefore,
+		"dependents": testDependents, "entangled": testEntangled, "sources": testSources, "sealed fence": testSealedFence, "marks": testMarks, "rows before": testRowsBefore, "odd keys": testOddKeys,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); f(t, in) })
 	}

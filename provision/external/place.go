@@ -213,11 +213,11 @@ func (c *Cluster) choose(r *tenant.Record) error {
 // look asks the server whether the tenant can be made there.
 func (x *External) look(ctx context.Context, db *pgx.Conn, r *tenant.Record, c Cluster, s Shard) error {
 	is, err := one[struct {
-		Major                        int
-		User                         string
-		Super, CreateRole, CreateDB  bool
-		Role, Owner, Schema, Databas bool
-		Mark                         string
+		Major                         int
+		User                          string
+		Super, CreateRole, CreateDB   bool
+		Role, Owner, Schema, Database bool
+		Mark                          string
 	}](ctx, db, `SELECT current_setting('server_version_num')::int / 10000, u.rolname::text, u.rolsuper, u.rolcreaterole, u.rolcreatedb,
 EXISTS (SELECT FROM pg_roles WHERE rolname = $1), EXISTS (SELECT FROM pg_roles WHERE rolname = $2 AND $3 <> ''), EXISTS (SELECT FROM pg_namespace WHERE nspname = $4),
 EXISTS (SELECT FROM pg_database WHERE datname = $3), coalesce((SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = $1), '')
@@ -242,7 +242,7 @@ FROM pg_roles u WHERE u.rolname = current_user`, r.Role, ownerOf(r), r.Database,
 		return taken("role", r.Role)
 	case is.Schema && !ours:
 		return taken("schema", r.Schema)
-	case is.Databas && !ours:
+	case is.Database && !ours:
 		return taken("database", r.Database)
 	case is.Owner && !ours:
 		return taken("role", ownerOf(r))

@@ -248,14 +248,15 @@ func Apply(ctx context.Context, db *pgx.Conn, steps []Step, lockTimeout time.Dur
 	}
 	for i, s := range steps {
 		announce(i, s)
-		if err := run(ctx, db, s); err != nil {
+		if err := s.Run(ctx, db); err != nil {
 			return fmt.Errorf("step %d, %s %s: %w", i+1, s.Kind, s.Object, err)
 		}
 	}
 	return nil
 }
 
-func run(ctx context.Context, db *pgx.Conn, s Step) error {
+// Run runs one step, without the lock.
+func (s Step) Run(ctx context.Context, db *pgx.Conn) error {
 	if s.Alone {
 		for _, sql := range s.SQL {
 			if _, err := db.Exec(ctx, sql); err != nil {
