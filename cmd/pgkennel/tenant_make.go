@@ -123,7 +123,6 @@ func (x *traits) flags(cmd *cobra.Command, f *files) {
 	fs.Var(&x.every, "backup-every", "make a backup so often, such as 1d; 0 = when it is ordered")
 	fs.IntVar(&x.keep, "backup-keep", 0, "how many backups are kept; 0 = all")
 	fs.StringSliceVar(&x.o.Extensions, "extension", nil, "an extension that it has")
-	fs.BoolVar(&x.o.DryRun, "dry-run", false, "print the steps, and do nothing")
 }
 
 func (x *traits) newFlags(cmd *cobra.Command) {
@@ -139,6 +138,7 @@ func (x *traits) newFlags(cmd *cobra.Command) {
 	fs.BoolVar(&x.o.Superuser, "superuser", false, "its login is a superuser of its instance")
 	fs.StringVar(&x.passwordFile, "password-file", "", "file with its password; - = stdin (default: one is made and shown)")
 	fs.BoolVar(&x.o.Enable, "enable", false, "let clients log in at once")
+	fs.BoolVar(&x.o.DryRun, "dry-run", false, "print the steps, and do nothing")
 	fs.StringSliceVar(&x.cidr, "cidr", nil, "network that clients may come from, such as 10.0.0.0/8")
 }
 
@@ -227,8 +227,12 @@ func networks(cidr []string) ([]netip.Prefix, error) {
 // maxPassword bounds what is read of a file that may be the wrong one.
 const maxPassword = 4096
 
-// passwordIn reads a password from a file: its first line.
+// passwordIn reads a password from the file of a flag: its first line.
 func passwordIn(cmd *cobra.Command, path string) (string, error) {
+	return secretIn(cmd, "password-file", path)
+}
+
+func secretIn(cmd *cobra.Command, flag, path string) (string, error) {
 	if path == "" {
 		return "", nil
 	}
@@ -243,12 +247,12 @@ func passwordIn(cmd *cobra.Command, path string) (string, error) {
 	}
 	text, err := io.ReadAll(io.LimitReader(r, maxPassword))
 	if err != nil {
-		return "", fmt.Errorf("--password-file: %w", err)
+		return "", fmt.Errorf("--%s: %w", flag, err)
 	}
 	line, _, _ := strings.Cut(string(text), "\n")
 	line = strings.TrimSuffix(line, "\r")
 	if line == "" {
-		return "", usageError{fmt.Errorf("--password-file %s: the first line is empty", path)}
+		return "", usageError{fmt.Errorf("--%s %s: the first line is empty", flag, path)}
 	}
 	return line, nil
 }
@@ -282,9 +286,22 @@ its name, or to any with the user user@tenant. Nobody may log in before enable-a
 
 // made prints what became of a new tenant, and what its clients still wait for.
 func made(out, notes io.Writer, all []outcome) error {
-	if err := done("created")(out, notes, all); err != nil {
-		return err
+	return born("created")(out, notes, all)
+}
+
+// born is made, in other words.
+func born(words string) printer {
+	return func(out, notes io.Writer, all []outcome) error {
+		if err := done(words)(out, notes, all); err != nil {
+			return err
+		}
+		closed(notes, all)
+		return nil
 	}
+}
+
+// closed says whose clients may not log in yet.
+func closed(notes io.Writer, all []outcome) {
 	for _, x := range all {
 		if x.err != nil || x.order.DryRun {
 			continue
@@ -295,7 +312,6 @@ func made(out, notes io.Writer, all []outcome) error {
 			}
 		}
 	}
-	return nil
 }
 
 func (t *tenants) newClone() *cobra.Command {

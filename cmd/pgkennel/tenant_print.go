@@ -54,20 +54,23 @@ func done(words string) printer {
 			if x.err != nil {
 				continue
 			}
-			r := x.result
+			r, name := x.result, x.order.Tenant
+			if x.order.Verb == provision.VerbClone {
+				name = x.order.Name
+			}
 			switch {
 			case x.order.DryRun:
 				for _, step := range r.Plan {
 					fmt.Fprintln(out, step)
 				}
 			case r.Changed && x.order.Tenant != "":
-				fmt.Fprintf(out, "%s: %s\n", x.order.Tenant, words)
+				fmt.Fprintf(out, "%s: %s\n", name, words)
 			case r.Changed:
 				for _, v := range r.Tenants {
 					fmt.Fprintf(out, "%s: %s, it is %s\n", v.Name, words, v.Phase)
 				}
 			case x.order.Tenant != "":
-				fmt.Fprintf(out, "%s: nothing to do\n", x.order.Tenant)
+				fmt.Fprintf(out, "%s: nothing to do\n", name)
 			default:
 				fmt.Fprintln(out, "nothing to do")
 			}

@@ -144,11 +144,12 @@ func TestTenantOrders(t *testing.T) {
 		{"remove a --keep-backups", []provision.Order{{Verb: "remove", Tenant: "a", Keep: new(0)}}},
 		{"repair", []provision.Order{{Verb: "repair"}}},
 		{"repair a", []provision.Order{{Verb: "repair", Tenant: "a"}}},
-		{"import a dump", []provision.Order{{Verb: "import", Tenant: "a", File: filepath.Join(here, "dump")}}},
-		{"export a /tmp/dump", []provision.Order{{Verb: "export", Tenant: "a", File: "/tmp/dump"}}},
+		{"import a dump --passphrase-file " + secret + " --enable", []provision.Order{{Verb: "import", Tenant: "a", File: filepath.Join(here, "dump"), Passphrase: "pass word", Enable: true}}},
+		{"repair --force", []provision.Order{{Verb: "repair", Force: true}}},
+		{"export a /tmp/dump --backup x", []provision.Order{{Verb: "export", Tenant: "a", File: "/tmp/dump", Backup: "x"}}},
 		{"export a dump --api https://x --token-file " + secret, []provision.Order{{Verb: "export", Tenant: "a", File: "dump"}}},
 		{"user create a reports --read-only --connections 3", []provision.Order{{Verb: "user", Action: "create", Tenant: "a", Login: "reports", ReadOnly: new(true), Limits: &tenant.Limits{Connections: 3}}}},
-		{"user set a reports --read-only=false", []provision.Order{{Verb: "user", Action: "set", Tenant: "a", Login: "reports", ReadOnly: new(false)}}},
+		{"user set a reports --read-only=false --disabled", []provision.Order{{Verb: "user", Action: "set", Tenant: "a", Login: "reports", ReadOnly: new(false), On: new(false)}}},
 		{"user password a reports --password-file -", []provision.Order{{Verb: "user", Action: "password", Tenant: "a", Login: "reports", Password: "from stdin"}}},
 		{"user remove a reports", []provision.Order{{Verb: "user", Action: "remove", Tenant: "a", Login: "reports"}}},
 		{"user list a", []provision.Order{{Verb: "user", Action: "list", Tenant: "a"}}},
@@ -335,13 +336,13 @@ func TestTenantPrints(t *testing.T) {
 func TestTenantPsql(t *testing.T) {
 	t.Parallel()
 	e := &executor{answer: func(provision.Order) (*provision.Result, error) {
-		return &provision.Result{Connect: &provision.Connect{Host: "/run/x", Port: 15432, User: "pgkennel", Password: "canary", Database: "t_abc"}}, nil
+		return &provision.Result{Connect: &provision.Connect{Host: "/run/x", Port: 15432, User: "pgkennel", Password: "canary", Database: "t_abc", Options: "-c role=x"}}, nil
 	}}
 	r := runTenant(t, e, "", "psql", "acme", "--", "-c", "SELECT 1")
 	if want := []string{"psql", "-c", "SELECT 1"}; !slices.Equal(r.exec, want) {
 		t.Errorf("psql was called with %q, want %q", r.exec, want)
 	}
-	for _, want := range []string{"PGHOST=/run/x", "PGPORT=15432", "PGUSER=pgkennel", "PGPASSWORD=canary", "PGDATABASE=t_abc"} {
+	for _, want := range []string{"PGHOST=/run/x", "PGPORT=15432", "PGUSER=pgkennel", "PGPASSWORD=canary", "PGDATABASE=t_abc", "PGOPTIONS=-c role=x"} {
 		if !slices.Contains(r.env, want) {
 			t.Errorf("psql has no %s", want)
 		}

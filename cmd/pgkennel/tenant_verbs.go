@@ -216,7 +216,7 @@ func (t *tenants) newPsql() *cobra.Command {
 				return t.finish(cmd, printNothing, all)
 			}
 			c := all[0].result.Connect
-			env := append(os.Environ(), "PGHOST="+c.Host, "PGPORT="+strconv.Itoa(c.Port), "PGUSER="+c.User, "PGPASSWORD="+c.Password, "PGDATABASE="+c.Database)
+			env := append(os.Environ(), "PGHOST="+c.Host, "PGPORT="+strconv.Itoa(c.Port), "PGUSER="+c.User, "PGPASSWORD="+c.Password, "PGDATABASE="+c.Database, "PGOPTIONS="+c.Options)
 			return t.exec(path, append([]string{"psql"}, args[1:]...), env)
 		},
 	}, "NAME [-- ARGUMENTS OF PSQL]", 1, -1)
@@ -268,11 +268,10 @@ stays as it is, and a new one gets the data.`,
 			if o.ToTime, err = parseTime(to); err != nil {
 				return err
 			}
-			words := "restored"
 			if o.Name != "" {
-				words = "restored as " + o.Name
+				return t.run(cmd, born("restored as "+o.Name), named(o, args)...)
 			}
-			return t.run(cmd, done(words), named(o, args)...)
+			return t.run(cmd, done("restored"), named(o, args)...)
 		},
 	}, "NAME [flags]", 1, 1)
 	cmd.Flags().StringVar(&o.Backup, "backup", "", "ID of the backup (default: the latest)")
@@ -323,33 +322,68 @@ once, and nothing brings it back.`,
 }
 
 func (t *tenants) newRepair() *cobra.Command {
-	return t.simple(&provision.Order{Verb: provision.VerbRepair}, "repair", "[NAME...]", 0, -1, "Go on with what was left half done, or undo it",
-		"  pgkennel tenant repair\n  pgkennel tenant repair acme", done("repaired"))
+	o := &provision.Order{Verb: provision.VerbRepair}
+	cmd := t.simple(o, "repair", "[NAME...] [flags]", 0, -1, "Go on with what was left half done, or undo it", "  pgkennel tenant repair\n  pgkennel tenant repair acme", done("repaired"))
+	cmd.Flags().BoolVar(&o.Force, "force", false, "destroy also what belongs to no tenant that the directory ever had, data and all")
+	return cmd
+}
+
+// passphrase adds the flag of what encrypts files that leave the host.
+func passphrase(cmd *cobra.Command, o *provision.Order) (read func() error) {
+	var file string
+	cmd.Flags().StringVar(&file, "passphrase-file", "", "file with the passphrase that encrypts it; - = stdin (default: it is not encrypted)")
+	return func() (err error) {
+		o.Passphrase, err = secretIn(cmd, "passphrase-file", file)
+		return err
+	}
 }
 
 func (t *tenants) newImport() *cobra.Command {
-	o := provision.Order{Verb: provision.VerbImport}
+	x := &traits{}
+	var read func() error
 	cmd := use(&cobra.Command{
-		Use: "import", Short: "Make a tenant of a file that export made", Example: "  pgkennel tenant import acme acme.pgkennel --enable",
+		Use: "import", Short: "Make a tenant of a file that export made",
+		Long:    "Makes a tenant of a file that export made: as the exported one was, but for what flags say. The file is on the pooler's host.",
+		Example: "  pgkennel tenant import acme acme.tenant --enable\n  pgkennel tenant import acme acme.tenant --passphrase-file secret --memory 512MB",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			o.Tenant = args[0]
-			return t.withFile(cmd, o, args[1], "imported")
+			if err := read(); err != nil {
+				return err
+			}
+			o, err := x.order(cmd)
+			if err != nil {
+				return err
+			}
+			o.Verb, o.Tenant = provision.VerbImport, args[0]
+			return t.withFile(cmd, o, args[1], born("imported"))
 		},
-	}, "NAME FILE", 2, 2)
+	}, "NAME FILE [flags]", 2, 2)
+	x.flags(cmd, t.files)
+	x.newFlags(cmd)
+	read = passphrase(cmd, &x.o)
 	return cmd
 }
 
 func (t *tenants) newExport() *cobra.Command {
-	return use(&cobra.Command{
-		Use: "export", Short: "Write a tenant's data into a file", Example: "  pgkennel tenant export acme acme.pgkennel",
+	o := provision.Order{Verb: provision.VerbExport}
+	var read func() error
+	cmd := use(&cobra.Command{
+		Use: "export", Short: "Write a tenant's data into a file", Long: "Writes a tenant's data into a file on the pooler's host, from which import makes a tenant, there or elsewhere.",
+		Example: "  pgkennel tenant export acme acme.tenant --passphrase-file secret",
 		RunE: func(cmd *cobra.Command, args []string) error {
-			return t.withFile(cmd, provision.Order{Verb: provision.VerbExport, Tenant: args[0]}, args[1], "exported")
+			if err := read(); err != nil {
+				return err
+			}
+			o.Tenant = args[0]
+			return t.withFile(cmd, o, args[1], done("exported"))
 		},
-	}, "NAME FILE", 2, 2)
+	}, "NAME FILE [flags]", 2, 2)
+	cmd.Flags().StringVar(&o.Backup, "backup", "", "ID of a backup whose data it gets (default: those of now)")
+	read = passphrase(cmd, &o)
+	return cmd
 }
 
 // withFile gives an order about a file: it is on the host of who carries the order out, and that is this one but with --api.
-func (t *tenants) withFile(cmd *cobra.Command, o provision.Order, path, words string) error {
+func (t *tenants) withFile(cmd *cobra.Command, o provision.Order, path string, print printer) error {
 	if t.api == "" {
 		whole, err := filepath.Abs(path)
 		if err != nil {
@@ -358,7 +392,7 @@ func (t *tenants) withFile(cmd *cobra.Command, o provision.Order, path, words st
 		path = whole
 	}
 	o.File = path
-	return t.run(cmd, done(words), o)
+	return t.run(cmd, print, o)
 }
 
 // group is a command that is nothing without one of its own.
@@ -410,15 +444,19 @@ func (t *tenants) newUser() *cobra.Command {
 		}
 	}
 	limits := func(c *cobra.Command, o *provision.Order) func() error {
-		var readOnly bool
+		var readOnly, disabled bool
 		var connections int
 		c.Flags().BoolVar(&readOnly, "read-only", false, "it may only read")
 		c.Flags().IntVar(&connections, "connections", 0, "connections that it may have; 0 = the tenant's")
+		if o.Action == "set" {
+			c.Flags().BoolVar(&disabled, "disabled", false, "it may not log in; =false: it may again")
+		}
 		return func() error {
 			pick(c, "read-only", &o.ReadOnly, readOnly)
 			if c.Flags().Changed("connections") {
 				o.Limits = &tenant.Limits{Connections: connections}
 			}
+			pick(c, "disabled", &o.On, !disabled)
 			return nil
 		}
 	}
