@@ -12,7 +12,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -28,6 +27,8 @@ import (
 // kennel is the built program with a directory, and what its operator does with it.
 type kennel struct {
 	*stand
+	port      string
+	apiPort   int
 	passwords map[string]string // by tenant
 }
 
@@ -41,10 +42,12 @@ func newKennel(t *testing.T, rest string) *kennel {
 	if err := os.Chmod(dir, 0o711); err != nil { // users of instances pass through
 		t.Fatal(err)
 	}
-	port := pgtest.FreePort(t)
-	k := &kennel{&stand{t: t, dir: dir, log: new(testbed.Log), addr: net.JoinHostPort("127.0.0.1", strconv.Itoa(port))}, make(map[string]string)}
-	text := fmt.Sprintf("[general]\nhost = \"127.0.0.1\"\nport = %d\n[directory]\n%s", port, rest)
-	if err := os.WriteFile(filepath.Join(dir, "pgdog.toml"), []byte(text), 0o600); err != nil {
+	port := strconv.Itoa(pgtest.FreePort(t))
+	k := &kennel{
+		stand: &stand{t: t, dir: dir, log: new(testbed.Log), addr: net.JoinHostPort("127.0.0.1", port)},
+		port:  port, passwords: make(map[string]string),
+	}
+	if err := os.WriteFile(filepath.Join(dir, "pgdog.toml"), []byte("[directory]\n"+rest), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
@@ -94,7 +97,7 @@ func (k *kennel) postmasters() (pids []int) {
 func (k *kennel) serve() {
 	k.t.Helper()
 	k.log = new(testbed.Log)
-	k.process = k.run(nil, "serve")
+	k.process = k.run([]string{"PGKENNEL_HOST=127.0.0.1", "PGKENNEL_PORT=" + k.port}, "serve")
 	eventually(k.t, "the program is ready", func() bool {
 		if k.process.ended() {
 			k.t.Fatalf("the program ended: %v\n%s", k.process.err, k.log.String())
@@ -134,23 +137,6 @@ func (k *kennel) tenant(code int, args ...string) (r result) {
 		k.t.Errorf("tenant %s: %v\n%s%s", strings.Join(args, " "), err, out.String(), log.String())
 	}
 	return r
-}
-
-// create makes a tenant, and returns its password and how long it took until a client had an answer of it.
-func (k *kennel) create(name string, args ...string) (password string, took time.Duration) {
-	k.t.Helper()
-	begun := time.Now()
-	r := k.tenant(0, append([]string{"create", name, "--enable"}, args...)...)
-	if len(r.Secrets) != 1 || r.Secrets[0].Login != name {
-		k.t.Errorf("create %s: secrets %+v", name, r.Secrets)
-		return "", 0
-	}
-	password = r.Secrets[0].Password
-	eventually(k.t, "the pooler knows tenant "+name, func() bool {
-		_, err := k.ask(name, name, password, "SELECT 1")
-		return err == nil
-	})
-	return password, time.Since(begun)
 }
 
 // dial logs in.
@@ -196,23 +182,69 @@ func (k *kennel) refused(user, database, password, code string) {
 	})
 }
 
-// A new user's first ten minutes, as the README has them: three tenants, each behind both forms of its login; one is limited, one stopped, one removed and
-// brought back. Then the pooler is killed, and nobody's database notices.
+// What the README says of tenants on demand, to the letter: three tenants, reached by both forms of a login; one is limited, one stopped, one removed and
+// brought back.
+func (k *kennel) readme() {
+	k.t.Helper()
+	page, err := os.ReadFile("../README.md")
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(page), "### Tenants on demand\n")
+	_, block, _ := strings.Cut(section, "```sh\n")
+	block, _, found := strings.Cut(block, "```\n")
+	before, after, runs := strings.Cut(block, "bin/pgkennel &\n")
+	if !found || !runs {
+		k.t.Fatal("the README has no commands for tenants on demand")
+	}
+	k.shell(before)
+	k.serve()
+	begun := time.Now()
+	out := k.shell(after)
+	k.t.Logf("the README's commands took %v", time.Since(begun).Round(100*time.Millisecond))
+	for _, want := range []string{
+		"acme: created\n", "globex: created\n", "initech: created\n", "CREATE TABLE\nINSERT 0 1\n", "acme: set\n", "globex: stopped\n", `FATAL:  database "globex" is stopped`,
+		"globex: started\n", "acme: removed", "acme: restored\n", "NAME ", "process@",
+	} {
+		if !strings.Contains(out, want) {
+			k.t.Errorf("the README's commands print no %q:\n%s", want, out)
+		}
+	}
+	if n := strings.Count(out, " first\n(1 row)"); n != 2 {
+		k.t.Errorf("acme's note was shown %d times:\n%s", n, out)
+	}
+	for _, name := range []string{"acme", "globex", "initech"} {
+		text, err := os.ReadFile(filepath.Join(k.dir, name+".password"))
+		if err != nil {
+			k.t.Fatal(err)
+		}
+		k.passwords[name] = strings.TrimSpace(string(text))
+	}
+}
+
+// shell runs commands of the documentation, and returns all that they print.
+func (k *kennel) shell(commands string) string {
+	k.t.Helper()
+	commands = strings.ReplaceAll(strings.ReplaceAll(commands, "bin/pgkennel", build(k.t)), "6432", k.port)
+	cmd := exec.Command("bash", "-c", commands)
+	cmd.Dir = k.dir
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		k.t.Errorf("%v\n%s\n%s", err, commands, out)
+	}
+	return string(out)
+}
+
+// A new user's first ten minutes. Then the pooler is killed, and nobody's database notices.
 func TestOnDemand(t *testing.T) {
 	t.Parallel()
 	k := newKennel(t, "")
-	k.serve()
-	var wg sync.WaitGroup
+	k.readme()
 	names := []string{"acme", "globex", "initech"}
-	passwords, took := make([]string, len(names)), make([]time.Duration, len(names))
-	for i, name := range names {
-		wg.Go(func() { passwords[i], took[i] = k.create(name, "--config", "shared_buffers=16MB") })
-	}
-	wg.Wait()
-	for i, name := range names {
-		k.passwords[name] = passwords[i]
-		t.Logf("%s: %v from create to an answer, with %d others", name, took[i].Round(time.Millisecond), len(names)-1)
-		k.own(name, "CREATE TABLE notes (note text)")
+	k.own("globex", "CREATE TABLE notes (note text)")
+	k.own("initech", "CREATE TABLE notes (note text)")
+	k.own("acme", "DELETE FROM notes")
+	for _, name := range names {
 		k.own(name, "INSERT INTO notes VALUES ('"+name+"''s own')")
 	}
 	for _, name := range names {
@@ -228,17 +260,18 @@ func TestOnDemand(t *testing.T) {
 		k.refused(login[0], login[1], k.passwords["acme"], "28P01")
 	}
 
-	k.limits()
-	k.lives()
-	k.killed()
-	k.alone()
+	for _, part := range []func(){k.limits, k.lives, k.killed, k.alone} {
+		begun := time.Now()
+		part()
+		t.Logf("%v", time.Since(begun))
+	}
 }
 
 // limits bounds a tenant's connections and memory.
 func (k *kennel) limits() {
 	k.t.Helper()
-	k.tenant(0, "set", "acme", "--connections", "1", "--memory", "256MB", "--config", "work_mem=3MB", "--now")
-	if v := k.tenant(0, "show", "acme").Tenants[0]; v.Limits.Memory != 256<<20 || v.Limits.Connections != 1 || v.Settings["shared_buffers"] != "16MB" {
+	k.tenant(0, "set", "acme", "--connections", "1", "--config", "work_mem=3MB", "--now")
+	if v := k.tenant(0, "show", "acme").Tenants[0]; v.Limits.Memory != 256<<20 || v.Limits.Connections != 1 {
 		k.t.Errorf("acme's limits are %+v, its settings %v", v.Limits, v.Settings)
 	}
 	if got := k.own("acme", "SHOW work_mem"); got != "3MB" {
@@ -328,6 +361,7 @@ func (k *kennel) alone() {
 		k.t.Fatalf("secrets %+v", secrets)
 	}
 	k.tenant(0, "remove", "initech", "--now")
+	k.withAPI()
 	k.serve()
 	k.refused("acme", "acme", k.passwords["acme"], "57P03")
 	k.refused("initech", "initech", k.passwords["initech"], "28P01")
@@ -342,5 +376,40 @@ func (k *kennel) alone() {
 	}
 	if len(who) < 2 {
 		k.t.Errorf("the audit has orders of %v only", who)
+	}
+	k.overAPI()
+}
+
+// withAPI has the next pooler serve orders at a port, too.
+func (k *kennel) withAPI() {
+	k.t.Helper()
+	k.apiPort = pgtest.FreePort(k.t)
+	for name, text := range map[string]string{
+		"pgdog.toml": fmt.Sprintf("[directory]\n[admin]\napi_port = %d\napi_token_file = \"token\"\n", k.apiPort), "token": "0123456789abcdef0123", "wrong": "0123456789abcdef0124",
+	} {
+		if err := os.WriteFile(filepath.Join(k.dir, name), []byte(text), 0o600); err != nil {
+			k.t.Fatal(err)
+		}
+	}
+}
+
+// overAPI makes a tenant over HTTP, and says how long it takes until it answers.
+func (k *kennel) overAPI() {
+	k.t.Helper()
+	at := fmt.Sprintf("http://127.0.0.1:%d", k.apiPort)
+	if r := k.tenant(1, "list", "--api", at, "--token-file", "wrong"); len(r.Tenants) > 0 {
+		k.t.Error("a wrong token has listed tenants")
+	}
+	begun := time.Now()
+	r := k.tenant(0, "create", "umbrella", "--enable", "--api", at, "--token-file", "token")
+	if len(r.Secrets) != 1 || r.Secrets[0].Login != "umbrella" {
+		k.t.Fatalf("secrets %+v", r.Secrets)
+	}
+	made := time.Since(begun)
+	k.passwords["umbrella"] = r.Secrets[0].Password
+	k.own("umbrella", "SELECT 1::text")
+	k.t.Logf("a tenant was made in %v, and answered after %v", made.Round(time.Millisecond), time.Since(begun).Round(time.Millisecond))
+	if log := k.log.String(); strings.Contains(log, k.passwords["umbrella"]) || strings.Contains(log, "0123456789abcdef0123") {
+		k.t.Error("the log has a password, or the token")
 	}
 }

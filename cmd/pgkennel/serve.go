@@ -64,7 +64,13 @@ func serve(cmd *cobra.Command, f *files) error {
 	if cfg.Directory == nil {
 		return servePooler(ctx, o, nil, signals)
 	}
-	k, err := kennel.Open(ctx, kennel.Options{Config: cfg, Key: os.Getenv(store.KeyVariable), Wait: directoryPatience, Log: log})
+	ko := kennel.Options{Config: cfg, Key: os.Getenv(store.KeyVariable), Log: log}
+	k, err := kennel.Open(ctx, ko)
+	if errors.Is(err, tenant.ErrInUse) { // a command without a running pooler, perhaps
+		log.Info("waiting for another process to let go of the directory", "directory", cfg.Directory.Path)
+		ko.Wait = inUsePatience
+		k, err = kennel.Open(ctx, ko)
+	}
 	if errors.Is(err, tenant.ErrInUse) {
 		return fmt.Errorf("the directory %s: %w; is there another pgkennel with it?", cfg.Directory.Path, err)
 	}
@@ -88,8 +94,11 @@ func serve(cmd *cobra.Command, f *files) error {
 	return errors.Join(err, k.Close())
 }
 
-// directoryPatience is how long a start waits for a directory: for another process to let go of its file, or for its contents.
-const directoryPatience = 5 * time.Second
+// How long a start waits for another process to let go of a directory's file, and for the directory's contents.
+const (
+	inUsePatience     = 30 * time.Second
+	directoryPatience = 5 * time.Second
+)
 
 // servePooler runs a pooler, with a kennel beside it or nil.
 func servePooler(ctx context.Context, o pooler.Options, k *kennel.Kennel, signals <-chan os.Signal) error {

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/pgkennel/pgkennel/config"
 	"github.com/pgkennel/pgkennel/kennel"
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/provision/api"
@@ -57,6 +58,9 @@ func (w *where) client() (*api.Client, error) {
 // pingPatience is how long a running pooler may take to say that it is there.
 const pingPatience = 5 * time.Second
 
+// storePatience is how long a directory in a file may be another process's that does not answer.
+const storePatience = 5 * time.Second
+
 // openExecutor finds out whom to give orders: whom the flags name, else the running pooler, else nobody but this process itself.
 func openExecutor(ctx context.Context, cmd *cobra.Command, t *tenants) (provision.Executor, func(), error) {
 	c, err := t.client()
@@ -74,7 +78,27 @@ func openExecutor(ctx context.Context, cmd *cobra.Command, t *tenants) (provisio
 		return nil, nil, provision.Errorf(provision.KindInvalid, "%s has no directory of tenants", t.config).
 			WithHint("add a line [directory] to it, or name a running pooler by --socket or --api")
 	}
-	c, err = api.NewClient(api.ClientOptions{Socket: cfg.Admin.Socket})
+	// A pooler that starts has the directory before it listens, and one that ends has it a moment longer.
+	for until := time.Now().Add(storePatience); ; {
+		exec, done, err := t.found(ctx, cmd, cfg)
+		if !errors.Is(err, tenant.ErrInUse) {
+			return exec, done, err
+		}
+		if time.Now().After(until) {
+			return nil, nil, provision.Errorf(provision.KindBusy, "another process has the directory %s, and does not answer at %s", cfg.Directory.Path, cfg.Admin.Socket).
+				WithHint("it may be another command without a running pooler; if it is a pooler that was started with another socket in [admin], name that by --socket")
+		}
+		select {
+		case <-ctx.Done():
+			return nil, nil, ctx.Err()
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// found is the running pooler, or this process itself; tenant.ErrInUse, if it is neither.
+func (t *tenants) found(ctx context.Context, cmd *cobra.Command, cfg *config.Config) (provision.Executor, func(), error) {
+	c, err := api.NewClient(api.ClientOptions{Socket: cfg.Admin.Socket})
 	if err != nil {
 		return nil, nil, err
 	}
@@ -88,11 +112,7 @@ func openExecutor(ctx context.Context, cmd *cobra.Command, t *tenants) (provisio
 			WithHint("root may use it, and the user that pgkennel runs as")
 	}
 	log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelWarn}))
-	k, err := kennel.Open(ctx, kennel.Options{Config: cfg, Key: os.Getenv(store.KeyVariable), Wait: time.Second, Log: log})
-	if errors.Is(err, tenant.ErrInUse) {
-		return nil, nil, provision.Errorf(provision.KindBusy, "another process has the directory %s, and does not answer at %s", cfg.Directory.Path, cfg.Admin.Socket).
-			WithHint("if it is a pooler that starts or ends just now, try again; if it was started with another socket in [admin], name that by --socket")
-	}
+	k, err := kennel.Open(ctx, kennel.Options{Config: cfg, Key: os.Getenv(store.KeyVariable), Log: log})
 	if err != nil {
 		return nil, nil, err
 	}
