@@ -83,6 +83,7 @@ func newFollower(p *Pooler, o *Options) *follower {
 	f.metrics = p.metrics.Cluster(tenantsLabel)
 	f.metrics.SetState(f.clusterState)
 	f.shard = p.metrics.Shard(tenantsLabel, 0)
+	p.metrics.SetDirectory(f.told)
 	return f
 }
 
@@ -262,6 +263,18 @@ func (p *Pooler) instances() []*unit {
 		return nil
 	}
 	return p.follower.units()
+}
+
+// told is what metrics tell of the directory.
+func (f *follower) told() metrics.Directory {
+	current, since, _ := f.dir.State()
+	d := metrics.Directory{
+		Current: current, Tenants: f.dir.Len(), Instances: int(f.made.Load()), Waking: int(f.waking.Load()), Woken: f.woken.Load(), NotWoken: f.wakeFailed.Load(),
+	}
+	if !current {
+		d.Age = time.Since(since)
+	}
+	return d
 }
 
 // instanceUnit is the unit of a tenant's own instance by the tenant's name; nil if it is not at work.

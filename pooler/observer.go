@@ -85,8 +85,11 @@ func (observer) Unit(a *session.Account, c *session.UnitCounts) {
 		m.ContextsSent.Add(int(c.ContextsSent))
 		m.ContextsReused.Add(int(c.ContextsReused))
 	}
-	if c.Of != nil {
+	switch {
+	case c.Of != nil:
 		tenantMeterOf(c.Of).unit(c)
+	case u.in != nil:
+		tenantMeterOf(a).unit(c)
 	}
 	if c.Answered {
 		if s := u.shard(c.Shard); s != nil {

@@ -372,6 +372,10 @@ func (p *Pooler) ready() metrics.Readiness {
 	for _, u := range p.state.Load().units {
 		r.Down = append(r.Down, u.down()...)
 	}
+	if p.follower != nil {
+		d := p.follower.told()
+		r.Directory = &d
+	}
 	return r
 }
 
