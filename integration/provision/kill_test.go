@@ -24,6 +24,8 @@ const childEnv = "PGKENNEL_TEST_CHILD"
 // child is a process that carries out an order and is killed at the first place that is not among those seen.
 type child struct {
 	Root, Seen, Templates string
+	Archive               bool
+	At                    string // the only place at which it is killed; empty = see Seen
 	Order                 provision.Order
 }
 
@@ -53,9 +55,15 @@ func beChild(text string) int {
 	places := strings.Split(string(seen), "\n")
 	o := options(dir, d, v)
 	o.Templates = c.Templates
+	if c.Archive {
+		if o.Archive, err = archive(c.Root); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 3
+		}
+	}
 	o.OnStep = func(op *tenant.Operation, step, when string) {
 		place := op.Verb + " " + when + " " + step
-		if slices.Contains(places, place) {
+		if c.At != "" && place != c.At || slices.Contains(places, place) {
 			return
 		}
 		if err := os.WriteFile(c.Seen, []byte(string(seen)+place+"\n"), 0o600); err != nil {
@@ -85,10 +93,19 @@ func beChild(text string) int {
 
 // killed has an order carried out by children that are killed before and after each of its steps, one after another: the first has the order, the others
 // repair, or have the same order again, in turns. It returns the places, and what the last child said.
-func (b *bed) killed(o provision.Order, templates string) (places []string, said string) {
+func (b *bed) killed(o provision.Order, templates string, archived bool) (places []string, said string) {
 	b.Helper()
 	b.close()
-	defer b.open(func(o *provision.Options) { o.Templates = templates })
+	defer b.open(func(b *bed, o *provision.Options) {
+		o.Templates = templates
+		if archived {
+			a, err := archive(b.root)
+			if err != nil {
+				b.Fatal(err)
+			}
+			o.Archive = a
+		}
+	})
 	seen := filepath.Join(b.root, "seen")
 	if err := os.WriteFile(seen, nil, 0o600); err != nil {
 		b.Fatal(err)
@@ -96,7 +113,7 @@ func (b *bed) killed(o provision.Order, templates string) (places []string, said
 	defer os.Remove(seen)
 	order := o
 	for n := 1; n < 100; n++ {
-		text, err := json.Marshal(child{Root: b.root, Seen: seen, Templates: templates, Order: order})
+		text, err := json.Marshal(child{Root: b.root, Seen: seen, Templates: templates, Archive: archived, Order: order})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -122,13 +139,36 @@ func (b *bed) killed(o provision.Order, templates string) (places []string, said
 		}
 		if order = o; n%2 == 1 {
 			order = provision.Order{Verb: provision.VerbRepair, Tenant: o.Tenant}
-			if o.Name != "" && o.Verb == provision.VerbClone {
+			if o.Name != "" && o.Verb != provision.VerbRename {
 				order.Tenant = o.Name
 			}
 		}
 	}
 	b.Fatalf("%s does not come to an end: %v", o.Verb, places)
 	return nil, ""
+}
+
+// killedAt has an order carried out by a child that is killed at a place.
+func (b *bed) killedAt(o provision.Order, place string) {
+	b.Helper()
+	b.close()
+	defer b.open(nil)
+	seen := filepath.Join(b.root, "seen")
+	if err := os.WriteFile(seen, nil, 0o600); err != nil {
+		b.Fatal(err)
+	}
+	defer os.Remove(seen)
+	text, err := json.Marshal(child{Root: b.root, Seen: seen, Order: o, At: place})
+	if err != nil {
+		b.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childEnv+"="+string(text))
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		b.Fatalf("child: %v\n%s", err, out)
+	}
 }
 
 // stepsOf are the steps among places, at which the verb was killed on the way.
@@ -169,7 +209,7 @@ func TestKilledAtEachStep(t *testing.T) {
 	} {
 		o := row.order
 		o.Tenant, o.By = "acme", "test"
-		places, said := b.killed(o, "")
+		places, said := b.killed(o, "", false)
 		if said != "" && (row.phase != 0 || !strings.HasPrefix(said, "not_found")) {
 			t.Fatalf("%s: %s", o.Verb, said)
 		}
@@ -202,7 +242,7 @@ func TestKilledWhileUndoing(t *testing.T) {
 	}
 	b := newBed(t, nil)
 	o := provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Template: "bad"}
-	places, _ := b.killed(o, templates) // who came last has undone it, or found nothing
+	places, _ := b.killed(o, templates, false) // who came last has undone it, or found nothing
 	if !slices.Contains(places, "create_before_undo_volume") || !slices.Contains(places, "create_after_undo_volume") {
 		t.Errorf("got places %v", places)
 	}
