@@ -56,7 +56,10 @@ type Archive struct {
 	}
 }
 
-var _ provision.Archive = (*Archive)(nil)
+var (
+	_ provision.Archive  = (*Archive)(nil)
+	_ provision.Transfer = (*Archive)(nil)
+)
 
 // defaultJobs is as many as help where tables are big, and few enough for a small tenant's max_connections.
 const (
@@ -107,7 +110,7 @@ func (a *Archive) busy(id string) *sync.RWMutex {
 func (a *Archive) newID() string {
 	var b [5]byte
 	rand.Read(b[:]) // it does not fail
-	return a.now().UTC().Format("20060102T150405Z-") + strings.ToLower(base32.StdEncoding.EncodeToString(b[:]))
+	return strings.Replace(a.now().UTC().Format("20060102T150405.000Z-"), ".", "", 1) + strings.ToLower(base32.StdEncoding.EncodeToString(b[:]))
 }
 
 // making is a backup in the making.
@@ -266,7 +269,7 @@ func (a *Archive) manifests(id string) ([]*manifest, error) {
 			continue // removed just now
 		} else if err != nil {
 			a.log.Warn("backup can't be read", "tenant", id, "backup", it.name, "error", err)
-			started, _ := time.Parse("20060102T150405Z", it.name[:16])
+			started, _ := time.Parse("20060102T150405", it.name[:15])
 			m = &manifest{Backup: provision.Backup{ID: it.name, Tenant: id, Started: started, Note: err.Error()}}
 		}
 		if m.Content == ofInstance {
@@ -279,9 +282,7 @@ func (a *Archive) manifests(id string) ([]*manifest, error) {
 		}
 		all = append(all, m)
 	}
-	slices.SortFunc(all, func(x, y *manifest) int {
-		return cmp.Or(y.Backup.Started.Compare(x.Backup.Started), strings.Compare(y.Backup.ID, x.Backup.ID))
-	})
+	slices.SortFunc(all, func(x, y *manifest) int { return strings.Compare(y.Backup.ID, x.Backup.ID) })
 	return all, nil
 }
 

@@ -52,6 +52,7 @@ type sealer struct {
 	packed int64 // compressed
 	plain  int64
 	closed bool
+	failed error // to write
 	into   io.Closer
 }
 
@@ -70,15 +71,11 @@ func (c *counter) Write(p []byte) (int, error) {
 }
 
 func (k keys) seal(into io.WriteCloser, path ...string) (*sealer, error) {
-	return newSealer(into, passphrase(k[0], path), workFactor)
-}
-
-func newSealer(into io.WriteCloser, pass string, factor int) (*sealer, error) {
-	r, err := age.NewScryptRecipient(pass)
+	r, err := age.NewScryptRecipient(passphrase(k[0], path))
 	if err != nil {
 		return nil, err
 	}
-	r.SetWorkFactor(factor)
+	r.SetWorkFactor(workFactor)
 	s := &sealer{stored: counter{w: into, sum: sha256.New()}, into: into}
 	if s.enc, err = age.Encrypt(&s.stored, r); err != nil {
 		return nil, err
@@ -93,6 +90,9 @@ type packing struct{ s *sealer }
 func (p *packing) Write(b []byte) (int, error) {
 	n, err := p.s.enc.Write(b)
 	p.s.packed += int64(n)
+	if err != nil {
+		p.s.failed = err
+	}
 	return n, err
 }
 
@@ -152,22 +152,24 @@ var errKey = errors.New("it does not open with the key: the key is another one, 
 
 // open opens a file; want is the SHA-256 that it has to have, if known. It closes from in any case.
 func (k keys) open(from io.ReadCloser, want string, path ...string) (*opener, error) {
-	var pass []string
-	for _, s := range k {
-		pass = append(pass, passphrase(s, path))
-	}
-	return newOpener(from, want, strings.Join(path, "/"), pass, workFactor, false)
+	return k.opener(from, want, false, path)
 }
 
-func newOpener(from io.ReadCloser, want, where string, pass []string, factor int, packed bool) (*opener, error) {
+// openPacked is open, but leaves it compressed.
+func (k keys) openPacked(from io.ReadCloser, want string, path ...string) (*opener, error) {
+	return k.opener(from, want, true, path)
+}
+
+func (k keys) opener(from io.ReadCloser, want string, packed bool, path []string) (*opener, error) {
+	where := strings.Join(path, "/")
 	o := &opener{stored: &tee{r: from, sum: sha256.New()}, from: from, want: want, where: where, packed: packed}
 	var ids []age.Identity
-	for _, p := range pass {
-		id, err := age.NewScryptIdentity(p)
+	for _, s := range k {
+		id, err := age.NewScryptIdentity(passphrase(s, path))
 		if err != nil {
 			return nil, errors.Join(err, from.Close())
 		}
-		id.SetMaxWorkFactor(factor)
+		id.SetMaxWorkFactor(workFactor)
 		ids = append(ids, id)
 	}
 	r, err := age.Decrypt(o.stored, ids...)

@@ -249,7 +249,11 @@ AND n.nspname = $1 ORDER BY 1`, m.Schema); err != nil {
 			return err
 		}
 	} else {
-		if m.Extensions, err = words(ctx, conn, `SELECT extname::text FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY oid`); err != nil {
+		rows, err := conn.Query(ctx, `SELECT extname::text, nspname::text FROM pg_extension e JOIN pg_namespace n ON n.oid = extnamespace WHERE extname <> 'plpgsql' ORDER BY e.oid`)
+		if err != nil {
+			return err
+		}
+		if m.Extensions, err = pgx.CollectRows(rows, pgx.RowToStructByPos[extension]); err != nil {
 			return err
 		}
 		if m.Roles, err = words(ctx, conn, `SELECT DISTINCT r.rolname::text FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid

@@ -70,6 +70,7 @@ type loader struct {
 	guest   bool     // the owner is others' too: the role is no member of it
 	parts   bool     // more than one transaction
 	made    []string // extensions
+	schemas []string // made for them
 	stand   []string // roles that stand in for those that are not there
 	meter   *meter
 }
@@ -235,24 +236,39 @@ func (l *loader) standIns(ctx context.Context) error {
 		return err
 	}
 	for _, n := range ours {
-		if err := execute(ctx, l.admin, "GRANT "+ident(n)+" TO "+ident(l.owner)+", "+ident(l.role)); err != nil {
+		if err := execute(ctx, l.admin, "GRANT "+ident(n)+" TO "+ident(l.role)); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// extensions makes those that are missing.
+// extensions makes those that are missing, where they were.
 func (l *loader) extensions(ctx context.Context) error {
-	missing, err := words(ctx, l.admin, `SELECT x FROM unnest($1::text[]) x WHERE NOT EXISTS (SELECT FROM pg_extension WHERE extname = x)`, l.m.Extensions)
-	if err != nil {
-		return err
-	}
-	for _, n := range missing {
-		if err := execute(ctx, l.admin, "CREATE EXTENSION "+ident(n)+" CASCADE"); err != nil {
-			return fmt.Errorf("extension %s, which the backup needs: %w", n, err)
+	for _, e := range l.m.Extensions {
+		var there, home, fixed bool
+		if err := l.admin.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_extension WHERE extname = $1), EXISTS (SELECT FROM pg_namespace WHERE nspname = $2),
+EXISTS (SELECT FROM pg_available_extensions a JOIN pg_available_extension_versions v ON v.name = a.name AND v.version = a.default_version WHERE a.name = $1 AND v.schema IS NOT NULL)`,
+			e.Name, e.Schema).Scan(&there, &home, &fixed); err != nil {
+			return err
 		}
-		l.made = append(l.made, n)
+		if there {
+			continue
+		}
+		sql := "CREATE EXTENSION " + ident(e.Name)
+		if !fixed {
+			sql += " SCHEMA " + ident(e.Schema)
+			if !home {
+				if err := execute(ctx, l.admin, "CREATE SCHEMA "+ident(e.Schema)+" AUTHORIZATION "+ident(l.role)); err != nil {
+					return err
+				}
+				l.schemas = append(l.schemas, e.Schema)
+			}
+		}
+		if err := execute(ctx, l.admin, sql); err != nil {
+			return fmt.Errorf("extension %s, which the backup needs: %w", e.Name, err)
+		}
+		l.made = append(l.made, e.Name)
 	}
 	return nil
 }
@@ -345,7 +361,7 @@ func (l *loader) drops(e entry) bool {
 		return strings.HasPrefix(e.tag, "EXTENSION ") || l.to.Record.Isolation == tenant.Schema && e.tag == "SCHEMA "+ident(l.m.Schema) ||
 			l.to.Record.Isolation == tenant.Schema && e.tag == "SCHEMA "+l.m.Schema || l.guest && e.tag == "SCHEMA public"
 	case "SCHEMA":
-		return l.to.Record.Isolation == tenant.Schema && e.tag == l.m.Schema
+		return l.to.Record.Isolation == tenant.Schema && e.tag == l.m.Schema || slices.Contains(l.schemas, e.tag)
 	default:
 		return false
 	}

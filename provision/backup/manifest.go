@@ -40,8 +40,8 @@ type manifest struct {
 	Files   []file           `json:"files"`
 
 	// Of a database or schema.
-	Schema     string   `json:"schema,omitempty"`
-	Extensions []string `json:"extensions,omitempty"`
+	Schema     string      `json:"schema,omitempty"`
+	Extensions []extension `json:"extensions,omitempty"` // in the order in which they were made
 	// Roles are those that privileges and policies name.
 	Roles []string `json:"roles,omitempty"`
 
@@ -68,6 +68,12 @@ type file struct {
 	SHA256 string `json:"sha256"` // as stored
 }
 
+// extension is one, and the schema that its things are in.
+type extension struct {
+	Name   string `json:"name"`
+	Schema string `json:"schema"`
+}
+
 // table is one table's rows.
 type table struct {
 	Schema  string   `json:"schema"`
@@ -87,7 +93,7 @@ type sealed struct {
 }
 
 var (
-	backupID = regexp.MustCompile(`^[0-9]{8}T[0-9]{6}Z-[a-z2-7]{8}$`)
+	backupID = regexp.MustCompile(`^[0-9]{8}T[0-9]{9}Z-[a-z2-7]{8}$`)
 	tenantID = regexp.MustCompile(`^[a-z0-9][a-z0-9_-]{0,62}$`)
 	fileName = regexp.MustCompile(`^[a-z][a-z0-9]{0,30}$`)
 )

@@ -36,6 +36,7 @@ type place interface {
 
 // draft is a folder in the making. Either commit or abort ends it; abort may follow commit.
 type draft interface {
+	name() string                               // its folder's
 	create(name string) (io.WriteCloser, error) // closing it is what says that it is written
 	commit() error
 	abort()
@@ -81,6 +82,8 @@ func (l local) draft(path ...string) (draft, error) {
 	d.lock = lock
 	return d, nil
 }
+
+func (d *localDraft) name() string { return filepath.Base(d.final) }
 
 func (d *localDraft) create(name string) (io.WriteCloser, error) {
 	f, err := os.OpenFile(filepath.Join(d.temp, name), os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)

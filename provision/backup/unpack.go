@@ -26,7 +26,8 @@ const (
 )
 
 // Unpack implements provision.Archive. The data directory is made beside the one that is there, and takes its place when it is whole; only if the disk has no
-// room for both, the old one goes first. WAL is decrypted into it: the server itself has no key. It takes no connection before the recovery is at its end.
+// room for both, the old one goes first. WAL is decrypted into it: the server itself has no key. Who starts the instance has to wait until pg_is_in_recovery() is
+// false: a driver may have it accept connections before.
 func (a *Archive) Unpack(ctx context.Context, b *provision.Backup, to provision.Source, until time.Time, report func(provision.Progress)) error {
 	m, err := a.manifest(b.Tenant, b.ID)
 	if err != nil {
@@ -227,7 +228,7 @@ func (u *unpacker) recovery(ctx context.Context, root *os.Root, dir string) erro
 	}
 	conf := []string{
 		"restore_command = 'cp \"" + restoreDir + "/%f\" \"%p\"'", "recovery_end_command = 'rm -rf " + restoreDir + "'", "recovery_target_timeline = 'latest'",
-		"hot_standby = off",
+		"hot_standby = off", // where the driver leaves that open
 	}
 	if !u.until.IsZero() {
 		later, err := u.commitsAfter(ctx, filepath.Join(dir, restoreDir))
