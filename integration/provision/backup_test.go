@@ -1,6 +1,7 @@
 package provision_test
 
 import (
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -70,6 +71,15 @@ func TestBackups(t *testing.T) {
 		t.Errorf("a clone's row is in its original: %s", got)
 	}
 	b.do(provision.Order{Verb: provision.VerbRemove, Tenant: "twin", Now: true})
+	// The same through a file.
+	file := filepath.Join(t.TempDir(), "acme")
+	b.do(provision.Order{Verb: provision.VerbExport, Tenant: "acme", File: file, Passphrase: "secret words"})
+	b.refused(provision.Order{Verb: provision.VerbExport, Tenant: "acme", File: file}, provision.KindTaken, "already")
+	b.do(provision.Order{Verb: provision.VerbImport, Tenant: "moved", File: file, Passphrase: "secret words"})
+	if a, m := sum("acme"), sum("moved"); a != m {
+		t.Errorf("import: got %s, want %s", m, a)
+	}
+	b.do(provision.Order{Verb: provision.VerbRemove, Tenant: "moved", Now: true})
 	// What was removed comes back as it was.
 	b.do(provision.Order{Verb: provision.VerbRemove, Tenant: "acme"})
 	if res := b.do(provision.Order{Verb: provision.VerbBackups, Tenant: "acme"}); res.Backups[0].Note != "final" {

@@ -26,6 +26,7 @@ type child struct {
 	Root, Seen, Templates string
 	Archive               bool
 	At                    string // the only place at which it is killed; empty = see Seen
+	After                 bool   // only behind steps: in front of one is behind what was recorded of the one before
 	Order                 provision.Order
 }
 
@@ -63,7 +64,7 @@ func beChild(text string) int {
 	}
 	o.OnStep = func(op *tenant.Operation, step, when string) {
 		place := op.Verb + " " + when + " " + step
-		if c.At != "" && place != c.At || slices.Contains(places, place) {
+		if c.After && when != "after" || c.At != "" && place != c.At || slices.Contains(places, place) {
 			return
 		}
 		if err := os.WriteFile(c.Seen, []byte(string(seen)+place+"\n"), 0o600); err != nil {
@@ -113,7 +114,7 @@ func (b *bed) killed(o provision.Order, templates string, archived bool) (places
 	defer os.Remove(seen)
 	order := o
 	for n := 1; n < 100; n++ {
-		text, err := json.Marshal(child{Root: b.root, Seen: seen, Templates: templates, Archive: archived, Order: order})
+		text, err := json.Marshal(child{Root: b.root, Seen: seen, Templates: templates, Archive: archived, After: archived, Order: order})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -137,7 +138,7 @@ func (b *bed) killed(o provision.Order, templates string, archived bool) (places
 		default:
 			b.Fatalf("child for %s after %v: %v\n%s", o.Verb, places, err, out.String())
 		}
-		if order = o; n%2 == 1 {
+		if order = o; n%2 == 1 || archived {
 			order = provision.Order{Verb: provision.VerbRepair, Tenant: o.Tenant}
 			if o.Name != "" && o.Verb != provision.VerbRename {
 				order.Tenant = o.Name
@@ -229,6 +230,68 @@ func TestKilledAtEachStep(t *testing.T) {
 		}
 		if row.up {
 			b.mustSQL("acme", "acme", "SELECT 1")
+		}
+	}
+}
+
+// The same with those that work with backups, and with replicas.
+func TestKilledWithBackups(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, archived(t))
+	b.do(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Init: "CREATE TABLE x (i int); INSERT INTO x VALUES (7)", Settings: map[string]string{"shared_buffers": "16MB"}})
+	const made = "plan volume init configure start answers"
+	var replica string
+	for _, row := range []struct {
+		order provision.Order
+		steps string
+		phase tenant.Phase
+	}{
+		{provision.Order{Verb: provision.VerbBackup}, "backup expire", tenant.Ready},
+		{provision.Order{Verb: provision.VerbVerify}, "check " + made + " load destroy register", tenant.Ready},
+		{provision.Order{Verb: provision.VerbReplica, Action: "create", Force: true}, made + " register", tenant.Ready},
+		{provision.Order{Verb: provision.VerbReplica, Action: "remove"}, "destroy register", tenant.Ready},
+		{provision.Order{Verb: provision.VerbRestore}, "keep volume configure start answers roles load register", tenant.Ready},
+		{provision.Order{Verb: provision.VerbClone, Name: "twin"}, "dump " + made + " roles load register", tenant.Ready},
+		{provision.Order{Verb: provision.VerbRemove}, "close backup stop register", tenant.Removed},
+		{provision.Order{Verb: provision.VerbRestore}, "volume configure start answers register", tenant.Ready},
+	} {
+		o := row.order
+		o.Tenant, o.By = "acme", "test"
+		if o.Action == "remove" {
+			o.Replica = replica
+		}
+		places, said := b.killed(o, "", true)
+		again := o.Verb == provision.VerbClone || o.Verb == provision.VerbReplica // what is there already is refused, or made once more
+		if said != "" && !again {
+			t.Fatalf("%s: %s", o.Verb, said)
+		}
+		if got := stepsOf(places, "after"); got != row.steps {
+			t.Fatalf("%s: killed after the steps %q, want %q", o.Verb, got, row.steps)
+		}
+		b.nothing()
+		r := b.record("acme")
+		if r.Phase != row.phase || r.Operation != nil {
+			t.Fatalf("%s: got phase %s, operation %+v", o.Verb, r.Phase, r.Operation)
+		}
+		for _, x := range r.Replicas {
+			replica = x.ID
+			if x.Endpoint.Port == 0 {
+				t.Errorf("%s: a replica that does not serve is left", o.Verb)
+			}
+		}
+		if o.Action == "remove" && len(r.Replicas) > 0 {
+			t.Errorf("%d replicas are left", len(r.Replicas))
+		}
+		if row.phase != tenant.Ready {
+			continue
+		}
+		for _, name := range []string{"acme", o.Name} {
+			if name == "" {
+				continue
+			}
+			if got := b.mustSQL(name, name, "SELECT i FROM x"); got != "7" {
+				t.Errorf("%s: %s has %s", o.Verb, name, got)
+			}
 		}
 	}
 }
