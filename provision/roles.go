@@ -156,6 +156,9 @@ func (m *Manager) settle(ctx context.Context, r *tenant.Record) error {
 		db := "ALTER DATABASE " + ident(r.Database)
 		if r.Access.ReadOnly || r.Access.Full {
 			todo = append(todo, db+" SET default_transaction_read_only = on")
+			if r.Access.Full {
+				todo = append(todo, "CHECKPOINT") // which lets go of WAL
+			}
 		} else {
 			todo = append(todo, db+" RESET default_transaction_read_only")
 		}

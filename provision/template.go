@@ -149,7 +149,12 @@ func (m *Manager) database(ctx context.Context, in *Instance, r *tenant.Record) 
 		return err
 	}
 	return as(ctx, in, r.Database, func(c *pgx.Conn) error {
-		if err := run(ctx, c, "REVOKE ALL ON SCHEMA public FROM PUBLIC", "GRANT ALL ON SCHEMA public TO "+owner); err != nil {
+		if r.Version < "14" { // as it is since
+			if err := run(ctx, c, "ALTER SCHEMA public OWNER TO "+owner); err != nil {
+				return err
+			}
+		}
+		if err := run(ctx, c, "REVOKE ALL ON SCHEMA public FROM PUBLIC"); err != nil {
 			return err
 		}
 		return extend(ctx, c, r.Extensions)

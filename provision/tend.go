@@ -23,7 +23,7 @@ type care struct {
 	used   time.Time
 	ended  int64
 	looked time.Time
-	disk   time.Time // when the disk was looked at
+	disk   time.Time // when the disk is to be looked at again
 	due    time.Time // of the next look at backups
 	wal    time.Time // when WAL was collected
 }
@@ -235,18 +235,21 @@ func (w *warden) replicas(ctx context.Context, _ *care, r *tenant.Record, _ *Ins
 	return nil
 }
 
-// The shares of a disk at which a tenant may only read, and may write again.
-const (
-	diskFull = 0.90
-	diskFree = 0.85
-)
+// margin is how much of a disk has to be free for a tenant to write: a tenth; of a small one more, for WAL grows by whole segments, and reading writes WAL too.
+// To write again, it takes half as much more.
+func margin(size int64) int64 {
+	const segments = 2 * 16 << 20
+	return max(size/10, min(segments, size/5))
+}
+
+// fastest is how many bytes a second a tenant is expected to write at most: by it, disks are looked at in time.
+const fastest = 100 << 20
 
 // disk has a tenant read only when its disk is nearly full.
 func (w *warden) disk(ctx context.Context, c *care, r *tenant.Record, in *Instance, d Driver) error {
-	if r.Limits.Disk == 0 && !r.Access.Full || time.Since(c.disk) < w.m.o.Every/2 {
+	if r.Limits.Disk == 0 && !r.Access.Full || time.Now().Before(c.disk) {
 		return nil
 	}
-	c.disk = time.Now()
 	u, err := d.Usage(ctx, in)
 	if err != nil {
 		return err
@@ -255,13 +258,19 @@ func (w *warden) disk(ctx context.Context, c *care, r *tenant.Record, in *Instan
 	if size == 0 {
 		size = r.Limits.Disk
 	}
+	room := float64(max(size-margin(size)-u.Disk, 0)) / fastest
+	wait := max(min(time.Duration(room*float64(time.Second)), w.m.o.Every), min(200*time.Millisecond, w.m.o.Every))
+	c.disk = time.Now().Add(wait)
+	if wait < w.m.o.Every {
+		w.soon(r.ID, wait)
+	}
 	full := r.Access.Full
 	switch {
 	case size == 0:
 		full = false
-	case float64(u.Disk) >= diskFull*float64(size):
+	case size-u.Disk <= margin(size):
 		full = true
-	case float64(u.Disk) <= diskFree*float64(size):
+	case size-u.Disk >= margin(size)*3/2:
 		full = false
 	}
 	if full == r.Access.Full {

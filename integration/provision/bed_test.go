@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"github.com/pgkennel/pgkennel/provision"
+	"github.com/pgkennel/pgkennel/provision/backup"
 	"github.com/pgkennel/pgkennel/provision/process"
 	"github.com/pgkennel/pgkennel/tenant"
 	"github.com/pgkennel/pgkennel/tenant/store"
@@ -48,13 +49,35 @@ func parts(root string) (dir tenant.Directory, d *process.Driver, v *tenant.Vaul
 
 func options(dir tenant.Directory, d *process.Driver, v *tenant.Vault) provision.Options {
 	return provision.Options{
+		Log:       slog.New(slog.DiscardHandler),
 		Directory: dir, Vault: v, Host: host, Drivers: map[string]provision.Driver{"process": d}, Default: "process",
-		Every: 200 * time.Millisecond, Log: slog.New(slog.DiscardHandler),
+		Every: 200 * time.Millisecond,
+	}
+}
+
+// archive opens the archive of a host.
+func archive(root string) (*backup.Archive, error) {
+	key, err := tenant.NewSecret([]byte("fedcba9876543210 of tests"))
+	if err != nil {
+		return nil, err
+	}
+	return backup.New(backup.Options{Dir: filepath.Join(root, "b"), Key: key})
+}
+
+// archived is a change of options: with backups.
+func archived(t testing.TB) func(b *bed, o *provision.Options) {
+	t.Helper()
+	return func(b *bed, o *provision.Options) {
+		a, err := archive(b.root)
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Archive = a
 	}
 }
 
 // newBed makes a host. At its end nothing may be left on it.
-func newBed(t testing.TB, change func(o *provision.Options)) *bed {
+func newBed(t testing.TB, change func(b *bed, o *provision.Options)) *bed {
 	t.Helper()
 	root, err := os.MkdirTemp("/tmp", "pgk-")
 	if err != nil {
@@ -87,7 +110,7 @@ func newBed(t testing.TB, change func(o *provision.Options)) *bed {
 	return b
 }
 
-func (b *bed) open(change func(o *provision.Options)) {
+func (b *bed) open(change func(b *bed, o *provision.Options)) {
 	b.Helper()
 	var err error
 	if b.dir, b.driver, b.vault, err = parts(b.root); err != nil {
@@ -95,7 +118,7 @@ func (b *bed) open(change func(o *provision.Options)) {
 	}
 	o := options(b.dir, b.driver, b.vault)
 	if change != nil {
-		change(&o)
+		change(b, &o)
 	}
 	if b.Manager, err = provision.New(o); err != nil {
 		b.Fatal(err)
@@ -203,6 +226,12 @@ func (b *bed) record(name string) *tenant.Record {
 // sql runs a query as one of a tenant's logins, as the pooler would, and returns the first value of its first row.
 func (b *bed) sql(name, login, query string) (string, error) {
 	b.Helper()
+	return b.sqlAt(name, login, b.record(name).Endpoint, query)
+}
+
+// sqlAt is sql at an endpoint of the tenant's.
+func (b *bed) sqlAt(name, login string, at tenant.Endpoint, query string) (string, error) {
+	b.Helper()
 	r := b.record(name)
 	l := r.Login(login)
 	if l == nil {
@@ -214,7 +243,7 @@ func (b *bed) sql(name, login, query string) (string, error) {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	c, err := pgx.Connect(ctx, fmt.Sprintf("host=%s port=%d user=%s password=%s dbname=%s sslmode=disable", r.Endpoint.Host, r.Endpoint.Port, l.Role, secret, r.Database))
+	c, err := pgx.Connect(ctx, fmt.Sprintf("host=%s port=%d user=%s password=%s dbname=%s sslmode=disable", at.Host, at.Port, l.Role, secret, r.Database))
 	if err != nil {
 		return "", err
 	}

@@ -24,6 +24,9 @@ const childEnv = "PGKENNEL_TEST_CHILD"
 // child is a process that carries out an order and is killed at the first place that is not among those seen.
 type child struct {
 	Root, Seen, Templates string
+	Archive               bool
+	At                    string // the only place at which it is killed; empty = see Seen
+	After                 bool   // only behind steps: in front of one is behind what was recorded of the one before
 	Order                 provision.Order
 }
 
@@ -53,9 +56,15 @@ func beChild(text string) int {
 	places := strings.Split(string(seen), "\n")
 	o := options(dir, d, v)
 	o.Templates = c.Templates
+	if c.Archive {
+		if o.Archive, err = archive(c.Root); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			return 3
+		}
+	}
 	o.OnStep = func(op *tenant.Operation, step, when string) {
 		place := op.Verb + " " + when + " " + step
-		if slices.Contains(places, place) {
+		if c.After && when != "after" || c.At != "" && place != c.At || slices.Contains(places, place) {
 			return
 		}
 		if err := os.WriteFile(c.Seen, []byte(string(seen)+place+"\n"), 0o600); err != nil {
@@ -85,10 +94,19 @@ func beChild(text string) int {
 
 // killed has an order carried out by children that are killed before and after each of its steps, one after another: the first has the order, the others
 // repair, or have the same order again, in turns. It returns the places, and what the last child said.
-func (b *bed) killed(o provision.Order, templates string) (places []string, said string) {
+func (b *bed) killed(o provision.Order, templates string, archived bool) (places []string, said string) {
 	b.Helper()
 	b.close()
-	defer b.open(func(o *provision.Options) { o.Templates = templates })
+	defer b.open(func(b *bed, o *provision.Options) {
+		o.Templates = templates
+		if archived {
+			a, err := archive(b.root)
+			if err != nil {
+				b.Fatal(err)
+			}
+			o.Archive = a
+		}
+	})
 	seen := filepath.Join(b.root, "seen")
 	if err := os.WriteFile(seen, nil, 0o600); err != nil {
 		b.Fatal(err)
@@ -96,7 +114,7 @@ func (b *bed) killed(o provision.Order, templates string) (places []string, said
 	defer os.Remove(seen)
 	order := o
 	for n := 1; n < 100; n++ {
-		text, err := json.Marshal(child{Root: b.root, Seen: seen, Templates: templates, Order: order})
+		text, err := json.Marshal(child{Root: b.root, Seen: seen, Templates: templates, Archive: archived, After: archived, Order: order})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -120,15 +138,38 @@ func (b *bed) killed(o provision.Order, templates string) (places []string, said
 		default:
 			b.Fatalf("child for %s after %v: %v\n%s", o.Verb, places, err, out.String())
 		}
-		if order = o; n%2 == 1 {
+		if order = o; n%2 == 1 || archived {
 			order = provision.Order{Verb: provision.VerbRepair, Tenant: o.Tenant}
-			if o.Name != "" && o.Verb == provision.VerbClone {
+			if o.Name != "" && o.Verb != provision.VerbRename {
 				order.Tenant = o.Name
 			}
 		}
 	}
 	b.Fatalf("%s does not come to an end: %v", o.Verb, places)
 	return nil, ""
+}
+
+// killedAt has an order carried out by a child that is killed at a place.
+func (b *bed) killedAt(o provision.Order, place string) {
+	b.Helper()
+	b.close()
+	defer b.open(nil)
+	seen := filepath.Join(b.root, "seen")
+	if err := os.WriteFile(seen, nil, 0o600); err != nil {
+		b.Fatal(err)
+	}
+	defer os.Remove(seen)
+	text, err := json.Marshal(child{Root: b.root, Seen: seen, Order: o, At: place})
+	if err != nil {
+		b.Fatal(err)
+	}
+	cmd := exec.Command(os.Args[0])
+	cmd.Env = append(os.Environ(), childEnv+"="+string(text))
+	out, err := cmd.CombinedOutput()
+	var exit *exec.ExitError
+	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
+		b.Fatalf("child: %v\n%s", err, out)
+	}
 }
 
 // stepsOf are the steps among places, at which the verb was killed on the way.
@@ -169,7 +210,7 @@ func TestKilledAtEachStep(t *testing.T) {
 	} {
 		o := row.order
 		o.Tenant, o.By = "acme", "test"
-		places, said := b.killed(o, "")
+		places, said := b.killed(o, "", false)
 		if said != "" && (row.phase != 0 || !strings.HasPrefix(said, "not_found")) {
 			t.Fatalf("%s: %s", o.Verb, said)
 		}
@@ -193,6 +234,68 @@ func TestKilledAtEachStep(t *testing.T) {
 	}
 }
 
+// The same with those that work with backups, and with replicas.
+func TestKilledWithBackups(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, archived(t))
+	b.do(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Init: "CREATE TABLE x (i int); INSERT INTO x VALUES (7)", Settings: map[string]string{"shared_buffers": "16MB"}})
+	const made = "plan volume init configure start answers"
+	var replica string
+	for _, row := range []struct {
+		order provision.Order
+		steps string
+		phase tenant.Phase
+	}{
+		{provision.Order{Verb: provision.VerbBackup}, "backup expire", tenant.Ready},
+		{provision.Order{Verb: provision.VerbVerify}, "check " + made + " load destroy register", tenant.Ready},
+		{provision.Order{Verb: provision.VerbReplica, Action: "create", Force: true}, made + " register", tenant.Ready},
+		{provision.Order{Verb: provision.VerbReplica, Action: "remove"}, "destroy register", tenant.Ready},
+		{provision.Order{Verb: provision.VerbRestore}, "keep volume configure start answers roles load register", tenant.Ready},
+		{provision.Order{Verb: provision.VerbClone, Name: "twin"}, "dump " + made + " roles load register", tenant.Ready},
+		{provision.Order{Verb: provision.VerbRemove}, "close backup stop register", tenant.Removed},
+		{provision.Order{Verb: provision.VerbRestore}, "volume configure start answers register", tenant.Ready},
+	} {
+		o := row.order
+		o.Tenant, o.By = "acme", "test"
+		if o.Action == "remove" {
+			o.Replica = replica
+		}
+		places, said := b.killed(o, "", true)
+		again := o.Verb == provision.VerbClone || o.Verb == provision.VerbReplica // what is there already is refused, or made once more
+		if said != "" && !again {
+			t.Fatalf("%s: %s", o.Verb, said)
+		}
+		if got := stepsOf(places, "after"); got != row.steps {
+			t.Fatalf("%s: killed after the steps %q, want %q", o.Verb, got, row.steps)
+		}
+		b.nothing()
+		r := b.record("acme")
+		if r.Phase != row.phase || r.Operation != nil {
+			t.Fatalf("%s: got phase %s, operation %+v", o.Verb, r.Phase, r.Operation)
+		}
+		for _, x := range r.Replicas {
+			replica = x.ID
+			if x.Endpoint.Port == 0 {
+				t.Errorf("%s: a replica that does not serve is left", o.Verb)
+			}
+		}
+		if o.Action == "remove" && len(r.Replicas) > 0 {
+			t.Errorf("%d replicas are left", len(r.Replicas))
+		}
+		if row.phase != tenant.Ready {
+			continue
+		}
+		for _, name := range []string{"acme", o.Name} {
+			if name == "" {
+				continue
+			}
+			if got := b.mustSQL(name, name, "SELECT i FROM x"); got != "7" {
+				t.Errorf("%s: %s has %s", o.Verb, name, got)
+			}
+		}
+	}
+}
+
 // A create that fails is undone, and whoever is killed in that leaves something that the next one undoes.
 func TestKilledWhileUndoing(t *testing.T) {
 	t.Parallel()
@@ -202,7 +305,7 @@ func TestKilledWhileUndoing(t *testing.T) {
 	}
 	b := newBed(t, nil)
 	o := provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Template: "bad"}
-	places, _ := b.killed(o, templates) // who came last has undone it, or found nothing
+	places, _ := b.killed(o, templates, false) // who came last has undone it, or found nothing
 	if !slices.Contains(places, "create_before_undo_volume") || !slices.Contains(places, "create_after_undo_volume") {
 		t.Errorf("got places %v", places)
 	}

@@ -16,7 +16,7 @@ func TestLife(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(templates, "app.sql"), []byte("CREATE TABLE orders (id int PRIMARY KEY);\nINSERT INTO orders VALUES (1), (2);"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	b := newBed(t, func(o *provision.Options) { o.Templates = templates })
+	b := newBed(t, func(_ *bed, o *provision.Options) { o.Templates = templates })
 	res := b.do(provision.Order{
 		Verb: provision.VerbCreate, Tenant: "acme", Template: "app", Extensions: []string{"citext"}, Init: "INSERT INTO orders VALUES (3)",
 		Settings: map[string]string{"work_mem": "3MB"},
