@@ -101,7 +101,24 @@ func (p *place) member(pid int) bool {
 	if pid == os.Getpid() {
 		return false
 	}
-	return p.ownUID && hasUser(pid, p.uid) || below(p.dir, cwd(pid))
+	if p.ownUID {
+		// Most processes of a host are other instances': one look is enough for those.
+		st, err := os.Stat("/proc/" + strconv.Itoa(pid))
+		if err != nil {
+			return false
+		}
+		uid, _ := ownerOf(st)
+		if uid == p.uid {
+			return true
+		}
+		if uid >= p.uidMin && uid <= p.uidMax {
+			return false
+		}
+		if hasUser(pid, p.uid) {
+			return true
+		}
+	}
+	return below(p.dir, cwd(pid))
 }
 
 // members are the instance's processes that run.

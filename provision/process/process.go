@@ -213,6 +213,7 @@ type place struct {
 	log                 string
 	uid, gid            int
 	ownUID              bool // nobody else has uid
+	uidMin, uidMax      int  // those of all instances
 }
 
 // at returns the place of an ID, for what needs no user.
@@ -226,7 +227,7 @@ func (d *Driver) at(id string) (*place, error) {
 		id: id, dir: dir, data: filepath.Join(dir, "data"), socket: filepath.Join(dir, "socket"), spool: filepath.Join(dir, "spool"),
 		reserve: filepath.Join(dir, "reserve"), image: in(id + ".img"), conf: conf, config: filepath.Join(conf, "postgresql.conf"),
 		hba: filepath.Join(conf, "pg_hba.conf"), started: filepath.Join(conf, "started.conf"), loaded: filepath.Join(conf, "loaded.conf"),
-		log: in(id + ".log"), uid: os.Geteuid(), gid: os.Getegid(),
+		log: in(id + ".log"), uid: os.Geteuid(), gid: os.Getegid(), uidMin: d.o.UIDMin, uidMax: d.o.UIDMax,
 	}, nil
 }
 
