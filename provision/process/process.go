@@ -48,6 +48,9 @@ type Options struct {
 	DataDir string
 	// PortMin and PortMax bound the TCP ports that instances get; 0 = 20000 to 29999, below those that the kernel hands out by itself.
 	PortMin, PortMax int
+	// NoTCP has instances listen at their unix sockets only, which is where Endpoint points to. All users of a host reach a TCP port, programs of a tenant's
+	// superuser too: they can keep another's port busy, or take it while that is down.
+	NoTCP bool
 	// UIDMin and UIDMax bound the users that instances run as under root; 0 = 200000 to 299999. Nobody else may have one of them.
 	UIDMin, UIDMax int
 	// MaxInstances is how many there may be; 0 = as many as there is room for.
