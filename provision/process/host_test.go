@@ -98,8 +98,17 @@ func TestNothingStaysBehind(t *testing.T) {
 	in := k.Instance()
 	k.Up(in)
 	litter := filepath.Join("/dev/shm", "litter-"+in.ID)
-	k.SQL(in, "COPY (SELECT 1) TO PROGRAM 'echo > "+litter+"; setsid sleep 1000 >/dev/null 2>&1 </dev/null & exit 0'")
+	k.SQL(in, "COPY (SELECT 1) TO PROGRAM 'echo > "+litter+"; setsid sleep 1000 >/dev/null 2>&1 </dev/null & cat >/dev/null'")
+	if root {
+		// One that is never there for long, but always again.
+		k.SQL(in, "COPY (SELECT 1) TO PROGRAM 'echo \"setsid sh ./hop & exit\" > hop; setsid sh ./hop >/dev/null 2>&1 </dev/null & cat >/dev/null'")
+	}
 	k.Do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
+	if uid := in.Facts[tenant.UIDFact]; uid != "" {
+		if left, err := exec.Command("pgrep", "-r", "D,R,S,T", "-u", uid).Output(); err == nil {
+			t.Errorf("processes of its user after it was stopped: %q", left)
+		}
+	}
 	if left, err := exec.Command("pgrep", "-f", "^sleep 1000$").Output(); err == nil {
 		for pid := range strings.FieldsSeq(string(left)) {
 			if dir, err := os.Readlink("/proc/" + pid + "/cwd"); err == nil && strings.Contains(dir, in.ID) {
