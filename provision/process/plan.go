@@ -39,7 +39,7 @@ const (
 	unlimitedMemory    = 64 << 20 // its shared buffers
 	unlimitedDisk      = 256 << 20
 	leastMemory        = 64 << 20
-	leastDisk          = 96 << 20
+	leastDisk          = 128 << 20 // half of which a new instance has use for
 	leastCPU           = 10
 )
 

@@ -48,6 +48,9 @@ type Options struct {
 	DataDir string
 	// PortMin and PortMax bound the TCP ports that instances get; 0 = 20000 to 29999, below those that the kernel hands out by itself.
 	PortMin, PortMax int
+	// NoTCP has instances listen at their unix sockets only, which is where Endpoint points to. All users of a host reach a TCP port, programs of a tenant's
+	// superuser too: they can keep another's port busy, or take it while that is down.
+	NoTCP bool
 	// UIDMin and UIDMax bound the users that instances run as under root; 0 = 200000 to 299999. Nobody else may have one of them.
 	UIDMin, UIDMax int
 	// MaxInstances is how many there may be; 0 = as many as there is room for.
@@ -213,6 +216,7 @@ type place struct {
 	log                 string
 	uid, gid            int
 	ownUID              bool // nobody else has uid
+	uidMin, uidMax      int  // those of all instances
 }
 
 // at returns the place of an ID, for what needs no user.
@@ -226,7 +230,7 @@ func (d *Driver) at(id string) (*place, error) {
 		id: id, dir: dir, data: filepath.Join(dir, "data"), socket: filepath.Join(dir, "socket"), spool: filepath.Join(dir, "spool"),
 		reserve: filepath.Join(dir, "reserve"), image: in(id + ".img"), conf: conf, config: filepath.Join(conf, "postgresql.conf"),
 		hba: filepath.Join(conf, "pg_hba.conf"), started: filepath.Join(conf, "started.conf"), loaded: filepath.Join(conf, "loaded.conf"),
-		log: in(id + ".log"), uid: os.Geteuid(), gid: os.Getegid(),
+		log: in(id + ".log"), uid: os.Geteuid(), gid: os.Getegid(), uidMin: d.o.UIDMin, uidMax: d.o.UIDMax,
 	}, nil
 }
 
