@@ -193,7 +193,7 @@ func replaceFile(path string, write func(io.Writer) error) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) //nolint:errcheck // it is renamed if all went well
+	defer os.Remove(f.Name()) // it is renamed if all went well
 	err = write(f)
 	if err == nil {
 		err = f.Sync()

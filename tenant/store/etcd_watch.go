@@ -124,7 +124,7 @@ func (w *etcdWatch) stream(ctx context.Context) error {
 	defer func() {
 		cancel()
 		if !received {
-			<-ended
+			_ = <-ended
 		}
 	}()
 	ticks := time.NewTicker(probeEvery)

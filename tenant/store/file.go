@@ -115,12 +115,10 @@ func prepare(tx *bbolt.Tx) error {
 		}
 	}
 	meta := tx.Bucket(metaBucket)
-	switch have := meta.Get(formatKey); {
-	case have == nil:
-		return meta.Put(formatKey, []byte(strconv.Itoa(envelope.Format)))
-	default:
+	if have := meta.Get(formatKey); have != nil {
 		return checkFormat(have)
 	}
+	return meta.Put(formatKey, []byte(strconv.Itoa(envelope.Format)))
 }
 
 // checkFormat reads the format of a directory.

@@ -43,7 +43,7 @@ func (x *index) findCell(hash uint64, match func(*tenant.Record) bool) (*cell, *
 	if table == nil {
 		return nil, nil
 	}
-	mask := uint64(len(*table) - 1)
+	mask := uint64(len(*table) - 1) //nolint:gosec // it is not empty
 	for i := hash / shards & mask; (*table)[i].cell != nil; i = (i + 1) & mask {
 		if s := &(*table)[i]; s.hash == hash {
 			if r := s.cell.record.Load(); r != nil && match(r) {
@@ -90,7 +90,7 @@ func (*index) applyTo(shard *atomic.Pointer[[]slot], list []entry) {
 		size *= 2
 	}
 	table := make([]slot, size)
-	mask := uint64(size - 1)
+	mask := uint64(size - 1) //nolint:gosec // a size
 	for s := range set {
 		i := s.hash / shards & mask
 		for table[i].cell != nil {

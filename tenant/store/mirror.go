@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"reflect"
 	"sync"
@@ -58,7 +57,7 @@ var errNotYet = errors.New("the directory was not read yet")
 func NewMirror(d tenant.Directory, o MirrorOptions) *Mirror {
 	m := &Mirror{d: d, o: o, log: o.Log, ready: make(chan struct{})}
 	if m.log == nil {
-		m.log = slog.New(slog.NewTextHandler(io.Discard, nil))
+		m.log = slog.New(slog.DiscardHandler)
 	}
 	m.state.Store(&mirrorState{since: time.Now(), err: errNotYet})
 	return m

@@ -28,7 +28,7 @@ func heap() int64 {
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
-	return int64(m.HeapAlloc) //nolint:gosec // bytes
+	return int64(m.HeapAlloc)
 }
 
 // processorTime is what this process has used of the processor, in nanoseconds: what others do does not count.
