@@ -73,10 +73,9 @@ func (m *Mirror) write(to io.Writer) error {
 	sum := sha256.New()
 	w := bufio.NewWriterSize(io.MultiWriter(to, sum), 1<<16)
 	enc := json.NewEncoder(w)
-	err := enc.Encode(cacheHead{envelope.Format, m.o.Source, time.Now().UTC(), len(m.cells)})
-	for _, x := range m.cells {
+	err := enc.Encode(cacheHead{envelope.Format, m.o.Source, time.Now().UTC(), m.Len()})
+	for r := range m.All {
 		if err == nil {
-			r := x.record.Load()
 			err = enc.Encode(cacheLine{r.Revision, r})
 		}
 	}
@@ -115,6 +114,13 @@ func readCache(path, source string) (head cacheHead, list []*tenant.Record, err 
 		return head, nil, err
 	}
 	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return head, nil, err
+	case info.Mode().Perm()&0o022 != 0:
+		return head, nil, fmt.Errorf("others may write to it (mode %04o)", info.Mode().Perm())
+	}
 	return decodeCache(f, source)
 }
 
@@ -187,7 +193,7 @@ func replaceFile(path string, write func(io.Writer) error) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) //nolint:errcheck // it is renamed if all went well
+	defer os.Remove(f.Name()) // it is renamed if all went well
 	err = write(f)
 	if err == nil {
 		err = f.Sync()

@@ -457,7 +457,7 @@ func TestLockExcludes(t *testing.T) {
 func TestLockWaitsNoLongerThanAsked(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, a, b tenant.Directory) {
-		unlock, lost, err := a.Lock(t.Context(), "x")
+		unlock, _, err := a.Lock(t.Context(), "x")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -484,7 +484,8 @@ func TestLockWaitsNoLongerThanAsked(t *testing.T) {
 			t.Error("who waited did not get it")
 		}
 		// Who has it and closes the directory has it no longer.
-		if _, lost, err = a.Lock(t.Context(), "y"); err != nil {
+		_, lost, err := a.Lock(t.Context(), "y")
+		if err != nil {
 			t.Fatal(err)
 		}
 		a.Close()

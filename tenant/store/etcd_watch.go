@@ -58,6 +58,8 @@ type etcdWatch struct {
 	feed    *feed
 	cluster uint64
 	seen    atomic.Int64 // the revision up to which the feed knows everything
+	down    bool         // the watcher was told that etcd can't be reached
+	behind  time.Time    // since when a change is known that etcd has not told of; zero = none is
 }
 
 // errMissed means that changes may have been missed: everything has to be read anew.
@@ -76,7 +78,7 @@ func (w *etcdWatch) follow(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			w.feed.reach(err)
+			w.reach(err)
 		}
 		if time.Since(began) > 10*time.Second {
 			wait = 50 * time.Millisecond
@@ -98,7 +100,14 @@ func (w *etcdWatch) again(ctx context.Context) error {
 	w.cluster = at.cluster
 	w.seen.Store(at.revision)
 	w.feed.renew(list)
+	w.down = false
 	return nil
+}
+
+// reach tells the watcher whether etcd can be reached.
+func (w *etcdWatch) reach(err error) {
+	w.down = err != nil
+	w.feed.reach(err)
 }
 
 // stream has etcd tell of changes after those that were seen, until it does not any more, and returns why. Meanwhile it asks now and then whether etcd is
@@ -115,16 +124,16 @@ func (w *etcdWatch) stream(ctx context.Context) error {
 	defer func() {
 		cancel()
 		if !received {
-			<-ended
+			_ = <-ended
 		}
 	}()
 	ticks := time.NewTicker(probeEvery)
 	defer ticks.Stop()
-	var p probes
+	w.behind = time.Time{}
 	for {
-		err := w.probe(ctx, &p)
+		err := w.probe(ctx)
 		switch {
-		case errors.Is(err, errMissed) || errors.Is(err, errBehind):
+		case errors.Is(err, errMissed):
 			return err
 		case ctx.Err() != nil:
 			return ctx.Err()
@@ -138,24 +147,14 @@ func (w *etcdWatch) stream(ctx context.Context) error {
 	}
 }
 
-// probes are what probing found out so far.
-type probes struct {
-	down   bool
-	behind time.Time // since when a change is known that etcd has not told of; zero = none is
-}
-
-// errBehind is a watch that does not tell of what has changed.
-var errBehind = errors.New("etcd does not tell of changes in time")
-
-// probe asks etcd for its revision and for that of the last change.
-func (w *etcdWatch) probe(ctx context.Context, p *probes) error {
+// probe asks etcd for its revision and for that of the last change. errMissed means that the watch does not tell of what has changed.
+func (w *etcdWatch) probe(ctx context.Context) error {
 	resp, err := request(ctx, w.s, func(ctx context.Context, c *etcd.Client) (*etcd.GetResponse, error) {
 		return c.Get(ctx, w.s.key(headKey))
 	})
 	if err != nil {
 		if ctx.Err() == nil {
-			p.down = true
-			w.feed.reach(err)
+			w.reach(err)
 		}
 		return err
 	}
@@ -169,15 +168,14 @@ func (w *etcdWatch) probe(ctx context.Context, p *probes) error {
 	}
 	switch {
 	case head <= seen:
-		p.behind = time.Time{}
-		if p.down {
-			p.down = false
-			w.feed.reach(nil)
+		w.behind = time.Time{}
+		if w.down {
+			w.reach(nil)
 		}
-	case p.behind.IsZero():
-		p.behind = time.Now()
-	case time.Since(p.behind) > w.s.o.Timeout:
-		return errBehind
+	case w.behind.IsZero():
+		w.behind = time.Now()
+	case time.Since(w.behind) > w.s.o.Timeout:
+		return errMissed
 	}
 	return nil
 }

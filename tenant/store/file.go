@@ -84,7 +84,7 @@ func OpenFile(ctx context.Context, o FileOptions) (tenant.Directory, error) {
 	s := &fileStore{db: db, writer: make(chan struct{}, 1)}
 	s.mu.feeds, s.mu.hosts = make(map[*feed]struct{}), make(map[string]*tenant.Host)
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	if err := errors.Join(os.Chmod(path, 0o600), db.Update(prepare)); err != nil {
+	if err := errors.Join(os.Chmod(path, 0o600), db.Update(prepare), syncFolder(o.Path)); err != nil {
 		s.cancel()
 		db.Close()
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -115,12 +115,10 @@ func prepare(tx *bbolt.Tx) error {
 		}
 	}
 	meta := tx.Bucket(metaBucket)
-	switch have := meta.Get(formatKey); {
-	case have == nil:
-		return meta.Put(formatKey, []byte(strconv.Itoa(envelope.Format)))
-	default:
+	if have := meta.Get(formatKey); have != nil {
 		return checkFormat(have)
 	}
+	return meta.Put(formatKey, []byte(strconv.Itoa(envelope.Format)))
 }
 
 // checkFormat reads the format of a directory.

@@ -390,6 +390,18 @@ func TestMirrorDamagedCache(t *testing.T) {
 		t.Error("a line without an end was read")
 	}
 	path := filepath.Join(t.TempDir(), "cache")
+	if err := os.WriteFile(path, []byte(good), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, 0o622); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := readCache(path, "s"); err == nil || !strings.Contains(err.Error(), "others may write") {
+		t.Errorf("got error %v, want that others may write to it", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(path, []byte(good[:len(good)/2]), 0o600); err != nil {
 		t.Fatal(err)
 	}
