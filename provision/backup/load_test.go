@@ -166,6 +166,22 @@ func TestExtensionsAndPrivilegesComeBack(t *testing.T) {
 	pg.Exec(t, "postgres", "ALTER DATABASE "+to.Connect.Database+" OWNER TO postgres")
 }
 
+func TestAnAdministratorNeedsToBeNoSuperuser(t *testing.T) {
+	t.Parallel()
+	pg := pgtest.Shared(t)
+	a := open(t, "")
+	from, to := home(t, "CREATE SCHEMA s; CREATE TABLE s.a (x int); INSERT INTO s.a VALUES (1); CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'"), home(t)
+	admin := pg.CreateUser(t, "", "trust")
+	for _, s := range []*provision.Source{&from, &to} {
+		pg.Exec(t, "postgres", "ALTER ROLE "+admin+" CREATEROLE; GRANT "+query(t, *s, "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()")+" TO "+admin)
+		s.Connect.User = admin
+	}
+	check(t, a.Load(t.Context(), dump(t, a, from), to, nil))
+	if got := query(t, to, "SELECT count(*) FROM s.a"); got != "1" {
+		t.Errorf("got %s rows", got)
+	}
+}
+
 func TestASchemaComesBackBesideOthers(t *testing.T) {
 	t.Parallel()
 	pg := pgtest.Shared(t)

@@ -39,6 +39,9 @@ type manifest struct {
 	Content string           `json:"content"`
 	Files   []file           `json:"files"`
 
+	// Imported: somebody else made it.
+	Imported bool `json:"imported,omitempty"`
+
 	// Of a database or schema.
 	Schema     string      `json:"schema,omitempty"`
 	Extensions []extension `json:"extensions,omitempty"` // in the order in which they were made

@@ -256,6 +256,7 @@ func TestCollectCanBeRepeatedAndNoticesGaps(t *testing.T) {
 	check(t, os.WriteFile(filepath.Join(spool, "00000002.history"), []byte("1\t0/200000\tno recovery target specified\n"), 0o600))
 	check(t, os.WriteFile(filepath.Join(spool, name(1, 1)+".00000028.backup"), []byte("x"), 0o600))
 	check(t, os.WriteFile(filepath.Join(spool, name(1, 9)+".part"), []byte("x"), 0o600))
+	check(t, os.WriteFile(filepath.Join(spool, name(1, 3)+".partial"), []byte("x"), 0o600))
 	check(t, os.Symlink("/etc/passwd", filepath.Join(spool, name(1, 8))))
 	check(t, a.Collect(t.Context(), s))
 	if got, want := stored(), "7:10000000000000001 7:10000000000000002 7:2.history"; got != want {

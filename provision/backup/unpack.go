@@ -12,6 +12,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -279,15 +280,15 @@ func (u *unpacker) commitsAfter(ctx context.Context, dir string) (bool, error) {
 		u.a.log.Warn("without pg_waldump a restore to a time after the last transaction fails", "error", err)
 		return true, nil
 	}
-	for i := len(u.wal) - 1; i >= 0; i-- {
-		last, err := lastCommit(ctx, program, filepath.Join(dir, u.wal[i].name))
+	for _, it := range slices.Backward(u.wal) {
+		last, err := lastCommit(ctx, program, filepath.Join(dir, it.name))
 		if err != nil {
 			return false, err
 		}
 		if last.After(u.until) {
 			return true, nil
 		}
-		if !last.IsZero() && u.wal[i].at.Before(u.until) {
+		if !last.IsZero() && it.at.Before(u.until) {
 			break
 		}
 	}

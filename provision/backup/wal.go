@@ -15,6 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/pgkennel/pgkennel/provision"
@@ -28,7 +29,7 @@ var (
 	systemID    = regexp.MustCompile(`^[0-9]{1,20}$`)
 	segmentName = regexp.MustCompile(`^[0-9A-F]{24}$`)
 	historyName = regexp.MustCompile(`^([0-9A-F]{8})\.history$`)
-	labelName   = regexp.MustCompile(`^[0-9A-F]{24}\.[0-9A-F]{8}\.backup$`)
+	labelName   = regexp.MustCompile(`^[0-9A-F]{24}\.([0-9A-F]{8}\.backup|partial)$`)
 )
 
 // segment is a WAL segment's name: a timeline, and its number as the server counts, in halves.
@@ -195,7 +196,7 @@ func (a *Archive) collect(ctx context.Context, from provision.Source) error {
 			system, size, taken = of, n, append(taken, s)
 		case historyName.MatchString(name):
 			histories = append(histories, name)
-		case labelName.MatchString(name): // the backup itself has it
+		case labelName.MatchString(name): // the backup has it, and the next timeline what is partial
 			if err := root.Remove(name); err != nil {
 				return err
 			}
@@ -214,7 +215,7 @@ func (a *Archive) collect(ctx context.Context, from provision.Source) error {
 
 // take moves one file out of the spool.
 func (a *Archive) take(root *os.Root, id, name, system string) (string, int64, error) {
-	f, err := root.Open(name)
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // should it have become a pipe
 	if err != nil {
 		return "", 0, err
 	}
@@ -278,12 +279,12 @@ func (a *Archive) same(f io.Reader, path []string) (bool, error) {
 	}
 	o, err := a.keys.open(there, "", path...)
 	if err != nil {
-		return false, nil //nolint:nilerr // it is of no use: the spool has the better one
+		return false, nil // it is of no use: the spool has the better one
 	}
 	defer o.Close()
 	old, now := sha256.New(), sha256.New()
 	if _, err := io.Copy(old, o); err != nil {
-		return false, nil //nolint:nilerr // likewise
+		return false, nil
 	}
 	if _, err := io.Copy(now, f); err != nil {
 		return false, err
@@ -373,6 +374,36 @@ func (a *Archive) prune(id string, kept []*manifest) error {
 					return err
 				}
 			}
+		}
+	}
+	return nil
+}
+
+// checkWAL reads what a backup can be brought forward with.
+func (a *Archive) checkWAL(ctx context.Context, m *manifest) error {
+	if m.Content != ofInstance {
+		return nil
+	}
+	c, err := a.chain(m.Backup.Tenant, m.System)
+	if err != nil {
+		return err
+	}
+	for _, it := range c.follow(m) {
+		path := []string{m.Backup.Tenant, walDir, m.System, it.name}
+		from, err := a.place.open(path...)
+		if err != nil {
+			return err
+		}
+		o, err := a.keys.open(from, "", path...)
+		if err != nil {
+			return err
+		}
+		n, err := io.Copy(io.Discard, reading{ctx, o})
+		if err := errors.Join(err, o.Close()); err != nil {
+			return err
+		}
+		if n != m.Segment {
+			return damaged(strings.Join(path, "/"), "it has %d bytes, and should have %d", n, m.Segment)
 		}
 	}
 	return nil
