@@ -497,6 +497,45 @@ func testMarks(t *testing.T, in *pgtest.Instance) {
 	}
 }
 
+// An administrator need not be a superuser, where the server is a managed service.
+func testAdministrator(t *testing.T, in *pgtest.Instance) {
+	w := newWorld(t, in, 0, nil)
+	admin := w.db + "_owner"
+	in.Exec(t, w.db, fmt.Sprintf("CREATE ROLE %[1]s LOGIN CREATEROLE CREATEDB PASSWORD 'x'; ALTER DATABASE %[2]s OWNER TO %[1]s", admin, w.db))
+	c := w.o.Clusters["saas"]
+	c.Shards[0].Admin, c.Shards[0].At.Host = "postgres://"+admin+":x@/?sslmode=disable", "127.0.0.1"
+	w.again(t)
+	for _, k := range []kind{{tenant.Schema, tenant.Strict}, {tenant.Schema, tenant.Shared}, {tenant.Database, tenant.Strict}} {
+		first := w.made(t, "first", k.i, k.m, "1")
+		before := w.catalog(t, first)
+		r := w.made(t, "acme", k.i, k.m, "2")
+		read := w.stock(t, r)
+		session, err := w.enter(t, r)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := sees(t, session, read); got != "of 2" {
+			t.Errorf("%s: it sees %s", k, got)
+		}
+		for _, f := range []func() error{
+			func() error { return w.x.Fence(t.Context(), r, true) }, func() error { return w.x.Fence(t.Context(), r, false) }, func() error { return w.x.Unmake(t.Context(), r) },
+		} {
+			if err := f(); err != nil {
+				t.Errorf("%s: %s", k, explain(err))
+			}
+		}
+		if d := cmp.Diff(before, w.catalog(t, first, r)); d != "" {
+			t.Errorf("%s, left over: %s", k, d)
+		}
+		if k.m == tenant.Strict { // functions of PostgreSQL's are a superuser's to close
+			w.healthy(t, 0, first)
+		}
+		if err := w.x.Unmake(t.Context(), first); err != nil {
+			t.Errorf("%s: %s", k, explain(err))
+		}
+	}
+}
+
 // Keys are texts, whatever they look like.
 func testOddKeys(t *testing.T, in *pgtest.Instance) {
 	w := newWorld(t, in, tenant.Strict, func(o *Options) {

@@ -24,7 +24,7 @@ func TestServers(t *testing.T) {
 	in := pgtest.Start(t, pgtest.Auth("scram-sha-256"), pgtest.MaxConnections(150))
 	for name, f := range map[string]func(*testing.T, *pgtest.Instance){
 		"kinds": testKinds, "places": testPlaces, "unsafe tables": testUnsafeTables, "crowd": testCrowd, "killed": testKilled,
-		"dependents": testDependents, "entangled": testEntangled, "sources": testSources, "sealed fence": testSealedFence, "marks": testMarks, "rows before": testRowsBefore, "odd keys": testOddKeys,
+		"dependents": testDependents, "entangled": testEntangled, "sources": testSources, "sealed fence": testSealedFence, "marks": testMarks, "rows before": testRowsBefore, "odd keys": testOddKeys, "administrator": testAdministrator,
 	} {
 		t.Run(name, func(t *testing.T) { t.Parallel(); f(t, in) })
 	}
@@ -176,7 +176,9 @@ func (w *world) healthy(t *testing.T, rows tenant.Mode, records ...*tenant.Recor
 	t.Helper()
 	look := func(db string, o secure.Options) {
 		t.Helper()
-		report, err := secure.NewPlanner().Doctor(t.Context(), w.admin(t, db), o)
+		c := w.admin(t, db)
+		defer c.Close(context.Background()) // a database with a superuser in it is not dropped by anybody else
+		report, err := secure.NewPlanner().Doctor(t.Context(), c, o)
 		if err != nil {
 			t.Fatal(err)
 		}
