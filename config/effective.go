@@ -29,6 +29,11 @@ func (c *Config) EffectiveConfig(w io.Writer) error {
 	p.section(c.general)
 	p.section(c.admin)
 	p.section(c.tcp)
+	for _, t := range []*table{c.directory, c.provision} {
+		if t.doc != nil { // else there is none
+			p.section(t)
+		}
+	}
 	switch {
 	case c.Tenancy != nil:
 		p.section(c.tenant)

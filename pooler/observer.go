@@ -30,7 +30,7 @@ func (u *unit) countShards(n int) {
 		shards = slices.Clone(*old)
 	}
 	for i := len(shards); i < n; i++ {
-		shards = append(shards, u.p.metrics.Shard(u.name, topology.ShardID(i))) //nolint:gosec // few shards
+		shards = append(shards, u.p.metrics.Shard(u.label, topology.ShardID(i))) //nolint:gosec // few shards
 	}
 	u.shards.Store(&shards)
 }

@@ -120,9 +120,9 @@ func (i inspector) Tenants(limit int) (rows []admin.TenantInfo, total int) {
 		known := make(map[string]bool)
 		add := func(x *tenant.Tenant, m *tenantMeter) {
 			known[x.Name] = true
-			n := clients[[2]string{u.name, x.Name}]
+			n := clients[[2]string{u.name(), x.Name}]
 			info := admin.TenantInfo{
-				Database: u.name, Name: x.Name, Key: x.Key, Isolation: x.Isolation.String(), Mode: x.Mode.String(), State: x.State.String(),
+				Database: u.name(), Name: x.Name, Key: x.Key, Isolation: x.Isolation.String(), Mode: x.Mode.String(), State: x.State.String(),
 				Clients: n.clients, Waiting: n.waiting,
 			}
 			if m != nil {
@@ -139,7 +139,7 @@ func (i inspector) Tenants(limit int) (rows []admin.TenantInfo, total int) {
 			add(x, m)
 		}
 		ts.reg.All(func(x *tenant.Tenant) bool {
-			if x.Cluster == u.name && !known[x.Name] {
+			if x.Cluster == u.name() && !known[x.Name] {
 				add(x, nil)
 			}
 			return true
@@ -162,15 +162,15 @@ func (p *Pooler) tenantStates() []metrics.TenantState {
 	clients := p.tenantClients()
 	var list []metrics.TenantState
 	for _, u := range s.units {
-		all := metrics.TenantState{Cluster: u.name, Tenant: metrics.AllTenants}
+		all := metrics.TenantState{Cluster: u.name(), Tenant: metrics.AllTenants}
 		add := func(m *tenantMeter) metrics.TenantState {
 			t := metrics.TenantState{
-				Cluster: u.name, Transactions: m.transactions.Load(), Queries: m.queries.Load(), Errors: m.errors.Load(),
+				Cluster: u.name(), Transactions: m.transactions.Load(), Queries: m.queries.Load(), Errors: m.errors.Load(),
 				Received: m.received.Load(), Sent: m.sent.Load(),
 			}
 			if x := m.tenant.Load(); x != nil {
 				t.Tenant = x.Name
-				n := clients[[2]string{u.name, x.Name}]
+				n := clients[[2]string{u.name(), x.Name}]
 				t.Clients, t.Waiting = n.clients, n.waiting
 			}
 			all.Add(&t)

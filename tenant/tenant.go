@@ -104,6 +104,9 @@ type Tenant struct {
 	Schema, Role string
 	// Database is its own on the server; empty = the shard's. Database isolation only.
 	Database string
+	// ID and Access are of the directory's record; empty for tenants of the configuration.
+	ID     string
+	Access Access
 
 	context []Setting
 }
@@ -132,14 +135,15 @@ func (t *Tenant) SearchPath() string {
 
 // Same reports whether both are the same tenant, nil being none.
 func (t *Tenant) Same(o *Tenant) bool {
-	return t == o || t != nil && o != nil && t.Name == o.Name && t.Cluster == o.Cluster
+	return t == o || t != nil && o != nil && t.Name == o.Name && t.Cluster == o.Cluster && t.ID == o.ID
 }
 
-// Equal reports whether both have everything in common.
+// Equal reports whether both have everything in common, but for who may come in, and that it may only read.
 func (t *Tenant) Equal(o *Tenant) bool {
 	a, b := *t, *o
 	same := slices.Equal(a.context, b.context)
 	a.context, b.context = nil, nil
+	a.Access, b.Access = Access{}, Access{}
 	return same && reflect.DeepEqual(a, b)
 }
 

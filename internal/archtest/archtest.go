@@ -113,6 +113,11 @@ var homes = []struct {
 		why:     "the life of pooled connections is pooler/pool's",
 	},
 	{
+		foreign: "go.etcd.io",
+		only:    []string{"tenant/store"},
+		why:     "what the directory is kept in is hidden inside tenant/store",
+	},
+	{
 		foreign: "github.com/BurntSushi/toml",
 		only:    []string{"config"},
 		why:     "files are read by config",

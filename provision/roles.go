@@ -1,0 +1,136 @@
+package provision
+
+import (
+	"context"
+	"slices"
+	"strconv"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgkennel/pgkennel/pooler/auth"
+	"github.com/pgkennel/pgkennel/tenant"
+)
+
+// roles makes the roles of a tenant's instance, and keeps everybody else out of its databases.
+func roles(ctx context.Context, j *job) error {
+	return j.instance(func(in *Instance, _ Driver) error {
+		return as(ctx, in, "postgres", func(c *pgx.Conn) error { return j.m.makeRoles(ctx, c, j.r) })
+	})
+}
+
+// shut are the databases that nobody but superusers has business in.
+var shut = []string{"postgres", "template1"}
+
+// makeRoles makes the roles that the record has, and changes those that are there: passwords, who they are, and who may log in not at all.
+// A tenant's roles log in while the tenant is made: its schema is made by them.
+func (m *Manager) makeRoles(ctx context.Context, c *pgx.Conn, r *tenant.Record) error {
+	have, err := column(ctx, c, "SELECT rolname::text FROM pg_catalog.pg_roles WHERE rolname LIKE 't\\_%'")
+	if err != nil {
+		return err
+	}
+	owner := tenant.OwnerRole(r.ID)
+	var todo []string
+	if !slices.Contains(have, owner) {
+		todo = append(todo, "CREATE ROLE "+ident(owner)+" NOLOGIN")
+	}
+	for i := range r.Logins {
+		l := &r.Logins[i]
+		more, err := m.role(r, l, slices.Contains(have, l.Role))
+		if err != nil {
+			return err
+		}
+		todo = append(todo, more...)
+	}
+	for _, db := range shut {
+		todo = append(todo, "REVOKE ALL ON DATABASE "+ident(db)+" FROM PUBLIC")
+	}
+	return run(ctx, c, todo...)
+}
+
+// role are the statements that make one login's role, or change it.
+func (m *Manager) role(r *tenant.Record, l *tenant.Login, there bool) ([]string, error) {
+	secret, err := m.o.Vault.Open(r.ID, l.Field(), l.Secret)
+	if err != nil {
+		return nil, err
+	}
+	// The verifier, so that the password is in no log of the server.
+	verifier, _ := auth.MakeVerifier(secret, nil, 0).Encode()
+	role, owner := ident(l.Role), ident(tenant.OwnerRole(r.ID))
+	var todo []string
+	if !there {
+		todo = append(todo, "CREATE ROLE "+role+" NOLOGIN")
+	}
+	todo = append(todo, "ALTER ROLE "+role+" "+may(r, l)+" PASSWORD "+literal(verifier))
+	switch {
+	case l.ReadOnly:
+		todo = append(todo,
+			"GRANT pg_read_all_data TO "+role,
+			"ALTER ROLE "+role+" SET default_transaction_read_only = on")
+	case l.Superuser:
+		todo = append(todo, "GRANT "+owner+" TO "+role)
+	default:
+		todo = append(todo, "GRANT "+owner+" TO "+role, "ALTER ROLE "+role+" SET role = "+literal(tenant.OwnerRole(r.ID)))
+	}
+	return todo, nil
+}
+
+// may says whether a login's role may log in at the server, and how often.
+func may(r *tenant.Record, l *tenant.Login) string {
+	s := "NOLOGIN"
+	if !l.Disabled && (r.Phase == tenant.Creating || !r.Access.Fenced) {
+		s = "LOGIN"
+	}
+	if l.Superuser {
+		s += " SUPERUSER"
+	} else {
+		s += " NOSUPERUSER"
+	}
+	if l.Connections > 0 {
+		return s + " CONNECTION LIMIT " + strconv.Itoa(l.Connections)
+	}
+	return s + " CONNECTION LIMIT -1"
+}
+
+// settle brings what a tenant's server says about access in line with its record: who may log in, and whether transactions only read. It does nothing
+// to an instance that is down: it is done when that starts.
+func (m *Manager) settle(ctx context.Context, r *tenant.Record) error {
+	if r.Isolation != tenant.Instance {
+		return m.o.Virtual.Fence(ctx, r.Clone(), r.Access.Fenced || r.Phase == tenant.OnHold)
+	}
+	in, d, err := m.instance(r)
+	if err != nil {
+		return err
+	}
+	s, err := d.State(ctx, in)
+	if err != nil || !s.Ready {
+		return err
+	}
+	return as(ctx, in, "postgres", func(c *pgx.Conn) error {
+		var out []string
+		todo := make([]string, 0, len(r.Logins)+1)
+		for i := range r.Logins {
+			l := &r.Logins[i]
+			todo = append(todo, "ALTER ROLE "+ident(l.Role)+" "+may(r, l))
+			if l.Disabled || r.Access.Fenced {
+				out = append(out, l.Role)
+			}
+		}
+		db := "ALTER DATABASE " + ident(r.Database)
+		if r.Access.ReadOnly || r.Access.Full {
+			todo = append(todo, db+" SET default_transaction_read_only = on")
+		} else {
+			todo = append(todo, db+" RESET default_transaction_read_only")
+		}
+		if err := run(ctx, c, todo...); err != nil {
+			return err
+		}
+		if len(out) == 0 {
+			return nil
+		}
+		_, err := c.Exec(ctx, "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE usename = ANY($1)", out)
+		return err
+	})
+}
+
+// settle is the same as a verb's last act.
+func settle(ctx context.Context, m *Manager, r *tenant.Record) error { return m.settle(ctx, r) }
