@@ -165,7 +165,9 @@ func (w *world) options(rows tenant.Mode, records ...*tenant.Record) secure.Opti
 		if r.Isolation == tenant.Database {
 			o.Databases = append(o.Databases, r.Database)
 		} else {
-			o.Tenants = append(o.Tenants, Tenant(r))
+			x := Tenant(r)
+			x.State = tenant.Disabled // by poolers
+			o.Tenants = append(o.Tenants, x)
 		}
 	}
 	return o
