@@ -291,7 +291,7 @@ func (w *world) catalog(t *testing.T, records ...*tenant.Record) []string {
 	like := "(" + strings.Join(append(ids, w.db), "|") + ")"
 	return slices.Concat(
 		w.in.Query(t, w.db, `SELECT 'schema', nspname, nspacl::text FROM pg_namespace WHERE nspname !~ '^pg_(toast_)?temp' UNION ALL SELECT 'relation', relnamespace::regnamespace || '.' || relname, relacl::text FROM pg_class WHERE relnamespace <> 'pg_toast'::regnamespace
-UNION ALL SELECT 'function', oid::regprocedure::text, proacl::text FROM pg_proc UNION ALL SELECT 'default', defaclrole::regrole || ' ' || defaclnamespace::regnamespace, defaclacl::text FROM pg_default_acl
+UNION ALL SELECT 'function', oid::regprocedure::text, proacl::text FROM pg_proc WHERE oid >= 16384 OR proacl IS NOT NULL UNION ALL SELECT 'default', defaclrole::regrole || ' ' || defaclnamespace::regnamespace, defaclacl::text FROM pg_default_acl
 UNION ALL SELECT 'entry', role, schema FROM pgkennel.tenants UNION ALL SELECT 'fence', what, '' FROM pgkennel.fenced UNION ALL SELECT 'large object', oid::text, '' FROM pg_largeobject_metadata
 UNION ALL SELECT 'database', datname, (SELECT string_agg(a::text, ' ' ORDER BY a::text) FROM unnest(datacl) a) FROM pg_database WHERE datname = current_database() ORDER BY 1, 2, 3`),
 		w.in.Query(t, "postgres", `SELECT 'role', rolname FROM pg_roles WHERE rolname ~ $1 UNION ALL SELECT 'database', datname FROM pg_database WHERE datname ~ $1
