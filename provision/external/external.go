@@ -133,7 +133,7 @@ func New(o Options) (*External, error) {
 func Tenant(r *tenant.Record) *tenant.Tenant {
 	return &tenant.Tenant{
 		Name: r.Name, Key: r.Key, Isolation: r.Isolation, Mode: r.Mode, State: tenant.Active, Cluster: r.Cluster, Shard: r.Shard,
-		Schema: r.Schema, Role: r.Role, Database: r.Database,
+		Schema: r.Schema, Role: r.Role, Database: r.Database, ID: r.ID,
 	}
 }
 

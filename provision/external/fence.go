@@ -125,6 +125,18 @@ var errLives = errors.New("a session of the tenant's does not end")
 
 // end ends a role's sessions. The role may not log in any more, but a login that was let in before that may not be seen yet.
 func (x *External) end(ctx context.Context, db *pgx.Conn, role string) error {
+	is, err := one[struct{ May bool }](ctx, db, "SELECT u.rolsuper OR pg_has_role('pg_signal_backend', 'USAGE') OR pg_has_role($1::name, 'USAGE') FROM pg_roles u WHERE u.rolname = current_user", role)
+	if err != nil {
+		return failed(ctx, err)
+	}
+	if !is.May {
+		if _, err := db.Exec(ctx, "GRANT "+quote(role)+" TO CURRENT_USER"); err != nil {
+			return failed(ctx, err)
+		}
+		defer func() {
+			_, _ = db.Exec(context.WithoutCancel(ctx), "REVOKE "+quote(role)+" FROM CURRENT_USER") // what stays gives the administrator nothing that he could not give himself
+		}()
+	}
 	begun := time.Now()
 	for {
 		seen := time.Since(begun)

@@ -58,8 +58,12 @@ func (x *External) takeRole(ctx context.Context, db *pgx.Conn, r *tenant.Record,
 		if is.Database {
 			return provision.Errorf(provision.KindTaken, "database %q is there already, and not this tenant's", r.Database)
 		}
+		inherit := "NOINHERIT"
+		if role != r.Role { // who owns a database is a member of pg_database_owner
+			inherit = "INHERIT"
+		}
 		for _, sql := range []string{
-			"CREATE ROLE " + quote(role) + " NOLOGIN NOINHERIT",
+			"CREATE ROLE " + quote(role) + " NOLOGIN " + inherit,
 			"COMMENT ON ROLE " + quote(role) + " IS '" + mark(r) + "'",
 		} {
 			if _, err := tx.Exec(ctx, sql); err != nil {

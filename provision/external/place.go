@@ -247,7 +247,6 @@ FROM pg_roles u WHERE u.rolname = current_user`, r.Role, ownerOf(r), r.Database,
 	case is.Owner && !ours:
 		return taken("role", ownerOf(r))
 	}
-	r.Version = strconv.Itoa(is.Major)
 	if r.Isolation != tenant.Row {
 		return nil
 	}

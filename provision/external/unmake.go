@@ -243,6 +243,9 @@ func (x *External) unmakeDatabase(ctx context.Context, r *tenant.Record, s Shard
 			if _, err := db.Exec(ctx, "ALTER ROLE "+quote(r.Role)+" NOLOGIN"); err != nil {
 				return failed(ctx, err)
 			}
+			if err := x.end(ctx, db, r.Role); err != nil {
+				return err
+			}
 		}
 		if _, err := db.Exec(ctx, "DROP DATABASE "+quote(r.Database)+" WITH (FORCE)"); err != nil {
 			return failed(ctx, err)

@@ -207,7 +207,8 @@ func (p *plan) tenantRoles() []string {
 // BY it, and so take from the others what it may.
 func (p *plan) tenantRole(t *tenant.Tenant, stored string, known entry, members []string, fenced bool) Step {
 	strict := t.Mode == tenant.Strict
-	login := strict && t.State == tenant.Active && !fenced
+	// Access to tenants of the directory is the poolers' matter, and where it is not theirs alone, there is a fence.
+	login := strict && (t.State == tenant.Active || t.ID != "") && !fenced
 	want := entry{Role: t.Role, Key: t.Key, Schema: t.Schema}
 	if p.Secret != nil && strict {
 		want.Secret = p.Secret.ID()
