@@ -29,6 +29,7 @@ type kennel struct {
 	*stand
 	port      string
 	apiPort   int
+	env       []string
 	passwords map[string]string // by tenant
 }
 
@@ -97,7 +98,7 @@ func (k *kennel) postmasters() (pids []int) {
 func (k *kennel) serve() {
 	k.t.Helper()
 	k.log = new(testbed.Log)
-	k.process = k.run([]string{"PGKENNEL_HOST=127.0.0.1", "PGKENNEL_PORT=" + k.port}, "serve")
+	k.process = k.run(append(k.env, "PGKENNEL_HOST=127.0.0.1", "PGKENNEL_PORT="+k.port), "serve")
 	eventually(k.t, "the program is ready", func() bool {
 		if k.process.ended() {
 			k.t.Fatalf("the program ended: %v\n%s", k.process.err, k.log.String())
@@ -125,7 +126,7 @@ func (k *kennel) tenant(code int, args ...string) (r result) {
 	k.t.Helper()
 	var out, log bytes.Buffer
 	cmd := exec.Command(build(k.t), append([]string{"tenant", "--json", "-q"}, args...)...)
-	cmd.Dir, cmd.Stdout, cmd.Stderr = k.dir, &out, &log
+	cmd.Dir, cmd.Env, cmd.Stdout, cmd.Stderr = k.dir, append(os.Environ(), k.env...), &out, &log
 	if err := cmd.Run(); cmd.ProcessState == nil {
 		k.t.Error(err)
 		return r
@@ -315,13 +316,19 @@ func (k *kennel) lives() {
 		return c.Ping(ctx) != nil
 	})
 	k.tenant(0, "enable-access", "initech")
-	eventually(k.t, "initech may log in", func() bool { _, err := k.ask("initech", "initech", k.passwords["initech"], "SELECT 1"); return err == nil })
+	eventually(k.t, "initech may log in", func() bool {
+		_, err := k.ask("initech", "initech", k.passwords["initech"], "SELECT 1")
+		return err == nil
+	})
 
 	k.tenant(0, "remove", "initech")
 	k.refused("initech", "initech", k.passwords["initech"], "28P01")
 	k.tenant(4, "create", "initech")
 	k.tenant(0, "restore", "initech")
-	eventually(k.t, "initech is back", func() bool { _, err := k.ask("initech", "initech", k.passwords["initech"], "SELECT 1"); return err == nil })
+	eventually(k.t, "initech is back", func() bool {
+		_, err := k.ask("initech", "initech", k.passwords["initech"], "SELECT 1")
+		return err == nil
+	})
 	if got := k.own("initech", "SELECT note FROM notes"); got != "initech's own" {
 		k.t.Errorf("initech has %q", got)
 	}
@@ -411,5 +418,74 @@ func (k *kennel) overAPI() {
 	k.t.Logf("a tenant was made in %v, and answered after %v", made.Round(time.Millisecond), time.Since(begun).Round(time.Millisecond))
 	if log := k.log.String(); strings.Contains(log, k.passwords["umbrella"]) || strings.Contains(log, "0123456789abcdef0123") {
 		k.t.Error("the log has a password, or the token")
+	}
+}
+
+// The same commands make tenants in databases that they share: of each isolation, in one database of the configuration.
+func TestOnDemandShared(t *testing.T) {
+	t.Parallel()
+	server := pgtest.SharedSet(t, 1)[0]
+	db := server.CreateDatabase(t)
+	app := "app_" + db // databases of tests share roles
+	k := newKennel(t, fmt.Sprintf(`
+[multi_tenant]
+column = "tenant_id"
+isolation = "row"
+mode = "strict"
+role_secret_file = "role.secret"
+[[databases]]
+name = "saas"
+host = "127.0.0.1"
+port = %d
+database_name = %q
+`, server.Port, db))
+	if err := os.Mkdir(filepath.Join(k.dir, "templates"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, text := range map[string]string{"role.secret": secureSecret, "templates/orders.sql": "CREATE TABLE orders (tenant_id bigint DEFAULT 0, note text)", "users.toml": "[[users]]\nname = \"app\"\ndatabase = \"saas\"\npassword = \"x\"\nserver_user = \"" + app + "\"\n"} {
+		if err := os.WriteFile(filepath.Join(k.dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.env = []string{"PGUSER=" + pgtest.Superuser, "PGSSLMODE=disable"}
+	server.Exec(t, "postgres", "CREATE ROLE "+app+" LOGIN; ALTER DATABASE "+db+" OWNER TO "+app)
+	server.Exec(t, db, "SET ROLE "+app+"; CREATE TABLE orders (tenant_id bigint NOT NULL, note text); CREATE INDEX ON orders (tenant_id)")
+	k.serve()
+	// Tables that tenants share have to be made safe first.
+	k.tenant(5, "create", "rows", "--isolation", "row", "--database", "saas", "--key", "7", "--enable")
+	if code, _, stderr := outcomeOf(t, k.dir, k.env, "secure", "apply"); code != 0 {
+		t.Fatal(stderr)
+	}
+	k.tenant(0, "create", "rows", "--isolation", "row", "--database", "saas", "--key", "7", "--enable")
+	k.tenant(4, "create", "others", "--isolation", "row", "--database", "saas", "--key", "7")
+	k.tenant(0, "create", "a-schema", "--isolation", "schema", "--database", "saas", "--template", "orders.sql", "--enable")
+	k.tenant(0, "create", "a-database", "--isolation", "database", "--template", "orders.sql", "--enable")
+	ask := func(name, sql string) (string, error) { return k.ask("app@"+name, "saas", "x", sql) }
+	names := []string{"rows", "a-schema", "a-database"}
+	for _, name := range names {
+		key := ""
+		if name == "rows" {
+			key = "7"
+		}
+		if _, err := ask(name, "INSERT INTO orders (note) VALUES ('of "+name+key+"')"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for _, name := range names {
+		if got, err := ask(name, "SELECT string_agg(note, ',') FROM orders"); err != nil || !strings.HasPrefix(got, "of "+name) || strings.Contains(got, ",") {
+			t.Errorf("%s reads %q, %v", name, got, err)
+		}
+	}
+	if code, stdout, _ := outcomeOf(t, k.dir, k.env, "doctor"); code != 0 {
+		t.Errorf("doctor: %s", stdout)
+	}
+	k.tenant(0, "disable-access", "a-schema", "--now")
+	k.refused("app@a-schema", "saas", "x", "28P01")
+	k.tenant(0, "remove", "a-database")
+	k.refused("app@a-database", "saas", "x", "28P01")
+	k.tenant(0, "restore", "a-database")
+	eventually(t, "a-database is back", func() bool { _, err := ask("a-database", "SELECT 'x'"); return err == nil })
+	if got, err := ask("rows", "SELECT note FROM orders"); err != nil || got != "of rows7" {
+		t.Errorf("rows reads %q, %v", got, err)
 	}
 }
