@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"reflect"
 	"strings"
 	"time"
 
@@ -90,7 +91,7 @@ func (m *Manager) begin(ctx context.Context, v *verb, c *change) (err error) {
 		}
 	}
 	if c.old != nil && c.old.Operation != nil && !v.aside {
-		if joined, err := c.meet(v); joined || err != nil {
+		if joined, err := c.meet(); joined || err != nil {
 			return err
 		}
 	}
@@ -139,7 +140,7 @@ const (
 func (c *change) journal(now time.Time) error {
 	id := tenant.NewID()
 	o := c.o
-	text, err := json.Marshal(o)
+	text, err := json.Marshal(o) //nolint:gosec // it is sealed
 	if err != nil {
 		return err
 	}
@@ -192,7 +193,7 @@ func (m *Manager) secretsOf(r *tenant.Record) ([]Secret, error) {
 }
 
 // meet says what becomes of an order for a tenant that something is being done to: it joins that, or takes its place, or is refused.
-func (c *change) meet(v *verb) (joined bool, err error) {
+func (c *change) meet() (joined bool, err error) {
 	op := c.old.Operation
 	running, err := c.m.order(c.old)
 	if err != nil {
@@ -228,9 +229,20 @@ func (c *change) meet(v *verb) (joined bool, err error) {
 
 // same reports whether two orders want the same, whoever gave them.
 func same(a, b Order) bool {
-	x, err1 := json.Marshal(a)
-	y, err2 := json.Marshal(b)
-	return err1 == nil && err2 == nil && string(x) == string(y)
+	a.By, b.By = "", ""
+	return reflect.DeepEqual(normal(a), normal(b))
+}
+
+// normal has what is empty nil, as an order has it that was written and read.
+func normal(o Order) Order {
+	s := reflect.ValueOf(&o).Elem()
+	for i := range s.NumField() {
+		if f := s.Field(i); (f.Kind() == reflect.Map || f.Kind() == reflect.Slice) && f.Len() == 0 {
+			f.SetZero()
+		}
+	}
+	o.ToTime = o.ToTime.UTC().Round(0)
+	return o
 }
 
 // await has the operation that is on record run, here or where its host is, and waits for its end.

@@ -222,13 +222,6 @@ func (w *warden) careOf(id string) *care {
 	return c
 }
 
-// known is the record as the directory told it last.
-func (w *warden) known(id string) *tenant.Record {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.mu.records[id]
-}
-
 func pause(ctx context.Context, d time.Duration) {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

@@ -62,9 +62,15 @@ func TestLife(t *testing.T) {
 		verb, phase string
 		up          bool
 	}{
-		{provision.VerbStop, "stopped", false}, {provision.VerbStop, "stopped", false}, {provision.VerbStart, "ready", true},
-		{provision.VerbRestart, "ready", true}, {provision.VerbSleep, "asleep", false}, {provision.VerbWake, "ready", true},
-		{provision.VerbSuspend, "suspended", false}, {provision.VerbResume, "ready", true}, {provision.VerbRemove, "removed", false},
+		{provision.VerbStop, "stopped", false},
+		{provision.VerbStop, "stopped", false},
+		{provision.VerbStart, "ready", true},
+		{provision.VerbRestart, "ready", true},
+		{provision.VerbSleep, "asleep", false},
+		{provision.VerbWake, "ready", true},
+		{provision.VerbSuspend, "suspended", false},
+		{provision.VerbResume, "ready", true},
+		{provision.VerbRemove, "removed", false},
 	} {
 		b.do(provision.Order{Verb: s.verb, Tenant: "acme"})
 		if got := b.record("acme").Phase.String(); got != s.phase {
