@@ -283,8 +283,8 @@ func (d *Driver) DataDir(in *provision.Instance) (dir string, uid, gid int) {
 	return p.data, p.uid, p.gid
 }
 
-// State implements provision.Driver.
-func (d *Driver) State(_ context.Context, in *provision.Instance) (provision.State, error) {
+// State implements provision.Driver. It mounts a volume that is not, as after the host was started anew, to see what is in it.
+func (d *Driver) State(ctx context.Context, in *provision.Instance) (provision.State, error) {
 	p, err := d.at(in.ID)
 	if err != nil {
 		return provision.State{}, err
@@ -292,6 +292,18 @@ func (d *Driver) State(_ context.Context, in *provision.Instance) (provision.Sta
 	if d.root && in.Facts[tenant.UIDFact] != "" {
 		if p, err = d.place(in); err != nil {
 			return provision.State{}, err
+		}
+	}
+	if d.root && exists(p.image) {
+		if is, err := mounted(p.dir); err != nil {
+			return provision.State{}, err
+		} else if !is {
+			unlock := d.lock(in.ID)
+			err := d.mount(ctx, p)
+			unlock()
+			if err != nil {
+				return provision.State{}, err
+			}
 		}
 	}
 	var st provision.State
