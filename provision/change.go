@@ -27,6 +27,7 @@ type change struct {
 	direct   bool   // there are no steps this time
 	plan     []string
 	join     string // ID of the operation that does what is wanted
+	again    bool   // it does not: it has to be over first
 }
 
 const maxTries = 100
@@ -58,6 +59,9 @@ func (m *Manager) change(ctx context.Context, v *verb, o Order, report func(Prog
 			return res, nil
 		}
 		res, err := m.await(ctx, c.r, c.join, report)
+		if c.again && ctx.Err() == nil {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -209,6 +213,10 @@ func (c *change) meet() (joined bool, err error) {
 		c.join, c.r = op.ID, c.old
 		return true, nil
 	}
+	if c.o.Verb == VerbWake && op.Verb == VerbSleep && !failed { // a client came just when it fell asleep
+		c.join, c.r, c.again = op.ID, c.old, true
+		return true, nil
+	}
 	if failed && (c.o.Verb == VerbRemove || c.o.Verb == op.Verb && !op.Undoing) {
 		return false, nil // it takes its place
 	}
@@ -235,9 +243,8 @@ func same(a, b Order) bool {
 
 // normal has what is empty nil, as an order has it that was written and read.
 func normal(o Order) Order {
-	s := reflect.ValueOf(&o).Elem()
-	for i := range s.NumField() {
-		if f := s.Field(i); (f.Kind() == reflect.Map || f.Kind() == reflect.Slice) && f.Len() == 0 {
+	for _, f := range reflect.ValueOf(&o).Elem().Fields() {
+		if (f.Kind() == reflect.Map || f.Kind() == reflect.Slice) && f.Len() == 0 {
 			f.SetZero()
 		}
 	}

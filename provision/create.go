@@ -300,8 +300,10 @@ func initialize(ctx context.Context, j *job) error {
 
 func configure(ctx context.Context, j *job) error {
 	return j.instance(func(in *Instance, d Driver) error {
-		_, err := d.Configure(ctx, in)
-		return err
+		if err := d.Volume(ctx, in); err != nil { // the machine may have been started anew
+			return err
+		}
+		return configured(d.Configure(ctx, in))
 	})
 }
 

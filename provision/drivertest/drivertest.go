@@ -4,7 +4,6 @@ package drivertest
 import (
 	"context"
 	"errors"
-	"strings"
 	"testing"
 	"time"
 
@@ -27,8 +26,8 @@ type Caps struct {
 // timeout bounds each step.
 const timeout = 60 * time.Second
 
-// kit is one test with one driver.
-type kit struct {
+// Kit is one test with one driver.
+type Kit struct {
 	testing.TB
 	provision.Driver
 }
@@ -38,7 +37,8 @@ type kit struct {
 func Run(t *testing.T, open func(t testing.TB) provision.Driver, caps Caps) {
 	t.Helper()
 	for name, test := range map[string]func(*testing.T, func(testing.TB) provision.Driver, Caps){
-		"Life": life,
+		"Life": life, "Settings": settings, "Crash": crash, "Half": half, "Replica": replica, "Refusals": refusals, "Archive": archive,
+		"CPU": cpu, "Memory": memory, "Disk": disk, "Connections": connections,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -47,8 +47,8 @@ func Run(t *testing.T, open func(t testing.TB) provision.Driver, caps Caps) {
 	}
 }
 
-// New returns an instance that nothing is known of yet. What is left of it at the end of the test is destroyed.
-func (k kit) instance() *provision.Instance {
+// Instance returns one that nothing is known of yet. What is left of it at the end of the test is destroyed.
+func (k Kit) Instance() *provision.Instance {
 	k.Helper()
 	in := &provision.Instance{ID: tenant.NewID(), Password: "pässwörd 'of' \\ " + tenant.NewID()}
 	k.Cleanup(func() {
@@ -61,15 +61,16 @@ func (k kit) instance() *provision.Instance {
 	return in
 }
 
-// twice has a step done, and then done again.
-func (k kit) twice(step string, f func(ctx context.Context) error) {
+// Twice has a step done, and then done again.
+func (k Kit) Twice(step string, f func(ctx context.Context) error) {
 	k.Helper()
 	for _, times := range []string{"", " again"} {
-		k.do(step+times, f)
+		k.Do(step+times, f)
 	}
 }
 
-func (k kit) do(step string, f func(ctx context.Context) error) {
+// Do has a step done.
+func (k Kit) Do(step string, f func(ctx context.Context) error) {
 	k.Helper()
 	ctx, cancel := context.WithTimeout(k.Context(), timeout)
 	defer cancel()
@@ -85,24 +86,24 @@ func explain(err error) string {
 	return err.Error()
 }
 
-// up makes an instance and starts it.
-func (k kit) up(in *provision.Instance, others ...*provision.Instance) {
+// Up makes an instance and starts it.
+func (k Kit) Up(in *provision.Instance, others ...*provision.Instance) {
 	k.Helper()
-	k.twice("plan", func(ctx context.Context) error { return k.Plan(ctx, in, others) })
-	k.twice("volume", func(ctx context.Context) error { return k.Volume(ctx, in) })
-	k.twice("init", func(ctx context.Context) error { return k.Init(ctx, in) })
-	k.twice("configure", func(ctx context.Context) error {
+	k.Twice("plan", func(ctx context.Context) error { return k.Plan(ctx, in, others) })
+	k.Twice("volume", func(ctx context.Context) error { return k.Volume(ctx, in) })
+	k.Twice("init", func(ctx context.Context) error { return k.Init(ctx, in) })
+	k.Twice("configure", func(ctx context.Context) error {
 		need, err := k.Configure(ctx, in)
 		if err == nil && need != provision.NeedNothing {
 			k.Errorf("an instance that does not run needs %d for its configuration", need)
 		}
 		return err
 	})
-	k.twice("start", func(ctx context.Context) error { return k.Start(ctx, in) })
+	k.Twice("start", func(ctx context.Context) error { return k.Start(ctx, in) })
 }
 
-// try runs a statement as a user and returns what is in the first column of the first row.
-func (k kit) try(in *provision.Instance, password, sql string) (string, error) {
+// Try runs a statement as a user and returns what is in the first column of the first row.
+func (k Kit) Try(in *provision.Instance, password, sql string) (string, error) {
 	k.Helper()
 	ctx, cancel := context.WithTimeout(k.Context(), timeout)
 	defer cancel()
@@ -110,7 +111,7 @@ func (k kit) try(in *provision.Instance, password, sql string) (string, error) {
 	if err != nil {
 		k.Fatal(err)
 	}
-	config.Host, config.Port = in.Endpoint.Host, uint16(in.Endpoint.Port)
+	config.Host, config.Port = in.Endpoint.Host, uint16(in.Endpoint.Port) //nolint:gosec // it is one
 	config.User, config.Password, config.Database = provision.Superuser, password, "postgres"
 	config.DefaultQueryExecMode, config.Fallbacks = pgx.QueryExecModeSimpleProtocol, nil
 	conn, err := pgx.ConnectConfig(ctx, config)
@@ -133,59 +134,36 @@ func (k kit) try(in *provision.Instance, password, sql string) (string, error) {
 	return out, rows.Err()
 }
 
-// sql is try as pgkennel's superuser, for statements that work.
-func (k kit) sql(in *provision.Instance, statement string) string {
+// SQL is Try as pgkennel's superuser, for statements that work.
+func (k Kit) SQL(in *provision.Instance, statement string) string {
 	k.Helper()
-	out, err := k.try(in, in.Password, statement)
+	out, err := k.Try(in, in.Password, statement)
 	if err != nil {
 		k.Fatalf("%s: %v", statement, err)
 	}
 	return out
 }
 
-func code(err error) string {
+// Code is the SQLSTATE of an error.
+func Code(err error) string {
 	if e := (*pgconn.PgError)(nil); errors.As(err, &e) {
 		return e.Code
 	}
 	return ""
 }
 
-func kind(err error) provision.ErrorKind {
+// Kind is that of a *provision.Error.
+func Kind(err error) provision.ErrorKind {
 	if e := (*provision.Error)(nil); errors.As(err, &e) {
 		return e.Kind
 	}
 	return ""
 }
 
-func life(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
-	t.Helper()
-	k := kit{t, open(t)}
-	in := k.instance()
-	k.up(in)
-	if in.Version == "" || in.Endpoint.Port == 0 || in.Endpoint.Host == "" {
-		t.Fatalf("plan left version %q and endpoint %v", in.Version, in.Endpoint)
-	}
-	if got := k.sql(in, "SHOW server_version"); !strings.HasPrefix(got, in.Version) {
-		t.Errorf("server is of version %s, want %s", got, in.Version)
-	}
-	if _, err := k.try(in, "wrong", "SELECT 1"); code(err) != "28P01" {
-		t.Errorf("wrong password: %v, want 28P01", err)
-	}
-	k.sql(in, "CREATE TABLE t AS SELECT 42 AS n")
-	k.twice("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
-	k.twice("start", func(ctx context.Context) error { return k.Start(ctx, in) })
-	if got := k.sql(in, "SELECT n FROM t"); got != "42" {
-		t.Errorf("after a restart: %s, want 42", got)
-	}
-	k.twice("destroy", func(ctx context.Context) error { return k.Destroy(ctx, in) })
-	k.nothing()
-	_ = caps
-}
-
-// nothing fails if anything is left on the host.
-func (k kit) nothing() {
+// Nothing fails if anything is left on the host.
+func (k Kit) Nothing() {
 	k.Helper()
-	k.do("found", func(ctx context.Context) error {
+	k.Do("found", func(ctx context.Context) error {
 		left, err := k.Found(ctx)
 		if len(left) > 0 {
 			k.Errorf("left over: %v", left)

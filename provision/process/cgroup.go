@@ -95,7 +95,7 @@ func (g *groups) find(root, mounts, own string) {
 		}
 	}
 	if len(missing) > 0 {
-		g.reason = fmt.Errorf("This process may make no cgroup with the controller %s", strings.Join(missing, " and ")) //nolint:revive,staticcheck // it is the detail of an error
+		g.reason = fmt.Errorf("This process may make no cgroup with the controller %s", strings.Join(missing, " and ")) //nolint:staticcheck // it is the detail of an error
 	}
 }
 
@@ -300,6 +300,22 @@ func (g *groups) cpu(id string) (time.Duration, bool) {
 	}
 	n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
 	return time.Duration(n), err == nil
+}
+
+// pids are the processes in an instance's group; nil = it has none.
+func (g *groups) pids(id string) []int {
+	dirs := g.dirs(id)
+	if len(dirs) == 0 {
+		return nil
+	}
+	b, _ := os.ReadFile(filepath.Join(dirs[0], "cgroup.procs")) // without a group, without processes
+	var list []int
+	for word := range strings.FieldsSeq(string(b)) {
+		if pid, err := strconv.Atoi(word); err == nil {
+			list = append(list, pid)
+		}
+	}
+	return list
 }
 
 // remove takes an instance's groups away, and that around them after the last.

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -33,8 +34,9 @@ func (d *Driver) Configure(ctx context.Context, in *provision.Instance) (provisi
 		return 0, err
 	}
 	defer d.lock(in.ID)()
-	if exists(p.data) {
-		if err := d.grow(ctx, p, in.Limits.Disk); err != nil {
+	var least provision.Need
+	if exists(p.dir) {
+		if least, err = d.grow(ctx, p, in.Limits.Disk); err != nil {
 			return 0, err
 		}
 	}
@@ -81,7 +83,7 @@ func (d *Driver) Configure(ctx context.Context, in *provision.Instance) (provisi
 	if err == nil && need == provision.NeedNothing && string(hbaBefore) != hbaRules {
 		need = provision.NeedReload
 	}
-	return need, err
+	return max(need, least), err
 }
 
 // put writes a file that the instance may read, and only pgkennel may write; at once, or not at all.
@@ -108,6 +110,9 @@ func (d *Driver) put(p *place, path, text string) error {
 	return os.Rename(f.Name(), path)
 }
 
+// position is where PostgreSQL found an error, which says nothing to who did not write the file.
+var position = regexp.MustCompile(` in file "[^"]*" line [0-9]+`)
+
 // checkConfig has PostgreSQL read the new file and say what it makes of it.
 func (d *Driver) checkConfig(ctx context.Context, p *place, inst install) error {
 	err := d.run(ctx, p, p.become(), nil, nil, inst.path("postgres"), "-D", p.data, "-c", "config_file="+p.config+".new", "-C", "port")
@@ -118,7 +123,8 @@ func (d *Driver) checkConfig(ctx context.Context, p *place, inst install) error 
 	var reasons []string
 	for line := range strings.Lines(failed.Detail) {
 		_, text, ok := strings.Cut(strings.TrimSpace(line), ":  ")
-		if ok && !strings.Contains(text, p.config) {
+		text = position.ReplaceAllString(text, "")
+		if ok && !strings.Contains(text, p.conf) { // the last line says that there were others
 			reasons = append(reasons, text)
 		}
 	}
@@ -154,9 +160,9 @@ func (d *Driver) need(ctx context.Context, p *place, in *provision.Instance, now
 		if context.Cause(ctx) != nil {
 			return 0, err
 		}
-		return provision.NeedRestart, nil //nolint:nilerr // one that can't be asked is set right by that, too
+		return provision.NeedRestart, nil // it sets right one that can't be asked, too
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is lost
+	defer conn.Close(context.WithoutCancel(ctx))
 	rows, err := conn.Query(ctx, `SELECT count(*) FROM pg_settings WHERE context IN ('postmaster', 'internal') AND name = ANY ($1)`, since)
 	if err != nil {
 		return 0, err
@@ -209,7 +215,7 @@ func loadTime(ctx context.Context, in *provision.Instance) (time.Time, bool) {
 	if err != nil {
 		return time.Time{}, false
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is lost
+	defer conn.Close(context.WithoutCancel(ctx))
 	var at time.Time
 	err = conn.QueryRow(ctx, `SELECT pg_conf_load_time()`).Scan(&at)
 	return at, err == nil

@@ -69,6 +69,9 @@ func (d *Driver) Init(ctx context.Context, in *provision.Instance) error {
 func (d *Driver) initdb(ctx context.Context, p *place, in *provision.Instance, inst install, made string) error {
 	uid := p.uid
 	attr := p.become()
+	if d.root && d.account == nil {
+		return d.unfit
+	}
 	if d.root {
 		n, err := strconv.ParseUint(d.account.Uid, 10, 32)
 		if err != nil {
@@ -116,13 +119,18 @@ func (d *Driver) initdb(ctx context.Context, p *place, in *provision.Instance, i
 	return nil
 }
 
-// chownAll hands a tree over, links themselves and not what they point to.
+// chownAll hands a tree over, links themselves and not what they point to. It does not leave the tree, whatever is made of it meanwhile.
 func chownAll(dir string, uid, gid int) error {
-	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return err
+	}
+	defer root.Close()
+	return fs.WalkDir(root.FS(), ".", func(path string, _ fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		return os.Lchown(path, uid, gid)
+		return root.Lchown(path, uid, gid)
 	})
 }
 
@@ -174,7 +182,7 @@ func (d *Driver) makeSlot(ctx context.Context, in *provision.Instance) error {
 	if err != nil {
 		return fmt.Errorf("primary of %s: %w", in.ID, err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is lost
+	defer conn.Close(context.WithoutCancel(ctx))
 	_, err = conn.Exec(ctx, `SELECT pg_create_physical_replication_slot($1, true) WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)`, slotName(in.ID))
 	return err
 }
@@ -185,7 +193,7 @@ func (d *Driver) dropSlot(ctx context.Context, in *provision.Instance) {
 	defer cancel()
 	conn, err := connect(ctx, in.Primary)
 	if err == nil {
-		defer conn.Close(context.WithoutCancel(ctx)) //nolint:errcheck // nothing is lost
+		defer conn.Close(context.WithoutCancel(ctx))
 		_, err = conn.Exec(ctx, `SELECT pg_terminate_backend(active_pid, 2000) FROM pg_replication_slots WHERE slot_name = $1 AND active`, slotName(in.ID))
 	}
 	if err == nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"hash/fnv"
 	"io/fs"
+	"maps"
 	"os"
 	"os/exec"
 	"os/user"
@@ -34,11 +35,11 @@ const planTime = 10 * time.Minute
 const (
 	defaultConnections = 100
 	maxConnections     = 10000
-	ownConnections     = 5 // for pgkennel itself, above the tenant's
-	unlimitedMemory    = 128 << 20
+	ownConnections     = 5        // for pgkennel itself, above the tenant's
+	unlimitedMemory    = 64 << 20 // its shared buffers
 	unlimitedDisk      = 256 << 20
 	leastMemory        = 64 << 20
-	leastDisk          = 96 << 20
+	leastDisk          = 128 << 20 // half of which a new instance has use for
 	leastCPU           = 10
 )
 
@@ -47,6 +48,9 @@ func (d *Driver) Plan(_ context.Context, in *provision.Instance, others []*provi
 	p, err := d.at(in.ID)
 	if err != nil {
 		return err
+	}
+	if d.unfit != nil {
+		return provision.Errorf(provision.KindRefused, "the data directory of instances can't be used: %v", d.unfit)
 	}
 	version := in.Version
 	if version == "" && in.Primary != nil {
@@ -84,9 +88,7 @@ func (d *Driver) Plan(_ context.Context, in *provision.Instance, others []*provi
 		return err
 	}
 	facts := map[string]string{}
-	for k, v := range in.Facts {
-		facts[k] = v
-	}
+	maps.Copy(facts, in.Facts)
 	facts[tenant.PortFact] = strconv.Itoa(chosen.port)
 	if d.root {
 		facts[tenant.UIDFact] = strconv.Itoa(chosen.uid)
@@ -138,23 +140,23 @@ func (d *Driver) checkLimits(in *provision.Instance) error {
 // canMount reports whether volumes can be made and mounted here.
 func (d *Driver) canMount() error {
 	if !d.root {
-		return fmt.Errorf("Volumes are files that root mounts, and pgkennel is not root") //nolint:revive,staticcheck // it is the detail of an error
+		return fmt.Errorf("Volumes are files that root mounts, and pgkennel is not root") //nolint:staticcheck // it is the detail of an error
 	}
 	if !hasCapability(21) {
-		return fmt.Errorf("The right to mount (CAP_SYS_ADMIN) was taken from this process") //nolint:revive,staticcheck // it is the detail of an error
+		return fmt.Errorf("The right to mount (CAP_SYS_ADMIN) was taken from this process") //nolint:staticcheck // it is the detail of an error
 	}
 	if err := unix.Access("/dev/loop-control", unix.W_OK); err != nil {
-		return fmt.Errorf("There are no loop devices (/dev/loop-control: %w)", err) //nolint:revive,staticcheck // it is the detail of an error
+		return fmt.Errorf("There are no loop devices (/dev/loop-control: %w)", err) //nolint:staticcheck // it is the detail of an error
 	}
-	if _, err := mkfs(); err != nil {
-		return fmt.Errorf("The program mkfs.ext4 is missing") //nolint:revive,staticcheck // it is the detail of an error
+	for _, name := range []string{"mkfs.ext4", "e2fsck", "resize2fs"} {
+		if _, err := sbin(name); err != nil {
+			return fmt.Errorf("The program %s is missing", name) //nolint:staticcheck // it is the detail of an error
+		}
 	}
 	return nil
 }
 
-// mkfs finds a program that is in directories that services do not always have in their PATH.
-func mkfs() (string, error) { return sbin("mkfs.ext4") }
-
+// sbin finds a program that is in directories that services do not always have in their PATH.
 func sbin(name string) (string, error) {
 	for _, dir := range []string{"/usr/sbin", "/sbin"} {
 		if path := filepath.Join(dir, name); unix.Access(path, unix.X_OK) == nil {
@@ -278,47 +280,69 @@ func (d *Driver) choose(p *place, in *provision.Instance, others []*provision.In
 			uids[uid] = true
 		}
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for id, c := range d.mu.planned {
-		switch {
-		case time.Since(c.at) > planTime:
-			delete(d.mu.planned, id)
-		case id != in.ID:
-			ports[c.port], uids[c.uid] = true, true
-		}
-	}
 	h := fnv.New32a()
 	h.Write([]byte(in.ID))
 	seed := int(h.Sum32())
 	made := exists(p.dir) || exists(p.conf)
-
-	c := plan{at: time.Now()}
-	had, _ := strconv.Atoi(in.Facts[tenant.PortFact])
-	c.port = pick(d.o.PortMin, d.o.PortMax, had, seed, func(n int) bool { return !ports[n] && (!listening[n] || made && n == had) })
-	if c.port == 0 {
-		return plan{}, provision.Errorf(provision.KindRefused, "none of the %d ports from %d to %d is free", d.o.PortMax-d.o.PortMin+1, d.o.PortMin, d.o.PortMax)
+	goodPort := func(n int) bool {
+		had := in.Facts[tenant.PortFact] == strconv.Itoa(n)
+		return !ports[n] && (!listening[n] || made && had)
 	}
-	if d.root {
-		had, _ := strconv.Atoi(in.Facts[tenant.UIDFact])
-		c.uid = pick(d.o.UIDMin, d.o.UIDMax, had, seed, func(n int) bool {
-			if uids[n] {
-				return false
+	goodUID := func(n int) bool {
+		if uids[n] {
+			return false
+		}
+		_, err := user.LookupId(strconv.Itoa(n))
+		return err != nil
+	}
+	for {
+		d.addPlanned(in.ID, ports, uids)
+		c := plan{at: time.Now(), port: pick(d.o.PortMin, d.o.PortMax, in.Facts[tenant.PortFact], seed, goodPort)}
+		if c.port == 0 {
+			return plan{}, provision.Errorf(provision.KindRefused, "none of the %d ports from %d to %d is free", d.o.PortMax-d.o.PortMin+1, d.o.PortMin, d.o.PortMax)
+		}
+		if d.root {
+			c.uid = pick(d.o.UIDMin, d.o.UIDMax, in.Facts[tenant.UIDFact], seed, goodUID)
+			if c.uid == 0 {
+				return plan{}, provision.Errorf(provision.KindRefused, "none of the %d users from %d to %d is free", d.o.UIDMax-d.o.UIDMin+1, d.o.UIDMin, d.o.UIDMax)
 			}
-			_, err := user.LookupId(strconv.Itoa(n))
-			return err != nil
-		})
-		if c.uid == 0 {
-			return plan{}, provision.Errorf(provision.KindRefused, "none of the %d users from %d to %d is free", d.o.UIDMax-d.o.UIDMin+1, d.o.UIDMin, d.o.UIDMax)
+		}
+		if d.keepPlanned(in.ID, c) {
+			return c, nil
 		}
 	}
-	d.mu.planned[in.ID] = c
-	return c, nil
 }
 
-// pick returns had if it is good, else the first good number of a range from a place in it on; 0 = there is none.
-func pick(low, high, had, seed int, good func(int) bool) int {
-	if had >= low && had <= high && good(had) {
+// addPlanned adds what was chosen for others.
+func (d *Driver) addPlanned(id string, ports, uids map[int]bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for other, c := range d.mu.planned {
+		switch {
+		case time.Since(c.at) > planTime:
+			delete(d.mu.planned, other)
+		case other != id:
+			ports[c.port], uids[c.uid] = true, true
+		}
+	}
+}
+
+// keepPlanned notes what was chosen, unless another has it meanwhile.
+func (d *Driver) keepPlanned(id string, c plan) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for other, o := range d.mu.planned {
+		if other != id && (o.port == c.port || d.root && o.uid == c.uid) {
+			return false
+		}
+	}
+	d.mu.planned[id] = c
+	return true
+}
+
+// pick returns the number of a fact if it is good, else the first good one of a range from a place in it on; 0 = there is none.
+func pick(low, high int, fact string, seed int, good func(int) bool) int {
+	if had, err := strconv.Atoi(fact); err == nil && had >= low && had <= high && good(had) {
 		return had
 	}
 	width := high - low + 1

@@ -25,7 +25,14 @@ func (d *Driver) Usage(_ context.Context, in *provision.Instance) (provision.Usa
 	}
 	var u provision.Usage
 	var sum time.Duration
-	for _, pid := range p.members() {
+	list := d.groups.pids(p.id)
+	if list == nil {
+		list = p.members()
+	}
+	for _, pid := range list {
+		if !alive(pid) {
+			continue
+		}
 		u.Processes++
 		u.Memory += proportional(pid)
 		if st, ok := readStat(pid); ok {

@@ -21,6 +21,9 @@ type install struct {
 
 func (i install) path(program string) string { return filepath.Join(i.bin, program) }
 
+// oldest is the first version that bounds what replicas make it keep (max_slot_wal_keep_size).
+const oldest = 13
+
 var versionLine = regexp.MustCompile(`\(PostgreSQL\) ([0-9]+)`)
 
 // discover finds PostgreSQL's programs: the directories told of first, then where distributions put them, then that of pg_config.
@@ -41,7 +44,7 @@ func discover(dirs []string) []install {
 		if _, err := os.Stat(filepath.Join(dir, "initdb")); err != nil {
 			continue
 		}
-		out, err := exec.Command(filepath.Join(dir, "postgres"), "--version").Output()
+		out, err := exec.Command(filepath.Join(dir, "postgres"), "--version").Output() //nolint:gosec // where the operator says
 		if err != nil {
 			continue
 		}
@@ -50,7 +53,7 @@ func discover(dirs []string) []install {
 			continue
 		}
 		major, _ := strconv.Atoi(string(m[1]))
-		if !slices.ContainsFunc(list, func(i install) bool { return i.major == major }) {
+		if major >= oldest && !slices.ContainsFunc(list, func(i install) bool { return i.major == major }) {
 			list = append(list, install{major: major, bin: dir})
 		}
 	}

@@ -2,6 +2,7 @@ package process
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -10,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -44,7 +46,7 @@ func (d *Driver) volume(ctx context.Context, p *place, limit int64) error {
 		}
 	}
 	if exists(p.image) {
-		if err := d.mount(p); err != nil {
+		if err := d.mount(ctx, p); err != nil {
 			return err
 		}
 		if err := d.own(p.dir, 0o710, 0o700, p.gid); err != nil {
@@ -91,18 +93,13 @@ func (d *Driver) makeImage(ctx context.Context, p *place, bytes int64) error {
 	if err := allocate(f, bytes); err != nil {
 		return err
 	}
-	program, err := mkfs()
-	if err != nil {
-		return err
-	}
 	label := p.id
 	if len(label) > 16 { // ext4 has no room for more
 		label = label[:16]
 	}
 	// nodiscard: it would give the file's blocks back.
-	cmd := exec.CommandContext(ctx, program, "-q", "-F", "-m", "0", "-L", label, "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", part) //nolint:gosec // our own file
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("mkfs.ext4: %w: %s", err, strings.TrimSpace(string(out)))
+	if err := tool(ctx, "mkfs.ext4", "-q", "-F", "-m", "0", "-L", label, "-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=1", part); err != nil {
+		return err
 	}
 	if !d.o.NoSync {
 		if err := f.Sync(); err != nil {
@@ -162,16 +159,11 @@ func mounts() (map[string]string, error) {
 }
 
 // mount mounts an instance's volume, if it is not.
-func (d *Driver) mount(p *place) error {
+func (d *Driver) mount(ctx context.Context, p *place) error {
 	if is, err := mounted(p.dir); is || err != nil {
 		return err
 	}
-	img, err := os.OpenFile(p.image, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer img.Close()
-	dev, err := attach(img)
+	dev, err := device(ctx, p.image)
 	if err != nil {
 		return fmt.Errorf("loop device for %s: %w", p.image, err)
 	}
@@ -180,6 +172,26 @@ func (d *Driver) mount(p *place) error {
 		return fmt.Errorf("mount %s: %w", p.dir, err)
 	}
 	return nil
+}
+
+// device returns a volume's block device. There may be one already that is not mounted here, but where servers run that were started by a pgkennel with
+// mounts of its own: a second one of the same file would destroy it.
+func device(ctx context.Context, image string) (*os.File, error) {
+	for have := loops(image); len(have) > 0; have = loops(image) {
+		dev, err := os.OpenFile(have[0], os.O_RDWR, 0)
+		if err == nil || !errors.Is(err, unix.ENXIO) { // else it is just going away
+			return dev, err
+		}
+	}
+	if err := resize(ctx, image); err != nil {
+		return nil, err
+	}
+	img, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer img.Close()
+	return attach(img)
 }
 
 // attach makes a file a block device, which goes when nobody uses it any more.
@@ -225,44 +237,52 @@ func loops(image string) []string {
 	return list
 }
 
-// grow makes a volume larger, while it is mounted.
-func (d *Driver) grow(ctx context.Context, p *place, bytes int64) error {
+// grow makes a volume larger: at once where this process may do that to a mounted one (CAP_SYS_RESOURCE), else when the instance is down.
+func (d *Driver) grow(ctx context.Context, p *place, bytes int64) (provision.Need, error) {
 	st, err := os.Stat(p.image)
 	if errors.Is(err, fs.ErrNotExist) {
 		if bytes == 0 {
-			return nil
+			return provision.NeedNothing, nil
 		}
-		return provision.Errorf(provision.KindRefused, "the instance's data are not in a volume: its disk can't be limited any more").
+		return 0, provision.Errorf(provision.KindRefused, "the instance's data are not in a volume: its disk can't be limited any more").
 			WithHint("Clone the tenant with the limit.")
 	}
 	if err != nil {
-		return err
+		return 0, err
 	}
 	switch {
 	case bytes == 0:
-		return provision.Errorf(provision.KindRefused, "the disk limit of an instance can't be taken away").WithHint("Make it larger, or clone the tenant without.")
+		return 0, provision.Errorf(provision.KindRefused, "the disk limit of an instance can't be taken away").WithHint("Make it larger, or clone the tenant without.")
 	case bytes < st.Size():
-		return provision.Errorf(provision.KindRefused, "the disk limit of an instance can't become smaller than it is, %s", size(st.Size())).
+		return 0, provision.Errorf(provision.KindRefused, "the disk limit of an instance can't become smaller than it is, %s", size(st.Size())).
 			WithHint("Clone the tenant with the smaller one.")
-	}
-	if err := d.mount(p); err != nil {
-		return err
-	}
-	if bytes > st.Size() {
+	case bytes > st.Size():
 		f, err := os.OpenFile(p.image, os.O_RDWR, 0)
 		if err != nil {
-			return err
+			return 0, err
 		}
 		defer f.Close()
 		if err := allocate(f, bytes); err != nil {
-			return err
+			return 0, err
 		}
 	}
 	// Also if the file has that size already: who began may not have come to the end.
-	program, err := sbin("resize2fs")
-	if err != nil {
-		return err
+	if smaller, err := smallerThanImage(p.image); !smaller || err != nil {
+		return 0, err
 	}
+	if is, err := mounted(p.dir); !is || err != nil {
+		return 0, errors.Join(err, d.mount(ctx, p))
+	}
+	if hasCapability(24) {
+		return 0, d.growMounted(ctx, p)
+	}
+	if len(p.members()) > 0 {
+		return provision.NeedRestart, nil
+	}
+	return 0, d.remount(ctx, p)
+}
+
+func (d *Driver) growMounted(ctx context.Context, p *place) error {
 	for _, path := range loops(p.image) {
 		dev, err := os.OpenFile(path, os.O_RDWR, 0)
 		if err != nil {
@@ -273,12 +293,70 @@ func (d *Driver) grow(ctx context.Context, p *place, bytes int64) error {
 		if err != nil {
 			return fmt.Errorf("size of %s: %w", path, err)
 		}
-		if out, err := exec.CommandContext(ctx, program, path).CombinedOutput(); err != nil { //nolint:gosec // our own device
-			return fmt.Errorf("resize2fs: %w: %s", err, strings.TrimSpace(string(out)))
+		if err := tool(ctx, "resize2fs", path); err != nil {
+			return err
 		}
 	}
 	fillReserve(p)
 	return nil
+}
+
+// remount mounts a volume of an instance that is down again if it has to become as large as its file.
+func (d *Driver) remount(ctx context.Context, p *place) error {
+	if smaller, err := smallerThanImage(p.image); !smaller || err != nil {
+		return err
+	}
+	if err := unmount(p); err != nil {
+		return err
+	}
+	return d.mount(ctx, p)
+}
+
+// resize has the file system fill its file, which is not mounted.
+func resize(ctx context.Context, image string) error {
+	if smaller, err := smallerThanImage(image); !smaller || err != nil {
+		return err
+	}
+	if err := tool(ctx, "e2fsck", "-f", "-p", image); err != nil { // the other insists on it
+		return err
+	}
+	return tool(ctx, "resize2fs", image)
+}
+
+// tool runs a program of e2fsprogs.
+func tool(ctx context.Context, name string, args ...string) error {
+	path, err := sbin(name)
+	if err != nil {
+		return err
+	}
+	out, err := exec.CommandContext(ctx, path, args...).CombinedOutput() //nolint:gosec // on our own files and devices
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) && name == "e2fsck" && exit.ExitCode() == 1 {
+		return nil // it mended something
+	}
+	if err != nil {
+		return fmt.Errorf("%s: %w: %s", name, err, lastLines(string(out), 3))
+	}
+	return nil
+}
+
+// smallerThanImage reads from an ext4 file system itself whether it leaves room in its file.
+func smallerThanImage(image string) (bool, error) {
+	f, err := os.Open(image)
+	if err != nil {
+		return false, err
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return false, err
+	}
+	super := make([]byte, 1024)
+	if _, err := f.ReadAt(super, 1024); err != nil {
+		return false, err
+	}
+	block := int64(1024) << (binary.LittleEndian.Uint32(super[24:]) & 7)
+	blocks := int64(binary.LittleEndian.Uint32(super[4:])) | int64(binary.LittleEndian.Uint32(super[0x150:]))<<32
+	return st.Size()-blocks*block >= 1<<20, nil // it leaves out the rest of a group that would hold too little
 }
 
 // reserveFor is how much of a volume is kept for WAL.
@@ -340,6 +418,8 @@ func unmount(p *place) error {
 		}
 		_ = unix.IoctlSetInt(int(dev.Fd()), unix.LOOP_CLR_FD, 0) // it may have gone by itself
 		dev.Close()
+	}
+	for end := time.Now().Add(time.Second); len(loops(p.image)) > 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
 	}
 	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -22,6 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/store/envelope"
 )
 
 // EtcdOptions say where a directory is kept, and how it is reached.
@@ -33,7 +33,7 @@ type EtcdOptions struct {
 	// CA, Cert and Key are files in PEM: whom to trust, and who this is. Cert and Key are read anew for each connection.
 	CA, Cert, Key  string
 	User, Password string
-	// Timeout is how long one request may take; 0 = 3 s. DialTimeout is for logging in as User; 0 = Timeout.
+	// Timeout is how long one request may take; 0 = 3 s. DialTimeout is how long the first connection may take, with logging in; 0 = Timeout.
 	Timeout, DialTimeout time.Duration
 	// TTL is how long locks and hosts outlive who does not say any more that it is there; 0 = 10 s. etcd takes no less than 2 s.
 	TTL time.Duration
@@ -59,13 +59,12 @@ type etcdStore struct {
 	// ctx ends with Close.
 	ctx    context.Context //nolint:containedctx // the root context of what the store runs
 	cancel context.CancelFunc
-	// dialing has room for one: who makes the client.
-	dialing chan struct{}
-	runs    sync.WaitGroup
-	mu      struct {
+	runs   sync.WaitGroup
+	mu     struct {
 		sync.Mutex
-		closed bool
-		client *etcd.Client // nil until etcd was reached, and has a format that this version knows
+		closed  bool
+		client  *etcd.Client // nil until etcd was reached, and has a format that this version knows
+		dialing *dialing     // nil = nobody makes it
 	}
 }
 
@@ -79,9 +78,9 @@ func OpenEtcd(ctx context.Context, o EtcdOptions) (tenant.Directory, error) {
 	o.Timeout = or(o.Timeout, 3*time.Second)
 	o.DialTimeout = or(o.DialTimeout, o.Timeout)
 	o.TTL = max(or(o.TTL, 10*time.Second), 2*time.Second)
-	s := &etcdStore{o: o, prefix: o.Prefix, log: o.Log, dialing: make(chan struct{}, 1)}
+	s := &etcdStore{o: o, prefix: o.Prefix, log: o.Log}
 	if s.log == nil {
-		s.log = slog.New(slog.NewTextHandler(io.Discard, nil))
+		s.log = slog.New(slog.DiscardHandler)
 	}
 	if s.prefix == "" {
 		s.prefix = "/pgkennel/"
@@ -181,36 +180,56 @@ func (o *EtcdOptions) tls() (*tls.Config, error) {
 // key is the key of something below the prefix.
 func (s *etcdStore) key(parts ...string) string { return s.prefix + strings.Join(parts, "/") }
 
-// connect returns the client; the first time it makes it, and looks at the directory's format.
+// dialing is the making of the client. All who need it wait for the same.
+type dialing struct {
+	done chan struct{}
+	err  error // read it after done
+}
+
+// connect returns the client; if there is none yet it has it made.
 func (s *etcdStore) connect(ctx context.Context) (*etcd.Client, error) {
-	if c, err := s.client(); c != nil || err != nil {
-		return c, err
+	s.mu.Lock()
+	d := s.mu.dialing
+	switch {
+	case s.mu.closed:
+		s.mu.Unlock()
+		return nil, ErrClosed
+	case s.mu.client != nil:
+		defer s.mu.Unlock()
+		return s.mu.client, nil
+	case d == nil:
+		d = &dialing{done: make(chan struct{})}
+		s.mu.dialing = d
+		s.runs.Go(func() { s.dial(d) }) //nolint:contextcheck // it is not for the one who asked first only
 	}
+	s.mu.Unlock()
 	select {
-	case s.dialing <- struct{}{}:
+	case <-d.done:
+		if d.err != nil {
+			return nil, d.err
+		}
+		return s.client()
 	case <-ctx.Done():
-		return nil, s.failure(ctx, ctx.Err())
+		return nil, ctx.Err()
 	}
-	defer func() { <-s.dialing }()
-	if c, err := s.client(); c != nil || err != nil {
-		return c, err
-	}
-	c, err := etcd.New(s.config)
+}
+
+// dial makes the client, and looks whether this version can use what is in etcd.
+func (s *etcdStore) dial(d *dialing) {
+	ctx, cancel := context.WithTimeout(context.WithValue(s.ctx, reasonKey{}, new(reason)), s.o.DialTimeout)
+	defer cancel()
+	c, err := etcd.New(s.config) // it logs in, for as long as DialTimeout
 	if err != nil {
-		return nil, s.failure(ctx, err)
-	}
-	if err := s.checkFormat(ctx, c); err != nil {
+		err = s.failure(ctx, err)
+	} else if err = s.checkFormat(ctx, c); err != nil {
 		c.Close()
-		return nil, err
 	}
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.mu.closed {
-		c.Close()
-		return nil, ErrClosed
+	if s.mu.dialing, d.err = nil, err; err == nil {
+		s.mu.client = c // Close waits for this, and closes it
 	}
-	s.mu.client = c
-	return c, nil
+	s.mu.Unlock()
+	close(d.done)
 }
 
 func (s *etcdStore) client() (*etcd.Client, error) {
@@ -226,7 +245,7 @@ func (s *etcdStore) client() (*etcd.Client, error) {
 func (s *etcdStore) checkFormat(ctx context.Context, c *etcd.Client) error {
 	key := s.key("format")
 	resp, err := c.Txn(ctx).If(etcd.Compare(etcd.CreateRevision(key), "=", 0)).
-		Then(etcd.OpPut(key, fmt.Sprint(formatNow))).Else(etcd.OpGet(key)).Commit()
+		Then(etcd.OpPut(key, fmt.Sprint(envelope.Format))).Else(etcd.OpGet(key)).Commit()
 	if err != nil {
 		return s.failure(ctx, err)
 	}
@@ -246,11 +265,10 @@ func request[T any](ctx context.Context, s *etcdStore, f func(context.Context, *
 	if err = ctx.Err(); err != nil {
 		return result, err
 	}
-	limited, cancel := context.WithTimeout(ctx, s.o.Timeout)
-	defer cancel()
-	limited = context.WithValue(limited, reasonKey{}, new(reason))
-	c, err := s.connect(limited)
+	c, err := s.connect(ctx)
 	if err == nil {
+		limited, cancel := context.WithTimeout(context.WithValue(ctx, reasonKey{}, new(reason)), s.o.Timeout)
+		defer cancel()
 		if result, err = f(limited, c); err != nil {
 			err = s.failure(limited, err)
 		}
@@ -302,8 +320,7 @@ var unavailable = func() map[rpctypes.EtcdError]bool {
 		rpctypes.ErrNoLeader, rpctypes.ErrNotLeader, rpctypes.ErrLeaderChanged, rpctypes.ErrStopped, rpctypes.ErrTimeout,
 		rpctypes.ErrTimeoutDueToLeaderFail, rpctypes.ErrTimeoutDueToConnectionLost, rpctypes.ErrUnhealthy, rpctypes.ErrTooManyRequests,
 	} {
-		var e rpctypes.EtcdError
-		if errors.As(rpctypes.Error(err), &e) {
+		if e, ok := errors.AsType[rpctypes.EtcdError](rpctypes.Error(err)); ok {
 			m[e] = true
 		}
 	}
@@ -334,13 +351,15 @@ func (s *etcdStore) begin(ctx context.Context) (run context.Context, end func(),
 func (s *etcdStore) Close() error {
 	s.mu.Lock()
 	s.mu.closed = true
-	c := s.mu.client
-	s.mu.client = nil
 	s.mu.Unlock()
 	s.cancel()
 	s.runs.Wait()
+	s.mu.Lock()
+	c := s.mu.client
+	s.mu.client = nil
+	s.mu.Unlock()
 	if c != nil {
-		c.Close() //nolint:errcheck // it returns that its context was canceled
+		c.Close()
 	}
 	return nil
 }

@@ -78,7 +78,9 @@ func (s *etcdStore) keep(ctx context.Context, l *lease, until time.Time) {
 		}
 		limited, cancel := context.WithDeadline(ctx, until)
 		sent := time.Now()
-		resp, err := request(limited, s, func(ctx context.Context, c *etcd.Client) (*etcd.LeaseKeepAliveResponse, error) { return c.KeepAliveOnce(ctx, l.id) })
+		resp, err := request(limited, s, func(ctx context.Context, c *etcd.Client) (*etcd.LeaseKeepAliveResponse, error) {
+			return c.KeepAliveOnce(ctx, l.id)
+		})
 		cancel()
 		switch {
 		case err == nil && resp.TTL > 0:
@@ -232,7 +234,7 @@ func (s *etcdStore) Alive(ctx context.Context, h tenant.Host) error {
 		}
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // it was asked to end
 		case errors.Is(err, ErrClosed) || s.ctx.Err() != nil:
 			return ErrClosed
 		}

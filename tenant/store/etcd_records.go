@@ -15,6 +15,7 @@ import (
 	etcd "go.etcd.io/etcd/client/v3"
 
 	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/store/envelope"
 )
 
 // headKey is written with each change of a record.
@@ -55,7 +56,9 @@ func (s *etcdStore) load(ctx context.Context, id string, ask ...string) (*stored
 	for _, c := range ask {
 		ops = append(ops, etcd.OpGet(s.key("claims", c)))
 	}
-	resp, err := request(ctx, s, func(ctx context.Context, c *etcd.Client) (*etcd.TxnResponse, error) { return c.Txn(ctx).Then(ops...).Commit() })
+	resp, err := request(ctx, s, func(ctx context.Context, c *etcd.Client) (*etcd.TxnResponse, error) {
+		return c.Txn(ctx).Then(ops...).Commit()
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -67,7 +70,7 @@ func (s *etcdStore) load(ctx context.Context, id string, ask ...string) (*stored
 	}
 	for _, kv := range resp.Responses[0].GetResponseRange().Kvs {
 		st.raw, st.revision = kv.Value, kv.ModRevision
-		if st.record, st.at, st.err = decode(id, kv.Value); st.err == nil {
+		if st.record, st.at, st.err = envelope.Read(id, kv.Value); st.err == nil {
 			st.record.Revision = kv.ModRevision
 		}
 	}
@@ -80,7 +83,9 @@ func (s *etcdStore) load(ctx context.Context, id string, ask ...string) (*stored
 // Find implements tenant.Directory. Between the claim and the record somebody may change both, so the record has to have the claim.
 func (s *etcdStore) Find(ctx context.Context, claim string) (*tenant.Record, error) {
 	for {
-		resp, err := request(ctx, s, func(ctx context.Context, c *etcd.Client) (*etcd.GetResponse, error) { return c.Get(ctx, s.key("claims", claim)) })
+		resp, err := request(ctx, s, func(ctx context.Context, c *etcd.Client) (*etcd.GetResponse, error) {
+			return c.Get(ctx, s.key("claims", claim))
+		})
 		if err != nil {
 			return nil, err
 		}
@@ -116,7 +121,7 @@ func (s *etcdStore) Put(ctx context.Context, r *tenant.Record, e tenant.Entry) (
 		}
 		e := complete(e, r)
 		at := max(e.Time.UnixNano(), before.at+1)
-		value, written, err := encode(r, at, before.raw)
+		value, written, err := envelope.Write(r, at, before.raw)
 		if err != nil {
 			return nil, err
 		}
@@ -257,7 +262,7 @@ func (s *etcdStore) list(ctx context.Context) (list []*tenant.Record, at read, e
 		var damaged []error
 		list = nil
 		at, err = s.scan(ctx, "records/", 0, func(id string, kv *mvccpb.KeyValue) {
-			r, _, err := decode(id, kv.Value)
+			r, _, err := envelope.Read(id, kv.Value)
 			if err != nil {
 				damaged = append(damaged, err)
 				return
@@ -281,7 +286,7 @@ func (s *etcdStore) List(ctx context.Context) ([]*tenant.Record, error) {
 	return list, err
 }
 
-// Audit implements tenant.Directory.
+// Audit implements tenant.Directory. Without a limit it returns all.
 func (s *etcdStore) Audit(ctx context.Context, id string, limit int) ([]tenant.Entry, error) {
 	below := "audit/"
 	if id != "" {

@@ -11,6 +11,7 @@ import (
 	etcd "go.etcd.io/etcd/client/v3"
 
 	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/store/envelope"
 )
 
 // probeEvery is how often who watches asks whether etcd is there, and whether it knows of the last change.
@@ -57,6 +58,8 @@ type etcdWatch struct {
 	feed    *feed
 	cluster uint64
 	seen    atomic.Int64 // the revision up to which the feed knows everything
+	down    bool         // the watcher was told that etcd can't be reached
+	behind  time.Time    // since when a change is known that etcd has not told of; zero = none is
 }
 
 // errMissed means that changes may have been missed: everything has to be read anew.
@@ -75,7 +78,7 @@ func (w *etcdWatch) follow(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			w.feed.reach(err)
+			w.reach(err)
 		}
 		if time.Since(began) > 10*time.Second {
 			wait = 50 * time.Millisecond
@@ -97,7 +100,14 @@ func (w *etcdWatch) again(ctx context.Context) error {
 	w.cluster = at.cluster
 	w.seen.Store(at.revision)
 	w.feed.renew(list)
+	w.down = false
 	return nil
+}
+
+// reach tells the watcher whether etcd can be reached.
+func (w *etcdWatch) reach(err error) {
+	w.down = err != nil
+	w.feed.reach(err)
 }
 
 // stream has etcd tell of changes after those that were seen, until it does not any more, and returns why. Meanwhile it asks now and then whether etcd is
@@ -108,51 +118,43 @@ func (w *etcdWatch) stream(ctx context.Context) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- w.receive(ctx, c) }()
-	received := false
+	var why error // read it after ended
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		why = w.receive(ctx, c)
+	}()
 	defer func() {
 		cancel()
-		if !received {
-			<-ended
-		}
+		<-ended
 	}()
 	ticks := time.NewTicker(probeEvery)
 	defer ticks.Stop()
-	var p probes
+	w.behind = time.Time{}
 	for {
-		err := w.probe(ctx, &p)
+		err := w.probe(ctx)
 		switch {
-		case errors.Is(err, errMissed) || errors.Is(err, errBehind):
+		case errors.Is(err, errMissed):
 			return err
 		case ctx.Err() != nil:
 			return ctx.Err()
 		}
 		select {
-		case err := <-ended:
-			received = true
-			return err
+		case <-ended:
+			return why
 		case <-ticks.C:
 		}
 	}
 }
 
-// probes are what probing found out so far.
-type probes struct {
-	down   bool
-	behind time.Time // since when a change is known that etcd has not told of; zero = none is
-}
-
-// errBehind is a watch that does not tell of what has changed.
-var errBehind = errors.New("etcd does not tell of changes in time")
-
-// probe asks etcd for its revision and for that of the last change.
-func (w *etcdWatch) probe(ctx context.Context, p *probes) error {
-	resp, err := request(ctx, w.s, func(ctx context.Context, c *etcd.Client) (*etcd.GetResponse, error) { return c.Get(ctx, w.s.key(headKey)) })
+// probe asks etcd for its revision and for that of the last change. errMissed means that the watch does not tell of what has changed.
+func (w *etcdWatch) probe(ctx context.Context) error {
+	resp, err := request(ctx, w.s, func(ctx context.Context, c *etcd.Client) (*etcd.GetResponse, error) {
+		return c.Get(ctx, w.s.key(headKey))
+	})
 	if err != nil {
 		if ctx.Err() == nil {
-			p.down = true
-			w.feed.reach(err)
+			w.reach(err)
 		}
 		return err
 	}
@@ -166,15 +168,14 @@ func (w *etcdWatch) probe(ctx context.Context, p *probes) error {
 	}
 	switch {
 	case head <= seen:
-		p.behind = time.Time{}
-		if p.down {
-			p.down = false
-			w.feed.reach(nil)
+		w.behind = time.Time{}
+		if w.down {
+			w.reach(nil)
 		}
-	case p.behind.IsZero():
-		p.behind = time.Now()
-	case time.Since(p.behind) > w.s.o.Timeout:
-		return errBehind
+	case w.behind.IsZero():
+		w.behind = time.Now()
+	case time.Since(w.behind) > w.s.o.Timeout:
+		return errMissed
 	}
 	return nil
 }
@@ -193,7 +194,7 @@ func (w *etcdWatch) receive(ctx context.Context, c *etcd.Client) error {
 			id := strings.TrimPrefix(string(e.Kv.Key), prefix)
 			st := state{revision: e.Kv.ModRevision}
 			if e.Type == mvccpb.Event_PUT {
-				r, _, err := decode(id, e.Kv.Value)
+				r, _, err := envelope.Read(id, e.Kv.Value)
 				if err != nil {
 					w.s.report(err) // it is told of as deleted: nobody must go on with what it was
 				} else {
