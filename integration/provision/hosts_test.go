@@ -198,3 +198,31 @@ func TestBusy(t *testing.T) {
 		t.Error("no error of a context that is done")
 	}
 }
+
+// A client that comes just when its tenant falls asleep wakes it.
+func TestWakeWhileFallingAsleep(t *testing.T) {
+	t.Parallel()
+	hold, held := make(chan struct{}), make(chan struct{}, 1)
+	b := newBed(t, func(_ *bed, o *provision.Options) {
+		o.OnStep = func(op *tenant.Operation, step, when string) {
+			if op.Verb == provision.VerbSleep && step == "stop" && when == "before" {
+				held <- struct{}{}
+				<-hold
+			}
+		}
+	})
+	release := sync.OnceFunc(func() { close(hold) })
+	t.Cleanup(release)
+	b.do(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Enable: true})
+	done := make(chan error, 2)
+	go func() { done <- b.try(provision.Order{Verb: provision.VerbSleep, Tenant: "acme"}) }()
+	<-held
+	go func() { done <- b.try(provision.Order{Verb: provision.VerbWake, Tenant: "acme"}) }()
+	release()
+	for range 2 {
+		if err := <-done; err != nil {
+			t.Error(told(err))
+		}
+	}
+	b.mustSQL("acme", "acme", "SELECT 1")
+}
