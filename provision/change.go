@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"reflect"
 	"strings"
 	"time"
 
@@ -26,6 +27,7 @@ type change struct {
 	direct   bool   // there are no steps this time
 	plan     []string
 	join     string // ID of the operation that does what is wanted
+	again    bool   // it does not: it has to be over first
 }
 
 const maxTries = 100
@@ -57,6 +59,9 @@ func (m *Manager) change(ctx context.Context, v *verb, o Order, report func(Prog
 			return res, nil
 		}
 		res, err := m.await(ctx, c.r, c.join, report)
+		if c.again && ctx.Err() == nil {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -90,7 +95,7 @@ func (m *Manager) begin(ctx context.Context, v *verb, c *change) (err error) {
 		}
 	}
 	if c.old != nil && c.old.Operation != nil && !v.aside {
-		if joined, err := c.meet(v); joined || err != nil {
+		if joined, err := c.meet(); joined || err != nil {
 			return err
 		}
 	}
@@ -139,7 +144,7 @@ const (
 func (c *change) journal(now time.Time) error {
 	id := tenant.NewID()
 	o := c.o
-	text, err := json.Marshal(o)
+	text, err := json.Marshal(o) //nolint:gosec // it is sealed
 	if err != nil {
 		return err
 	}
@@ -192,7 +197,7 @@ func (m *Manager) secretsOf(r *tenant.Record) ([]Secret, error) {
 }
 
 // meet says what becomes of an order for a tenant that something is being done to: it joins that, or takes its place, or is refused.
-func (c *change) meet(v *verb) (joined bool, err error) {
+func (c *change) meet() (joined bool, err error) {
 	op := c.old.Operation
 	running, err := c.m.order(c.old)
 	if err != nil {
@@ -206,6 +211,10 @@ func (c *change) meet(v *verb) (joined bool, err error) {
 	}
 	if c.o.Verb == VerbWake && (op.Verb == VerbStart || op.Verb == VerbResume || op.Verb == VerbRestart || op.Verb == VerbSet) && !failed {
 		c.join, c.r = op.ID, c.old
+		return true, nil
+	}
+	if c.o.Verb == VerbWake && op.Verb == VerbSleep && !failed { // a client came just when it fell asleep
+		c.join, c.r, c.again = op.ID, c.old, true
 		return true, nil
 	}
 	if failed && (c.o.Verb == VerbRemove || c.o.Verb == op.Verb && !op.Undoing) {
@@ -228,9 +237,19 @@ func (c *change) meet(v *verb) (joined bool, err error) {
 
 // same reports whether two orders want the same, whoever gave them.
 func same(a, b Order) bool {
-	x, err1 := json.Marshal(a)
-	y, err2 := json.Marshal(b)
-	return err1 == nil && err2 == nil && string(x) == string(y)
+	a.By, b.By = "", ""
+	return reflect.DeepEqual(normal(a), normal(b))
+}
+
+// normal has what is empty nil, as an order has it that was written and read.
+func normal(o Order) Order {
+	for _, f := range reflect.ValueOf(&o).Elem().Fields() {
+		if (f.Kind() == reflect.Map || f.Kind() == reflect.Slice) && f.Len() == 0 {
+			f.SetZero()
+		}
+	}
+	o.ToTime = o.ToTime.UTC().Round(0)
+	return o
 }
 
 // await has the operation that is on record run, here or where its host is, and waits for its end.

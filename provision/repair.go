@@ -67,7 +67,7 @@ func repair(ctx context.Context, m *Manager, o Order, report func(Progress)) (*R
 func (m *Manager) mend(ctx context.Context, r *tenant.Record, o Order, report func(Progress)) (*Result, error) {
 	for range maxTries {
 		if r.Operation == nil {
-			return m.mendIdle(ctx, r, o)
+			return m.mendIdle(ctx, r)
 		}
 		op := r.Operation.ID
 		local, err := m.local(ctx, r.Host)
@@ -111,7 +111,7 @@ func (m *Manager) mend(ctx context.Context, r *tenant.Record, o Order, report fu
 			return nil, err
 		}
 		if now.Operation == nil {
-			res, err := m.mendIdle(ctx, now, o)
+			res, err := m.mendIdle(ctx, now)
 			if res != nil {
 				res.Changed = true
 			}
@@ -123,7 +123,7 @@ func (m *Manager) mend(ctx context.Context, r *tenant.Record, o Order, report fu
 }
 
 // mendIdle brings a tenant that nothing is being done to in line with its record.
-func (m *Manager) mendIdle(ctx context.Context, r *tenant.Record, o Order) (*Result, error) {
+func (m *Manager) mendIdle(ctx context.Context, r *tenant.Record) (*Result, error) {
 	res := &Result{Tenants: views(r)}
 	if r.Isolation != tenant.Instance {
 		if r.Phase == tenant.Ready && m.o.Virtual != nil {

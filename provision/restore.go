@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
@@ -174,12 +175,8 @@ func (c *change) like(ctx context.Context, from *tenant.Record, name string) err
 	}
 	if full.Isolation == tenant.Instance.String() {
 		full.Settings = make(map[string]string)
-		for k, v := range from.Settings {
-			full.Settings[k] = v
-		}
-		for k, v := range o.Settings {
-			full.Settings[k] = v
-		}
+		maps.Copy(full.Settings, from.Settings)
+		maps.Copy(full.Settings, o.Settings)
 		if len(o.Extensions) == 0 {
 			full.Extensions = from.Extensions
 		}

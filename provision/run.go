@@ -10,8 +10,20 @@ import (
 )
 
 // Run looks after this host's tenants until ctx is done: it goes on with operations that nobody is at, keeps instances up that are to be, has unused ones fall
-// asleep, watches their disks, makes the backups that are due, and forgets removed tenants when their time is over. One process of a host does it at a time.
+// asleep, watches their disks, makes the backups that are due, and forgets removed tenants when their time is over. One process of a host does it at a time,
+// and another waits. When the directory can't be reached it begins anew.
 func (m *Manager) Run(ctx context.Context) error {
+	for ctx.Err() == nil {
+		if err := m.run(ctx); err != nil && ctx.Err() == nil {
+			m.o.Log.WarnContext(ctx, "tenants of this host are not looked after", "error", err)
+			pause(ctx, min(m.o.Every, time.Second))
+		}
+	}
+	return nil
+}
+
+// run does it until something fails.
+func (m *Manager) run(ctx context.Context) error {
 	unlock, lost, err := m.dir.Lock(ctx, "runner/"+m.o.Host)
 	if err != nil {
 		return err
@@ -53,7 +65,7 @@ func (m *Manager) Run(ctx context.Context) error {
 		case <-tick.C:
 			w.all()
 		case <-lost:
-			return errors.New("another pgkennel runs the tenants of this host")
+			return errors.New("the lock of this host's runner was lost")
 		case <-ctx.Done():
 			return nil
 		}
@@ -220,13 +232,6 @@ func (w *warden) careOf(id string) *care {
 		w.mu.care[id] = c
 	}
 	return c
-}
-
-// known is the record as the directory told it last.
-func (w *warden) known(id string) *tenant.Record {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.mu.records[id]
 }
 
 func pause(ctx context.Context, d time.Duration) {

@@ -186,7 +186,7 @@ func (m *Manager) runAsOwner(ctx context.Context, in *Instance, r *tenant.Record
 	if err != nil {
 		return err
 	}
-	defer end(c)
+	defer end(ctx, c)
 	// A Query of several statements is one transaction, and says where an error is.
 	if _, err := c.PgConn().Exec(ctx, text).ReadAll(); err != nil {
 		return explainSQL(what, text, err)

@@ -129,6 +129,12 @@ func (w *warden) raise(ctx context.Context, c *care, r *tenant.Record) error {
 		if err != nil {
 			return err
 		}
+		select { // after the machine was started anew, there are many
+		case w.m.creates <- struct{}{}:
+			defer func() { <-w.m.creates }()
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
 		if err := d.Volume(ctx, in); err != nil { // the machine may have been started anew
 			return err
 		}

@@ -110,12 +110,12 @@ func spoil(v reflect.Value) {
 	case reflect.Map:
 		v.SetMapIndex(reflect.ValueOf("k"), reflect.ValueOf("spoiled"))
 	case reflect.Struct:
-		for i := range v.NumField() {
-			if f := v.Field(i); f.CanSet() {
+		for _, f := range v.Fields() {
+			if f.CanSet() {
 				spoil(f)
 			}
 		}
-		if p, ok := v.Addr().Interface().(*netip.Prefix); ok {
+		if p, ok := reflect.TypeAssert[*netip.Prefix](v.Addr()); ok {
 			*p = netip.MustParsePrefix("192.168.0.0/16")
 		}
 	case reflect.String:

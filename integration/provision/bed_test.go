@@ -168,8 +168,7 @@ func (b *bed) nothing() {
 
 // told is all that an error says.
 func told(err error) string {
-	var e *provision.Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*provision.Error](err); ok {
 		return fmt.Sprintf("%s: %s (%s) [%s]", e.Kind, e.Message, e.Detail, e.Hint)
 	}
 	return err.Error()
@@ -274,7 +273,7 @@ func (b *bed) mustSQL(name, login, query string) string {
 }
 
 // up reports whether a tenant's instance runs.
-func (b *bed) up(name string) bool {
+func (b *bed) up(name string) bool { //nolint:unparam // a name as all others
 	b.Helper()
 	r := b.record(name)
 	s, err := b.driver.State(context.Background(), &provision.Instance{ID: r.ID, Facts: r.Facts, Endpoint: r.Endpoint})

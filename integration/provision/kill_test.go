@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -30,36 +29,30 @@ type child struct {
 	Order                 provision.Order
 }
 
-func TestMain(m *testing.M) {
-	if text := os.Getenv(childEnv); text != "" {
-		os.Exit(beChild(text))
+// TestAsChild is what a child runs; by itself it does nothing.
+func TestAsChild(t *testing.T) { //nolint:paralleltest // it is alone in its process
+	text := os.Getenv(childEnv)
+	if text == "" {
+		return
 	}
-	os.Exit(m.Run())
-}
-
-func beChild(text string) int {
 	var c child
 	if err := json.Unmarshal([]byte(text), &c); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 3
+		t.Fatal(err)
 	}
 	dir, d, v, err := parts(c.Root)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 3
+		t.Fatal(err)
 	}
 	seen, err := os.ReadFile(c.Seen)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 3
+		t.Fatal(err)
 	}
 	places := strings.Split(string(seen), "\n")
 	o := options(dir, d, v)
 	o.Templates = c.Templates
 	if c.Archive {
 		if o.Archive, err = archive(c.Root); err != nil {
-			fmt.Fprintln(os.Stderr, err)
-			return 3
+			t.Fatal(err)
 		}
 	}
 	o.OnStep = func(op *tenant.Operation, step, when string) {
@@ -75,21 +68,19 @@ func beChild(text string) int {
 	}
 	m, err := provision.New(o)
 	if err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 3
+		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	if _, err := m.Execute(ctx, c.Order, nil); err != nil {
-		fmt.Fprintln(os.Stderr, told(err))
-		return 1
+		if err := os.WriteFile(c.Seen+".said", []byte(told(err)), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
 	m.Close()
 	if err := dir.Close(); err != nil {
-		fmt.Fprintln(os.Stderr, err)
-		return 3
+		t.Fatal(err)
 	}
-	return 0
 }
 
 // killed has an order carried out by children that are killed before and after each of its steps, one after another: the first has the order, the others
@@ -112,17 +103,14 @@ func (b *bed) killed(o provision.Order, templates string, archived bool) (places
 		b.Fatal(err)
 	}
 	defer os.Remove(seen)
+	defer os.Remove(seen + ".said")
 	order := o
 	for n := 1; n < 100; n++ {
 		text, err := json.Marshal(child{Root: b.root, Seen: seen, Templates: templates, Archive: archived, After: archived, Order: order})
 		if err != nil {
 			b.Fatal(err)
 		}
-		var out strings.Builder
-		cmd := exec.Command(os.Args[0])
-		cmd.Env = append(os.Environ(), childEnv+"="+string(text))
-		cmd.Stdout, cmd.Stderr = &out, &out
-		err = cmd.Run()
+		out, err := asChild(text)
 		was, errRead := os.ReadFile(seen)
 		if errRead != nil {
 			b.Fatal(errRead)
@@ -131,12 +119,11 @@ func (b *bed) killed(o provision.Order, templates string, archived bool) (places
 		var exit *exec.ExitError
 		switch {
 		case err == nil:
-			return places, ""
-		case errors.As(err, &exit) && exit.ExitCode() == 1:
-			return places, out.String()
+			text, _ := os.ReadFile(seen + ".said") // if it said anything
+			return places, string(text)
 		case errors.As(err, &exit) && exit.Sys().(syscall.WaitStatus).Signal() == syscall.SIGKILL:
 		default:
-			b.Fatalf("child for %s after %v: %v\n%s", o.Verb, places, err, out.String())
+			b.Fatalf("child for %s after %v: %v\n%s", o.Verb, places, err, out)
 		}
 		if order = o; n%2 == 1 || archived {
 			order = provision.Order{Verb: provision.VerbRepair, Tenant: o.Tenant}
@@ -147,6 +134,13 @@ func (b *bed) killed(o provision.Order, templates string, archived bool) (places
 	}
 	b.Fatalf("%s does not come to an end: %v", o.Verb, places)
 	return nil, ""
+}
+
+// asChild runs a child.
+func asChild(text []byte) (out []byte, err error) {
+	cmd := exec.Command(os.Args[0], "-test.run=^TestAsChild$", "-test.count=1")
+	cmd.Env = append(os.Environ(), childEnv+"="+string(text))
+	return cmd.CombinedOutput()
 }
 
 // killedAt has an order carried out by a child that is killed at a place.
@@ -163,9 +157,7 @@ func (b *bed) killedAt(o provision.Order, place string) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	cmd := exec.Command(os.Args[0])
-	cmd.Env = append(os.Environ(), childEnv+"="+string(text))
-	out, err := cmd.CombinedOutput()
+	out, err := asChild(text)
 	var exit *exec.ExitError
 	if !errors.As(err, &exit) || exit.Sys().(syscall.WaitStatus).Signal() != syscall.SIGKILL {
 		b.Fatalf("child: %v\n%s", err, out)

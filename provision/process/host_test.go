@@ -284,8 +284,10 @@ func TestFullVolume(t *testing.T) {
 		if err := syscall.Unmount(filepath.Dir(data), 0); err != nil {
 			t.Fatal(err)
 		}
-		if st, err := k.State(t.Context(), in); err != nil || st.Running {
-			t.Errorf("state: %+v, %v", st, err)
+		if !elsewhere {
+			if st, err := k.State(t.Context(), in); err != nil || st.Running || !st.Data {
+				t.Errorf("state: %+v, %v", st, err)
+			}
 		}
 		k.Do("start", func(ctx context.Context) error { return k.Start(ctx, in) })
 		if got := k.SQL(in, "SELECT t FROM filler"); got != "more" {

@@ -49,6 +49,9 @@ func (d *Driver) Plan(_ context.Context, in *provision.Instance, others []*provi
 	if err != nil {
 		return err
 	}
+	if d.unfit != nil {
+		return provision.Errorf(provision.KindRefused, "the data directory of instances can't be used: %v", d.unfit)
+	}
 	version := in.Version
 	if version == "" && in.Primary != nil {
 		version = in.Primary.Version

@@ -330,6 +330,67 @@ func TestEtcdDamage(t *testing.T) {
 	}
 }
 
+// TestEtcdLags has etcd know of a change that the watch does not tell of: everything is read anew, and then it is well.
+func TestEtcdLags(t *testing.T) {
+	t.Parallel()
+	s := sharedEtcd(t)
+	o := quick
+	o.Prefix, o.Timeout = tenant.NewID(), 500*time.Millisecond
+	d := s.open(t, o)
+	r := put(t, d, newRecord("acme"))
+	w := watch(t, d)
+	w.until(time.Second, "the first reset", func() bool { return w.resets == 1 })
+	c, err := d.(*etcdStore).client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Put(t.Context(), d.(*etcdStore).key(headKey), "nobody"); err != nil {
+		t.Fatal(err)
+	}
+	w.until(5*time.Second, "everything", func() bool { return w.resets == 2 && w.names[r.ID] == "acme" })
+	put(t, d, r, rename("other"))
+	w.until(time.Second, "the new name", func() bool { return w.names[r.ID] == "other" && w.err == nil })
+	if w.resets != 2 {
+		t.Errorf("got %d resets, want no more than the two", w.resets)
+	}
+}
+
+// TestEtcdPassword has an etcd that wants one.
+func TestEtcdPassword(t *testing.T) {
+	t.Parallel()
+	s := ownEtcd(t)
+	d := s.open(t, quick)
+	r := put(t, d, newRecord("acme"))
+	c, err := d.(*etcdStore).client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err1 := c.UserAdd(t.Context(), "root", "good-word")
+	_, err2 := c.UserGrantRole(t.Context(), "root", "root")
+	_, err3 := c.AuthEnable(t.Context())
+	if err := errors.Join(err1, err2, err3); err != nil {
+		t.Fatal(err)
+	}
+	o := quick
+	o.User, o.Password = "root", "good-word"
+	good := s.open(t, o)
+	w := watch(t, good)
+	r = put(t, good, r, rename("other"))
+	w.until(time.Second, "the new name", func() bool { return w.names[r.ID] == "other" })
+	unlock, _, err := good.Lock(t.Context(), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	o.Password = "bad-word"
+	if _, err := s.open(t, o).List(t.Context()); err == nil || errors.Is(err, ErrUnreachable) || strings.Contains(err.Error(), "bad-word") {
+		t.Errorf("with another password: got error %v, want that it is wrong", err)
+	}
+	if _, err := d.List(t.Context()); err == nil || errors.Is(err, ErrUnreachable) {
+		t.Errorf("without a user: got error %v, want that it may not", err)
+	}
+}
+
 func TestEtcdOptions(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()

@@ -118,14 +118,15 @@ func (w *etcdWatch) stream(ctx context.Context) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- w.receive(ctx, c) }()
-	received := false
+	var why error // read it after ended
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		why = w.receive(ctx, c)
+	}()
 	defer func() {
 		cancel()
-		if !received {
-			_ = <-ended
-		}
+		<-ended
 	}()
 	ticks := time.NewTicker(probeEvery)
 	defer ticks.Stop()
@@ -139,9 +140,8 @@ func (w *etcdWatch) stream(ctx context.Context) error {
 			return ctx.Err()
 		}
 		select {
-		case err := <-ended:
-			received = true
-			return err
+		case <-ended:
+			return why
 		case <-ticks.C:
 		}
 	}
