@@ -27,10 +27,11 @@ type instance struct {
 	id string
 	u  *unit
 
-	madeOf *tenant.Record // of which its unit was made
-	now    atomic.Pointer[served]
-	used   atomic.Int64 // when a login asked for it last, in Unix nanoseconds
-	gate   gate
+	madeOf  *tenant.Record // of which its unit was made
+	now     atomic.Pointer[served]
+	used    atomic.Int64 // when a login asked for it last, in Unix nanoseconds
+	dropped atomic.Bool  // it is at work no more
+	gate    gate
 
 	mu sync.Mutex // makes changes happen one after the other
 	// readOnly are what sessions look at, by the login's role: they outlive changes.
@@ -48,8 +49,7 @@ type served struct {
 func (f *follower) open(r *tenant.Record) (*instance, error) {
 	if v, ok := f.instances.Load(r.ID); ok {
 		in := v.(*instance) //nolint:forcetypeassert // nothing else is in it
-		in.used.Store(time.Now().UnixNano())
-		if f.current(in) {
+		if in.used.Store(time.Now().UnixNano()); !in.dropped.Load() {
 			return in, nil
 		}
 	}
@@ -87,12 +87,6 @@ func (f *follower) open(r *tenant.Record) (*instance, error) {
 	return in, nil
 }
 
-// current reports whether the instance is there still: it may have been dropped this moment.
-func (f *follower) current(in *instance) bool {
-	v, ok := f.instances.Load(in.id)
-	return ok && v == any(in)
-}
-
 var errEnding = errors.New("the pooler is ending")
 
 // sweep drops the instances that have no clients, and had no login for a while.
@@ -112,7 +106,10 @@ func (f *follower) sweep() {
 func (f *follower) drop(in *instance, oldest int64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if !f.current(in) || in.used.Load() >= oldest || in.u.clients() > 0 {
+	// A login that comes now either sees this, or is seen.
+	in.dropped.Store(true)
+	if in.used.Load() >= oldest || in.u.clients() > 0 {
+		in.dropped.Store(false)
 		return
 	}
 	f.instances.Delete(in.id)

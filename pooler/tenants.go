@@ -220,6 +220,10 @@ func (t *tenants) account(a *session.Account, x *tenant.Tenant, bound bool) (*se
 	made := *a
 	to = &made
 	to.TenantMetrics = t.u.tenantMeters.of(x)
+	if x.ReadOnly() {
+		to.ReadOnly = new(atomic.Bool)
+		to.ReadOnly.Store(true)
+	}
 	if to.Place = p.Place; !bound {
 		to.Free = a
 	}

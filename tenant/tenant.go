@@ -117,6 +117,7 @@ type Setting struct{ Name, Value string }
 // SearchPathSetting and RoleSetting are the parameters besides the tenant's own setting that a context may hold.
 const (
 	SearchPathSetting = "search_path"
+	ReadOnlySetting   = "default_transaction_read_only"
 	RoleSetting       = "role"
 )
 
@@ -138,7 +139,7 @@ func (t *Tenant) Same(o *Tenant) bool {
 	return t == o || t != nil && o != nil && t.Name == o.Name && t.Cluster == o.Cluster && t.ID == o.ID
 }
 
-// Equal reports whether both have everything in common, but for who may come in, and that it may only read.
+// Equal reports whether both have everything in common, but for who may come in.
 func (t *Tenant) Equal(o *Tenant) bool {
 	a, b := *t, *o
 	same := slices.Equal(a.context, b.context)
@@ -154,6 +155,9 @@ func (t *Tenant) setContext(setting string) {
 	}
 	if p := t.SearchPath(); p != "" {
 		t.context = append(t.context, Setting{SearchPathSetting, p})
+	}
+	if t.ReadOnly() {
+		t.context = append(t.context, Setting{ReadOnlySetting, "on"})
 	}
 	if t.Mode == Shared && t.Role != "" {
 		t.context = append(t.context, Setting{RoleSetting, t.Role})

@@ -6,12 +6,13 @@ import (
 
 	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // The settings that make transactions read only.
 const (
 	readOnlyNow     = "transaction_read_only"
-	readOnlyDefault = "default_transaction_read_only"
+	readOnlyDefault = tenant.ReadOnlySetting
 )
 
 // readsOnly refuses what could lead a message out of read-only transactions, for accounts that may only read. Their connections begin them as such; what
