@@ -9,7 +9,7 @@
 // gets one reads again.
 //
 // Goroutines: each Watch has its own, until its context ends; a lock and an Alive of etcd keep their lease. Close waits for all. Locks: fileStore.writer
-// is held while a transaction is committed and told to watchers, and takes feed.mu; all others are leaves.
+// is held while a transaction is committed and told to watchers; fileStore.mu is taken under it, and feed.mu under that. All others are leaves.
 package store
 
 import (
