@@ -103,7 +103,7 @@ func (s *snapshot) also(ctx context.Context) (*pgx.Conn, error) {
 // dump writes a database or a schema.
 func (a *Archive) dump(ctx context.Context, k *making, s *snapshot, from provision.Source, report func(provision.Progress)) error {
 	args := []string{
-		"--format=custom", "--compress=0", "--no-subscriptions", "--lock-wait-timeout=" + strconv.Itoa(lockWait), "--snapshot=" + s.id,
+		database(s.connect), "--format=custom", "--compress=0", "--no-subscriptions", "--lock-wait-timeout=" + strconv.Itoa(lockWait), "--snapshot=" + s.id,
 	}
 	like := "true"
 	if k.m.Content == ofSchema {

@@ -177,10 +177,11 @@ func (l *loader) prepare(ctx context.Context) error {
 	verifier, _ := auth.MakeVerifier(l.connect.Password, salt[:], auth.DefaultIterations).Encode()
 	sql := []string{
 		"CREATE ROLE " + ident(l.role) + " LOGIN PASSWORD " + literal(verifier) + attributes, // a verifier, which may be logged
+		"ALTER ROLE " + ident(l.role) + " SET default_transaction_read_only = off", "ALTER ROLE " + ident(l.role) + " SET statement_timeout = 0",
 		"GRANT CONNECT, CREATE, TEMPORARY ON DATABASE " + ident(l.connect.Database) + " TO " + ident(l.role),
 	}
 	if !l.super { // it has to be a member to give away what the role owns
-		sql = append(sql[:1], "GRANT "+ident(l.role)+" TO CURRENT_USER", sql[1])
+		sql = slices.Insert(sql, 1, "GRANT "+ident(l.role)+" TO CURRENT_USER")
 	}
 	switch {
 	case l.to.Record.Isolation == tenant.Schema:
@@ -345,7 +346,7 @@ func (a *Archive) copyIn(ctx context.Context, conn *pgx.Conn, m *manifest, t *ta
 func (l *loader) run(ctx context.Context, args ...string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	args = append([]string{"--format=custom", "--dbname=" + l.connect.Database, "--exit-on-error", "--no-owner", "--no-tablespaces"}, args...)
+	args = append([]string{"--format=custom", database(l.connect), "--exit-on-error", "--no-owner", "--no-tablespaces"}, args...)
 	// Roles of other tenants may have these names here.
 	if l.guest || l.m.Backup.Tenant != l.to.Record.ID {
 		args = append(args, "--no-acl")

@@ -59,6 +59,7 @@ func TestADatabaseComesBackAsItWas(t *testing.T) {
 			}
 			to := home(t)
 			to.Record.ID = from.Record.ID
+			pgtest.Shared(t).Exec(t, "postgres", "ALTER DATABASE "+to.Connect.Database+" SET default_transaction_read_only = on")
 			check(t, a.Load(t.Context(), b, to, func(p provision.Progress) { told = append(told, p) }))
 			if got, want := query(t, to, fingerprint), query(t, from, fingerprint); got != want {
 				t.Errorf("got %s\nwant %s", got, want)

@@ -132,6 +132,9 @@ func (a *Archive) collect(ctx context.Context, from provision.Source, system str
 				return nil, err
 			}
 			of, n, err := a.take(root, id, name, "")
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // another was quicker
+			}
 			if err != nil {
 				return nil, err
 			}
@@ -151,7 +154,7 @@ func (a *Archive) collect(ctx context.Context, from provision.Source, system str
 		return nil, nil // whose a history file is says the first segment behind it
 	}
 	for _, name := range histories {
-		if _, _, err := a.take(root, id, name, system); err != nil {
+		if _, _, err := a.take(root, id, name, system); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			return nil, err
 		}
 	}
