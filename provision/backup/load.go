@@ -39,15 +39,18 @@ func (a *Archive) Load(ctx context.Context, b *provision.Backup, to provision.So
 	if rows != (m.Content == ofRows) {
 		return provision.Errorf(provision.KindRefused, "backup %s holds a %s, which can't be loaded into a tenant of isolation %s", b.ID, m.Content, to.Record.Isolation)
 	}
-	if to.Record.Isolation == tenant.Schema && (m.Content != ofSchema || m.Schema != to.Record.Schema) {
-		return provision.Errorf(provision.KindRefused, "backup %s is not of the schema %q", b.ID, to.Record.Schema).
-			WithDetail("PostgreSQL can't restore a schema under another name.").WithHint("Restore it as a tenant with a database or an instance of its own.")
+	if to.Record.Isolation == tenant.Schema && m.Content != ofSchema {
+		return provision.Errorf(provision.KindRefused, "backup %s holds a database, which can't be loaded into a schema", b.ID).
+			WithHint("Restore it as a tenant with a database or an instance of its own.")
 	}
 	if err := a.check(ctx, m); err != nil {
 		return fail(err)
 	}
 	if rows {
 		return fail(a.loadRows(ctx, m, to, report))
+	}
+	if to.Record.Isolation == tenant.Schema && m.Schema != to.Record.Schema {
+		return fail(a.loadRenamed(ctx, m, to, report))
 	}
 	return fail(a.load(ctx, m, to, report))
 }
@@ -257,6 +260,9 @@ func (l *loader) standIns(ctx context.Context) error {
 
 // extensions makes those that are missing, where they were.
 func (l *loader) extensions(ctx context.Context) error {
+	if l.to.Record.Isolation == tenant.Schema {
+		return nil // they are the database's, and others' too
+	}
 	for _, e := range l.m.Extensions {
 		var there, home, fixed, trusted bool
 		if err := l.admin.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_extension WHERE extname = $1), EXISTS (SELECT FROM pg_namespace WHERE nspname = $2),
