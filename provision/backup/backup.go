@@ -49,6 +49,8 @@ type Archive struct {
 	now   func() time.Time
 	jobs  int
 	big   int64 // bytes from which a table is dumped beside the others
+	// factor is how slow passphrases of exports are to try, as scrypt counts.
+	factor int
 
 	mu struct {
 		sync.Mutex
@@ -80,7 +82,7 @@ func New(o Options) (*Archive, error) {
 	}
 	a := &Archive{
 		place: local{o.Dir}, keys: append(keys{o.Key}, o.Before...), log: o.Log, now: o.Now,
-		jobs: cmp.Or(max(o.Jobs, 0), defaultJobs), big: bigTable,
+		jobs: cmp.Or(max(o.Jobs, 0), defaultJobs), big: bigTable, factor: exportFactor,
 	}
 	a.mu.busy = make(map[string]*sync.RWMutex)
 	if a.log == nil {

@@ -373,7 +373,8 @@ func FuzzStored(f *testing.F) {
 			}
 		}
 		_, _ = scanBase(bytes.NewReader(text), nil)
-		_, _ = parseList(text)
+		_, _, _ = parseList(text)
+		_, _ = parseHistory(text)
 		_, _, _ = head(bytes.NewReader(text))
 		_, _ = commitTime(text)
 		lines, err := io.ReadAll(withKey(bytes.NewReader(text), "k\t", false))

@@ -39,15 +39,18 @@ func (a *Archive) Load(ctx context.Context, b *provision.Backup, to provision.So
 	if rows != (m.Content == ofRows) {
 		return provision.Errorf(provision.KindRefused, "backup %s holds a %s, which can't be loaded into a tenant of isolation %s", b.ID, m.Content, to.Record.Isolation)
 	}
-	if to.Record.Isolation == tenant.Schema && (m.Content != ofSchema || m.Schema != to.Record.Schema) {
-		return provision.Errorf(provision.KindRefused, "backup %s is not of the schema %q", b.ID, to.Record.Schema).
-			WithDetail("PostgreSQL can't restore a schema under another name.").WithHint("Restore it as a tenant with a database or an instance of its own.")
+	if to.Record.Isolation == tenant.Schema && m.Content != ofSchema {
+		return provision.Errorf(provision.KindRefused, "backup %s holds a database, which can't be loaded into a schema", b.ID).
+			WithHint("Restore it as a tenant with a database or an instance of its own.")
 	}
 	if err := a.check(ctx, m); err != nil {
 		return fail(err)
 	}
 	if rows {
 		return fail(a.loadRows(ctx, m, to, report))
+	}
+	if to.Record.Isolation == tenant.Schema && m.Schema != to.Record.Schema {
+		return fail(a.loadRenamed(ctx, m, to, report))
 	}
 	return fail(a.load(ctx, m, to, report))
 }
@@ -177,10 +180,11 @@ func (l *loader) prepare(ctx context.Context) error {
 	verifier, _ := auth.MakeVerifier(l.connect.Password, salt[:], auth.DefaultIterations).Encode()
 	sql := []string{
 		"CREATE ROLE " + ident(l.role) + " LOGIN PASSWORD " + literal(verifier) + attributes, // a verifier, which may be logged
+		"ALTER ROLE " + ident(l.role) + " SET default_transaction_read_only = off", "ALTER ROLE " + ident(l.role) + " SET statement_timeout = 0",
 		"GRANT CONNECT, CREATE, TEMPORARY ON DATABASE " + ident(l.connect.Database) + " TO " + ident(l.role),
 	}
 	if !l.super { // it has to be a member to give away what the role owns
-		sql = append(sql[:1], "GRANT "+ident(l.role)+" TO CURRENT_USER", sql[1])
+		sql = slices.Insert(sql, 1, "GRANT "+ident(l.role)+" TO CURRENT_USER")
 	}
 	switch {
 	case l.to.Record.Isolation == tenant.Schema:
@@ -256,6 +260,9 @@ func (l *loader) standIns(ctx context.Context) error {
 
 // extensions makes those that are missing, where they were.
 func (l *loader) extensions(ctx context.Context) error {
+	if l.to.Record.Isolation == tenant.Schema {
+		return nil // they are the database's, and others' too
+	}
 	for _, e := range l.m.Extensions {
 		var there, home, fixed, trusted bool
 		if err := l.admin.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_extension WHERE extname = $1), EXISTS (SELECT FROM pg_namespace WHERE nspname = $2),
@@ -345,7 +352,7 @@ func (a *Archive) copyIn(ctx context.Context, conn *pgx.Conn, m *manifest, t *ta
 func (l *loader) run(ctx context.Context, args ...string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	args = append([]string{"--format=custom", "--dbname=" + l.connect.Database, "--exit-on-error", "--no-owner", "--no-tablespaces"}, args...)
+	args = append([]string{"--format=custom", database(l.connect), "--exit-on-error", "--no-owner", "--no-tablespaces"}, args...)
 	// Roles of other tenants may have these names here.
 	if l.guest || l.m.Backup.Tenant != l.to.Record.ID {
 		args = append(args, "--no-acl")

@@ -59,6 +59,7 @@ func TestADatabaseComesBackAsItWas(t *testing.T) {
 			}
 			to := home(t)
 			to.Record.ID = from.Record.ID
+			pgtest.Shared(t).Exec(t, "postgres", "ALTER DATABASE "+to.Connect.Database+" SET default_transaction_read_only = on")
 			check(t, a.Load(t.Context(), b, to, func(p provision.Progress) { told = append(told, p) }))
 			if got, want := query(t, to, fingerprint), query(t, from, fingerprint); got != want {
 				t.Errorf("got %s\nwant %s", got, want)
@@ -205,8 +206,19 @@ CREATE TABLE "t a".big (id serial PRIMARY KEY, x text); INSERT INTO "t a".big (x
 		}
 	}
 	b := dump(t, a, from)
-	from.Record.Schema = "t_b"
-	refused(t, a.Load(t.Context(), b, from, nil), provision.KindRefused, `"t_b"`)
+	// Under another name it comes back too, and leaves nothing else.
+	pg.Exec(t, from.Connect.Database, `CREATE EXTENSION citext; ALTER TABLE "t a".big ADD y citext; SET ROLE `+owner+`; CREATE SCHEMA t_c`)
+	other := from
+	other.Record = &tenant.Record{ID: tenant.NewID(), Isolation: tenant.Schema, Schema: "t_c"}
+	check(t, a.Load(t.Context(), dump(t, a, from), other, nil))
+	if got := query(t, from, `SELECT (SELECT count(*) FROM t_c.big), (SELECT count(*) FROM "t a".big), (SELECT count(*) FROM pg_database WHERE datname LIKE '%`+other.Record.ID+`'),
+pg_get_userbyid(relowner) = '`+owner+`' FROM pg_class WHERE oid = 't_c.big'::regclass`); got != "500|500|0|t" {
+		t.Errorf("got %s", got)
+	}
+	if list := must[[]provision.Backup](t)(a.List(t.Context(), other.Record.ID)); len(list) != 0 {
+		t.Errorf("got backups %v", list)
+	}
+	refused(t, a.Load(t.Context(), dump(t, a, home(t)), other, nil), provision.KindRefused, "holds a database")
 	// A database of its own takes it.
 	to := home(t)
 	check(t, a.Load(t.Context(), b, to, nil))

@@ -60,6 +60,7 @@ type manifest struct {
 	System  string `json:"system,omitempty"`  // PostgreSQL's system identifier
 	Start   string `json:"start,omitempty"`   // the first WAL segment that it needs
 	Segment int64  `json:"segment,omitempty"` // bytes of one
+	End     string `json:"end,omitempty"`     // the location from which on it is consistent
 }
 
 // file is one stored file.
@@ -176,6 +177,9 @@ func parseManifest(text []byte) (*manifest, error) {
 		}
 	case ofInstance:
 		kind, needs = provision.Physical, append(needs, baseName)
+		if _, err := parseLSN(m.End); err != nil {
+			return nil, err
+		}
 		if _, err := parseSegment(m.Start); err != nil || !systemID.MatchString(m.System) || !validSegment(m.Segment) {
 			return nil, errors.New("where its WAL begins is not valid")
 		}

@@ -50,7 +50,7 @@ func (a *Archive) export(ctx context.Context, m *manifest, passphrase string, w 
 		if err != nil {
 			return err
 		}
-		r.SetWorkFactor(exportFactor)
+		r.SetWorkFactor(a.factor)
 		if enc, err = age.Encrypt(w, r); err != nil {
 			return err
 		}
