@@ -161,7 +161,7 @@ func (c *change) draftVirtual(ctx context.Context) error {
 	for what, has := range map[string]bool{
 		"driver": o.Driver != "", "host": o.Host != "", "version": o.Version != "", "settings": len(o.Settings) > 0, "superuser": o.Superuser,
 		"cpu, memory and disk limits": r.Limits.CPU != 0 || r.Limits.Memory != 0 || r.Limits.Disk != 0, "suspend_after": r.SuspendAfter > 0,
-		"archive": r.Backups.Archive, "init": o.Init != "",
+		"archive": r.Backups.Archive, "init": o.Init != "", "template": o.Template != "",
 	} {
 		if has {
 			return Errorf(KindInvalid, "%s: only a tenant with an instance of its own can have that", what).WithHint("--isolation instance")

@@ -15,6 +15,7 @@ import (
 	"github.com/pgkennel/pgkennel/config"
 	"github.com/pgkennel/pgkennel/kennel"
 	"github.com/pgkennel/pgkennel/pooler"
+	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/tenant"
 	"github.com/pgkennel/pgkennel/tenant/secure"
 )
@@ -90,6 +91,13 @@ func (a *administration) targets(cmd *cobra.Command) ([]target, error) {
 	if err != nil {
 		return nil, err
 	}
+	if cfg.Directory != nil {
+		more, err := a.onDemand(cmd, cluster)
+		if err != nil {
+			return nil, fmt.Errorf("tenants of the directory: %w", err)
+		}
+		tenants = append(tenants, more...)
+	}
 	rows, err := kennel.RowMode(cfg, cluster, tenants)
 	if err != nil {
 		return nil, err
@@ -159,6 +167,34 @@ func (a *administration) tenants(cfg *config.Config, cluster *config.Cluster) ([
 		if !slices.ContainsFunc(all, t.Same) {
 			all = append(all, t)
 		}
+	}
+	return all, nil
+}
+
+// onDemand are the directory's tenants in a database of the configuration: as long as there is something of them, which is until they are forgotten.
+func (a *administration) onDemand(cmd *cobra.Command, cluster *config.Cluster) ([]*tenant.Tenant, error) {
+	t := &tenants{files: a.files}
+	exec, done, err := openExecutor(cmd.Context(), cmd, t)
+	if err != nil {
+		return nil, err
+	}
+	defer done()
+	list, err := exec.Execute(cmd.Context(), provision.Order{Verb: provision.VerbList, Removed: true}, nil)
+	if err != nil {
+		return nil, err
+	}
+	var all []*tenant.Tenant
+	for _, v := range list.Tenants {
+		if v.Cluster != cluster.Name || v.Phase == tenant.Creating.String() {
+			continue
+		}
+		x := &tenant.Tenant{Name: v.Name, Key: v.Key, State: tenant.Active, Cluster: v.Cluster, Shard: -1, Schema: v.Schema, Role: v.Role, Database: v.Database}
+		x.Isolation, _ = tenant.ParseIsolation(v.Isolation)
+		x.Mode, _ = tenant.ParseMode(v.Mode)
+		if v.Shard != nil {
+			x.Shard = *v.Shard
+		}
+		all = append(all, x)
 	}
 	return all, nil
 }
