@@ -45,18 +45,19 @@ func (m *Manager) change(ctx context.Context, v *verb, o Order, report func(Prog
 		case c.plan != nil:
 			return &Result{Plan: c.plan, Notes: c.notes, Tenants: views(c.r)}, nil
 		case c.nothing:
-			return &Result{Tenants: views(c.old), Notes: c.notes}, nil
-		case c.direct:
-			res := &Result{Changed: true, Secrets: c.secrets, Notes: c.notes}
-			if v.after != nil {
-				if local, err := m.local(ctx, c.r.Host); err == nil && local {
-					if err := v.after(ctx, m, c.r); err != nil {
-						return nil, Errorf(KindFailed, "poolers know it; at the server it is not in force: %v", err).WithHint("the runner tries again; repair does at once")
-					}
+			if v.after != nil && v.aside { // who changed it may not have got as far as to the server
+				if err := m.enforce(ctx, v, c.old); err != nil {
+					return nil, err
 				}
 			}
-			res.Tenants = views(c.r)
-			return res, nil
+			return &Result{Tenants: views(c.old), Notes: c.notes}, nil
+		case c.direct:
+			if v.after != nil {
+				if err := m.enforce(ctx, v, c.r); err != nil {
+					return nil, err
+				}
+			}
+			return &Result{Changed: true, Secrets: c.secrets, Notes: c.notes, Tenants: views(c.r)}, nil
 		}
 		res, err := m.await(ctx, c.r, c.join, report)
 		if c.again && ctx.Err() == nil {
@@ -72,6 +73,49 @@ func (m *Manager) change(ctx context.Context, v *verb, o Order, report func(Prog
 	}
 	return nil, tenant.ErrConflict
 }
+
+// enforce has the server know what a record was changed to. Orders may come at once from several processes, of which only one is the runner: of this host's
+// tenants each does it itself, and other hosts' runners are waited for.
+func (m *Manager) enforce(ctx context.Context, v *verb, r *tenant.Record) error {
+	var err error
+	if r.Host == "" || r.Host == m.o.Host {
+		err = v.after(ctx, m, r)
+	} else {
+		err = m.enforced(ctx, r)
+	}
+	if err == nil {
+		return nil
+	}
+	return Errorf(KindFailed, "poolers know it; at the server it is not in force: %v", err).WithHint("the runner tries again; repair does at once")
+}
+
+// enforced waits until the runner of another host has done what it was asked to.
+func (m *Manager) enforced(ctx context.Context, r *tenant.Record) error {
+	asked := r.Access.Asked
+	for until := time.Now().Add(runnerPatience); ; {
+		if _, err := m.local(ctx, r.Host); err != nil {
+			return err
+		}
+		now, err := m.dir.Get(ctx, r.ID)
+		switch {
+		case errors.Is(err, tenant.ErrNotFound):
+			return nil
+		case err != nil:
+			return err
+		case asked == "" || now.Access.Asked != asked:
+			return nil
+		case time.Now().After(until):
+			return errors.New("the runner of its host does not say that it is")
+		}
+		pause(ctx, 50*time.Millisecond)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// runnerPatience is how long a host may be without a runner, or one without an answer: a dead one's lease has to run out, and another to begin.
+const runnerPatience = 20 * time.Second
 
 // begin puts an order on record.
 func (m *Manager) begin(ctx context.Context, v *verb, c *change) (err error) {
@@ -117,6 +161,9 @@ func (m *Manager) begin(ctx context.Context, v *verb, c *change) (err error) {
 		if _, err := m.local(ctx, c.r.Host); err != nil {
 			return err
 		}
+	}
+	if c.direct && v.after != nil && c.r.Host != "" && c.r.Host != m.o.Host {
+		c.r.Access.Asked = tenant.NewID()
 	}
 	r, err := m.dir.Put(ctx, c.r, tenant.Entry{Time: now, Who: c.o.By, What: c.o.Verb, ID: c.r.ID, Name: c.r.Name, Detail: c.detail})
 	if taken, ok := errors.AsType[*tenant.TakenError](err); ok && v.makes && taken.Claim == "name/"+c.r.Name {
@@ -258,17 +305,30 @@ func (m *Manager) await(ctx context.Context, r *tenant.Record, join string, repo
 	if join != "" {
 		op = join
 	}
-	local, err := m.local(ctx, r.Host)
-	if err != nil {
-		return nil, err
+	for {
+		local, err := m.local(ctx, r.Host)
+		if err != nil {
+			return nil, err
+		}
+		if local {
+			res, over, err := m.driveTo(ctx, id, op, report)
+			if over || err != nil {
+				return res, err
+			}
+		}
+		res, err := m.watchFor(ctx, r, op, report)
+		if !errors.Is(err, errAlone) {
+			return res, err
+		}
 	}
-	if !local {
-		return m.watchFor(ctx, id, op, report)
-	}
+}
+
+// driveTo runs what is on record here, and returns when an operation is over, or somebody else has it.
+func (m *Manager) driveTo(ctx context.Context, id, op string, report func(Progress)) (*Result, bool, error) {
 	for {
 		f, err := m.drive(id)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		forget := f.tell(report)
 		select {
@@ -276,49 +336,71 @@ func (m *Manager) await(ctx context.Context, r *tenant.Record, join string, repo
 			forget()
 		case <-ctx.Done():
 			forget()
-			return nil, context.Cause(ctx)
+			return nil, false, context.Cause(ctx)
+		}
+		_, unknown := errors.AsType[*storeError](f.err)
+		if unknown || errors.Is(f.err, errLost) {
+			return nil, false, nil // it is gone on with when the directory answers
 		}
 		if f.op == op && !errors.Is(f.err, errTaken) {
 			if f.err != nil {
-				return nil, f.err
+				return nil, false, f.err
 			}
 			res := &Result{Notes: f.res.Notes, Backups: f.res.Backups}
 			if f.r != nil {
 				res.Tenants = views(f.r)
 			}
-			return res, nil
+			return res, true, nil
 		}
 		// That was another's end. Ours is to come, or is over too.
 		now, err := m.dir.Get(ctx, id)
-		if err == nil && now.Operation != nil && now.Operation.ID == op && now.Operation.Error == "" {
-			if f.op == "" && f.err != nil {
-				return nil, f.err // it can't even be begun
-			}
-			continue
+		if err != nil || now.Operation == nil || now.Operation.ID != op || now.Operation.Error != "" {
+			return nil, false, nil //nolint:nilerr // who waits asks again
 		}
-		return m.watchFor(ctx, id, op, report)
+		if f.op == "" && f.err != nil {
+			return nil, false, f.err // it can't even be begun
+		}
 	}
 }
 
-// watchFor waits for the end of an operation that runs elsewhere.
-func (m *Manager) watchFor(ctx context.Context, id, op string, report func(Progress)) (*Result, error) {
+// errAlone is an operation that whoever was at it is not at any more.
+var errAlone = errors.New("nobody is at the operation")
+
+// lookAround is how often who waits for an operation looks whether somebody is at it.
+const lookAround = 2 * time.Second
+
+// watchFor waits for the end of an operation that runs elsewhere. A directory that does not answer, and a host without a runner, are waited for as well, for a
+// time: what was begun goes on then.
+func (m *Manager) watchFor(ctx context.Context, r *tenant.Record, op string, report func(Progress)) (*Result, error) {
+	id, host := r.ID, r.Host
 	wait := 20 * time.Millisecond
 	step := ""
+	heard, around := time.Now(), time.Now()
 	for {
 		r, err := m.dir.Get(ctx, id)
+		if err == nil && time.Since(around) > lookAround {
+			around = time.Now()
+			var local bool
+			if local, err = m.local(ctx, host); local {
+				return nil, errAlone
+			}
+		}
 		switch {
 		case errors.Is(err, tenant.ErrNotFound):
 			return m.outcome(ctx, id, op, nil)
-		case err != nil:
+		case err != nil && (ctx.Err() != nil || m.root.Err() != nil || time.Since(heard) > runnerPatience):
 			return nil, err
+		case err != nil:
 		case r.Operation == nil || r.Operation.ID != op:
 			return m.outcome(ctx, id, op, r)
 		case r.Phase == tenant.Failed && r.Operation.Error != "":
 			return nil, Errorf(KindFailed, "%s of %s failed", r.Operation.Verb, r.Name).WithDetail("%s", r.Operation.Error)
-		}
-		if r.Operation.Now != step {
-			step = r.Operation.Now
-			report(Progress{Tenant: r.Name, Step: step, Done: int64(len(r.Operation.Done))})
+		default:
+			heard = time.Now()
+			if r.Operation.Now != step {
+				step = r.Operation.Now
+				report(Progress{Tenant: r.Name, Step: step, Done: int64(len(r.Operation.Done))})
+			}
 		}
 		timer := time.NewTimer(wait)
 		select {

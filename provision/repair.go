@@ -99,7 +99,7 @@ func (m *Manager) mend(ctx context.Context, r *tenant.Record, o Order, report fu
 					return nil, err
 				}
 			}
-			if _, err := m.watchFor(ctx, r.ID, op, report); err != nil {
+			if _, err := m.watchFor(ctx, r, op, report); err != nil && !errors.Is(err, errAlone) {
 				return nil, err
 			}
 		}

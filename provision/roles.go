@@ -5,6 +5,7 @@ import (
 	"errors"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -127,8 +128,7 @@ func (m *Manager) settle(ctx context.Context, r *tenant.Record) error {
 	if err != nil {
 		return err
 	}
-	s, err := d.State(ctx, in)
-	if err != nil || !s.Ready {
+	if up, err := serving(ctx, d, in, r); err != nil || !up {
 		return err
 	}
 	return as(ctx, in, "postgres", func(c *pgx.Conn) error {
@@ -141,6 +141,11 @@ func (m *Manager) settle(ctx context.Context, r *tenant.Record) error {
 		case err == nil && now.Revision > r.Revision:
 			r = r.Clone()
 			r.Access = now.Access
+			for i := range r.Logins {
+				if l := loginOf(now, r.Logins[i].Role); l != nil {
+					r.Logins[i].Disabled = l.Disabled
+				}
+			}
 		case err != nil && !errors.Is(err, tenant.ErrNotFound):
 			return err
 		}
@@ -171,6 +176,36 @@ func (m *Manager) settle(ctx context.Context, r *tenant.Record) error {
 		_, err := c.Exec(ctx, "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE usename = ANY($1)", out)
 		return err
 	})
+}
+
+// serving reports whether an instance can be told something. One that is to be up, and is just being started again, is waited for: what it has now is what it
+// comes up with.
+func serving(ctx context.Context, d Driver, in *Instance, r *tenant.Record) (bool, error) {
+	for until := time.Now().Add(patience); ; {
+		s, err := d.State(ctx, in)
+		if err != nil || s.Ready {
+			return s.Ready, err
+		}
+		if r.Phase != tenant.Ready || r.Operation != nil {
+			return false, nil // it is done when that starts
+		}
+		if time.Now().After(until) {
+			return false, errors.New("its instance is not up")
+		}
+		pause(ctx, 50*time.Millisecond)
+		if ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
+	}
+}
+
+func loginOf(r *tenant.Record, role string) *tenant.Login {
+	for i := range r.Logins {
+		if r.Logins[i].Role == role {
+			return &r.Logins[i]
+		}
+	}
+	return nil
 }
 
 // settle is the same as a verb's last act.

@@ -47,6 +47,7 @@ func (m *Manager) run(ctx context.Context) error {
 		wg.Go(func() { w.watch(ctx, name, d) })
 	}
 	wg.Go(func() { w.leaks(ctx) })
+	defer w.answers.Wait()
 	defer wg.Wait()
 	defer cancel(nil)
 	tick := time.NewTicker(m.o.Every)
@@ -81,9 +82,10 @@ func (m *Manager) setRunning(on bool) {
 
 // warden is one Run.
 type warden struct {
-	m    *Manager
-	wake chan struct{}
-	mu   struct {
+	m       *Manager
+	wake    chan struct{}
+	answers sync.WaitGroup // to other hosts' orders
+	mu      struct {
 		sync.Mutex
 		records map[string]*tenant.Record // all that this host is to look after
 		care    map[string]*care          // what is remembered of them
@@ -191,6 +193,9 @@ func (w *warden) look(ctx context.Context) {
 	clear(w.mu.due)
 	w.mu.Unlock()
 	for _, r := range todo {
+		if r.Access.Asked != "" {
+			w.answer(ctx, r)
+		}
 		if w.m.flying(r.ID) {
 			continue // it is looked at when that is done: the record changes, or the next tick comes
 		}
@@ -220,6 +225,26 @@ func (w *warden) look(ctx context.Context) {
 			return
 		}
 	}
+}
+
+// answer does at the server what another host's order waits for, whatever else is being done to the tenant, and says so.
+func (w *warden) answer(ctx context.Context, r *tenant.Record) {
+	w.answers.Go(func() {
+		err := w.m.settle(ctx, r)
+		if err == nil {
+			err = w.amend(ctx, r, VerbMaintain, "access is in force at the server", func(now *tenant.Record) bool {
+				if now.Access.Asked != r.Access.Asked {
+					return false
+				}
+				now.Access.Asked = ""
+				return true
+			})
+		}
+		if err != nil && ctx.Err() == nil && !errors.Is(err, tenant.ErrNotFound) {
+			w.m.o.Log.WarnContext(ctx, "a change of access is not in force at the server", "tenant", r.ID, "error", err)
+			w.soon(r.ID, time.Second)
+		}
+	})
 }
 
 // careOf is what is remembered of a tenant. Only the flight at it reads and writes it.
