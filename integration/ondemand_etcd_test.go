@@ -170,7 +170,7 @@ func (p *pair) lodge(name string) *lodger {
 		p.t.Fatalf("%s: secrets %+v", name, secrets)
 	}
 	l.is(name, secrets[0].Password)
-	p.soon(name+" is served at both", func(k *kennel) error { _, err := k.ask(name, name, l.pass, "SELECT 1::text"); return err })
+	p.soon(name+" is served at both", served(l))
 	if _, err := p.poolers[0].ask(name, name, l.pass, "CREATE TABLE mark AS SELECT '"+l.mark+"'::text AS who"); err != nil {
 		p.t.Fatal(err)
 	}
@@ -243,6 +243,15 @@ func rejects(user, password string, codes ...string) func(k *kennel) error {
 			}
 		}
 		return fmt.Errorf("login of %s: got %w, want SQLSTATE %v", user, err, codes)
+	}
+}
+
+// served has a tenant's login do.
+func served(l *lodger) func(k *kennel) error {
+	return func(k *kennel) error {
+		name, password := l.login()
+		_, err := k.ask(name, name, password, "SELECT 1::text")
+		return err
 	}
 }
 
@@ -332,6 +341,7 @@ func (p *pair) letIn(l *lodger) {
 	l.shut.Add(1)
 	name, _ := l.login()
 	p.tenant(0, "enable-access", name)
+	p.soon(name+" is let in", served(l))
 }
 
 // changes are those that operators make every day.

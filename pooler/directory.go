@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,6 +62,8 @@ type follower struct {
 
 	// idleAfter is how long an instance is kept without clients.
 	idleAfter time.Duration
+	// host is this machine, as records call it.
+	host string
 }
 
 // clusterKind is that there are tenants of a kind in a cluster.
@@ -79,6 +82,9 @@ func newFollower(p *Pooler, o *Options) *follower {
 	f := &follower{p: p, dir: o.Directory, vault: o.Vault, orders: o.Orders, kinds: make(map[clusterKind]bool), idleAfter: o.UnusedAfter}
 	if f.idleAfter <= 0 {
 		f.idleAfter = unusedAfter
+	}
+	if f.host = o.Config.Provision.Host; f.host == "" {
+		f.host, _ = os.Hostname() // who makes instances has complained, if there is none
 	}
 	f.metrics = p.metrics.Cluster(tenantsLabel)
 	f.metrics.SetState(f.clusterState)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net"
 	"net/netip"
+	"os"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -144,6 +145,9 @@ func (in *instance) take(conf *config.Config, r *tenant.Record) {
 			in.f.log().Error("tenant not reloaded", "tenant", r.Name, "error", err)
 		}
 	}
+	if was != nil && shut(was.rec) && !shut(r) {
+		in.u.cl.Reconnect() // that the server refused its roles does not count any more
+	}
 	now := &served{conf: conf, rec: r, accounts: make(map[string]*session.Account, len(r.Logins))}
 	for i := range r.Logins {
 		l := &r.Logins[i]
@@ -174,7 +178,7 @@ func (in *instance) retire(was, now *served) {
 	if was == nil || was.rec == nil || was.rec == now.rec || !restricts(was.rec, now.rec) {
 		return
 	}
-	all := refusalOf(now.rec) != tenant.Welcome || down(now.rec)
+	all := shut(now.rec)
 	ended := func(a *session.Account, from netip.Addr) bool {
 		if all || !now.rec.Access.Allows(from) {
 			return true
@@ -198,10 +202,10 @@ func (in *instance) retire(was, now *served) {
 
 // restricts reports whether somebody may have been served under the one record, and is not under the other.
 func restricts(was, now *tenant.Record) bool {
-	if refusalOf(was) != tenant.Welcome || down(was) {
+	if shut(was) {
 		return false // nobody was
 	}
-	if refusalOf(now) != tenant.Welcome || down(now) || len(now.Access.Networks) > 0 {
+	if shut(now) || len(now.Access.Networks) > 0 {
 		return true
 	}
 	for i := range was.Logins {
@@ -348,7 +352,24 @@ func (in *instance) admit(role string, usable bool) (tenant.Refusal, *pgwire.Err
 	if down(now.rec) {
 		return tenant.Welcome, errStopped(now.rec.Name)
 	}
+	if in.f.elsewhere(now.rec) {
+		in.f.log().Warn("login to a tenant whose server only another host reaches", "tenant", now.rec.Name, "host", now.rec.Host)
+		return tenant.Welcome, errElsewhere(now.rec.Name)
+	}
 	return tenant.Welcome, nil
+}
+
+// elsewhere reports whether an instance can't be reached from here, for it listens on another host, and to that one only. A port of the loopback address may be
+// another tenant's here; a socket has its instance's ID in its path, and hosts may share the file system.
+func (f *follower) elsewhere(r *tenant.Record) bool {
+	if r.Host == "" || r.Host == f.host || !local(r.Endpoint.Host) {
+		return false
+	}
+	if !strings.HasPrefix(r.Endpoint.Host, "/") {
+		return true
+	}
+	_, err := os.Stat(r.Endpoint.Host)
+	return err != nil
 }
 
 func loginByRole(r *tenant.Record, role string) *tenant.Login {
@@ -362,6 +383,9 @@ func loginByRole(r *tenant.Record, role string) *tenant.Login {
 
 // down reports whether an operator has to start the instance.
 func down(r *tenant.Record) bool { return r.Phase == tenant.Stopped || r.Phase == tenant.Failed }
+
+// shut reports whether nobody is served under a record.
+func shut(r *tenant.Record) bool { return refusalOf(r) != tenant.Welcome || down(r) }
 
 // refusalOf is why nobody may log in to a tenant, as a client that does not know the password; Welcome = somebody may.
 func refusalOf(r *tenant.Record) tenant.Refusal {
@@ -384,6 +408,11 @@ func refusalOf(r *tenant.Record) tenant.Refusal {
 func errStopped(name string) *pgwire.Error {
 	return pgwire.Errorf(pgwire.CodeCannotConnectNow, "database %q is stopped", name).WithRoutine("tenant_stopped").
 		WithHint("An operator starts it.")
+}
+
+func errElsewhere(name string) *pgwire.Error {
+	return pgwire.Errorf(pgwire.CodeCannotConnectNow, "database %q can't be reached from here", name).WithRoutine("tenant_elsewhere").
+		WithDetail("Its server is on another host, and listens to that one only.").WithHint("Connect to pgkennel on that host.")
 }
 
 func errNotServed(name string) *pgwire.Error {

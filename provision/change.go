@@ -27,7 +27,7 @@ type change struct {
 	direct   bool   // there are no steps this time
 	plan     []string
 	join     string // ID of the operation that does what is wanted
-	again    bool   // it does not: it has to be over first
+	again    bool   // it does not: it has to be over first; or, of what is direct: there is more to change
 }
 
 const maxTries = 100
@@ -46,16 +46,19 @@ func (m *Manager) change(ctx context.Context, v *verb, o Order, report func(Prog
 			return &Result{Plan: c.plan, Notes: c.notes, Tenants: views(c.r)}, nil
 		case c.nothing:
 			if v.after != nil && v.aside { // who changed it may not have got as far as to the server
-				if err := m.enforce(ctx, v, c.old); err != nil {
+				if err := m.enforce(ctx, v, c.old, false); err != nil {
 					return nil, err
 				}
 			}
 			return &Result{Tenants: views(c.old), Notes: c.notes}, nil
 		case c.direct:
 			if v.after != nil {
-				if err := m.enforce(ctx, v, c.r); err != nil {
+				if err := m.enforce(ctx, v, c.r, c.again); err != nil {
 					return nil, err
 				}
+			}
+			if c.again {
+				continue
 			}
 			return &Result{Changed: true, Secrets: c.secrets, Notes: c.notes, Tenants: views(c.r)}, nil
 		}
@@ -75,8 +78,8 @@ func (m *Manager) change(ctx context.Context, v *verb, o Order, report func(Prog
 }
 
 // enforce has the server know what a record was changed to. Orders may come at once from several processes, of which only one is the runner: of this host's
-// tenants each does it itself, and other hosts' runners are waited for.
-func (m *Manager) enforce(ctx context.Context, v *verb, r *tenant.Record) error {
+// tenants each does it itself, and other hosts' runners are waited for. With again, it comes before what is wanted.
+func (m *Manager) enforce(ctx context.Context, v *verb, r *tenant.Record, again bool) error {
 	var err error
 	if r.Host == "" || r.Host == m.o.Host {
 		err = v.after(ctx, m, r)
@@ -85,6 +88,9 @@ func (m *Manager) enforce(ctx context.Context, v *verb, r *tenant.Record) error 
 	}
 	if err == nil {
 		return nil
+	}
+	if again {
+		return Errorf(KindFailed, "nothing is changed yet, for the server can't be told: %v", err).WithHint("try again")
 	}
 	return Errorf(KindFailed, "poolers know it; at the server it is not in force: %v", err).WithHint("the runner tries again; repair does at once")
 }
@@ -409,7 +415,7 @@ func (m *Manager) watchFor(ctx context.Context, r *tenant.Record, op string, rep
 			timer.Stop()
 			return nil, context.Cause(ctx)
 		}
-		wait = min(wait*3/2, time.Second)
+		wait = min(wait*3/2, 200*time.Millisecond)
 	}
 }
 

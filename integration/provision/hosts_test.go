@@ -142,7 +142,16 @@ func TestHosts(t *testing.T) {
 	if _, err := far.Execute(ctx, provision.Order{Verb: provision.VerbDisable, Tenant: "acme", Now: true, By: "test"}, nil); err != nil {
 		t.Fatal(told(err))
 	}
-	b.until("fenced", func() bool { _, err := b.sql("acme", "acme", "SELECT 1"); return err != nil })
+	if _, err := b.sql("acme", "acme", "SELECT 1"); err == nil {
+		t.Error("the order was carried out, and the server does not keep the tenant out")
+	}
+	if _, err := far.Execute(ctx, provision.Order{Verb: provision.VerbEnable, Tenant: "acme", By: "test"}, nil); err != nil {
+		t.Fatal(told(err))
+	}
+	b.mustSQL("acme", "acme", "SELECT 1")
+	if a := b.record("acme").Access; a.Asked != "" || !a.Enabled {
+		t.Errorf("got access %+v", a)
+	}
 	if _, err := far.Execute(ctx, provision.Order{Verb: provision.VerbRemove, Tenant: "acme", Now: true, By: "test"}, nil); err != nil {
 		t.Fatal(told(err))
 	}
