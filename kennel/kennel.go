@@ -144,7 +144,11 @@ func drivers(p *config.Provision, log *slog.Logger) (map[string]provision.Driver
 	if err != nil {
 		return nil, err
 	}
-	return map[string]provision.Driver{pr.Name(): pr}, nil
+	all := map[string]provision.Driver{pr.Name(): pr}
+	if all[p.Driver] == nil {
+		return nil, provision.Errorf(provision.KindInvalid, "driver = %q of [provision] is not made yet", p.Driver).WithHint("there is %q", pr.Name())
+	}
+	return all, nil
 }
 
 // Pooler is what a Kennel asks the pooler beside it.
