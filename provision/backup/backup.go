@@ -49,6 +49,8 @@ type Archive struct {
 	now   func() time.Time
 	jobs  int
 	big   int64 // bytes from which a table is dumped beside the others
+	// factor is how slow passphrases of exports are to try, as scrypt counts.
+	factor int
 
 	mu struct {
 		sync.Mutex
@@ -80,7 +82,7 @@ func New(o Options) (*Archive, error) {
 	}
 	a := &Archive{
 		place: local{o.Dir}, keys: append(keys{o.Key}, o.Before...), log: o.Log, now: o.Now,
-		jobs: cmp.Or(max(o.Jobs, 0), defaultJobs), big: bigTable,
+		jobs: cmp.Or(max(o.Jobs, 0), defaultJobs), big: bigTable, factor: exportFactor,
 	}
 	a.mu.busy = make(map[string]*sync.RWMutex)
 	if a.log == nil {
@@ -206,11 +208,7 @@ func fail(err error) error {
 	if e := (*provision.Error)(nil); errors.As(err, &e) {
 		return err
 	}
-	e := provision.Errorf(provision.KindFailed, "%v", err)
-	if errors.Is(err, fs.ErrNotExist) {
-		e.Kind = provision.KindNotFound
-	}
-	return e
+	return provision.Errorf(provision.KindFailed, "%v", err)
 }
 
 // manifest reads one.
@@ -287,13 +285,16 @@ func (a *Archive) manifests(id string) ([]*manifest, error) {
 }
 
 // Check implements provision.Archive: everything is read, decrypted and decompressed, and of a physical backup each file compared with what the server said
-// that it sent.
+// that it sent, and the WAL behind it decrypted too.
 func (a *Archive) Check(ctx context.Context, b *provision.Backup) error {
 	m, err := a.manifest(b.Tenant, b.ID)
 	if err != nil {
 		return fail(err)
 	}
-	return fail(a.check(ctx, m))
+	if err := a.check(ctx, m); err != nil {
+		return fail(err)
+	}
+	return fail(a.checkWAL(ctx, m))
 }
 
 func (a *Archive) check(ctx context.Context, m *manifest) error {
@@ -359,6 +360,8 @@ func (a *Archive) Expire(_ context.Context, id string, keep int) ([]provision.Ba
 	l := a.busy(id)
 	l.Lock()
 	defer l.Unlock()
+	// A backup that another process makes may be there only after the look at those that are.
+	making := a.place.drafting(id)
 	all, err := a.manifests(id)
 	if err != nil {
 		return nil, fail(err)
@@ -379,8 +382,8 @@ func (a *Archive) Expire(_ context.Context, id string, keep int) ([]provision.Ba
 		a.log.Info("backup expired", "tenant", id, "backup", m.Backup.ID)
 		gone = append(gone, m.Backup)
 	}
-	// A backup that can't be read may need any of the WAL, and so may one that another process makes just now.
-	if unread || a.place.drafting(id) {
+	// A backup that can't be read may need any of the WAL, and so may one in the making.
+	if unread || making || a.place.drafting(id) {
 		return gone, nil
 	}
 	return gone, fail(a.prune(id, kept))

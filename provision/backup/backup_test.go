@@ -43,6 +43,7 @@ func open(t testing.TB, dir string) *Archive {
 	if err != nil {
 		t.Fatal(err)
 	}
+	a.factor = 4
 	return a
 }
 

@@ -88,7 +88,7 @@ func (a *Archive) base(ctx context.Context, k *making, from provision.Source, re
 		if scanned != nil {
 			return scanned
 		}
-		k.m.Start = info.start
+		k.m.Start, k.m.End = info.start, info.end
 		return nil
 	})
 	if err != nil {
@@ -104,7 +104,7 @@ func (a *Archive) base(ctx context.Context, k *making, from provision.Source, re
 }
 
 // baseInfo is what is known of a base backup when all of it was seen.
-type baseInfo struct{ start string }
+type baseInfo struct{ start, end string }
 
 // maxLabel and maxList are how long a backup's label and its list of files may be.
 const (
@@ -172,10 +172,11 @@ func scanBase(r io.Reader, each func(*tar.Header, io.Reader) error) (*baseInfo, 
 	if info.start == "" {
 		return nil, errors.New("base backup: it has no label that says where its WAL begins")
 	}
-	entries, err := parseList(list)
+	entries, end, err := parseList(list)
 	if err != nil {
 		return nil, fmt.Errorf("base backup: list of its files: %w", err)
 	}
+	info.end = end
 	for _, e := range entries {
 		f, ok := files[e.Path]
 		switch {
@@ -224,41 +225,47 @@ type listed struct {
 	Method   string `json:"Checksum-Algorithm"`
 }
 
-// parseList reads a backup_manifest (PostgreSQL manual, 77 Backup Manifest Format).
-func parseList(text []byte) ([]listed, error) {
+// parseList reads a backup_manifest (PostgreSQL manual, 77 Backup Manifest Format): the files, and where the WAL ends that the backup needs.
+func parseList(text []byte) ([]listed, string, error) {
 	var l struct {
-		Version  int `json:"PostgreSQL-Backup-Manifest-Version"`
-		Files    []listed
+		Version int `json:"PostgreSQL-Backup-Manifest-Version"`
+		Files   []listed
+		WAL     []struct {
+			End string `json:"End-LSN"`
+		} `json:"WAL-Ranges"`
 		Checksum string `json:"Manifest-Checksum"`
 	}
 	if len(text) == 0 {
-		return nil, errors.New("there is none")
+		return nil, "", errors.New("there is none")
 	}
 	if err := json.Unmarshal(text, &l); err != nil {
-		return nil, err
+		return nil, "", err
 	}
 	end := bytes.LastIndex(text, []byte(`"Manifest-Checksum"`))
 	if end < 0 {
-		return nil, errors.New("it has no checksum")
+		return nil, "", errors.New("it has no checksum")
 	}
 	if sum := sha256.Sum256(text[:end]); hex.EncodeToString(sum[:]) != l.Checksum {
-		return nil, errors.New("its checksum does not fit")
+		return nil, "", errors.New("its checksum does not fit")
 	}
 	if l.Version < 1 || l.Version > 2 {
-		return nil, fmt.Errorf("its version %d is not known", l.Version)
+		return nil, "", fmt.Errorf("its version %d is not known", l.Version)
 	}
 	for i := range l.Files {
 		f := &l.Files[i]
 		if f.Encoded != "" {
 			b, err := hex.DecodeString(f.Encoded)
 			if err != nil {
-				return nil, err
+				return nil, "", err
 			}
 			f.Path = string(b)
 		}
 		if f.Method != "SHA256" {
-			return nil, fmt.Errorf("%s has a checksum of the kind %q", f.Path, f.Method)
+			return nil, "", fmt.Errorf("%s has a checksum of the kind %q", f.Path, f.Method)
 		}
 	}
-	return l.Files, nil
+	if len(l.WAL) == 0 {
+		return nil, "", errors.New("it does not say where its WAL ends")
+	}
+	return l.Files, l.WAL[len(l.WAL)-1].End, nil
 }

@@ -16,7 +16,7 @@ func available(root *os.Root) (int64, error) {
 	}
 	defer f.Close()
 	var s syscall.Statfs_t
-	if err := syscall.Fstatfs(int(f.Fd()), &s); err != nil { //nolint:gosec // a descriptor
+	if err := syscall.Fstatfs(int(f.Fd()), &s); err != nil {
 		return 0, err
 	}
 	return int64(s.Bavail) * s.Bsize, nil //nolint:gosec // bytes of a disk
@@ -28,5 +28,5 @@ func syncAll(root *os.Root) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(unix.Syncfs(int(f.Fd())), f.Close()) //nolint:gosec // a descriptor
+	return errors.Join(unix.Syncfs(int(f.Fd())), f.Close())
 }

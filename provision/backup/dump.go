@@ -103,7 +103,7 @@ func (s *snapshot) also(ctx context.Context) (*pgx.Conn, error) {
 // dump writes a database or a schema.
 func (a *Archive) dump(ctx context.Context, k *making, s *snapshot, from provision.Source, report func(provision.Progress)) error {
 	args := []string{
-		"--format=custom", "--compress=0", "--no-subscriptions", "--lock-wait-timeout=" + strconv.Itoa(lockWait), "--snapshot=" + s.id,
+		database(s.connect), "--format=custom", "--compress=0", "--no-subscriptions", "--lock-wait-timeout=" + strconv.Itoa(lockWait), "--snapshot=" + s.id,
 	}
 	like := "true"
 	if k.m.Content == ofSchema {
@@ -240,7 +240,13 @@ WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' AND c.relpersist
 
 // describe notes what a restore has to have ready: extensions, and roles that privileges and policies name.
 func describe(ctx context.Context, m *manifest, conn *pgx.Conn) error {
-	var err error
+	rows, err := conn.Query(ctx, `SELECT extname::text, nspname::text FROM pg_extension e JOIN pg_namespace n ON n.oid = extnamespace WHERE extname <> 'plpgsql' ORDER BY e.oid`)
+	if err != nil {
+		return err
+	}
+	if m.Extensions, err = pgx.CollectRows(rows, pgx.RowToStructByPos[extension]); err != nil {
+		return err
+	}
 	if m.Content == ofSchema {
 		if m.Roles, err = words(ctx, conn, `SELECT DISTINCT r.rolname::text FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid
 JOIN pg_policy p ON p.oid = d.objid JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace
@@ -249,13 +255,6 @@ AND n.nspname = $1 ORDER BY 1`, m.Schema); err != nil {
 			return err
 		}
 	} else {
-		rows, err := conn.Query(ctx, `SELECT extname::text, nspname::text FROM pg_extension e JOIN pg_namespace n ON n.oid = extnamespace WHERE extname <> 'plpgsql' ORDER BY e.oid`)
-		if err != nil {
-			return err
-		}
-		if m.Extensions, err = pgx.CollectRows(rows, pgx.RowToStructByPos[extension]); err != nil {
-			return err
-		}
 		if m.Roles, err = words(ctx, conn, `SELECT DISTINCT r.rolname::text FROM pg_shdepend d JOIN pg_roles r ON r.oid = d.refobjid
 WHERE d.dbid = (SELECT oid FROM pg_database WHERE datname = current_database()) AND d.refclassid = 'pg_authid'::regclass
 AND (d.deptype IN ('a', 'r') OR d.classid = 'pg_default_acl'::regclass) AND NOT r.rolsuper AND r.rolname !~ '^pg_' ORDER BY 1`); err != nil {

@@ -2,6 +2,7 @@ package backup
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -14,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/tenant"
 )
@@ -37,15 +39,18 @@ func (a *Archive) Load(ctx context.Context, b *provision.Backup, to provision.So
 	if rows != (m.Content == ofRows) {
 		return provision.Errorf(provision.KindRefused, "backup %s holds a %s, which can't be loaded into a tenant of isolation %s", b.ID, m.Content, to.Record.Isolation)
 	}
-	if to.Record.Isolation == tenant.Schema && (m.Content != ofSchema || m.Schema != to.Record.Schema) {
-		return provision.Errorf(provision.KindRefused, "backup %s is not of the schema %q", b.ID, to.Record.Schema).
-			WithDetail("PostgreSQL can't restore a schema under another name.").WithHint("Restore it as a tenant with a database or an instance of its own.")
+	if to.Record.Isolation == tenant.Schema && m.Content != ofSchema {
+		return provision.Errorf(provision.KindRefused, "backup %s holds a database, which can't be loaded into a schema", b.ID).
+			WithHint("Restore it as a tenant with a database or an instance of its own.")
 	}
 	if err := a.check(ctx, m); err != nil {
 		return fail(err)
 	}
 	if rows {
 		return fail(a.loadRows(ctx, m, to, report))
+	}
+	if to.Record.Isolation == tenant.Schema && m.Schema != to.Record.Schema {
+		return fail(a.loadRenamed(ctx, m, to, report))
 	}
 	return fail(a.load(ctx, m, to, report))
 }
@@ -67,6 +72,7 @@ type loader struct {
 	owner   string // of what is restored
 	role    string // who restores, and its password
 	connect provision.Connect
+	super   bool     // admin is
 	guest   bool     // the owner is others' too: the role is no member of it
 	parts   bool     // more than one transaction
 	made    []string // extensions
@@ -105,6 +111,7 @@ func (a *Archive) load(ctx context.Context, m *manifest, to provision.Source, re
 	if err := l.restore(ctx); err != nil {
 		return err
 	}
+	l.analyze(ctx)
 	if err := l.handOver(ctx); err != nil {
 		return err
 	}
@@ -116,6 +123,9 @@ func (a *Archive) load(ctx context.Context, m *manifest, to provision.Source, re
 func (l *loader) look(ctx context.Context) error {
 	var err error
 	if l.version, err = server(ctx, l.admin); err != nil {
+		return err
+	}
+	if err := l.admin.QueryRow(ctx, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user").Scan(&l.super); err != nil {
 		return err
 	}
 	if v, err := strconv.Atoi(major(l.m.Backup.Version)); err != nil || v > l.version {
@@ -165,11 +175,16 @@ func (l *loader) prepare(ctx context.Context) error {
 	if l.to.Instance != nil && l.to.Instance.Superuser && l.to.Record.Isolation == tenant.Instance {
 		attributes = " SUPERUSER" // the tenant has that right there, and used it
 	}
+	var salt [16]byte
+	rand.Read(salt[:]) // it does not fail
+	verifier, _ := auth.MakeVerifier(l.connect.Password, salt[:], auth.DefaultIterations).Encode()
 	sql := []string{
-		"SET log_statement = none", "SET log_min_duration_statement = -1", "SET log_min_error_statement = panic", // the password
-		"CREATE ROLE " + ident(l.role) + " LOGIN PASSWORD " + literal(l.connect.Password) + attributes,
-		"RESET log_statement", "RESET log_min_duration_statement", "RESET log_min_error_statement",
+		"CREATE ROLE " + ident(l.role) + " LOGIN PASSWORD " + literal(verifier) + attributes, // a verifier, which may be logged
+		"ALTER ROLE " + ident(l.role) + " SET default_transaction_read_only = off", "ALTER ROLE " + ident(l.role) + " SET statement_timeout = 0",
 		"GRANT CONNECT, CREATE, TEMPORARY ON DATABASE " + ident(l.connect.Database) + " TO " + ident(l.role),
+	}
+	if !l.super { // it has to be a member to give away what the role owns
+		sql = slices.Insert(sql, 1, "GRANT "+ident(l.role)+" TO CURRENT_USER")
 	}
 	switch {
 	case l.to.Record.Isolation == tenant.Schema:
@@ -245,15 +260,23 @@ func (l *loader) standIns(ctx context.Context) error {
 
 // extensions makes those that are missing, where they were.
 func (l *loader) extensions(ctx context.Context) error {
+	if l.to.Record.Isolation == tenant.Schema {
+		return nil // they are the database's, and others' too
+	}
 	for _, e := range l.m.Extensions {
-		var there, home, fixed bool
+		var there, home, fixed, trusted bool
 		if err := l.admin.QueryRow(ctx, `SELECT EXISTS (SELECT FROM pg_extension WHERE extname = $1), EXISTS (SELECT FROM pg_namespace WHERE nspname = $2),
-EXISTS (SELECT FROM pg_available_extensions a JOIN pg_available_extension_versions v ON v.name = a.name AND v.version = a.default_version WHERE a.name = $1 AND v.schema IS NOT NULL)`,
-			e.Name, e.Schema).Scan(&there, &home, &fixed); err != nil {
+EXISTS (SELECT FROM pg_available_extensions a JOIN pg_available_extension_versions v ON v.name = a.name AND v.version = a.default_version WHERE a.name = $1 AND v.schema IS NOT NULL),
+EXISTS (SELECT FROM pg_available_extensions a JOIN pg_available_extension_versions v ON v.name = a.name AND v.version = a.default_version WHERE a.name = $1 AND v.trusted)`,
+			e.Name, e.Schema).Scan(&there, &home, &fixed, &trusted); err != nil {
 			return err
 		}
 		if there {
 			continue
+		}
+		if l.m.Imported && !trusted && !slices.Contains(l.to.Record.Extensions, e.Name) {
+			return provision.Errorf(provision.KindRefused, "the imported backup wants extension %q, which the tenant does not have", e.Name).
+				WithHint("If it may, create the tenant with --extension %s.", e.Name)
 		}
 		sql := "CREATE EXTENSION " + ident(e.Name)
 		if !fixed {
@@ -329,7 +352,7 @@ func (a *Archive) copyIn(ctx context.Context, conn *pgx.Conn, m *manifest, t *ta
 func (l *loader) run(ctx context.Context, args ...string) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	args = append([]string{"--format=custom", "--dbname=" + l.connect.Database, "--exit-on-error", "--no-owner", "--no-tablespaces"}, args...)
+	args = append([]string{"--format=custom", database(l.connect), "--exit-on-error", "--no-owner", "--no-tablespaces"}, args...)
 	// Roles of other tenants may have these names here.
 	if l.guest || l.m.Backup.Tenant != l.to.Record.ID {
 		args = append(args, "--no-acl")
@@ -367,8 +390,30 @@ func (l *loader) drops(e entry) bool {
 	}
 }
 
+// analyze gathers statistics, which a dump does not have. Without them queries are slow, and no more than that.
+func (l *loader) analyze(ctx context.Context) {
+	conn, err := connect(ctx, l.connect)
+	if err == nil {
+		err = execute(ctx, conn, "SET client_min_messages = error; SET statement_timeout = 0", "ANALYZE")
+		hangUp(ctx, conn)
+	}
+	if err != nil {
+		l.a.log.Warn("restored tables have no statistics", "tenant", l.to.Record.ID, "error", err)
+	}
+}
+
 // handOver gives what was restored to its owner.
 func (l *loader) handOver(ctx context.Context) error {
+	if l.guest && l.m.Imported {
+		found, err := words(ctx, l.admin, `SELECT oid::regprocedure::text FROM pg_proc WHERE prosecdef AND pg_get_userbyid(proowner) = $1 ORDER BY 1`, l.role)
+		if err != nil {
+			return err
+		}
+		if len(found) > 0 {
+			return provision.Errorf(provision.KindRefused, "the imported backup has functions that work with their owner's rights, and the owner is not the tenant's own").
+				WithDetail("SECURITY DEFINER: %s.", strings.Join(found, ", ")).WithHint("Import it as a tenant with an instance of its own.")
+		}
+	}
 	sql := []string{"BEGIN", "REASSIGN OWNED BY " + ident(l.role) + " TO " + ident(l.owner)}
 	for _, n := range l.stand {
 		sql = append(sql, "DROP OWNED BY "+ident(n))

@@ -59,6 +59,7 @@ func TestADatabaseComesBackAsItWas(t *testing.T) {
 			}
 			to := home(t)
 			to.Record.ID = from.Record.ID
+			pgtest.Shared(t).Exec(t, "postgres", "ALTER DATABASE "+to.Connect.Database+" SET default_transaction_read_only = on")
 			check(t, a.Load(t.Context(), b, to, func(p provision.Progress) { told = append(told, p) }))
 			if got, want := query(t, to, fingerprint), query(t, from, fingerprint); got != want {
 				t.Errorf("got %s\nwant %s", got, want)
@@ -166,6 +167,22 @@ func TestExtensionsAndPrivilegesComeBack(t *testing.T) {
 	pg.Exec(t, "postgres", "ALTER DATABASE "+to.Connect.Database+" OWNER TO postgres")
 }
 
+func TestAnAdministratorNeedsToBeNoSuperuser(t *testing.T) {
+	t.Parallel()
+	pg := pgtest.Shared(t)
+	a := open(t, "")
+	from, to := home(t, "CREATE SCHEMA s; CREATE TABLE s.a (x int); INSERT INTO s.a VALUES (1); CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'"), home(t)
+	admin := pg.CreateUser(t, "", "trust")
+	for _, s := range []*provision.Source{&from, &to} {
+		pg.Exec(t, "postgres", "ALTER ROLE "+admin+" CREATEROLE; GRANT "+query(t, *s, "SELECT pg_get_userbyid(datdba) FROM pg_database WHERE datname = current_database()")+" TO "+admin)
+		s.Connect.User = admin
+	}
+	check(t, a.Load(t.Context(), dump(t, a, from), to, nil))
+	if got := query(t, to, "SELECT count(*) FROM s.a"); got != "1" {
+		t.Errorf("got %s rows", got)
+	}
+}
+
 func TestASchemaComesBackBesideOthers(t *testing.T) {
 	t.Parallel()
 	pg := pgtest.Shared(t)
@@ -189,8 +206,19 @@ CREATE TABLE "t a".big (id serial PRIMARY KEY, x text); INSERT INTO "t a".big (x
 		}
 	}
 	b := dump(t, a, from)
-	from.Record.Schema = "t_b"
-	refused(t, a.Load(t.Context(), b, from, nil), provision.KindRefused, `"t_b"`)
+	// Under another name it comes back too, and leaves nothing else.
+	pg.Exec(t, from.Connect.Database, `CREATE EXTENSION citext; ALTER TABLE "t a".big ADD y citext; SET ROLE `+owner+`; CREATE SCHEMA t_c`)
+	other := from
+	other.Record = &tenant.Record{ID: tenant.NewID(), Isolation: tenant.Schema, Schema: "t_c"}
+	check(t, a.Load(t.Context(), dump(t, a, from), other, nil))
+	if got := query(t, from, `SELECT (SELECT count(*) FROM t_c.big), (SELECT count(*) FROM "t a".big), (SELECT count(*) FROM pg_database WHERE datname LIKE '%`+other.Record.ID+`'),
+pg_get_userbyid(relowner) = '`+owner+`' FROM pg_class WHERE oid = 't_c.big'::regclass`); got != "500|500|0|t" {
+		t.Errorf("got %s", got)
+	}
+	if list := must[[]provision.Backup](t)(a.List(t.Context(), other.Record.ID)); len(list) != 0 {
+		t.Errorf("got backups %v", list)
+	}
+	refused(t, a.Load(t.Context(), dump(t, a, home(t)), other, nil), provision.KindRefused, "holds a database")
 	// A database of its own takes it.
 	to := home(t)
 	check(t, a.Load(t.Context(), b, to, nil))

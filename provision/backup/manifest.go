@@ -39,6 +39,9 @@ type manifest struct {
 	Content string           `json:"content"`
 	Files   []file           `json:"files"`
 
+	// Imported: somebody else made it.
+	Imported bool `json:"imported,omitempty"`
+
 	// Of a database or schema.
 	Schema     string      `json:"schema,omitempty"`
 	Extensions []extension `json:"extensions,omitempty"` // in the order in which they were made
@@ -57,6 +60,7 @@ type manifest struct {
 	System  string `json:"system,omitempty"`  // PostgreSQL's system identifier
 	Start   string `json:"start,omitempty"`   // the first WAL segment that it needs
 	Segment int64  `json:"segment,omitempty"` // bytes of one
+	End     string `json:"end,omitempty"`     // the location from which on it is consistent
 }
 
 // file is one stored file.
@@ -173,6 +177,9 @@ func parseManifest(text []byte) (*manifest, error) {
 		}
 	case ofInstance:
 		kind, needs = provision.Physical, append(needs, baseName)
+		if _, err := parseLSN(m.End); err != nil {
+			return nil, err
+		}
 		if _, err := parseSegment(m.Start); err != nil || !systemID.MatchString(m.System) || !validSegment(m.Segment) {
 			return nil, errors.New("where its WAL begins is not valid")
 		}

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -143,15 +144,16 @@ func TestPITRBringsBackRowsAsOfATime(t *testing.T) {
 	l.sql("INSERT INTO r VALUES ('c after')")
 	l.flush(a)
 	l.sql("INSERT INTO r VALUES ('d lost')")
+	second := must[*provision.Backup](t)(a.Base(t.Context(), l.Source, "", nil))
 
 	refused(t, a.Unpack(t.Context(), b, l.Source, then, nil), provision.KindState, "is running")
 	list := must[[]provision.Backup](t)(a.List(t.Context(), l.Record.ID))
-	if !list[0].From.Equal(b.From) || !list[0].Until.After(then) || list[0].Until.After(l.now()) {
+	if list = list[1:]; !list[0].From.Equal(b.From) || !list[0].Until.After(then) || list[0].Until.After(l.now()) {
 		t.Errorf("it can be restored from %v until %v", list[0].From, list[0].Until)
 	}
 	l.stop()
-	for _, at := range []time.Time{b.From.Add(-time.Second), list[0].Until.Add(time.Second)} {
-		refused(t, a.Unpack(t.Context(), b, l.Source, at, nil), provision.KindRefused, "from "+b.From.Format(time.RFC3339Nano)+" to "+list[0].Until.Format(time.RFC3339Nano))
+	for _, at := range []time.Time{b.From.Add(-time.Second), time.Now().Add(time.Hour)} {
+		refused(t, a.Unpack(t.Context(), b, l.Source, at, nil), provision.KindRefused, "times from "+b.From.Format(time.RFC3339Nano)+" to 2")
 	}
 	l.start()
 	if got := rows(); got != "a before,b then,c after,d lost" {
@@ -172,6 +174,15 @@ func TestPITRBringsBackRowsAsOfATime(t *testing.T) {
 		t.Errorf("got %v, want the data directory only", left)
 	}
 	l.await(func() bool { _, err := os.Stat(filepath.Join(dir, restoreDir)); return err != nil }, "the WAL of the recovery to be removed")
+
+	// A backup from the time that was undone comes back on a timeline of its own.
+	l.flush(a)
+	l.restore(a, second, time.Time{})
+	if got := rows(); !strings.HasPrefix(got, "a before,b then,c after,d lost") {
+		t.Errorf("what was undone came back as %s", got)
+	}
+	l.flush(a)
+	l.restore(a, b, then)
 
 	// The new timeline is archived and restored as the old one was; the end of WAL is what no transaction ended after.
 	l.sql("INSERT INTO r VALUES ('e anew')")
@@ -206,13 +217,46 @@ func TestPITRToATimeWhenNothingHappened(t *testing.T) {
 		t.Errorf("got %q, want the rows of the backup", got)
 	}
 
+	// Damage leaves the instance as it is.
+	broken := must[*provision.Backup](t)(a.Base(t.Context(), l.Source, "", nil))
+	l.sql("INSERT INTO r VALUES ('kept')")
+	l.flush(a)
+	check(t, a.Check(t.Context(), broken))
+	m := must[*manifest](t)(a.manifest(l.Record.ID, broken.ID))
+	wal, _ := must[*chain](t)(a.chain(l.Record.ID, m.System)).follow(m)
+	flip := func(path string) func() {
+		text := must[[]byte](t)(os.ReadFile(path))
+		text[len(text)-9] ^= 1
+		check(t, os.WriteFile(path, text, 0o600))
+		return func() {
+			text[len(text)-9] ^= 1
+			check(t, os.WriteFile(path, text, 0o600))
+		}
+	}
+	l.stop()
+	for _, path := range []string{filepath.Join(broken.ID, baseName), filepath.Join(walDir, m.System, wal[0].name)} {
+		mend := flip(filepath.Join(dirOf(a), l.Record.ID, path))
+		refused(t, a.Check(t.Context(), broken), provision.KindFailed, path, "damaged or was changed")
+		refused(t, a.Unpack(t.Context(), broken, l.Source, time.Time{}, nil), provision.KindFailed, path, "damaged or was changed")
+		mend()
+	}
+	l.start()
+	if got := l.sql("SELECT string_agg(x, ',') FROM r"); got != "last,kept" {
+		t.Errorf("after restores that failed there was %q", got)
+	}
+	refused(t, a.Load(t.Context(), broken, l.Source, nil), provision.KindInvalid, "physical")
+	refused(t, a.Export(t.Context(), broken, "", io.Discard, nil), provision.KindInvalid, "physical")
+	refused(t, a.Unpack(t.Context(), dump(t, a, l.Source), l.Source, time.Time{}, nil), provision.KindInvalid, "logical")
+	check(t, a.place.remove(l.Record.ID, broken.ID))
+	replacesWithoutRoomForBoth(t, a, fresh)
+
 	// Only WAL that a kept backup needs is kept.
 	l.flush(a)
 	gone := must[[]provision.Backup](t)(a.Expire(t.Context(), l.Record.ID, 1))
 	if len(gone) != 1 || gone[0].ID != b.ID {
 		t.Errorf("got %v, want the first gone", gone)
 	}
-	m := must[*manifest](t)(a.manifest(l.Record.ID, fresh.ID))
+	m = must[*manifest](t)(a.manifest(l.Record.ID, fresh.ID))
 	items := must[[]item](t)(a.place.list(false, l.Record.ID, walDir, m.System))
 	if len(items) == 0 {
 		t.Error("no WAL is left")
@@ -224,6 +268,52 @@ func TestPITRToATimeWhenNothingHappened(t *testing.T) {
 		}
 	}
 	check(t, a.Check(t.Context(), fresh))
+}
+
+// replacesWithoutRoomForBoth unpacks a backup twice where one data directory fits.
+func replacesWithoutRoomForBoth(t *testing.T, a *Archive, b *provision.Backup) {
+	t.Helper()
+	m := must[*manifest](t)(a.manifest(b.Tenant, b.ID))
+	wal, _ := must[*chain](t)(a.chain(b.Tenant, m.System)).follow(m)
+	dir := t.TempDir()
+	if os.Geteuid() == 0 {
+		size := m.file(baseName).Plain*21/20 + int64(len(wal)+3)*m.Segment
+		check(t, syscall.Mount("tmpfs", dir, "tmpfs", 0, fmt.Sprintf("size=%d,mode=755", size)))
+		defer func() { check(t, syscall.Unmount(dir, 0)) }()
+	}
+	d := dataOnly{dir: filepath.Join(dir, "data")}
+	to := provision.Source{Record: &tenant.Record{ID: tenant.NewID()}, Instance: &provision.Instance{Version: "15"}, Driver: d}
+	for range 2 {
+		check(t, a.Unpack(t.Context(), b, to, time.Time{}, nil))
+		if got := must[[]os.DirEntry](t)(os.ReadDir(dir)); len(got) != 1 || got[0].Name() != "data" {
+			t.Errorf("got %v", got)
+		}
+	}
+	auto := must[[]byte](t)(os.ReadFile(filepath.Join(d.dir, "postgresql.auto.conf")))
+	if n := strings.Count(string(auto), includeLine); n != 1 {
+		t.Errorf("it is configured %d times:\n%s", n, auto)
+	}
+	to.Instance.Version = "14"
+	refused(t, a.Unpack(t.Context(), b, to, time.Time{}, nil), provision.KindRefused, "PostgreSQL 15", "has 14")
+	d.dir = ""
+	to.Driver = d
+	refused(t, a.Unpack(t.Context(), b, to, time.Time{}, nil), provision.KindRefused, "no data directory on this host")
+}
+
+// dataOnly is a driver that only has a data directory.
+type dataOnly struct {
+	provision.Driver
+	dir string
+}
+
+func (d dataOnly) Name() string { return "data only" }
+
+func (d dataOnly) DataDir(*provision.Instance) (string, int, int) {
+	return d.dir, os.Getuid(), os.Getgid()
+}
+
+func (d dataOnly) State(context.Context, *provision.Instance) (provision.State, error) {
+	return provision.State{}, nil
 }
 
 func TestCollectCanBeRepeatedAndNoticesGaps(t *testing.T) {
@@ -256,6 +346,7 @@ func TestCollectCanBeRepeatedAndNoticesGaps(t *testing.T) {
 	check(t, os.WriteFile(filepath.Join(spool, "00000002.history"), []byte("1\t0/200000\tno recovery target specified\n"), 0o600))
 	check(t, os.WriteFile(filepath.Join(spool, name(1, 1)+".00000028.backup"), []byte("x"), 0o600))
 	check(t, os.WriteFile(filepath.Join(spool, name(1, 9)+".part"), []byte("x"), 0o600))
+	check(t, os.WriteFile(filepath.Join(spool, name(1, 3)+".partial"), []byte("x"), 0o600))
 	check(t, os.Symlink("/etc/passwd", filepath.Join(spool, name(1, 8))))
 	check(t, a.Collect(t.Context(), s))
 	if got, want := stored(), "7:10000000000000001 7:10000000000000002 7:2.history"; got != want {

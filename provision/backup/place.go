@@ -72,15 +72,19 @@ func (l local) draft(path ...string) (draft, error) {
 		return nil, err
 	}
 	d := &localDraft{temp: filepath.Join(parent, newMark+filepath.Base(final)), final: final}
-	if err := os.Mkdir(d.temp, 0o700); err != nil {
-		return nil, err
+	for range 3 { // a sweep may take it for dead before it is locked
+		err := os.Mkdir(d.temp, 0o700)
+		if err == nil {
+			d.lock, err = lockPath(d.temp)
+		}
+		if err == nil {
+			return d, nil
+		}
+		if err := errors.Join(err, os.RemoveAll(d.temp)); !errors.Is(err, fs.ErrNotExist) && !errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, err
+		}
 	}
-	lock, err := lockPath(d.temp)
-	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(d.temp))
-	}
-	d.lock = lock
-	return d, nil
+	return nil, fmt.Errorf("%s is swept away by another process", d.temp)
 }
 
 func (d *localDraft) name() string { return filepath.Base(d.final) }
@@ -213,6 +217,9 @@ func (l local) remove(path ...string) error {
 	}
 	// In one move, so that nobody sees half of it.
 	old := filepath.Join(filepath.Dir(p), oldMark+filepath.Base(p))
+	if err := os.RemoveAll(old); err != nil {
+		return err
+	}
 	if err := os.Rename(p, old); err != nil {
 		return err
 	}
@@ -242,7 +249,7 @@ func mkdirs(base, dir string) error {
 	if err != nil || !filepath.IsLocal(rel) {
 		return fmt.Errorf("%s is not below %s", dir, base)
 	}
-	for _, word := range strings.Split(rel, string(filepath.Separator)) {
+	for word := range strings.SplitSeq(rel, string(filepath.Separator)) {
 		if word == "." {
 			continue
 		}
@@ -283,7 +290,7 @@ func lockPath(path string) (*os.File, error) {
 }
 
 func flock(f *os.File) error {
-	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) //nolint:gosec // a descriptor
+	return syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 }
 
 // reading ends a read when ctx does.

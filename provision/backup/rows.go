@@ -2,6 +2,7 @@ package backup
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -134,9 +135,20 @@ func (a *Archive) loadTable(ctx context.Context, conn *pgx.Conn, m *manifest, t 
 	if some {
 		return provision.Errorf(provision.KindState, "the tenant has rows already").WithDetail("The table %s has some.", t.name())
 	}
-	return a.copyIn(ctx, conn, m, t, append(slices.Clone(t.Columns), to.Column), func(r io.Reader) io.Reader {
+	if err := a.copyIn(ctx, conn, m, t, append(slices.Clone(t.Columns), to.Column), func(r io.Reader) io.Reader {
 		return withKey(meter.reader(r), to.Record.Key, len(t.Columns) == 0)
-	})
+	}); err != nil {
+		return err
+	}
+	// All that came has the tenant's key.
+	var its int64
+	if err := conn.QueryRow(ctx, "SELECT count(*) FROM "+t.name()+" WHERE "+where).Scan(&its); err != nil {
+		return err
+	}
+	if its != t.Rows {
+		return damaged("backup "+m.Backup.ID, "of %d rows in %s %d are the tenant's", t.Rows, t.name(), its)
+	}
+	return nil
 }
 
 // withKey appends a column to each line of COPY's text format. A table with no column but the tenant's has empty lines.
@@ -147,6 +159,8 @@ func withKey(r io.Reader, key string, alone bool) io.Reader {
 	}
 	return &keyed{r: bufio.NewReaderSize(r, 1<<16), suffix: suffix}
 }
+
+var errLines = errors.New("its lines do not end as COPY's do")
 
 // keyed passes lines on in pieces: one may be longer than memory.
 type keyed struct {
@@ -167,6 +181,11 @@ func (k *keyed) Read(p []byte) (int, error) {
 			err = nil
 		}
 		k.err = err
+		// COPY writes no such byte, and reads it as a line's end: what is in front of it would be a line without the key.
+		if bytes.IndexByte(piece, '\r') >= 0 || errors.Is(err, io.EOF) && len(piece) > 0 {
+			k.err, k.rest = errLines, nil
+			return 0, k.err
+		}
 		if n := len(piece); n > 0 && piece[n-1] == '\n' {
 			k.buf = append(append(k.buf[:0], piece[:n-1]...), k.suffix...)
 		} else {

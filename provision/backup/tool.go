@@ -25,20 +25,28 @@ const lockWait = 60_000
 
 // connect opens a connection to a source's database, as a role of it if user is not empty.
 func connect(ctx context.Context, c provision.Connect) (*pgx.Conn, error) {
-	quote := func(s string) string { return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s) + "'" }
 	cfg, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%d user=%s dbname=%s application_name=pgkennel connect_timeout=20 passfile=/dev/null",
-		quote(c.Host), c.Port, quote(c.User), quote(c.Database)))
+		quoted(c.Host), c.Port, quoted(c.User), quoted(c.Database)))
 	if err != nil {
 		return nil, err
 	}
 	cfg.Password = c.Password
 	cfg.RuntimeParams["search_path"] = "pg_catalog"
+	cfg.RuntimeParams["default_transaction_read_only"] = "off" // a tenant may be read-only
 	conn, err := pgx.ConnectConfig(ctx, cfg)
 	if err != nil {
 		return nil, fmt.Errorf("connect to the tenant's database: %w", err)
 	}
 	return conn, nil
 }
+
+// quoted writes a value of a connection string.
+func quoted(s string) string {
+	return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(s) + "'"
+}
+
+// database is the option that names a database to PostgreSQL's programs, which take a name with a = in it for more than that.
+func database(c provision.Connect) string { return "--dbname=dbname=" + quoted(c.Database) }
 
 // hangUp closes a connection, also when its context is done.
 func hangUp(ctx context.Context, conn *pgx.Conn) {
@@ -57,7 +65,8 @@ func server(ctx context.Context, conn *pgx.Conn) (int, error) {
 	return n / 10000, err
 }
 
-// tool prepares one of PostgreSQL's programs, of the server's version or the next later one, to work on a database.
+// tool prepares one of PostgreSQL's programs, of the server's version or the next later one, to work on a database. The password is in its environment: a driver
+// that runs it elsewhere has to pass that on.
 func (a *Archive) tool(ctx context.Context, s provision.Source, c provision.Connect, version int, name string, args ...string) (*exec.Cmd, error) {
 	args = append([]string{"--host=" + c.Host, "--port=" + strconv.Itoa(c.Port), "--username=" + c.User, "--no-password"}, args...)
 	var cmd *exec.Cmd
@@ -75,8 +84,13 @@ func (a *Archive) tool(ctx context.Context, s provision.Source, c provision.Conn
 	}
 	if cmd.Env == nil { // ours may hold keys
 		cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/nonexistent", "LC_ALL=C"}
+		for _, e := range os.Environ() {
+			if strings.HasPrefix(e, "PGSSL") {
+				cmd.Env = append(cmd.Env, e)
+			}
+		}
 	}
-	cmd.Env = append(cmd.Env, "PGPASSWORD="+c.Password, "PGPASSFILE=/dev/null", "PGCONNECT_TIMEOUT=20", "PGAPPNAME=pgkennel", "PGDATABASE="+c.Database)
+	cmd.Env = append(cmd.Env, "PGPASSWORD="+c.Password, "PGPASSFILE=/dev/null", "PGCONNECT_TIMEOUT=20", "PGAPPNAME=pgkennel")
 	cmd.WaitDelay = 10 * time.Second
 	return cmd, nil
 }

@@ -5,6 +5,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -12,7 +13,10 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/pgkennel/pgkennel/provision"
@@ -55,6 +59,16 @@ func (a *Archive) Unpack(ctx context.Context, b *provision.Backup, to provision.
 	if state.Running {
 		return provision.Errorf(provision.KindState, "the instance is running").WithHint("Stop it first.")
 	}
+	if to.Record.ID == m.Backup.Tenant && to.Driver.Spool(to.Instance) != "" {
+		// Timelines that the archive does not know would be begun a second time. What is missing in it is no hindrance here.
+		gap, err := a.collect(ctx, to, controlSystem(dir))
+		if err != nil {
+			return fail(err)
+		}
+		if gap != nil {
+			a.log.Warn("restore from an archive with a gap", "tenant", to.Record.ID, "error", gap)
+		}
+	}
 	c, err := a.chain(m.Backup.Tenant, m.System)
 	if err != nil {
 		return fail(err)
@@ -67,22 +81,39 @@ func (a *Archive) Unpack(ctx context.Context, b *provision.Backup, to provision.
 	if err := a.check(ctx, m); err != nil {
 		return fail(err)
 	}
-	u := &unpacker{a: a, m: m, dir: filepath.Clean(dir), uid: uid, gid: gid, until: until, wal: c.needs(m, until), history: c.history}
+	u := &unpacker{a: a, m: m, dir: filepath.Clean(dir), uid: uid, gid: gid, until: until, history: c.files}
+	u.wal, u.timeline = c.needs(m, until)
 	return fail(u.run(ctx, newMeter(report, "restore", m.file(baseName).Plain)))
 }
 
 // needs are the WAL segments for a recovery until a time, and a little more: the server goes on until it meets a commit behind the time.
-func (c *chain) needs(m *manifest, until time.Time) []item {
-	list := c.follow(m)
-	if until.IsZero() {
-		return list
-	}
+func (c *chain) needs(m *manifest, until time.Time) (list []item, timeline uint32) {
+	list, timeline = c.follow(m)
 	for i, it := range list {
-		if it.at.After(until) {
-			return list[:min(i+2, len(list))]
+		if !until.IsZero() && it.at.After(until) {
+			return list[:min(i+2, len(list))], timeline
 		}
 	}
-	return list
+	return list, timeline
+}
+
+// controlSystem is whose data directory it is; empty if that can't be told.
+func controlSystem(dir string) string {
+	root, err := os.OpenRoot(dir) // the tenant's user may write to it
+	if err != nil {
+		return ""
+	}
+	defer root.Close()
+	f, err := root.OpenFile("global/pg_control", os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return ""
+	}
+	defer f.Close()
+	var b [8]byte
+	if _, err := io.ReadFull(f, b[:]); err != nil {
+		return ""
+	}
+	return strconv.FormatUint(binary.NativeEndian.Uint64(b[:]), 10)
 }
 
 type unpacker struct {
@@ -92,6 +123,7 @@ type unpacker struct {
 	uid, gid int
 	until    time.Time
 	wal      []item
+	timeline uint32
 	history  []string
 }
 
@@ -205,11 +237,9 @@ func (u *unpacker) entry(root *os.Root, h *tar.Header, body io.Reader) error {
 	return root.Lchown(name, u.uid, u.gid)
 }
 
-// recovery gives the server WAL, and says how far to go.
+// recovery gives the server WAL, and says how far to go. Also without any it begins a new timeline: else it would write other WAL under names that the archive
+// has already.
 func (u *unpacker) recovery(ctx context.Context, root *os.Root, dir string) error {
-	if len(u.wal) == 0 {
-		return nil // what it needs is in the backup, and it begins with that by itself
-	}
 	if err := root.Mkdir(restoreDir, 0o700); err != nil {
 		return err
 	}
@@ -227,7 +257,7 @@ func (u *unpacker) recovery(ctx context.Context, root *os.Root, dir string) erro
 		}
 	}
 	conf := []string{
-		"restore_command = 'cp \"" + restoreDir + "/%f\" \"%p\"'", "recovery_end_command = 'rm -rf " + restoreDir + "'", "recovery_target_timeline = 'latest'",
+		"restore_command = 'cp \"" + restoreDir + "/%f\" \"%p\"'", "recovery_end_command = 'rm -rf " + restoreDir + "'", "recovery_target_timeline = '" + u.target() + "'",
 		"hot_standby = off", // where the driver leaves that open
 	}
 	if !u.until.IsZero() {
@@ -268,6 +298,14 @@ func (u *unpacker) recovery(ctx context.Context, root *os.Root, dir string) erro
 	return nil
 }
 
+// target is the timeline to go on to; the backup's own has no history if it is the first.
+func (u *unpacker) target() string {
+	if s, err := parseSegment(u.m.Start); err == nil && s.timeline == u.timeline {
+		return "current"
+	}
+	return strconv.FormatUint(uint64(u.timeline), 10)
+}
+
 // commitsAfter reports whether any transaction ended after the time, in the last segments that have one at all.
 func (u *unpacker) commitsAfter(ctx context.Context, dir string) (bool, error) {
 	version := 0
@@ -279,15 +317,15 @@ func (u *unpacker) commitsAfter(ctx context.Context, dir string) (bool, error) {
 		u.a.log.Warn("without pg_waldump a restore to a time after the last transaction fails", "error", err)
 		return true, nil
 	}
-	for i := len(u.wal) - 1; i >= 0; i-- {
-		last, err := lastCommit(ctx, program, filepath.Join(dir, u.wal[i].name))
+	for _, it := range slices.Backward(u.wal) {
+		last, err := lastCommit(ctx, program, filepath.Join(dir, it.name))
 		if err != nil {
 			return false, err
 		}
 		if last.After(u.until) {
 			return true, nil
 		}
-		if !last.IsZero() && u.wal[i].at.Before(u.until) {
+		if !last.IsZero() && it.at.Before(u.until) {
 			break
 		}
 	}

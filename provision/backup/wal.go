@@ -15,7 +15,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"time"
+	"syscall"
 
 	"github.com/pgkennel/pgkennel/provision"
 )
@@ -28,7 +28,7 @@ var (
 	systemID    = regexp.MustCompile(`^[0-9]{1,20}$`)
 	segmentName = regexp.MustCompile(`^[0-9A-F]{24}$`)
 	historyName = regexp.MustCompile(`^([0-9A-F]{8})\.history$`)
-	labelName   = regexp.MustCompile(`^[0-9A-F]{24}\.[0-9A-F]{8}\.backup$`)
+	labelName   = regexp.MustCompile(`^[0-9A-F]{24}\.([0-9A-F]{8}\.backup|partial)$`)
 )
 
 // segment is a WAL segment's name: a timeline, and its number as the server counts, in halves.
@@ -84,98 +84,44 @@ func head(r io.Reader) (system string, size int64, err error) {
 	return strconv.FormatUint(binary.NativeEndian.Uint64(b[24:]), 10), size, nil
 }
 
-// chain is the WAL archive of one system.
-type chain struct {
-	segments map[segment]item
-	highest  map[[2]uint32]uint32 // by a segment's number: the latest timeline that has it
-	history  []string
-}
-
-func (a *Archive) chain(id, system string) (*chain, error) {
-	items, err := a.place.list(false, id, walDir, system)
-	if err != nil {
-		return nil, err
-	}
-	c := &chain{segments: make(map[segment]item), highest: make(map[[2]uint32]uint32)}
-	for _, it := range items {
-		if historyName.MatchString(it.name) {
-			c.history = append(c.history, it.name)
-		}
-		s, err := parseSegment(it.name)
-		if err != nil {
-			continue
-		}
-		c.segments[s] = it
-		n := [2]uint32{s.high, s.low}
-		c.highest[n] = max(c.highest[n], s.timeline)
-	}
-	return c, nil
-}
-
-// follow are the segments from a backup's first on, on the latest timeline, as far as none is missing.
-func (c *chain) follow(m *manifest) []item {
-	s, err := parseSegment(m.Start)
-	if err != nil || !validSegment(m.Segment) {
-		return nil
-	}
-	var list []item
-	for n := s.number(m.Segment); ; n++ {
-		x := at(0, n, m.Segment)
-		x.timeline = c.highest[[2]uint32{x.high, x.low}]
-		it, ok := c.segments[x]
-		if !ok || x.timeline < s.timeline {
-			return list
-		}
-		s.timeline = x.timeline
-		list = append(list, it)
-	}
-}
-
-// until is the latest time to which a backup can be restored: that of the last segment in a row, or when it ended.
-func (c *chain) until(m *manifest) time.Time {
-	until := m.Backup.From
-	if list := c.follow(m); len(list) > 0 {
-		if t := list[len(list)-1].at.UTC(); t.After(until) {
-			until = t
-		}
-	}
-	return until
-}
-
 // Collect implements provision.Archive. A segment is deleted from the spool when it is on disk in the archive, so it can be done again at any point. When
 // segments are missing between those that are there, all others are taken, and the error says which.
 func (a *Archive) Collect(ctx context.Context, from provision.Source) error {
-	return fail(a.collect(ctx, from))
+	gap, err := a.collect(ctx, from, "")
+	if err == nil {
+		err = gap
+	}
+	return fail(err)
 }
 
-func (a *Archive) collect(ctx context.Context, from provision.Source) error {
+// collect tells what is missing apart from what went wrong. system is whose history files are of which nothing else is there; empty = unknown.
+func (a *Archive) collect(ctx context.Context, from provision.Source, system string) (gap, err error) {
 	id := from.Record.ID
 	if !tenantID.MatchString(id) {
-		return provision.Errorf(provision.KindInvalid, "%q is not a tenant's ID", id)
+		return nil, provision.Errorf(provision.KindInvalid, "%q is not a tenant's ID", id)
 	}
 	if from.Driver == nil || from.Driver.Spool(from.Instance) == "" {
-		return provision.Errorf(provision.KindRefused, "the tenant's driver leaves no WAL to archive").WithHint("Take logical backups of it.")
+		return nil, provision.Errorf(provision.KindRefused, "the tenant's driver leaves no WAL to archive").WithHint("Take logical backups of it.")
 	}
 	spool := from.Driver.Spool(from.Instance)
 	entries, err := os.ReadDir(spool)
 	if errors.Is(err, fs.ErrNotExist) {
-		return nil
+		return nil, nil
 	}
 	if err != nil {
-		return err
+		return nil, err
 	}
 	root, err := os.OpenRoot(spool) // its owner may not lead us out of it
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer root.Close()
-	var system string
 	var size int64
 	var taken []segment
 	var histories []string
 	for _, e := range entries {
 		if err := ctx.Err(); err != nil {
-			return context.Cause(ctx)
+			return nil, context.Cause(ctx)
 		}
 		name := e.Name()
 		switch {
@@ -183,11 +129,14 @@ func (a *Archive) collect(ctx context.Context, from provision.Source) error {
 		case segmentName.MatchString(name):
 			s, err := parseSegment(name)
 			if err != nil {
-				return err
+				return nil, err
 			}
 			of, n, err := a.take(root, id, name, "")
+			if errors.Is(err, fs.ErrNotExist) {
+				continue // another was quicker
+			}
 			if err != nil {
-				return err
+				return nil, err
 			}
 			if of != system && len(taken) > 0 {
 				taken = nil // an earlier system's leftovers came first
@@ -195,18 +144,18 @@ func (a *Archive) collect(ctx context.Context, from provision.Source) error {
 			system, size, taken = of, n, append(taken, s)
 		case historyName.MatchString(name):
 			histories = append(histories, name)
-		case labelName.MatchString(name): // the backup itself has it
+		case labelName.MatchString(name): // the backup has it, and the next timeline what is partial
 			if err := root.Remove(name); err != nil {
-				return err
+				return nil, err
 			}
 		}
 	}
-	if len(taken) == 0 {
-		return nil // whose a history file is says the first segment behind it
+	if system == "" {
+		return nil, nil // whose a history file is says the first segment behind it
 	}
 	for _, name := range histories {
-		if _, _, err := a.take(root, id, name, system); err != nil {
-			return err
+		if _, _, err := a.take(root, id, name, system); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return nil, err
 		}
 	}
 	return a.gaps(id, system, size, taken)
@@ -214,7 +163,7 @@ func (a *Archive) collect(ctx context.Context, from provision.Source) error {
 
 // take moves one file out of the spool.
 func (a *Archive) take(root *os.Root, id, name, system string) (string, int64, error) {
-	f, err := root.Open(name)
+	f, err := root.OpenFile(name, os.O_RDONLY|syscall.O_NONBLOCK, 0) // should it have become a pipe
 	if err != nil {
 		return "", 0, err
 	}
@@ -278,12 +227,12 @@ func (a *Archive) same(f io.Reader, path []string) (bool, error) {
 	}
 	o, err := a.keys.open(there, "", path...)
 	if err != nil {
-		return false, nil //nolint:nilerr // it is of no use: the spool has the better one
+		return false, nil // it is of no use: the spool has the better one
 	}
 	defer o.Close()
 	old, now := sha256.New(), sha256.New()
 	if _, err := io.Copy(old, o); err != nil {
-		return false, nil //nolint:nilerr // likewise
+		return false, nil
 	}
 	if _, err := io.Copy(now, f); err != nil {
 		return false, err
@@ -300,10 +249,10 @@ type nopCloser struct{ io.Writer }
 func (nopCloser) Close() error { return nil }
 
 // gaps looks for segments that are missing in front of those just taken.
-func (a *Archive) gaps(id, system string, size int64, taken []segment) error {
+func (a *Archive) gaps(id, system string, size int64, taken []segment) (gap, err error) {
 	c, err := a.chain(id, system)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	var missing []string
 	for _, s := range taken {
@@ -312,7 +261,7 @@ func (a *Archive) gaps(id, system string, size int64, taken []segment) error {
 			continue
 		}
 		before := at(0, n-1, size)
-		if _, ok := c.highest[[2]uint32{before.high, before.low}]; ok {
+		if c.any(before) {
 			continue
 		}
 		earlier := slices.ContainsFunc(slices.Collect(keysOf(c.segments)), func(x segment) bool { return x.number(size) < n })
@@ -321,10 +270,10 @@ func (a *Archive) gaps(id, system string, size int64, taken []segment) error {
 		}
 	}
 	if len(missing) == 0 {
-		return nil
+		return nil, nil
 	}
 	return provision.Errorf(provision.KindFailed, "the WAL archive has a gap: %s is missing", strings.Join(missing, ", ")).
-		WithDetail("Backups from before it can be restored to a time before it only.").WithHint("Take a physical backup.")
+		WithDetail("Backups from before it can be restored to a time before it only.").WithHint("Take a physical backup."), nil
 }
 
 func keysOf(m map[segment]item) func(func(segment) bool) {
@@ -373,6 +322,37 @@ func (a *Archive) prune(id string, kept []*manifest) error {
 					return err
 				}
 			}
+		}
+	}
+	return nil
+}
+
+// checkWAL reads what a backup can be brought forward with.
+func (a *Archive) checkWAL(ctx context.Context, m *manifest) error {
+	if m.Content != ofInstance {
+		return nil
+	}
+	c, err := a.chain(m.Backup.Tenant, m.System)
+	if err != nil {
+		return err
+	}
+	list, _ := c.follow(m)
+	for _, it := range list {
+		path := []string{m.Backup.Tenant, walDir, m.System, it.name}
+		from, err := a.place.open(path...)
+		if err != nil {
+			return err
+		}
+		o, err := a.keys.open(from, "", path...)
+		if err != nil {
+			return err
+		}
+		n, err := io.Copy(io.Discard, reading{ctx, o})
+		if err := errors.Join(err, o.Close()); err != nil {
+			return err
+		}
+		if n != m.Segment {
+			return damaged(strings.Join(path, "/"), "it has %d bytes, and should have %d", n, m.Segment)
 		}
 	}
 	return nil
