@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -64,16 +65,15 @@ func mirrorOf(tb testing.TB, n int) (*Pooler, *crowdOf) {
 		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 2)
-	go func() { done <- m.Run(ctx) }()
-	go func() { done <- p.Run(ctx) }()
+	var runs sync.WaitGroup
+	runs.Go(func() { m.Run(ctx) }) //nolint:errcheck // it ends with ctx
+	runs.Go(func() { p.Run(ctx) }) //nolint:errcheck // it has none
 	if err := m.Wait(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
 		cancel()
-		<-done
-		<-done
+		runs.Wait()
 	})
 	return p, crowd
 }
@@ -152,14 +152,13 @@ func TestFromTheFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 2)
-	go func() { done <- m.Run(ctx) }()
-	go func() { done <- p.Run(ctx) }()
+	var runs sync.WaitGroup
+	runs.Go(func() { m.Run(ctx) }) //nolint:errcheck // it ends with ctx
+	runs.Go(func() { p.Run(ctx) }) //nolint:errcheck // it has none
 	t.Cleanup(func() {
 		p.Hurry()
 		cancel()
-		<-done
-		<-done
+		runs.Wait()
 		if err := d.Close(); err != nil {
 			t.Error(err)
 		}
