@@ -329,7 +329,10 @@ func (in *instance) account(conf *config.Config, r *tenant.Record, l *tenant.Log
 	}
 	usable := how != nil
 	role := l.Role
-	a.Admit = func() (tenant.Refusal, *pgwire.Error) { return in.admit(role, usable) }
+	a.Admit = func() (*session.Account, tenant.Refusal, *pgwire.Error) {
+		refusal, e := in.admit(role, usable)
+		return a, refusal, e
+	}
 	return a
 }
 
@@ -469,13 +472,46 @@ func (f *follower) account(n tenant.Naming, asked *tenant.Asked) (a *session.Acc
 	if refusal != tenant.Welcome {
 		return nil, refusal, true
 	}
-	in, err := f.open(r)
-	if err != nil {
-		f.log().Error("tenant not served", "tenant", r.Name, "error", err)
-		return nil, tenant.UnknownTenant, true
+	if v, ok := f.instances.Load(r.ID); ok {
+		in := v.(*instance) //nolint:forcetypeassert // nothing else is in it
+		in.used.Store(time.Now().UnixNano())
+		if now := in.now.Load(); now != nil && now.rec == r && !in.dropped.Load() {
+			if a = now.accounts[login]; a != nil {
+				return a, tenant.Welcome, true
+			}
+			return nil, tenant.UnknownUser, true
+		}
 	}
-	if a = in.now.Load().accounts[login]; a == nil {
-		return nil, tenant.UnknownUser, true
+	return f.stranger(r, r.Login(login)), tenant.Welcome, true
+}
+
+// stranger is the account of a login until its client has proved who it is: nobody else has something made for a tenant.
+func (f *follower) stranger(r *tenant.Record, l *tenant.Login) *session.Account {
+	a := &session.Account{User: l.Name, Database: r.Name}
+	if v, err := auth.ParseVerifier(l.Verifier); err == nil {
+		a.Credential = auth.NewCredential(v)
+	} else {
+		f.log().Error("a tenant's login has no verifier", "tenant", r.Name, "login", l.Name, "error", err)
 	}
-	return a, tenant.Welcome, true
+	id, role := r.ID, l.Role
+	a.Admit = func() (*session.Account, tenant.Refusal, *pgwire.Error) {
+		now := f.dir.ByID(id)
+		if refusal := refusalOf(now); refusal != tenant.Welcome {
+			return nil, refusal, nil
+		}
+		in, err := f.open(now)
+		if err != nil {
+			f.log().Error("tenant not served", "tenant", now.Name, "error", err)
+			return nil, tenant.Welcome, errNotServed(now.Name)
+		}
+		if rec := in.now.Load().rec; rec != nil {
+			now = rec
+		}
+		l := loginByRole(now, role)
+		if l == nil || in.now.Load().accounts[l.Name] == nil {
+			return nil, tenant.DisabledLogin, nil
+		}
+		return in.now.Load().accounts[l.Name].Admit()
+	}
+	return a
 }

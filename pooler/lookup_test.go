@@ -87,9 +87,13 @@ func TestTenantsTakeNothingUntilTheyLogIn(t *testing.T) {
 	if n := p.follower.made.Load(); n != 0 {
 		t.Fatalf("%d instances are at work", n)
 	}
-	for range 3 {
-		for _, r := range crowd.list[:2] {
-			a, refusal := p.account(tenant.Asked{User: r.Name, Database: r.Name})
+	for round := range 3 {
+		for i, r := range crowd.list[:2] {
+			a, _ := p.account(tenant.Asked{User: r.Name, Database: r.Name})
+			if n := p.follower.made.Load(); round == 0 && n != int64(i) {
+				t.Fatalf("%d instances are at work before the password was proved", n)
+			}
+			a, refusal, _ := a.Admit()
 			if a == nil || refusal != tenant.Welcome || a.ServerUser != "r" {
 				t.Fatalf("got %+v, %v", a, refusal)
 			}
@@ -106,7 +110,9 @@ func TestTenantsTakeNothingUntilTheyLogIn(t *testing.T) {
 func BenchmarkAccountOfATenant(b *testing.B) {
 	p, crowd := mirrorOf(b, 100_000)
 	asked := tenant.Asked{User: crowd.list[0].Name, Database: crowd.list[0].Name}
-	p.account(asked) // its unit is made
+	if a, _ := p.account(asked); a != nil {
+		a.Admit() // its unit is made
+	}
 	b.Run("at work", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
