@@ -110,8 +110,10 @@ func TestTenantsTakeNothingUntilTheyLogIn(t *testing.T) {
 func BenchmarkAccountOfATenant(b *testing.B) {
 	p, crowd := mirrorOf(b, 100_000)
 	asked := tenant.Asked{User: crowd.list[0].Name, Database: crowd.list[0].Name}
-	if a, _ := p.account(asked); a != nil {
-		a.Admit() // its unit is made
+	if a, _ := p.account(asked); a != nil { // its unit is made
+		if _, refusal, e := a.Admit(); refusal != tenant.Welcome || e != nil {
+			b.Fatal(refusal, e)
+		}
 	}
 	b.Run("at work", func(b *testing.B) {
 		b.ReportAllocs()
