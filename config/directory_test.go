@@ -35,9 +35,13 @@ api_token_file = "api.token"
 		t.Fatal(err)
 	}
 	for _, p := range [][2]string{
-		{c.Directory.Path, filepath.Join(dir, "pgkennel-directory")}, {c.Directory.Cache, filepath.Join(dir, "pgkennel-directory.cache")},
-		{c.Directory.KeyFile, ""}, {c.Provision.DataDir, filepath.Join(dir, "instances")}, {c.Provision.Backups, "/var/backups/pgkennel"},
-		{c.Admin.Socket, filepath.Join(dir, "s")}, {c.Admin.APIToken.Reveal(), "0123456789abcdef"},
+		{c.Directory.Path, filepath.Join(dir, "pgkennel-directory")},
+		{c.Directory.Cache, filepath.Join(dir, "pgkennel-directory.cache")},
+		{c.Directory.KeyFile, ""},
+		{c.Provision.DataDir, filepath.Join(dir, "instances")},
+		{c.Provision.Backups, "/var/backups/pgkennel"},
+		{c.Admin.Socket, filepath.Join(dir, "s")},
+		{c.Admin.APIToken.Reveal(), "0123456789abcdef"},
 	} {
 		if p[0] != p[1] {
 			t.Errorf("got %q, want %q", p[0], p[1])
