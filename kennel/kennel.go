@@ -42,7 +42,7 @@ type Kennel struct {
 	Vault     *tenant.Vault
 	Manager   *provision.Manager
 
-	log     *slog.Logger
+	log    *slog.Logger
 	cfg    *config.Config
 	pooler atomic.Pointer[Pooler]
 }
