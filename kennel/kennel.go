@@ -42,7 +42,7 @@ type Kennel struct {
 	Vault     *tenant.Vault
 	Manager   *provision.Manager
 
-	log     *slog.Logger
+	log    *slog.Logger
 	cfg    *config.Config
 	pooler atomic.Pointer[Pooler]
 }
@@ -144,7 +144,11 @@ func drivers(p *config.Provision, log *slog.Logger) (map[string]provision.Driver
 	if err != nil {
 		return nil, err
 	}
-	return map[string]provision.Driver{pr.Name(): pr}, nil
+	all := map[string]provision.Driver{pr.Name(): pr}
+	if all[p.Driver] == nil {
+		return nil, provision.Errorf(provision.KindInvalid, "driver = %q of [provision] is not made yet", p.Driver).WithHint("there is %q", pr.Name())
+	}
+	return all, nil
 }
 
 // Pooler is what a Kennel asks the pooler beside it.
@@ -175,19 +179,23 @@ func (k *Kennel) taken(name, cluster, key string) string {
 // Run looks after this host's tenants, and follows the directory, until ctx is done.
 func (k *Kennel) Run(ctx context.Context) {
 	var wg sync.WaitGroup
-	wg.Go(func() { k.again(ctx, "directory not followed", k.Mirror.Run) })
-	wg.Go(func() { k.again(ctx, "tenants not looked after", k.Manager.Run) })
+	wg.Go(func() {
+		again(ctx, func() error { return k.Mirror.Run(ctx) }, func(err error) { k.log.ErrorContext(ctx, "directory not followed, trying again", "error", err) })
+	})
+	wg.Go(func() {
+		again(ctx, func() error { return k.Manager.Run(ctx) }, func(err error) { k.log.ErrorContext(ctx, "tenants not looked after, trying again", "error", err) })
+	})
 	wg.Wait()
 }
 
 // again runs f until ctx is done.
-func (k *Kennel) again(ctx context.Context, what string, f func(context.Context) error) {
+func again(ctx context.Context, f func() error, failed func(error)) {
 	for pause := time.Second; ; pause = min(2*pause, 30*time.Second) {
-		err := f(ctx)
+		err := f()
 		if ctx.Err() != nil {
 			return
 		}
-		k.log.ErrorContext(ctx, what+", trying again", "error", err)
+		failed(err)
 		select {
 		case <-ctx.Done():
 			return

@@ -120,10 +120,10 @@ func (f *follower) conflicts(cfg *config.Config) error {
 			return true
 		})
 	}
-	switch {
-	case n == 0:
+	switch n {
+	case 0:
 		return nil
-	case n == 1:
+	case 1:
 		return fmt.Errorf("%s; give one of them another name", first)
 	}
 	return fmt.Errorf("%s, and %d more; give them other names", first, n-1)

@@ -165,7 +165,7 @@ func listenPrivate(ctx context.Context, path string) (net.Listener, error) {
 	}
 	if err != nil {
 		l.Close()
-		os.Remove(hidden) //nolint:errcheck // the first error says more
+		os.Remove(hidden)
 		return nil, err
 	}
 	return &privateListener{u, path}, nil
@@ -179,6 +179,6 @@ type privateListener struct {
 
 // Close implements net.Listener.
 func (l *privateListener) Close() error {
-	os.Remove(l.path) //nolint:errcheck // it is clearStale's then
+	os.Remove(l.path) // else it is clearStale's
 	return l.UnixListener.Close()
 }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -112,8 +113,11 @@ func TestOrdersByPort(t *testing.T) {
 
 func TestConsoleOrders(t *testing.T) {
 	t.Parallel()
+	var mu sync.Mutex
 	var got []provision.Order
 	k := newKennel(t, kennelOptions{orders: func(_ context.Context, o provision.Order) (*provision.Result, error) {
+		mu.Lock()
+		defer mu.Unlock()
 		got = append(got, o)
 		switch o.Tenant {
 		case "taken":
@@ -132,10 +136,14 @@ func TestConsoleOrders(t *testing.T) {
 	con.do("DROP TENANT acme NOW")
 	con.refused("42710", "CREATE TENANT taken")
 	con.refused("42704", "ALTER TENANT nobody START")
-	for _, sql := range []string{"CREATE TENANT x CPU much", "CREATE TENANT x MEMORY 5XB", "CREATE TENANT x SHARD a", "CREATE TENANT x CONFIG work_mem",
-		"ALTER TENANT x ENABLE CIDR here", "CREATE TENANT x SUSPEND_AFTER soon"} {
+	for _, sql := range []string{
+		"CREATE TENANT x CPU much", "CREATE TENANT x MEMORY 5XB", "CREATE TENANT x SHARD a", "CREATE TENANT x CONFIG work_mem",
+		"ALTER TENANT x ENABLE CIDR here", "CREATE TENANT x SUSPEND_AFTER soon",
+	} {
 		con.refused("22023", sql)
 	}
+	mu.Lock()
+	defer mu.Unlock()
 	o := got[0]
 	if o.Verb != provision.VerbCreate || o.By != "console "+operator || o.Limits.CPU != 1500 || o.Limits.Memory != 512<<20 || o.Limits.Disk != 1<<30 ||
 		o.Limits.Connections != 20 || o.Settings["work_mem"] != "8MB" || o.SuspendAfter.Minutes() != 15 || !o.Enable {

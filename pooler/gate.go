@@ -28,8 +28,7 @@ type gate struct {
 	refuses *pgwire.Error // nobody is let in any more
 	asleep  bool
 	waking  bool
-	wakeErr error
-	failed  time.Time // when a wake failed last, with wakeErr
+	failed  time.Time // when a wake failed last
 }
 
 // held is a checkout at a gate, or somebody who waits for one to open.

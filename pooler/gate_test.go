@@ -45,17 +45,16 @@ func (k *kennel) phase(name string, p tenant.Phase) {
 	k.dir.change(k.dir.ByName(name).ID, func(r *tenant.Record) { r.Phase = p })
 }
 
-func newSleeper(t *testing.T, o kennelOptions) *sleeper {
+func newSleeper(t *testing.T) *sleeper {
 	s := &sleeper{let: make(chan error, 100)}
-	o.orders = s.execute
-	s.k = newKennel(t, o)
+	s.k = newKennel(t, kennelOptions{orders: s.execute})
 	s.k.tenant("acme")
 	return s
 }
 
 func TestWakeWithManyClients(t *testing.T) {
 	t.Parallel()
-	s := newSleeper(t, kennelOptions{})
+	s := newSleeper(t)
 	k := s.k
 	idle := k.owner("acme")
 	run(t, idle, "select 1")
@@ -97,7 +96,7 @@ func TestWakeWithManyClients(t *testing.T) {
 
 func TestWakeFails(t *testing.T) {
 	t.Parallel()
-	s := newSleeper(t, kennelOptions{})
+	s := newSleeper(t)
 	k := s.k
 	k.phase("acme", tenant.Asleep)
 	s.let <- provision.Errorf(provision.KindFailed, "no room on host 10.1.2.3")
@@ -123,7 +122,7 @@ func TestWakeFails(t *testing.T) {
 
 func TestWakeTakesTooLong(t *testing.T) {
 	t.Parallel()
-	s := newSleeper(t, kennelOptions{})
+	s := newSleeper(t)
 	k := s.k
 	conf := *k.state.Load().cfg
 	conf.Timeouts.Checkout = 50 * time.Millisecond
@@ -150,7 +149,7 @@ func TestWakeTakesTooLong(t *testing.T) {
 
 func TestWakeIsOverBeforeTheDirectorySaysSo(t *testing.T) {
 	t.Parallel()
-	s := newSleeper(t, kennelOptions{})
+	s := newSleeper(t)
 	s.stays = true
 	s.k.phase("acme", tenant.Asleep)
 	s.let <- nil
@@ -163,7 +162,7 @@ func TestWakeIsOverBeforeTheDirectorySaysSo(t *testing.T) {
 
 func TestRestartIsWaitedFor(t *testing.T) {
 	t.Parallel()
-	s := newSleeper(t, kennelOptions{})
+	s := newSleeper(t)
 	k := s.k
 	c := k.owner("acme")
 	run(t, c, "select 1")
@@ -199,7 +198,7 @@ func TestRestartIsWaitedFor(t *testing.T) {
 // TestClientsLeaveTheGate cancels, and hangs up, while the instance is asleep.
 func TestClientsLeaveTheGate(t *testing.T) {
 	t.Parallel()
-	s := newSleeper(t, kennelOptions{})
+	s := newSleeper(t)
 	k := s.k
 	var clients []*pgx.Conn
 	for range 3 {

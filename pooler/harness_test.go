@@ -25,7 +25,7 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(pgtest.Wrap(m)) }
 
 // patience is how long a test waits for what has to happen.
-const patience = 5 * time.Second
+const patience = 30 * time.Second
 
 const (
 	operator       = "root"

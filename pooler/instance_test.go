@@ -404,7 +404,7 @@ func TestConnectionLimits(t *testing.T) {
 
 func TestInstancesAreDropped(t *testing.T) {
 	t.Parallel()
-	k := newKennel(t, kennelOptions{unused: 50 * time.Millisecond, general: "client_login_timeout = 100"})
+	k := newKennel(t, kennelOptions{unused: 50 * time.Millisecond, general: "client_login_timeout = 1500"})
 	k.tenant("acme")
 	for range 2 {
 		c := k.owner("acme")

@@ -242,9 +242,9 @@ func (k *kennel) try(user, database, password string, params ...string) (*pgx.Co
 }
 
 // as logs in as a login of a tenant.
-func (k *kennel) as(user, database, password string, params ...string) *pgx.Conn {
+func (k *kennel) as(user, database, password string) *pgx.Conn {
 	k.t.Helper()
-	c, err := k.try(user, database, password, params...)
+	c, err := k.try(user, database, password)
 	if err != nil {
 		k.t.Fatalf("login %s to %s: %v; log:\n%s", user, database, err, k.log)
 	}

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"sync"
 	"testing"
 	"time"
 
@@ -64,16 +65,15 @@ func mirrorOf(tb testing.TB, n int) (*Pooler, *crowdOf) {
 		tb.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 2)
-	go func() { done <- m.Run(ctx) }()
-	go func() { done <- p.Run(ctx) }()
+	var runs sync.WaitGroup
+	runs.Go(func() { m.Run(ctx) }) //nolint:errcheck // it ends with ctx
+	runs.Go(func() { p.Run(ctx) }) //nolint:errcheck // it has none
 	if err := m.Wait(tb.Context()); err != nil {
 		tb.Fatal(err)
 	}
 	tb.Cleanup(func() {
 		cancel()
-		<-done
-		<-done
+		runs.Wait()
 	})
 	return p, crowd
 }
@@ -87,9 +87,13 @@ func TestTenantsTakeNothingUntilTheyLogIn(t *testing.T) {
 	if n := p.follower.made.Load(); n != 0 {
 		t.Fatalf("%d instances are at work", n)
 	}
-	for range 3 {
-		for _, r := range crowd.list[:2] {
-			a, refusal := p.account(tenant.Asked{User: r.Name, Database: r.Name})
+	for round := range 3 {
+		for i, r := range crowd.list[:2] {
+			a, _ := p.account(tenant.Asked{User: r.Name, Database: r.Name})
+			if n := p.follower.made.Load(); round == 0 && n != int64(i) {
+				t.Fatalf("%d instances are at work before the password was proved", n)
+			}
+			a, refusal, _ := a.Admit()
 			if a == nil || refusal != tenant.Welcome || a.ServerUser != "r" {
 				t.Fatalf("got %+v, %v", a, refusal)
 			}
@@ -106,7 +110,11 @@ func TestTenantsTakeNothingUntilTheyLogIn(t *testing.T) {
 func BenchmarkAccountOfATenant(b *testing.B) {
 	p, crowd := mirrorOf(b, 100_000)
 	asked := tenant.Asked{User: crowd.list[0].Name, Database: crowd.list[0].Name}
-	p.account(asked) // its unit is made
+	if a, _ := p.account(asked); a != nil { // its unit is made
+		if _, refusal, e := a.Admit(); refusal != tenant.Welcome || e != nil {
+			b.Fatal(refusal, e)
+		}
+	}
 	b.Run("at work", func(b *testing.B) {
 		b.ReportAllocs()
 		for b.Loop() {
@@ -152,14 +160,13 @@ func TestFromTheFile(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 2)
-	go func() { done <- m.Run(ctx) }()
-	go func() { done <- p.Run(ctx) }()
+	var runs sync.WaitGroup
+	runs.Go(func() { m.Run(ctx) }) //nolint:errcheck // it ends with ctx
+	runs.Go(func() { p.Run(ctx) }) //nolint:errcheck // it has none
 	t.Cleanup(func() {
 		p.Hurry()
 		cancel()
-		<-done
-		<-done
+		runs.Wait()
 		if err := d.Close(); err != nil {
 			t.Error(err)
 		}

@@ -172,7 +172,7 @@ func cores(s string) (int, error) {
 // bytesOf reads a size as PostgreSQL has them.
 func bytesOf(s string) (int64, error) {
 	units := map[string]int64{"": 1, "B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
-	number := strings.TrimRight(s, "BkMGTB ")
+	number := strings.TrimRight(s, "BkMGT ")
 	unit, ok := units[strings.TrimSpace(s[len(number):])]
 	n, err := strconv.ParseInt(number, 10, 64)
 	if !ok || err != nil || n < 0 || n > math.MaxInt64/unit {

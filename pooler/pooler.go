@@ -162,6 +162,10 @@ func New(ctx context.Context, o Options) (*Pooler, error) {
 	p.console = admin.New(admin.Options{Inspector: inspector{p: p}, Controller: controller{p: p}, Now: time.Now, Log: o.Log})
 	if o.Directory != nil {
 		p.follower = newFollower(p, &o)
+		if err := p.follower.conflicts(cfg); err != nil {
+			p.driver.Wait()
+			return nil, err
+		}
 	}
 	if err := p.apply(cfg); err != nil { //nolint:contextcheck // what it closes outlives the start
 		p.driver.Wait()

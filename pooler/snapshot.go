@@ -38,7 +38,13 @@ func (p *Pooler) Reload() error {
 		p.log.Warn("configuration", "problem", w.String())
 	}
 	old := p.state.Load().cfg
-	if err := p.apply(cfg); err != nil {
+	if p.follower != nil {
+		err = p.follower.conflicts(cfg)
+	}
+	if err == nil {
+		err = p.apply(cfg)
+	}
+	if err != nil {
 		p.metrics.ReloadsFailed.Inc()
 		return err
 	}
@@ -74,9 +80,6 @@ func (p *Pooler) apply(cfg *config.Config) error {
 		return err
 	}
 	if p.follower != nil {
-		if err := p.follower.conflicts(cfg); err != nil {
-			return err
-		}
 		p.follower.follow(cfg)
 	}
 	var changes []change

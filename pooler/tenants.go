@@ -448,13 +448,13 @@ func (p *Pooler) account(asked tenant.Asked) (*session.Account, tenant.Refusal) 
 	}
 	if id.Tenant.ID != "" { // it may change while the client logs in
 		made := *to
-		made.Admit = func() (tenant.Refusal, *pgwire.Error) {
+		made.Admit = func() (*session.Account, tenant.Refusal, *pgwire.Error) {
 			if x := ts.u.tenants.Load().find(id.Tenant.Name); x == nil || x.ID != id.Tenant.ID || x.State != tenant.Active {
-				return tenant.UnknownTenant, nil
+				return nil, tenant.UnknownTenant, nil
 			}
-			return tenant.Welcome, nil
+			return to, tenant.Welcome, nil
 		}
-		to = &made
+		return &made, tenant.Welcome
 	}
 	return to, tenant.Welcome
 }

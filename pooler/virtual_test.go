@@ -126,6 +126,7 @@ func TestNewKindOfTenants(t *testing.T) {
 	if now := k.state.Load().epoch; now != epoch+1 {
 		t.Errorf("the configuration was put in force %d times", now-epoch)
 	}
+	k.tenant("shop") // at odds with the configuration, which keeps no other tenant from being served
 	schema := "t_" + tenant.NewID()
 	db := k.state.Load().cfg.Cluster("shop").Shards[0][0].DatabaseName
 	k.server.Exec(t, db, fmt.Sprintf("create schema %[1]s; create table %[1]s.things (note text); insert into %[1]s.things values ('own'); create role %[1]s nologin; grant usage on schema %[1]s to %[1]s; grant select on %[1]s.things to %[1]s; grant %[1]s to %[2]q", schema, user))

@@ -190,7 +190,7 @@ const (
 	argOrder    = "order"    // the Order, sealed: there may be secrets in it
 	argPassword = "password" // that was made, sealed
 	argLogin    = "login"    // whose password that is
-	argStart    = "start"    // the instance is up at the end
+	argPhase    = "phase"    // in which the tenant is while it is under way
 )
 
 // journal makes the operation.
@@ -204,6 +204,7 @@ func (c *change) journal(now time.Time) error {
 	op := &tenant.Operation{ID: id, Verb: o.Verb, By: o.By, Started: now, Args: map[string]string{}}
 	maps.Copy(op.Args, c.args)
 	op.Args[argOrder] = string(c.m.o.Vault.Seal(c.r.ID, "operation/"+id, string(text)))
+	op.Args[argPhase] = c.r.Phase.String()
 	if c.password != "" {
 		op.Args[argPassword] = string(c.m.o.Vault.Seal(c.r.ID, "password/"+id, c.password))
 	}

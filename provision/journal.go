@@ -227,6 +227,9 @@ func (j *job) claim(ctx context.Context) error {
 	op.Runner, op.Attempts = j.m.runner, op.Attempts+1
 	if !op.Undoing {
 		op.Error = ""
+		if p, ok := tenant.ParsePhase(op.Args[argPhase]); ok && next.Phase == tenant.Failed { // as it was before it failed
+			next.Phase, next.Reason = p, ""
+		}
 	}
 	if op.Now == "" && len(j.steps) > 0 {
 		op.Now = j.steps[0].name

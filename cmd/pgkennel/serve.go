@@ -110,7 +110,7 @@ func servePooler(ctx context.Context, o pooler.Options, k *kennel.Kennel, signal
 		k.Beside(p)
 	}
 	done := make(chan struct{})
-	go handle(signals, p, o.Log, done)
+	go handle(signals, p, o.Log, done) //nolint:contextcheck // a reload is nobody's request
 	err = p.Run(ctx)
 	close(done)
 	return err

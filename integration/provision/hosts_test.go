@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -234,4 +235,52 @@ func TestWakeWhileFallingAsleep(t *testing.T) {
 		}
 	}
 	b.mustSQL("acme", "acme", "SELECT 1")
+}
+
+// frail is a driver that fails to stop instances while it is told to.
+type frail struct {
+	provision.Driver
+	fails atomic.Bool
+}
+
+func (f *frail) Stop(ctx context.Context, in *provision.Instance) error {
+	if f.fails.Load() {
+		return errors.New("it does not stop")
+	}
+	return f.Driver.Stop(ctx, in)
+}
+
+// What fails and is not undone stays where it is, says why, and is gone on with by repair or by the same order.
+func TestFailed(t *testing.T) {
+	t.Parallel()
+	f := &frail{}
+	b := newBed(t, func(b *bed, o *provision.Options) {
+		f.Driver = b.driver
+		o.Drivers = map[string]provision.Driver{"process": f}
+	})
+	b.do(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Enable: true})
+	for _, again := range []provision.Order{{Verb: provision.VerbRepair, Tenant: "acme"}, {Verb: provision.VerbStop, Tenant: "acme", By: "somebody else"}} {
+		f.fails.Store(true)
+		b.refused(provision.Order{Verb: provision.VerbStop, Tenant: "acme"}, provision.KindFailed, "does not stop")
+		r := b.record("acme")
+		if r.Phase != tenant.Failed || !strings.Contains(r.Reason, "does not stop") || r.Operation == nil || r.Routable() {
+			t.Fatalf("got %+v, operation %+v", r, r.Operation)
+		}
+		b.refused(provision.Order{Verb: provision.VerbStart, Tenant: "acme"}, provision.KindState, "repair")
+		b.refused(provision.Order{Verb: provision.VerbRepair, Tenant: "acme"}, provision.KindFailed, "does not stop")
+		f.fails.Store(false)
+		b.do(again)
+		if r := b.record("acme"); r.Phase != tenant.Stopped || r.Operation != nil || r.Reason != "" || b.up("acme") {
+			t.Fatalf("after %s: got %+v", again.Verb, r)
+		}
+		b.do(provision.Order{Verb: provision.VerbStart, Tenant: "acme"})
+	}
+	// Removal takes the place of what failed.
+	f.fails.Store(true)
+	b.refused(provision.Order{Verb: provision.VerbSleep, Tenant: "acme"}, provision.KindFailed, "does not stop")
+	f.fails.Store(false)
+	b.do(provision.Order{Verb: provision.VerbRemove, Tenant: "acme"})
+	if r := b.record("acme"); r.Phase != tenant.Removed || r.Forget.IsZero() {
+		t.Errorf("got %+v", r)
+	}
 }

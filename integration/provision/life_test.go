@@ -3,6 +3,8 @@ package provision_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/pgkennel/pgkennel/provision"
@@ -85,4 +87,27 @@ func TestLife(t *testing.T) {
 	b.do(provision.Order{Verb: provision.VerbRemove, Tenant: "acme", Now: true})
 	b.refused(provision.Order{Verb: provision.VerbShow, Tenant: "acme"}, provision.KindNotFound, "acme")
 	b.nothing()
+}
+
+// What is on the host of an instance that the directory never had stays, until repair is told to take it away.
+func TestStrays(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, nil)
+	in := &provision.Instance{ID: tenant.NewID(), Password: "x"}
+	if err := b.driver.Plan(t.Context(), in, nil); err != nil {
+		t.Fatal(err)
+	}
+	if err := b.driver.Volume(t.Context(), in); err != nil {
+		t.Fatal(err)
+	}
+	for _, force := range []bool{false, true} {
+		res := b.do(provision.Order{Verb: provision.VerbRepair, Force: force})
+		if len(res.Notes) != 1 || !strings.Contains(res.Notes[0], in.ID) || res.Changed != force {
+			t.Errorf("repair, force %v: got %+v", force, res)
+		}
+		found, err := b.driver.Found(t.Context())
+		if err != nil || slices.Contains(found, in.ID) == force {
+			t.Errorf("repair, force %v: found %v, %v", force, found, err)
+		}
+	}
 }

@@ -28,9 +28,9 @@ type Account struct {
 	Own bool
 	// ReadOnly: sessions may only read; nil = they may write. It may change while they last.
 	ReadOnly *atomic.Bool
-	// Admit has the last word when a client has proved who it is, for what may have changed since it was found: a refusal has it answered as a
-	// wrong password, the error is told as it is. Nil = nothing changes.
-	Admit func() (tenant.Refusal, *pgwire.Error)
+	// Admit has the last word when a client has proved who it is, for what may have changed since it was found, and what is made for no others: it
+	// returns the account to go on with. A refusal has it answered as a wrong password, the error is told as it is. Nil = nothing changes.
+	Admit func() (*Account, tenant.Refusal, *pgwire.Error)
 	// Switch: sessions without a tenant may choose one. MaySetRole: they may change the role.
 	Switch, MaySetRole bool
 	// ServerUser is the role that server connections log in as.

@@ -233,7 +233,7 @@ func (s *Session) authenticated(out []byte, r auth.Result) {
 	a := s.hs.account
 	if r.Err == nil && a != nil && a.Admit != nil {
 		var e *pgwire.Error
-		if s.hs.denied, e = a.Admit(); s.hs.denied != tenant.Welcome {
+		if a, s.hs.denied, e = a.Admit(); s.hs.denied != tenant.Welcome {
 			a = nil
 		} else if e != nil {
 			s.sh.Observer.Login("not_available")

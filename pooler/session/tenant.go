@@ -1,12 +1,13 @@
 package session
 
 import (
+	"net/netip"
+
 	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
 	"github.com/pgkennel/pgkennel/sharding"
 	"github.com/pgkennel/pgkennel/sharding/router"
-	"net/netip"
 )
 
 // Tenants finds the accounts of an account's tenants.

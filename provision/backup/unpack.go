@@ -30,7 +30,7 @@ const (
 )
 
 // Unpack implements provision.Archive. The data directory is made beside the one that is there, and takes its place when it is whole; only if the disk has no
-// room for both, the old one goes first. WAL is decrypted into it: the server itself has no key. Who starts the instance has to wait until pg_is_in_recovery() is
+// room for both, the old one goes first, when the backup was checked. WAL is decrypted into it: the server itself has no key. Who starts the instance has to wait until pg_is_in_recovery() is
 // false: a driver may have it accept connections before.
 func (a *Archive) Unpack(ctx context.Context, b *provision.Backup, to provision.Source, until time.Time, report func(provision.Progress)) error {
 	m, err := a.manifest(b.Tenant, b.ID)
@@ -77,9 +77,6 @@ func (a *Archive) Unpack(ctx context.Context, b *provision.Backup, to provision.
 		return provision.Errorf(provision.KindRefused, "backup %s can't be restored to %s", b.ID, until.UTC().Format(time.RFC3339Nano)).
 			WithDetail("It can be restored to times from %s to %s.", m.Backup.From.UTC().Format(time.RFC3339Nano), end.UTC().Format(time.RFC3339Nano)).
 			WithHint("A time before that needs an earlier physical backup; WAL is archived a segment at a time.")
-	}
-	if err := a.check(ctx, m); err != nil {
-		return fail(err)
 	}
 	u := &unpacker{a: a, m: m, dir: filepath.Clean(dir), uid: uid, gid: gid, until: until, history: c.files}
 	u.wal, u.timeline = c.needs(m, until)
@@ -149,6 +146,9 @@ func (u *unpacker) run(ctx context.Context, meter *meter) (err error) {
 		}
 	}
 	if u.tight(top) {
+		if err := u.a.check(ctx, u.m); err != nil {
+			return err
+		}
 		u.a.log.Warn("no room for two data directories, the old one goes first", "tenant", u.m.Backup.Tenant)
 		if err := top.RemoveAll(name); err != nil {
 			return err
