@@ -145,7 +145,7 @@ func (f *follower) changed(changed []*tenant.Record, deleted []string) {
 			f.p.log.Error("tenants of the directory and of the configuration are at odds; the configuration counts", "tenant", r.Name, "reason", why)
 		}
 		if v, ok := f.instances.Load(r.ID); ok {
-			v.(*instance).take(cfg, r) //nolint:forcetypeassert // nothing else is in it
+			v.(*instance).take(cfg) //nolint:forcetypeassert // nothing else is in it
 		}
 		if r.Virtual() {
 			kinds = f.newKind(r) || kinds
@@ -247,7 +247,7 @@ func (f *follower) configured(cfg *config.Config) {
 	f.instances.Range(func(_, v any) bool {
 		in := v.(*instance) //nolint:forcetypeassert // nothing else is in it
 		if now := in.now.Load(); now != nil && now.rec != nil {
-			in.take(cfg, now.rec)
+			in.take(cfg)
 		}
 		return true
 	})

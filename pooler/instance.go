@@ -79,11 +79,7 @@ func (f *follower) open(r *tenant.Record) (*instance, error) {
 	f.made.Add(1)
 	f.background(u.run)
 	// Whatever changed since the record was looked up, the directory says now, or will to an instance that it finds.
-	if now := f.dir.ByID(r.ID); now != nil {
-		in.take(f.p.state.Load().cfg, now)
-	} else {
-		in.gone()
-	}
+	in.take(f.p.state.Load().cfg)
 	return in, nil
 }
 
@@ -126,15 +122,18 @@ func (u *unit) clients() int {
 	return n
 }
 
-// take puts a record and a configuration in force.
-func (in *instance) take(conf *config.Config, r *tenant.Record) {
+// take puts a configuration, and what the directory has by now, in force.
+func (in *instance) take(conf *config.Config) {
 	in.mu.Lock()
-	was := in.now.Load()
-	if was != nil && was.rec == r && was.conf == conf {
+	r := in.f.dir.ByID(in.id)
+	// Who comes late must not bring an old record back. Revisions don't tell: those of a directory that was restored begin anew.
+	if r == nil {
 		in.mu.Unlock()
+		in.gone()
 		return
 	}
-	if was != nil && was.rec != nil && was.rec.Revision > r.Revision {
+	was := in.now.Load()
+	if was != nil && was.rec == r && was.conf == conf {
 		in.mu.Unlock()
 		return
 	}

@@ -164,6 +164,27 @@ func TestStopped(t *testing.T) {
 	}
 }
 
+// A directory that was restored from a backup has lower revisions; what it says counts.
+func TestRestoredDirectory(t *testing.T) {
+	t.Parallel()
+	k := newKennel(t, kennelOptions{})
+	r := k.tenant("acme")
+	for range 3 {
+		k.dir.change(r.ID, func(r *tenant.Record) { r.Reason += "x" })
+	}
+	c := k.owner("acme")
+	r = k.dir.ByID(r.ID).Clone()
+	r.Access.Enabled, r.Revision = false, 1
+	k.dir.restore(r)
+	wantEnded(t, c)
+	_, err := k.try("acme", "acme", password("acme"))
+	wantCode(t, "a tenant that the backup has disabled", "28P01", err)
+	r = r.Clone()
+	r.Access.Enabled = true
+	k.dir.restore(r)
+	k.owner("acme")
+}
+
 // A tenant whose server listens on another host only is not looked for on this one, where its port may be another tenant's.
 func TestElsewhere(t *testing.T) {
 	t.Parallel()

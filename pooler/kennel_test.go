@@ -97,13 +97,18 @@ func (d *records) State() (bool, time.Time, error) {
 
 // put writes a record and tells everybody.
 func (d *records) put(r *tenant.Record) {
-	d.mu.Lock()
 	c := r.Clone()
-	if was := d.byID[r.ID]; was != nil {
+	if was := d.ByID(r.ID); was != nil {
 		c.Revision = was.Revision
 	}
 	c.Revision++
-	d.byID[r.ID] = c
+	d.restore(c)
+}
+
+// restore puts a record in as it is.
+func (d *records) restore(c *tenant.Record) {
+	d.mu.Lock()
+	d.byID[c.ID] = c
 	subs := d.subs
 	d.mu.Unlock()
 	for _, f := range subs {

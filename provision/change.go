@@ -25,6 +25,7 @@ type change struct {
 	notes    []string
 	detail   string // for the audit
 	direct   bool   // there are no steps this time
+	told     bool   // the server has to be told, for what it knows of is changed
 	plan     []string
 	join     string // ID of the operation that does what is wanted
 	again    bool   // it does not: it has to be over first; or, of what is direct: there is more to change
@@ -52,7 +53,7 @@ func (m *Manager) change(ctx context.Context, v *verb, o Order, report func(Prog
 			}
 			return &Result{Tenants: views(c.old), Notes: c.notes}, nil
 		case c.direct:
-			if v.after != nil {
+			if c.told {
 				if err := m.enforce(ctx, v, c.r, c.again); err != nil {
 					return nil, err
 				}
@@ -168,7 +169,8 @@ func (m *Manager) begin(ctx context.Context, v *verb, c *change) (err error) {
 			return err
 		}
 	}
-	if c.direct && v.after != nil && c.r.Host != "" && c.r.Host != m.o.Host {
+	c.told = v.after != nil && (c.o.Verb == VerbEnable || accessOf(c.old) != accessOf(c.r))
+	if c.told && c.direct && c.r.Host != "" && c.r.Host != m.o.Host {
 		c.r.Access.Asked = tenant.NewID()
 	}
 	r, err := m.dir.Put(ctx, c.r, tenant.Entry{Time: now, Who: c.o.By, What: c.o.Verb, ID: c.r.ID, Name: c.r.Name, Detail: c.detail})

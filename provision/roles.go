@@ -120,7 +120,10 @@ const settling = 0x736574746c65
 
 // settle brings what a tenant's server says about access in line with its record: who may log in, and whether transactions only read. It does nothing
 // to an instance that is down: it is done when that starts.
-func (m *Manager) settle(ctx context.Context, r *tenant.Record) error {
+func (m *Manager) settle(ctx context.Context, r *tenant.Record) error { return m.settleBut(ctx, r, "") }
+
+// settleBut takes one role as r has it, where another's change has to be heeded for all else: the directory is told of it afterwards.
+func (m *Manager) settleBut(ctx context.Context, r *tenant.Record, role string) error {
 	if r.Isolation != tenant.Instance {
 		return m.o.Virtual.Fence(ctx, r.Clone(), r.Access.Fenced || r.Phase == tenant.OnHold)
 	}
@@ -142,7 +145,7 @@ func (m *Manager) settle(ctx context.Context, r *tenant.Record) error {
 			r = r.Clone()
 			r.Access = now.Access
 			for i := range r.Logins {
-				if l := loginOf(now, r.Logins[i].Role); l != nil {
+				if l := loginOf(now, r.Logins[i].Role); l != nil && l.Role != role {
 					r.Logins[i].Disabled = l.Disabled
 				}
 			}

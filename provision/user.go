@@ -216,7 +216,11 @@ func registerLogin(ctx context.Context, j *job) error {
 	}
 	r := j.r.Clone()
 	enable(r)
-	if err := j.m.settle(ctx, r); err != nil {
+	role := ""
+	if l := r.Login(j.o.Login); l != nil {
+		role = l.Role
+	}
+	if err := j.m.settleBut(ctx, r, role); err != nil {
 		return err
 	}
 	j.change(enable)
