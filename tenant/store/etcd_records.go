@@ -18,7 +18,7 @@ import (
 	"github.com/pgkennel/pgkennel/tenant/store/envelope"
 )
 
-// headKey is written with each change of a record.
+// headKey is written with each change of a record, and never twice the same.
 const headKey = "head"
 
 // Get implements tenant.Directory.
@@ -207,8 +207,8 @@ func (s *etcdStore) commit(ctx context.Context, before *stored, after *tenant.Re
 	} else {
 		ops = append(ops, etcd.OpDelete(record))
 	}
-	ops = append(ops, etcd.OpPut(s.key(headKey), e.ID))
 	name := fmt.Sprintf("%016x-%016x", uint64(math.MaxInt64-at), rand.Uint64()) //nolint:gosec // it tells entries of one nanosecond apart, no more
+	ops = append(ops, etcd.OpPut(s.key(headKey), e.ID+" "+name))
 	ops = append(ops, etcd.OpPut(s.key("audit", name), string(entry)), etcd.OpPut(s.key("trails", e.ID, name), string(entry)))
 	resp, err := request(ctx, s, func(ctx context.Context, c *etcd.Client) (*etcd.TxnResponse, error) {
 		return c.Txn(ctx).If(ifs...).Then(ops...).Commit()

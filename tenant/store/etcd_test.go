@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"os"
@@ -74,6 +75,46 @@ func TestEtcdIsRestored(t *testing.T) {
 	if w.resets < 2 {
 		t.Errorf("got %d resets, want another one", w.resets)
 	}
+}
+
+// TestEtcdIsRestoredUnseen restores etcd from a copy while a watch is cut off, and goes on from there until it has more behind it than the watch has seen: what
+// the watch knows from the history that is gone does not stay.
+func TestEtcdIsRestoredUnseen(t *testing.T) {
+	t.Parallel()
+	s := ownEtcd(t)
+	proxy := newProxy(t, strings.TrimPrefix(s.url, "http://"))
+	direct := s.open(t, quick)
+	first := put(t, direct, newRecord("first"))
+	s.kill()
+	data := filepath.Join(s.dir, "data")
+	if err := os.CopyFS(filepath.Join(s.dir, "backup"), os.DirFS(data)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.start(); err != nil {
+		t.Fatal(err)
+	}
+	o := quick
+	o.Endpoints = []string{proxy.address}
+	far, err := OpenEtcd(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { far.Close() })
+	w := watch(t, far)
+	put(t, s.open(t, quick), newRecord("lost"))
+	w.until(5*time.Second, "both", func() bool { return len(w.names) == 2 })
+	proxy.cut(true)
+	w.until(5*time.Second, "the word that it can't be reached", func() bool { return errors.Is(w.err, ErrUnreachable) })
+	s.kill()
+	if err := errors.Join(os.RemoveAll(data), os.Rename(filepath.Join(s.dir, "backup"), data), s.start()); err != nil {
+		t.Fatal(err)
+	}
+	again := s.open(t, quick)
+	for i := range 10 {
+		first = put(t, again, first, rename(fmt.Sprint("name", i)))
+	}
+	proxy.cut(false)
+	w.until(8*time.Second, "what there is", func() bool { return len(w.names) == 1 && w.names[first.ID] == "name9" && w.err == nil })
 }
 
 // TestEtcdCompaction cuts a watch off, and has etcd forget what changes meanwhile.
