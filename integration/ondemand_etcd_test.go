@@ -162,7 +162,7 @@ func newPair(t *testing.T) *pair {
 }
 
 // lodge makes a tenant, and has clients ask it at both poolers.
-func (p *pair) lodge(name string) *lodger {
+func (p *pair) lodge(name string) {
 	p.t.Helper()
 	l := &lodger{mark: fmt.Sprintf("%s, the %dth", name, len(p.tenants))}
 	secrets := p.tenant(0, "create", name, "--enable").Secrets
@@ -178,7 +178,6 @@ func (p *pair) lodge(name string) *lodger {
 		p.clients.Go(func() { p.client(i, l) })
 	}
 	p.tenants = append(p.tenants, l)
-	return l
 }
 
 // client asks whose database it is in, again and again.
