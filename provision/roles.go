@@ -176,9 +176,36 @@ func (m *Manager) settleBut(ctx context.Context, r *tenant.Record, role string) 
 		if len(out) == 0 {
 			return nil
 		}
-		_, err := c.Exec(ctx, "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE usename = ANY($1)", out)
-		return err
+		return expel(ctx, c, out)
 	})
+}
+
+// How long a login may take from the check whether its role may to where its session can be seen, and a session to its end.
+const (
+	longestLogin = 3 * time.Second
+	longestEnd   = 30 * time.Second
+)
+
+// expel ends the sessions of roles that may not log in any more. A login that was let in just before that is no session yet that can be seen, but it has begun a
+// transaction: those who come are waited for.
+func expel(ctx context.Context, c *pgx.Conn, roles []string) error {
+	for begun := time.Now(); ; pause(ctx, 10*time.Millisecond) {
+		took := time.Since(begun)
+		var come, left int
+		err := c.QueryRow(ctx, `SELECT count(*) FROM pg_catalog.pg_locks l WHERE l.locktype = 'virtualxid' AND NOT EXISTS (
+				SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = l.pid AND (a.usesysid IS NOT NULL OR a.backend_type <> 'client backend'))`).Scan(&come)
+		if err == nil {
+			err = c.QueryRow(ctx, "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity WHERE usename = ANY($1)", roles).Scan(&left)
+		}
+		switch {
+		case err != nil:
+			return err
+		case left == 0 && (come == 0 || took > longestLogin):
+			return nil
+		case took > longestEnd:
+			return errors.New("a session of the tenant's does not end")
+		}
+	}
 }
 
 // serving reports whether an instance can be told something. One that is to be up, and is just being started again, is waited for: what it has now is what it

@@ -247,8 +247,7 @@ func drop(ctx context.Context, in *Instance, r *tenant.Record, role string) erro
 		if err := run(ctx, c, "ALTER ROLE "+ident(role)+" NOLOGIN"); err != nil {
 			return err
 		}
-		_, err = c.Exec(ctx, "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE usename = $1", role)
-		return err
+		return expel(ctx, c, []string{role})
 	})
 	if err != nil || !there {
 		return err

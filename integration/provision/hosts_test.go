@@ -3,12 +3,15 @@ package provision_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/tenant"
@@ -283,4 +286,48 @@ func TestFailed(t *testing.T) {
 	if r := b.record("acme"); r.Phase != tenant.Removed || r.Forget.IsZero() {
 		t.Errorf("got %+v", r)
 	}
+}
+
+// A login that was let in just before its tenant was shut out, and is no session yet that the server tells of, does not get through.
+func TestFenceAndLogin(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, nil)
+	b.do(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Enable: true})
+	r := b.record("acme")
+	connect := func(role, database string, field string, sealed tenant.Ciphertext, more string) (*pgx.Conn, error) {
+		secret, err := b.vault.Open(r.ID, field, sealed)
+		if err != nil {
+			return nil, err
+		}
+		return pgx.Connect(t.Context(), fmt.Sprintf("host=%s port=%d user=%s password=%s dbname=%s sslmode=disable %s", r.Endpoint.Host, r.Endpoint.Port, role, secret, database, more))
+	}
+	admin, err := connect(provision.Superuser, "postgres", tenant.AdminField, r.Admin, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer admin.Close(context.Background())
+	shut, result := make(chan struct{}), make(chan error, 1)
+	go func() {
+		l := &r.Logins[0] // the server does nothing for a second behind the check of the login
+		c, err := connect(l.Role, r.Database, l.Field(), l.Secret, "options='-c post_auth_delay=1'")
+		<-shut
+		if err == nil {
+			_, err = c.Exec(t.Context(), "SELECT 1")
+			c.Close(t.Context())
+		}
+		result <- err
+	}()
+	b.until("being let in", func() bool {
+		var n int
+		err := admin.QueryRow(t.Context(), `SELECT count(*) FROM pg_locks l WHERE locktype = 'virtualxid'
+			AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.pid = l.pid)`).Scan(&n)
+		return err == nil && n > 0
+	})
+	time.Sleep(200 * time.Millisecond) // it proves its password, which nobody else can see, and waits
+	b.do(provision.Order{Verb: provision.VerbDisable, Tenant: "acme", Now: true})
+	close(shut)
+	if err := <-result; err == nil {
+		t.Error("a login went through, and its session stayed")
+	}
+	b.do(provision.Order{Verb: provision.VerbRemove, Tenant: "acme", Now: true})
 }
