@@ -49,10 +49,15 @@ type Config struct {
 	Users []*User
 	// Tenancy is virtual tenancy; nil = off.
 	Tenancy *Tenancy
+	// Directory is where tenants are known that are not in the configuration; nil = there are none. Provision is how they are made.
+	Directory *Directory
+	Provision Provision
 
 	general      *table
 	admin        *table
 	tcp          *table
+	directory    *table
+	provision    *table
 	tenant       *table
 	tenants      []*table
 	clusterNamed map[string]*Cluster
@@ -174,10 +179,16 @@ type TCP struct {
 	CongestionControl string
 }
 
-// Admin is the admin database.
+// Admin is the admin database, and where else operators give orders.
 type Admin struct {
 	Name, User string
 	Password   Secret // empty: nobody can log in
+	// Socket is a unix socket for pgkennel's own commands; empty = none.
+	Socket string
+	// APIPort is that of the HTTP API, at APIHost, whose requests bear APIToken; 0 = there is none.
+	APIHost  string
+	APIPort  int
+	APIToken Secret
 }
 
 // LoadSchema is when tables and columns are loaded.

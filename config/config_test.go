@@ -49,19 +49,23 @@ func TestDefaults(t *testing.T) {
 		t.Errorf("got warnings %s, want none", warnings)
 	}
 	want := &Config{
-		Listen:          Listen{Host: "0.0.0.0", Port: 6432, UnixSocketMode: 0o777},
-		Clients:         Clients{LoginTimeout: time.Minute},
-		Auth:            AuthSCRAM,
-		TLS:             TLS{Verify: TLSPrefer},
-		Connect:         Connect{Timeout: 5 * time.Second, Attempts: 1},
-		Timeouts:        Timeouts{Checkout: 5 * time.Second, Rollback: 5 * time.Second},
-		Health:          Health{IdleInterval: 30 * time.Second, Timeout: 5 * time.Second},
-		Prepared:        Prepared{Enabled: true, Limit: 1000},
-		Metrics:         Metrics{Host: "0.0.0.0"},
-		Log:             Log{Level: slog.LevelInfo, Connections: true, Disconnections: true},
-		Shutdown:        Shutdown{Timeout: time.Minute},
-		TCP:             TCP{KeepAlive: true},
-		Admin:           Admin{Name: "admin", User: "admin"},
+		Listen:   Listen{Host: "0.0.0.0", Port: 6432, UnixSocketMode: 0o777},
+		Clients:  Clients{LoginTimeout: time.Minute},
+		Auth:     AuthSCRAM,
+		TLS:      TLS{Verify: TLSPrefer},
+		Connect:  Connect{Timeout: 5 * time.Second, Attempts: 1},
+		Timeouts: Timeouts{Checkout: 5 * time.Second, Rollback: 5 * time.Second},
+		Health:   Health{IdleInterval: 30 * time.Second, Timeout: 5 * time.Second},
+		Prepared: Prepared{Enabled: true, Limit: 1000},
+		Metrics:  Metrics{Host: "0.0.0.0"},
+		Log:      Log{Level: slog.LevelInfo, Connections: true, Disconnections: true},
+		Shutdown: Shutdown{Timeout: time.Minute},
+		TCP:      TCP{KeepAlive: true},
+		Admin:    Admin{Name: "admin", User: "admin", APIHost: "127.0.0.1"},
+		Provision: Provision{
+			Driver: "process", DataDir: "instances", Templates: "templates", Backups: "backups", PortMin: 15432, PortMax: 19431,
+			UIDMin: 200_000, UIDMax: 265_535, Grace: 7 * 24 * time.Hour,
+		},
 		MaxMessageBytes: 1 << 30,
 		LoadSchema:      LoadSchemaAuto,
 		StatsPeriod:     15 * time.Second,
@@ -368,7 +372,7 @@ users.toml:7:1: key "schema_admin" is PgDog's and not yet supported by pgkennel;
 func TestAdminOfUsersWins(t *testing.T) {
 	t.Parallel()
 	c, warnings := mustParse(t, "[admin]\nname = 'a'\npassword = 'one'\n", "[admin]\nuser = 'b'\npassword = 'two'\n")
-	if want := (Admin{Name: "admin", User: "b", Password: "two"}); c.Admin != want {
+	if want := (Admin{Name: "admin", User: "b", Password: "two", APIHost: "127.0.0.1"}); c.Admin != want {
 		t.Errorf("got %#v, want %#v", c.Admin, want)
 	}
 	if len(warnings) != 1 {

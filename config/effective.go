@@ -29,6 +29,10 @@ func (c *Config) EffectiveConfig(w io.Writer) error {
 	p.section(c.general)
 	p.section(c.admin)
 	p.section(c.tcp)
+	if c.Directory != nil {
+		p.section(c.directory)
+		p.section(c.provision)
+	}
 	switch {
 	case c.Tenancy != nil:
 		p.section(c.tenant)

@@ -47,7 +47,7 @@ func (b *builder) buildGeneral() {
 		KeepAlive: t.bool("keepalive"), Time: t.millis("time"), Interval: t.millis("interval"), Retries: t.int("retries"),
 		UserTimeout: t.millis("user_timeout"), CongestionControl: t.text("congestion_control"),
 	}
-	c.Admin = Admin{Name: c.admin.text("name"), User: c.admin.text("user"), Password: c.admin.secret("password")}
+	c.Admin.Name, c.Admin.User, c.Admin.Password = c.admin.text("name"), c.admin.text("user"), c.admin.secret("password")
 
 	b.checkGeneral()
 	b.checkTLS()
@@ -93,6 +93,13 @@ func (b *builder) checkPorts() {
 	g := b.cfg.general
 	names := []string{"port", "openmetrics_port", "healthcheck_port"}
 	hosts := map[string]string{"port": g.text("host"), "openmetrics_port": g.text("openmetrics_host"), "healthcheck_port": g.text("host")}
+	if a := b.cfg.admin; a.int("api_port") != 0 && !a.badKey("api_port") {
+		for _, n := range names {
+			if g.int(n) == a.int("api_port") && !g.badKey(n) && (hosts[n] == a.text("api_host") || wildcard(hosts[n]) || wildcard(a.text("api_host"))) {
+				b.r.fail(a.placeOf("api_port"), "choose another port", "api_port and %s are both %d", n, g.int(n))
+			}
+		}
+	}
 	apart := func(a, b string) bool { return a != b && !wildcard(a) && !wildcard(b) }
 	for i, n := range names[1:] {
 		for _, m := range names[:i+1] {

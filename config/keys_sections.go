@@ -77,6 +77,10 @@ var adminSection = newSection(section{
 		{name: "name", kind: kText, def: "admin", doc: "Name of the database."},
 		{name: "user", kind: kText, def: "admin", doc: "The only user that may log in to it."},
 		{name: "password", kind: kSecret, doc: "Its password. Not set: nobody can log in."},
+		{name: "socket", kind: kPath, ours: true, restart: true, example: `"pgkennel-directory.sock"`, doc: "Unix socket of the running pooler by which pgkennel tenant reaches it; root and the user that pgkennel runs as may. Not set: with [directory], its path with .sock behind it."},
+		{name: "api_host", kind: kText, def: "127.0.0.1", ours: true, restart: true, doc: "Address of the HTTP API for tenants."},
+		{name: "api_port", kind: kPort, ours: true, restart: true, example: `6433`, doc: "Its port; with tls_certificate of [general] it speaks HTTPS. Not set: there is no such API."},
+		{name: "api_token_file", kind: kPath, ours: true, example: `"api.token"`, doc: "File with the token of at least 16 characters that each request to it has to bear. Needed with api_port."},
 	},
 })
 
@@ -95,7 +99,7 @@ var tcpSection = newSection(section{
 
 var multiTenantSection = newSection(section{
 	name: "multi_tenant",
-	doc:  "Tenants. With column alone every statement must name its tenant, as in PgDog; any other key, or [[tenants]], turns on virtual tenancy.",
+	doc:  "Tenants. With column alone every statement must name its tenant, as in PgDog; any other key, [[tenants]], or [directory] turns on virtual tenancy.",
 	keys: []*key{
 		{name: "column", kind: kText, wanted: true, doc: "Column that holds the tenant's key, in every table that has tenants' rows. Required, but where all tenants have a schema or database of their own."},
 		{name: "data_type", kind: kEnum, ours: true, legal: []string{"bigint", "integer", "smallint", "uuid", "varchar", "text"}, example: `"bigint"`, doc: "Its type. Not set: that of [[sharded_tables]] with the column, else bigint."},

@@ -32,7 +32,7 @@ func (b *builder) buildTenancy(readFile func(string) ([]byte, error)) {
 	for _, k := range mt.sec.keys {
 		virtual = virtual || k.ours && mt.has(k.name)
 	}
-	virtual = virtual || b.cfg.givesNames()
+	virtual = virtual || b.cfg.givesNames() || b.cfg.Directory != nil && mt.doc != nil
 	if !virtual {
 		if mt.doc != nil && !mt.has("column") && !mt.badKey("column") {
 			b.r.fail(mt.at(), "", "[multi_tenant] needs the key column")

@@ -24,11 +24,15 @@ const allDatabases = ""
 // unitsLocked returns the clusters that a command is for, by name; Pooler.mu is held.
 func (p *Pooler) unitsLocked(database string) ([]*unit, error) {
 	if database == allDatabases {
-		return slices.SortedFunc(maps.Values(p.mu.units), byName), nil
+		list := append(slices.Collect(maps.Values(p.mu.units)), p.instances()...)
+		slices.SortFunc(list, byName)
+		return list, nil
 	}
 	u := p.mu.units[database]
 	if u == nil {
-		return nil, admin.ErrNoDatabase
+		if u = p.instanceUnit(database); u == nil {
+			return nil, admin.ErrNoDatabase
+		}
 	}
 	return []*unit{u}, nil
 }
@@ -90,8 +94,11 @@ func (c controller) hold(database string, again bool) ([]*unit, error) {
 		return nil, admin.ErrPaused
 	}
 	p.mu.paused[database] = true
+	if database == allDatabases && p.follower != nil {
+		p.follower.paused.Store(true)
+	}
 	for _, u := range units {
-		p.mu.paused[u.name] = true
+		p.mu.paused[u.name()] = true
 		u.cl.Pause()
 	}
 	return units, nil
@@ -120,12 +127,15 @@ func (p *Pooler) released(database string) ([]*unit, error) {
 	if err != nil {
 		return nil, err
 	}
-	units = slices.DeleteFunc(units, func(u *unit) bool { return !p.mu.paused[u.name] })
+	units = slices.DeleteFunc(units, func(u *unit) bool { return !p.mu.paused[u.name()] })
 	switch {
 	case len(units) == 0 && (database != allDatabases || !p.mu.paused[allDatabases]):
 		return nil, admin.ErrNotPaused
 	case database == allDatabases:
 		clear(p.mu.paused)
+		if p.follower != nil {
+			p.follower.paused.Store(false)
+		}
 	default:
 		delete(p.mu.paused, database)
 		delete(p.mu.paused, allDatabases) // not all of them any more
@@ -149,9 +159,9 @@ func (c controller) disable(database string, disabled bool) error {
 	}
 	for _, u := range units {
 		if disabled {
-			p.mu.disabled[u.name] = true
+			p.mu.disabled[u.name()] = true
 		} else {
-			delete(p.mu.disabled, u.name)
+			delete(p.mu.disabled, u.name())
 		}
 	}
 	s := *p.state.Load()

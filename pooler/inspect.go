@@ -18,20 +18,29 @@ type inspector struct{ p *Pooler }
 
 var _ admin.Inspector = inspector{}
 
-func byName(a, b *unit) int { return strings.Compare(a.name, b.name) }
+func byName(a, b *unit) int { return strings.Compare(a.name(), b.name()) }
 
-// units are the clusters of this moment, by name.
+// units are the clusters of this moment, by name: those of the configuration, and tenants' own instances at work.
 func (i inspector) units() []*unit {
-	return slices.SortedFunc(maps.Values(i.p.state.Load().units), byName)
+	list := append(slices.Collect(maps.Values(i.p.state.Load().units)), i.p.instances()...)
+	slices.SortFunc(list, byName)
+	return list
 }
 
 // Stats implements admin.Traffic.
 func (i inspector) Stats() []admin.DatabaseStats {
-	units := i.units()
-	list := make([]admin.DatabaseStats, 0, len(units))
-	for _, u := range units {
-		t := i.p.metrics.Totals(u.name)
-		list = append(list, admin.DatabaseStats{Database: u.name, Stats: admin.Stats{
+	var names []string
+	for name := range i.p.state.Load().units {
+		names = append(names, name)
+	}
+	if i.p.follower != nil {
+		names = append(names, tenantsLabel)
+	}
+	slices.Sort(names)
+	list := make([]admin.DatabaseStats, 0, len(names))
+	for _, name := range names {
+		t := i.p.metrics.Totals(name)
+		list = append(list, admin.DatabaseStats{Database: name, Stats: admin.Stats{
 			Assignments: t.Assignments, Transactions: t.Transactions, Queries: t.Queries, Received: t.Received, Sent: t.Sent,
 			TransactionTime: t.TransactionTime, QueryTime: t.QueryTime, WaitTime: t.WaitTime,
 			ClientParses: t.ClientParses, ServerParses: t.ServerParses, Binds: t.Binds, Errors: t.Errors, Refusals: t.Refusals,
@@ -127,7 +136,7 @@ func (i inspector) State() admin.StateInfo {
 // Lists implements admin.Process.
 func (i inspector) Lists() admin.Lists {
 	s := i.p.state.Load()
-	l := admin.Lists{Databases: len(s.cfg.Clusters), Users: len(i.Users()), Clients: i.p.driver.Len()}
+	l := admin.Lists{Databases: len(s.cfg.Clusters) + len(i.p.instances()), Users: len(i.Users()), Clients: i.p.driver.Len()}
 	known := int(i.p.operators.Load())
 	for _, u := range i.units() {
 		stats := u.cl.Stats()

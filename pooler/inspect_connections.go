@@ -61,13 +61,22 @@ func clientInfo(s *session.Session) admin.ClientInfo {
 		Received: n.BytesIn, Sent: n.BytesOut,
 	}
 	info.User, info.Database = s.Names()
-	if x := s.Tenant(); x != nil {
-		info.Tenant = x.Name
-	}
+	info.Tenant = tenantOf(s)
 	if c := s.Backend(); c != nil {
 		info.Shard, info.Server = s.Shard(), linkOf(c).id
 	}
 	return info
+}
+
+// tenantOf is the name of the tenant that a session is for; empty = it is for none.
+func tenantOf(s *session.Session) string {
+	if x := s.Tenant(); x != nil {
+		return x.Name
+	}
+	if u := unitOf(s.Account()); u != nil && u.in != nil {
+		return u.name()
+	}
+	return ""
 }
 
 func clientState(s string) admin.ClientState {
@@ -149,8 +158,8 @@ func serverInfo(s cluster.Server[*loop.Backend], state admin.ServerState) admin.
 		if holder != nil {
 			info.Client = holder.ID
 			info.User, _ = holder.Names()
-			if x := holder.Tenant(); x != nil {
-				info.Tenant = x.Name
+			if name := tenantOf(holder); name != "" {
+				info.Tenant = name
 			}
 		}
 		info.Prepared = b.Conn.Statements.Len()
@@ -191,11 +200,14 @@ func (i inspector) Pools() []admin.PoolInfo {
 			host, port := hostPort(p.Address)
 			user := clientOf(p.PoolInfo)
 			mode := config.ModeTransaction
-			if c := conf.User(user, u.name); c != nil {
+			if u.in != nil {
+				mode = conf.InstanceMode()
+			}
+			if c := conf.User(user, u.name()); c != nil {
 				mode = c.PoolerMode
 			}
 			list = append(list, admin.PoolInfo{
-				Database: u.name, User: user, Shard: p.Shard, Role: p.Role, Host: host, Port: port, Login: u.loginAt(p.PoolInfo, host, port), Tenant: p.Tenant,
+				Database: u.name(), User: user, Shard: p.Shard, Role: p.Role, Host: host, Port: port, Login: u.loginAt(p.PoolInfo, host, port), Tenant: p.Tenant,
 				Waiting: p.Waiting, Active: p.Leased, Idle: p.Idle, Tested: p.Checking, New: p.Opening, MaxWait: p.MaxWait,
 				Mode: string(mode), Size: p.Max, MinSize: p.Min, Paused: p.Paused, Healthy: up[p.EndpointInfo],
 			})
@@ -239,9 +251,17 @@ func (i inspector) ClientCounts() []admin.ClientCount {
 		for _, p := range u.cl.Pools() {
 			waiting[clientOf(p.PoolInfo)] += p.Waiting
 		}
+		var held counts[string]
+		if u.in != nil {
+			held = u.in.gate.held()
+		}
 		for _, m := range u.meters.all() {
-			w := waiting[m.user]
-			list = append(list, admin.ClientCount{Database: u.name, User: m.user, Waiting: w, Active: max(0, int(m.clients.Load())-w)})
+			w := waiting[m.user] + held[m.user]
+			n := admin.ClientCount{Database: u.name(), User: m.user, Waiting: w, Active: max(0, int(m.clients.Load())-w)}
+			if u.in != nil {
+				n.Waiting = held[m.user] // the others are counted with their pools, as those of all tenants
+			}
+			list = append(list, n)
 		}
 	}
 	if n := i.p.operators.Load(); n > 0 {

@@ -1,6 +1,7 @@
 package pooler
 
 import (
+	"cmp"
 	"encoding/hex"
 	"slices"
 	"strconv"
@@ -10,6 +11,7 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/admin"
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/cluster"
+	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
 // Databases implements admin.Topology.
@@ -40,6 +42,21 @@ func (i inspector) Databases() []admin.DatabaseInfo {
 			}
 			list = append(list, info)
 		}
+	}
+	for _, u := range i.p.instances() {
+		now := u.in.now.Load()
+		if now == nil || now.rec == nil {
+			continue
+		}
+		r, size := now.rec, 0
+		for _, n := range serversOf(u) {
+			size += n
+		}
+		limit := cmp.Or(r.Limits.Connections, now.conf.InstancePool().MaxSize)
+		list = append(list, admin.DatabaseInfo{
+			Name: r.Name, Host: r.Endpoint.Host, Port: r.Endpoint.Port, Database: r.Database, Role: topology.Primary, PoolSize: limit,
+			ServerLifetime: now.conf.InstancePool().Lifetime, Connections: size, Clients: u.clients(), Paused: u.cl.Paused(), Disabled: s.disabled[r.Name],
+		})
 	}
 	return list
 }
@@ -78,7 +95,7 @@ func (i inspector) Shards() []admin.ShardInfo {
 			host, port := hostPort(h.Address)
 			seen := u.health.of(h.EndpointInfo)
 			info := admin.ShardInfo{
-				Database: u.name, Shard: h.Shard, Role: h.Role, Host: host, Port: port, ServerDatabase: h.Database,
+				Database: u.name(), Shard: h.Shard, Role: h.Role, Host: host, Port: port, ServerDatabase: h.Database,
 				Healthy: usable(u, h), Checked: seen.last, Failures: seen.failures, ServerVersion: seen.version,
 				Connections: servers[h.EndpointInfo],
 			}

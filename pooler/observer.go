@@ -30,7 +30,7 @@ func (u *unit) countShards(n int) {
 		shards = slices.Clone(*old)
 	}
 	for i := len(shards); i < n; i++ {
-		shards = append(shards, u.p.metrics.Shard(u.name, topology.ShardID(i))) //nolint:gosec // few shards
+		shards = append(shards, u.p.metrics.Shard(u.label, topology.ShardID(i))) //nolint:gosec // few shards
 	}
 	u.shards.Store(&shards)
 }
@@ -88,8 +88,11 @@ func (observer) Unit(a *session.Account, c *session.UnitCounts) {
 		m.ContextsSent.Add(int(c.ContextsSent))
 		m.ContextsReused.Add(int(c.ContextsReused))
 	}
-	if c.Of != nil {
+	switch {
+	case c.Of != nil:
 		tenantMeterOf(c.Of).unit(c)
+	case u.in != nil:
+		tenantMeterOf(a).unit(c)
 	}
 	if c.Answered {
 		if s := u.shard(c.Shard); s != nil {

@@ -35,7 +35,7 @@ type poolGroup struct {
 }
 
 func (u *unit) observePool(info cluster.PoolInfo, stats func() pool.Stats) cluster.PoolObserver {
-	l := metrics.PoolLabels{EndpointLabels: labels(info.EndpointInfo), User: metricsUser(info)}
+	l := metrics.PoolLabels{EndpointLabels: u.labels(info.EndpointInfo), User: metricsUser(info)}
 	o := &poolObserver{m: u.p.metrics.Pool(l), u: u, labels: l, stats: stats, base: stats()}
 	u.pools.mu.Lock()
 	defer u.pools.mu.Unlock()
@@ -80,7 +80,10 @@ func (g *poolGroup) state() metrics.PoolState {
 	return sum
 }
 
-func labels(i cluster.EndpointInfo) metrics.EndpointLabels {
+func (u *unit) labels(i cluster.EndpointInfo) metrics.EndpointLabels {
+	if u.in != nil {
+		return metrics.EndpointLabels{Cluster: u.label, Shard: i.Shard, Role: i.Role, Endpoint: tenantsLabel}
+	}
 	return metrics.EndpointLabels{Cluster: i.Cluster, Shard: i.Shard, Role: i.Role, Endpoint: i.Address}
 }
 
@@ -111,7 +114,7 @@ func (o *poolObserver) Waited(took time.Duration) { o.m.CheckoutWait.Observe(too
 
 // Close implements cluster.PoolObserver.
 func (o *poolObserver) Close() {
-	groups, g := &o.u.pools, o.group
+	groups, g := o.u.pools, o.group
 	groups.mu.Lock()
 	g.mu.Lock()
 	s := o.stats()
@@ -135,7 +138,10 @@ type endpointObserver struct {
 }
 
 func (u *unit) observeEndpoint(info cluster.EndpointInfo, budget func() pool.BudgetStats) cluster.EndpointObserver {
-	m := u.p.metrics.Endpoint(labels(info))
+	if u.in != nil {
+		return &endpointObserver{u: u, info: info} // each is one server: see SHOW SHARDS
+	}
+	m := u.p.metrics.Endpoint(u.labels(info))
 	m.SetBudget(func() metrics.BudgetState {
 		s := budget()
 		return metrics.BudgetState{Max: s.Limit, Used: s.Used, Waiting: s.Queued}
@@ -145,6 +151,9 @@ func (u *unit) observeEndpoint(info cluster.EndpointInfo, budget func() pool.Bud
 
 // State implements cluster.EndpointObserver.
 func (o *endpointObserver) State(s cluster.State) {
+	if o.m == nil {
+		return
+	}
 	if s == cluster.Up {
 		o.m.Up.Set(1)
 	} else {
@@ -166,6 +175,9 @@ func (o *endpointObserver) Checked(took time.Duration, err error) {
 			c.failures++
 		}
 	})
+	if o.m == nil {
+		return
+	}
 	if err != nil {
 		o.m.ChecksFailed.Inc()
 		return
@@ -176,5 +188,7 @@ func (o *endpointObserver) Checked(took time.Duration, err error) {
 // Close implements cluster.EndpointObserver.
 func (o *endpointObserver) Close() {
 	o.u.health.forget(o.info)
-	o.m.Close()
+	if o.m != nil {
+		o.m.Close()
+	}
 }

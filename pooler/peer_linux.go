@@ -7,18 +7,33 @@ import (
 
 // peerPID is the process at the other end of a Unix socket; 0 where that can't be told.
 func peerPID(nc net.Conn) (pid int) {
+	if cred := peer(nc); cred != nil {
+		pid = int(cred.Pid)
+	}
+	return pid
+}
+
+// peerUID is the user at the other end of a Unix socket.
+func peerUID(nc net.Conn) (uid int, ok bool) {
+	if cred := peer(nc); cred != nil {
+		return int(cred.Uid), true
+	}
+	return 0, false
+}
+
+func peer(nc net.Conn) (cred *syscall.Ucred) {
 	u, ok := nc.(syscall.Conn)
 	if !ok || nc.RemoteAddr().Network() != "unix" {
-		return 0
+		return nil
 	}
 	raw, err := u.SyscallConn()
 	if err != nil {
-		return 0
+		return nil
 	}
 	_ = raw.Control(func(fd uintptr) { // it is closed: the client is about to go
-		if cred, err := syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED); err == nil {
-			pid = int(cred.Pid)
+		if c, err := syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED); err == nil {
+			cred = c
 		}
 	})
-	return pid
+	return cred
 }

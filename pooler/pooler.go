@@ -27,6 +27,8 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/session"
 	"github.com/pgkennel/pgkennel/pooler/state"
+	"github.com/pgkennel/pgkennel/provision"
+	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // Options of a Pooler.
@@ -39,6 +41,15 @@ type Options struct {
 	Version string
 	// Level, if set, follows log_level at reloads.
 	Level *slog.LevelVar
+	// Directory has the tenants that are not in the configuration; nil = there are none. Vault opens what it has of secrets. The pooler neither runs nor closes it.
+	Directory Directory
+	Vault     *tenant.Vault
+	// Orders carries out what the console orders for tenants, and wakes those that are asleep; nil = nobody does.
+	Orders provision.Executor
+	// API is served at the socket and the port of [admin], to those who may; nil = it is not. Caller tells it who gives an order.
+	API http.Handler
+	// UnusedAfter is how long what serves a tenant's own instance is kept without clients; 0 = 5 minutes.
+	UnusedAfter time.Duration
 	// Goroutines has each connection served by a goroutine of its own, as on systems without epoll.
 	Goroutines bool
 	// Ring has connections served by io_uring instead of epoll, where the kernel offers what is needed.
@@ -70,9 +81,14 @@ type Pooler struct {
 	ctx  context.Context //nolint:containedctx // of what this type runs
 	stop context.CancelFunc
 
+	follower *follower // nil = there is no directory
+	// closing are units of instances that end.
+	closing sync.WaitGroup
+
 	listeners *listeners
 	http      net.Listener
 	health    net.Listener
+	doors     doors
 
 	// Closed one after the other as a shutdown gets more urgent: ending when it begins, evicting when idle clients are closed, limited
 	// when transactions have shutdown_timeout left, hurry when it waits for nothing.
@@ -144,9 +160,19 @@ func New(ctx context.Context, o Options) (*Pooler, error) {
 		Source: source{p}, Shared: p.shared, Log: o.Log, RollbackTimeout: int64(cfg.Timeouts.Rollback), Pollers: pollers(&o, cfg), Ring: o.Ring,
 	})
 	p.console = admin.New(admin.Options{Inspector: inspector{p: p}, Controller: controller{p: p}, Now: time.Now, Log: o.Log})
+	if o.Directory != nil {
+		p.follower = newFollower(p, &o)
+		if err := p.follower.conflicts(cfg); err != nil {
+			p.driver.Wait()
+			return nil, err
+		}
+	}
 	if err := p.apply(cfg); err != nil { //nolint:contextcheck // what it closes outlives the start
 		p.driver.Wait()
 		return nil, err
+	}
+	if p.follower != nil {
+		o.Directory.Subscribe(p.follower.changed)
 	}
 	if err := p.listen(ctx, cfg); err != nil {
 		p.driver.Wait()
@@ -214,6 +240,9 @@ func (p *Pooler) listen(ctx context.Context, cfg *config.Config) (err error) {
 			return fmt.Errorf("listen for health checks: %w", err)
 		}
 	}
+	if p.opts.API != nil {
+		return p.doors.listen(ctx, cfg)
+	}
 	return nil
 }
 
@@ -221,7 +250,7 @@ func (p *Pooler) closeListeners() {
 	if p.listeners != nil {
 		p.listeners.close()
 	}
-	for _, l := range []net.Listener{p.http, p.health} {
+	for _, l := range []net.Listener{p.http, p.health, p.doors.socket, p.doors.port} {
 		if l != nil {
 			l.Close()
 		}
@@ -251,6 +280,10 @@ func (p *Pooler) Run(ctx context.Context) error {
 		p.mu.run(u)
 	}
 	p.mu.Unlock()
+	if p.follower != nil {
+		p.follower.lives(func(f func(context.Context)) { wg.Go(func() { f(work) }) })
+		wg.Go(func() { p.follower.run(work) })
+	}
 	cfg := p.state.Load().cfg
 	wg.Go(func() { p.sample(work, cfg.StatsPeriod) })
 	if p.http != nil {
@@ -261,6 +294,7 @@ func (p *Pooler) Run(ctx context.Context) error {
 		h := metrics.HealthcheckHandler(func() bool { r := p.ready(); return r.Serving && len(r.Down) == 0 })
 		wg.Go(func() { p.serveHTTP(work, p.health, h) })
 	}
+	p.doors.serve(p, func(l net.Listener, h http.Handler) { wg.Go(func() { p.serveOrders(work, l, h) }) })
 	wg.Go(func() { p.tidy(work) })
 	p.listeners.serve(p.serve)
 	attrs := []any{"version", p.opts.Version}
@@ -283,7 +317,11 @@ func (p *Pooler) Run(ctx context.Context) error {
 	p.mu.run = nil
 	p.mu.ended = true
 	p.mu.Unlock()
+	if p.follower != nil {
+		p.follower.lives(nil)
+	}
 	wg.Wait()
+	p.closing.Wait()
 	p.driver.Wait()
 	p.listeners.wg.Wait()
 	p.log.Info("stopped")
@@ -337,6 +375,10 @@ func (p *Pooler) ready() metrics.Readiness {
 	}
 	for _, u := range p.state.Load().units {
 		r.Down = append(r.Down, u.down()...)
+	}
+	if p.follower != nil {
+		d := p.follower.told()
+		r.Directory = &d
 	}
 	return r
 }

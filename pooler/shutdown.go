@@ -88,9 +88,12 @@ func (p *Pooler) drain() {
 		units = append(units, u)
 	}
 	p.mu.Unlock()
+	if p.follower != nil {
+		units = append(units, p.follower.end()...)
+	}
 	for _, u := range units {
 		if err := u.cl.Close(closing); err != nil && !errors.Is(err, context.DeadlineExceeded) {
-			p.log.Warn("cluster close", "cluster", u.name, "error", err)
+			p.log.Warn("cluster close", "cluster", u.name(), "error", err)
 		}
 	}
 }

@@ -38,7 +38,13 @@ func (p *Pooler) Reload() error {
 		p.log.Warn("configuration", "problem", w.String())
 	}
 	old := p.state.Load().cfg
-	if err := p.apply(cfg); err != nil {
+	if p.follower != nil {
+		err = p.follower.conflicts(cfg)
+	}
+	if err == nil {
+		err = p.apply(cfg)
+	}
+	if err != nil {
 		p.metrics.ReloadsFailed.Inc()
 		return err
 	}
@@ -72,6 +78,9 @@ func (p *Pooler) apply(cfg *config.Config) error {
 	door, err := p.door(cfg)
 	if err != nil {
 		return err
+	}
+	if p.follower != nil {
+		p.follower.follow(cfg)
 	}
 	var changes []change
 	units := make(map[string]*unit, len(cfg.Clusters))
@@ -134,6 +143,9 @@ func (p *Pooler) apply(cfg *config.Config) error {
 	for _, u := range gone {
 		go u.close() // it ends when its last client has gone
 	}
+	if p.follower != nil {
+		p.follower.configured(cfg)
+	}
 	return nil
 }
 
@@ -148,9 +160,9 @@ func (p *Pooler) publishLocked(cfg *config.Config) {
 		if u == nil {
 			continue
 		}
-		if cfg.Tenancy != nil && s.tenants[u.name] == nil {
-			s.tenants[u.name] = newTenants(u, cfg)
-			u.tenants.Store(s.tenants[u.name])
+		if cfg.Tenancy != nil && s.tenants[u.name()] == nil {
+			s.tenants[u.name()] = newTenants(u, cfg)
+			u.tenants.Store(s.tenants[u.name()])
 		}
 		credential := auth.NewCredential(verifiers(user)...)
 		credential.Warm(user.Name, p.shared.Auth)
@@ -167,7 +179,7 @@ func (p *Pooler) publishLocked(cfg *config.Config) {
 			Metrics: u.meters.of(u, user.Name),
 			Switch:  user.TenantSwitch, MaySetRole: user.MaySetRole,
 		}
-		if s.tenants[u.name] != nil {
+		if s.tenants[u.name()] != nil {
 			s.accounts[accountKey{user.Name, user.Database}].Tenants = todays{u}
 		}
 	}
@@ -201,7 +213,7 @@ func (p *Pooler) evict() {
 		var a *session.Account
 		var places []*session.Place
 		c.Inspect(func(s *session.Session, _ net.Conn) { a, places = s.Account(), s.Places() })
-		if a == nil {
+		if u := unitOf(a); a == nil || u != nil && u.in != nil {
 			continue
 		}
 		detail := ""
@@ -252,7 +264,7 @@ func (u *unit) close() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // nobody waits for it
 	defer cancel()
 	if err := u.cl.Close(ctx); err != nil {
-		u.p.log.Warn("cluster close", "cluster", u.name, "error", err)
+		u.p.log.Warn("cluster close", "cluster", u.name(), "error", err)
 	}
 	u.mu.Lock()
 	stop := u.cancel

@@ -53,12 +53,18 @@ var _ loop.Source = source{}
 // TryCheckout implements loop.Source.
 func (source) TryCheckout(a *session.Account, proof *auth.ClientCredential, shard topology.ShardID, mark uint64, now pool.Instant) *pool.Lease[*loop.Backend] {
 	l := a.Login.(*login)
+	if in := l.u.in; in != nil && in.gate.shut.Load() {
+		return nil
+	}
 	return l.u.cl.TryCheckout(shard, topology.Primary, l.of(proof), mark, now)
 }
 
 // Checkout implements loop.Source.
 func (source) Checkout(a *session.Account, proof *auth.ClientCredential, shard topology.ShardID, w *cluster.Waiter[*loop.Backend]) {
 	l := a.Login.(*login)
+	if in := l.u.in; in != nil && in.gate.shut.Load() && in.gate.hold(&held{w: w, login: l.login, shard: shard}) {
+		return
+	}
 	l.u.cl.Checkout(shard, topology.Primary, l.of(proof), w)
 }
 
@@ -70,6 +76,11 @@ func (source) Discard(b *loop.Backend, reason pool.Reason, err error) {
 // Parameters implements loop.Source. It is bounded by the cluster's connect and checkout time-outs.
 func (s source) Parameters(a *session.Account, proof *auth.ClientCredential) *pgwire.Error {
 	l := a.Login.(*login)
+	if in := l.u.in; in != nil {
+		if e := in.gate.wait(); e != nil {
+			return e
+		}
+	}
 	_, err := l.u.cl.WaitParameters(context.Background(), l.of(proof)) // the client may be gone
 	if err == nil {
 		l.u.awaitSchema(s.p.ctx)
@@ -97,7 +108,7 @@ func (s source) Cancel(b *loop.Backend) {
 	defer cancel()
 	if err := backend.Cancel(ctx, l.dial, b.Conn.PID, b.Conn.Secret); err != nil {
 		s.p.metrics.Cancels.Inc("failed")
-		s.p.log.Warn("cancel failed", "cluster", l.u.name, "shard", l.info.Shard, "backend_pid", b.Conn.PID, "error", err)
+		s.p.log.Warn("cancel failed", "cluster", l.u.name(), "shard", l.info.Shard, "backend_pid", b.Conn.PID, "error", err)
 		return
 	}
 	s.p.metrics.Cancels.Inc("sent")

@@ -59,7 +59,7 @@ type chosenAccount struct {
 const mostTenants = 64 << 10
 
 func newTenants(u *unit, conf *config.Config) *tenants {
-	cfg := conf.Cluster(u.name)
+	cfg := conf.Cluster(u.name())
 	t := &tenants{u: u, conf: conf, cfg: cfg, reg: conf.Tenancy.Registry, typ: keyType(cfg.TenantType)}
 	t.mu.places, t.mu.accounts = make(map[string]*tenantPlace), make(map[tenantAccount]*session.Account)
 	t.mu.chosen = make(map[chosenAccount]*session.Account)
@@ -128,7 +128,7 @@ func (t *tenants) byKey(a *session.Account, key sharding.Key) (*session.Account,
 	if to != nil {
 		return to, nil
 	}
-	x := t.reg.ByKey(t.u.name, key.String())
+	x := t.reg.ByKey(t.u.name(), key.String())
 	if x == nil {
 		return nil, unknownTenant()
 	}
@@ -151,15 +151,36 @@ func (t *tenants) byName(a *session.Account, name string) (*session.Account, *pg
 	return t.chosen(a, x)
 }
 
+// forget drops what is remembered of tenants of the directory, by their IDs: they have changed.
+func (t *tenants) forget(ids map[string]bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for at, a := range t.mu.accounts {
+		if ids[a.Place.Tenant.ID] {
+			delete(t.mu.accounts, at)
+		}
+	}
+	for at, a := range t.mu.chosen {
+		if ids[a.Place.Tenant.ID] {
+			delete(t.mu.chosen, at)
+		}
+	}
+	for name, p := range t.mu.places {
+		if ids[p.Tenant.ID] {
+			delete(t.mu.places, name)
+		}
+	}
+}
+
 // find finds a tenant of the cluster by its name, nil if there is none.
 func (t *tenants) find(name string) *tenant.Tenant {
 	x := t.reg.ByName(name)
 	if x == nil {
-		if x = t.reg.ByKey(t.u.name, name); x != nil && x.Name != name {
+		if x = t.reg.ByKey(t.u.name(), name); x != nil && x.Name != name {
 			return nil
 		}
 	}
-	if x == nil || x.Cluster != t.u.name {
+	if x == nil || x.Cluster != t.u.name() {
 		return nil
 	}
 	return x
@@ -184,12 +205,12 @@ func (t *tenants) account(a *session.Account, x *tenant.Tenant, bound bool) (*se
 	t.mu.RLock()
 	to := t.mu.accounts[at]
 	t.mu.RUnlock()
-	if to != nil {
+	if to != nil && to.Place.Tenant == x {
 		return to, nil
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if to := t.mu.accounts[at]; to != nil {
+	if to := t.mu.accounts[at]; to != nil && to.Place.Tenant == x {
 		return to, nil
 	}
 	p, e := t.placeLocked(x)
@@ -199,6 +220,10 @@ func (t *tenants) account(a *session.Account, x *tenant.Tenant, bound bool) (*se
 	made := *a
 	to = &made
 	to.TenantMetrics = t.u.tenantMeters.of(x)
+	if x.ReadOnly() {
+		to.ReadOnly = new(atomic.Bool)
+		to.ReadOnly.Store(true)
+	}
 	if to.Place = p.Place; !bound {
 		to.Free = a
 	}
@@ -214,7 +239,7 @@ func (t *tenants) account(a *session.Account, x *tenant.Tenant, bound bool) (*se
 }
 
 func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
-	if p := t.mu.places[x.Name]; p != nil {
+	if p := t.mu.places[x.Name]; p != nil && p.Tenant == x {
 		return p, nil
 	}
 	route, e := tenantRoute(t.typ, t.u.router.Load(), x)
@@ -241,14 +266,14 @@ func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
 
 // login logs in as a tenant's own role, whose connections have its context from the start: so it is what RESET goes back to.
 func (t *tenants) login(x *tenant.Tenant) *cluster.Login {
-	name := "tenant " + x.Name + "@" + t.u.name
+	name := "tenant " + x.Name + "@" + t.u.name()
 	o := cluster.LoginOptions{User: x.Role, Name: name, Database: x.Database, Budgeted: true, Tenant: x.Name}
 	if x.Isolation != tenant.Database { // others have connections to the database
 		o.Hears = name
 	}
 	secret := "none"
 	if s := t.conf.Tenancy.Secret; s != nil {
-		o.Credential = auth.NewClientCredential(s.RolePassword(t.u.name, x.Role))
+		o.Credential = auth.NewClientCredential(s.RolePassword(t.u.name(), x.Role))
 		secret = s.ID()
 	}
 	var options []string
@@ -388,6 +413,10 @@ func (p *Pooler) account(asked tenant.Asked) (*session.Account, tenant.Refusal) 
 		if a := find(asked.User, asked.Database); a != nil {
 			return a, tenant.Welcome
 		}
+		if p.follower != nil {
+			a, refusal, _ := p.follower.account(tenant.Naming{}, &asked)
+			return a, refusal
+		}
 		return nil, tenant.UnknownUser
 	}
 	if a := s.accounts[accountKey{asked.User, asked.Database}]; a != nil && a.Console != nil {
@@ -401,15 +430,31 @@ func (p *Pooler) account(asked tenant.Asked) (*session.Account, tenant.Refusal) 
 		return u.Tenant, true
 	})
 	if refusal != tenant.Welcome {
+		if p.follower != nil {
+			if a, why, found := p.follower.account(tenancy.Naming, &asked); found {
+				return a, why
+			}
+		}
 		return nil, refusal
 	}
 	a := find(id.User, id.Database)
 	if id.Tenant == nil || a == nil {
 		return a, tenant.Welcome
 	}
-	to, e := s.tenants[id.Database].account(a, id.Tenant, true)
+	ts := s.tenants[id.Database]
+	to, e := ts.account(a, id.Tenant, true)
 	if e != nil {
 		return nil, tenant.UnknownTenant
+	}
+	if id.Tenant.ID != "" { // it may change while the client logs in
+		made := *to
+		made.Admit = func() (*session.Account, tenant.Refusal, *pgwire.Error) {
+			if x := ts.u.tenants.Load().find(id.Tenant.Name); x == nil || x.ID != id.Tenant.ID || x.State != tenant.Active {
+				return nil, tenant.UnknownTenant, nil
+			}
+			return to, tenant.Welcome, nil
+		}
+		return &made, tenant.Welcome
 	}
 	return to, tenant.Welcome
 }

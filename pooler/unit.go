@@ -18,19 +18,22 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/session"
 	"github.com/pgkennel/pgkennel/sharding/router"
 	"github.com/pgkennel/pgkennel/sharding/topology"
+	"github.com/pgkennel/pgkennel/tenant"
 	"github.com/pgkennel/pgkennel/tenant/secure"
 )
 
 // unit is one cluster at work: its connections, its router, its counters. It lives as long as the configuration names it.
 type unit struct {
-	p    *Pooler
-	name string
-	cl   *cluster.Cluster[*loop.Backend]
+	p     *Pooler
+	title atomic.Pointer[string]
+	cl    *cluster.Cluster[*loop.Backend]
+	in    *instance // whose it is; nil = the configuration's
 
+	label   string // of its metrics
 	metrics *metrics.Cluster
 	shards  atomic.Pointer[[]*metrics.Shard]
 	meters  meters
-	pools   poolGroups
+	pools   *poolGroups
 	// tenantMeters are what tenants' statements are counted with.
 	tenantMeters tenantMeters
 	health       health
@@ -84,17 +87,62 @@ type link struct {
 
 // newUnit makes a cluster of the configuration. It connects to nothing yet.
 func (p *Pooler) newUnit(conf *config.Config, cfg *config.Cluster) (*unit, error) {
-	u := &unit{p: p, name: cfg.Name, conf: conf, metrics: p.metrics.Cluster(cfg.Name), schemaDue: make(chan struct{})}
+	u := &unit{p: p, conf: conf, label: cfg.Name, metrics: p.metrics.Cluster(cfg.Name), pools: new(poolGroups), schemaDue: make(chan struct{})}
+	u.rename(cfg.Name)
 	u.countShards(len(cfg.Shards))
 	options, overrides, err := u.options(conf, cfg)
 	if err != nil {
 		return nil, err
 	}
 	u.overrides = overrides
-	u.sealer.take(conf, u.name)
+	u.sealer.take(conf, u.name())
 	if err := u.route(cfg, nil); err != nil {
 		return nil, err
 	}
+	u.start(options)
+	u.metrics.SetState(u.clusterState)
+	return u, nil
+}
+
+// newInstanceUnit makes the unit of a tenant with an instance of its own. It connects to nothing yet.
+func (p *Pooler) newInstanceUnit(conf *config.Config, r *tenant.Record, in *instance) (*unit, error) {
+	u := &unit{
+		p: p, in: in, conf: conf, label: tenantsLabel, metrics: p.metrics.Cluster(tenantsLabel), pools: &in.f.pools, schemaDue: make(chan struct{}),
+	}
+	u.rename(r.Name)
+	u.countShards(1)
+	options, _ := in.options(conf, r)
+	if err := u.route(instanceCluster(r.Name), nil); err != nil {
+		return nil, err
+	}
+	u.start(options)
+	return u, nil
+}
+
+// instanceCluster is the configuration of a cluster that has none.
+func instanceCluster(name string) *config.Cluster {
+	return &config.Cluster{Name: name, Shards: [][]*config.Endpoint{{{Cluster: name}}}}
+}
+
+// become changes the unit of an instance.
+func (u *unit) become(conf *config.Config, name string, o cluster.Options) error {
+	if u.name() != name {
+		u.rename(name)
+		if err := u.route(instanceCluster(name), nil); err != nil {
+			return err
+		}
+	}
+	u.setConfig(conf, nil)
+	return u.cl.Reload(o)
+}
+
+// name is what the database of the unit is called.
+func (u *unit) name() string { return *u.title.Load() }
+
+func (u *unit) rename(name string) { u.title.Store(&name) }
+
+// start makes the unit's cluster.
+func (u *unit) start(options cluster.Options) {
 	if !options.LoadSchema {
 		u.schemaSettled()
 	}
@@ -116,9 +164,7 @@ func (p *Pooler) newUnit(conf *config.Config, cfg *config.Cluster) (*unit, error
 		SchemaChanged:   u.schemaChanged,
 		ObservePool:     u.observePool,
 		ObserveEndpoint: u.observeEndpoint,
-	}, cluster.Env{Log: p.log})
-	u.metrics.SetState(u.clusterState)
-	return u, nil
+	}, cluster.Env{Log: u.p.log})
 }
 
 // serverCloses bounds the wait for a server to end a connection.
@@ -131,7 +177,7 @@ func (u *unit) run(ctx context.Context) {
 	u.cancel = cancel
 	u.mu.Unlock()
 	if err := u.cl.Run(ctx); err != nil {
-		u.p.log.Error("cluster stopped", "cluster", u.name, "error", err)
+		u.p.log.Error("cluster stopped", "cluster", u.name(), "error", err)
 	}
 }
 
@@ -325,7 +371,7 @@ func (u *unit) adopt(l *backend.Login, o backend.DialOptions, info cluster.PoolI
 	}
 	k := &link{
 		id: u.p.backends.Add(1), u: u, dial: o, info: info, pid: l.PID,
-		pool: u.p.metrics.Pool(metrics.PoolLabels{EndpointLabels: labels(info.EndpointInfo), User: metricsUser(info)}),
+		pool: u.p.metrics.Pool(metrics.PoolLabels{EndpointLabels: u.labels(info.EndpointInfo), User: metricsUser(info)}),
 	}
 	b, err := u.p.driver.NewBackend(l.Conn, conn, k)
 	if err != nil {
@@ -379,12 +425,12 @@ func (u *unit) schemaChanged(s *topology.Schema) {
 	cfg := u.cfg
 	u.mu.Unlock()
 	if err := u.route(cfg, s); err != nil {
-		u.p.log.Error("schema not usable", "cluster", u.name, "error", err)
+		u.p.log.Error("schema not usable", "cluster", u.name(), "error", err)
 		return
 	}
 	u.p.shared.Descriptions.Forget()
 	u.schemaSettled()
-	u.p.log.Debug("schema loaded", "cluster", u.name, "relations", len(s.Relations), "epoch", s.Epoch)
+	u.p.log.Debug("schema loaded", "cluster", u.name(), "relations", len(s.Relations), "epoch", s.Epoch)
 }
 
 // schemaSettled lets logins go on that wait for the schema.
@@ -414,6 +460,9 @@ func (u *unit) Shards() int { return u.cl.Shards() }
 
 // Parameters implements session.Cluster: nil while logins have to wait, be it for the parameters or for the schema.
 func (u *unit) Parameters() []pgwire.Param {
+	if u.in != nil && u.in.gate.shut.Load() {
+		return nil
+	}
 	select {
 	case <-u.schemaDue:
 		return u.cl.Parameters()
@@ -445,7 +494,7 @@ func (u *unit) down() []metrics.DownShard {
 	for i := range u.cl.Shards() {
 		id := topology.ShardID(i)
 		if !u.cl.Healthy(id) {
-			list = append(list, metrics.DownShard{Cluster: u.name, Shard: id, Reason: "no endpoint answers"})
+			list = append(list, metrics.DownShard{Cluster: u.name(), Shard: id, Reason: "no endpoint answers"})
 		}
 	}
 	return list

@@ -1,6 +1,9 @@
 package tenant
 
-import "strings"
+import (
+	"net/netip"
+	"strings"
+)
 
 // Naming is how logins name tenants.
 type Naming struct {
@@ -15,8 +18,9 @@ type Naming struct {
 // Asked is what a client said when it connected.
 type Asked struct {
 	User, Database string
-	Option         string // pgkennel.tenant among its startup parameters; empty = not said
-	ServerName     string // of its TLS handshake; empty = none
+	Option         string     // pgkennel.tenant among its startup parameters; empty = not said
+	ServerName     string     // of its TLS handshake; empty = none
+	From           netip.Addr // the client's address; not valid for unix sockets
 }
 
 // Known tells whether there is a user of that name for that database, and which tenant the configuration binds it to.
@@ -39,9 +43,11 @@ const (
 	DisabledTenant          // it is disabled
 	SuspendedTenant         // it is suspended
 	Conflict                // it was named in two ways that disagree, or lives in another database
+	ForeignNetwork          // its clients may not come from there
+	DisabledLogin           // the login of a tenant of its own is disabled
 )
 
-var refusals = [...]string{"welcome", "unknown_user", "unknown_tenant", "disabled_tenant", "suspended_tenant", "tenant_conflict"}
+var refusals = [...]string{"welcome", "unknown_user", "unknown_tenant", "disabled_tenant", "suspended_tenant", "tenant_conflict", "foreign_network", "disabled_login"}
 
 // String returns the name that logs, metrics and console have for it.
 func (r Refusal) String() string { return refusals[r] }
@@ -64,7 +70,7 @@ func (r *Registry) Identify(n Naming, a Asked, known Known) (Identity, Refusal) 
 	}
 	bound, ok := known(id.User, id.Database)
 	if !ok {
-		user, name, found := n.split(a.User)
+		user, name, found := n.Split(a.User)
 		if !found {
 			return id, UnknownUser
 		}
@@ -114,6 +120,8 @@ func (r *Registry) Identify(n Naming, a Asked, known Known) (Identity, Refusal) 
 		return id, DisabledTenant
 	case t.State == Suspended:
 		return id, SuspendedTenant
+	case !t.Allows(a.From):
+		return id, ForeignNetwork
 	}
 	return id, Welcome
 }
@@ -126,8 +134,8 @@ func (r *Registry) byKeyName(cluster, name string) *Tenant {
 	return nil
 }
 
-// split takes a login apart.
-func (n Naming) split(login string) (user, tenant string, ok bool) {
+// Split takes a login apart.
+func (n Naming) Split(login string) (user, tenant string, ok bool) {
 	if i := strings.LastIndexByte(login, '@'); i > 0 {
 		return login[:i], login[i+1:], true
 	}

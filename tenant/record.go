@@ -101,6 +101,10 @@ type Access struct {
 	// ReadOnly: transactions may only read (default_transaction_read_only, which no client may change back). Full: because its disk is nearly full.
 	ReadOnly bool `json:"read_only,omitempty"`
 	Full     bool `json:"full,omitempty"`
+	// Fenced: its roles are kept out at the server too, so that a pooler that did not hear of it can do nothing.
+	Fenced bool `json:"fenced,omitempty"`
+	// Asked is by which order it was changed, if that waits for the runner of another host: once it is in force at the server, the runner takes this away.
+	Asked string `json:"asked,omitempty"`
 }
 
 // Endpoint is where a tenant's PostgreSQL listens.

@@ -27,13 +27,15 @@ type Options struct {
 	Mapped map[string]*Mapped
 }
 
-// Registry is all tenants at one time. It is safe for concurrent use, and does not change.
+// Registry is all tenants of a configuration, and of the directory that it follows. It is safe for concurrent use; what it has of the configuration does not
+// change.
 type Registry struct {
 	o      Options
 	names  map[string]*Tenant
 	keys   map[place]*Tenant
 	owners map[owned]string // whose is a schema, a role, a database
 	byKey  map[string]bool  // clusters
+	live   *follower        // nil = nothing is followed
 
 	mu struct {
 		sync.RWMutex
@@ -221,16 +223,27 @@ func (r *Registry) completeWith(t *Tenant, mapped Names) error {
 }
 
 // ByName finds a tenant by its name, nil if there is none.
-func (r *Registry) ByName(name string) *Tenant { return r.names[name] }
+func (r *Registry) ByName(name string) *Tenant {
+	if t := r.names[name]; t != nil || r.live == nil {
+		return t
+	}
+	return r.followed(r.live.from.ByName(name))
+}
 
 // ByKey finds a tenant of a cluster by its key, nil if there is none. The key is in the form in which PostgreSQL prints it.
 func (r *Registry) ByKey(cluster, key string) *Tenant {
 	at := place{cluster, key}
-	if t := r.keys[at]; t != nil || key == "" || !r.makes(cluster, key) {
+	t := r.keys[at]
+	if t == nil && key != "" && r.live != nil {
+		if rec := r.live.from.ByKey(cluster, key); rec != nil {
+			return r.followed(rec)
+		}
+	}
+	if t != nil || key == "" || !r.makes(cluster, key) {
 		return t
 	}
 	r.mu.RLock()
-	t := r.mu.made[at]
+	t = r.mu.made[at]
 	r.mu.RUnlock()
 	if t != nil {
 		return t
@@ -257,9 +270,11 @@ func (r *Registry) ByKey(cluster, key string) *Tenant {
 
 // taken reports whether a tenant with an entry has the name, or a place, that t would have.
 func (r *Registry) taken(t *Tenant) bool {
-	if r.names[t.Name] != nil {
-		return true
-	}
+	return r.names[t.Name] != nil || r.ownsOf(t) || r.takenLive(t)
+}
+
+// ownsOf reports whether a tenant with an entry has a place that t would have.
+func (r *Registry) ownsOf(t *Tenant) bool {
 	for _, o := range t.owned() {
 		if owner, ok := r.owners[o]; ok && owner != t.Name {
 			return true
@@ -273,6 +288,9 @@ func (r *Registry) OwnsSchema(cluster, schema string) bool {
 	if _, ok := r.owners[owned{"schema", cluster, "", schema}]; ok {
 		return true
 	}
+	if r.live != nil && r.live.from.BySchema(cluster, schema) != nil {
+		return true
+	}
 	return r.byKey[cluster] && r.o.Isolation == Schema && r.o.Schema.matches(schema) || r.o.Mapped[cluster].ownsSchema(schema)
 }
 
@@ -282,6 +300,11 @@ func (r *Registry) BySchema(cluster, schema string) *Tenant {
 		return nil
 	}
 	var t *Tenant
+	if r.live != nil {
+		if rec := r.live.from.BySchema(cluster, schema); rec != nil {
+			return r.followed(rec)
+		}
+	}
 	if owner, ok := r.owners[owned{"schema", cluster, "", schema}]; ok {
 		if t = r.names[owner]; t == nil {
 			t = r.ByKey(cluster, owner)
@@ -304,7 +327,7 @@ func (r *Registry) BySchema(cluster, schema string) *Tenant {
 	return t
 }
 
-// Len is how many tenants have an entry.
+// Len is how many tenants have an entry in the configuration.
 func (r *Registry) Len() int { return len(r.names) }
 
 // Defaults returns what tenants without an entry have, and whether a cluster has such tenants.
@@ -345,12 +368,19 @@ func (r *Registry) Kinds(cluster string) []Kind {
 			}
 		}
 	}
-	r.All(func(t *Tenant) bool {
+	for _, t := range r.names {
 		if t.Cluster == cluster {
 			add(Kind{t.Isolation, t.Mode})
 		}
-		return true
-	})
+	}
+	if r.live != nil {
+		r.live.from.All(func(rec *Record) bool {
+			if rec.Cluster == cluster && rec.Virtual() {
+				add(Kind{rec.Isolation, rec.Mode})
+			}
+			return true
+		})
+	}
 	slices.SortFunc(kinds, func(a, b Kind) int {
 		return cmp.Or(cmp.Compare(a.Isolation, b.Isolation), cmp.Compare(a.Mode, b.Mode))
 	})
@@ -362,9 +392,18 @@ func (r *Registry) Setting() string { return r.o.Setting }
 
 // All calls f for each tenant with an entry until it returns false.
 func (r *Registry) All(f func(*Tenant) bool) {
-	for i := range r.o.Tenants {
-		if t := r.names[r.o.Tenants[i].Name]; t != nil && !f(t) {
-			return
-		}
+	going := true
+	r.Entries(func(t *Tenant) bool {
+		going = f(t)
+		return going
+	})
+	if r.live != nil && going {
+		r.live.from.All(func(rec *Record) bool {
+			if r.names[rec.Name] != nil {
+				return true
+			}
+			t := r.followed(rec)
+			return t == nil || f(t)
+		})
 	}
 }

@@ -104,6 +104,9 @@ type Tenant struct {
 	Schema, Role string
 	// Database is its own on the server; empty = the shard's. Database isolation only.
 	Database string
+	// ID and Access are of the directory's record; empty for tenants of the configuration.
+	ID     string
+	Access Access
 
 	context []Setting
 }
@@ -114,6 +117,7 @@ type Setting struct{ Name, Value string }
 // SearchPathSetting and RoleSetting are the parameters besides the tenant's own setting that a context may hold.
 const (
 	SearchPathSetting = "search_path"
+	ReadOnlySetting   = "default_transaction_read_only"
 	RoleSetting       = "role"
 )
 
@@ -132,14 +136,15 @@ func (t *Tenant) SearchPath() string {
 
 // Same reports whether both are the same tenant, nil being none.
 func (t *Tenant) Same(o *Tenant) bool {
-	return t == o || t != nil && o != nil && t.Name == o.Name && t.Cluster == o.Cluster
+	return t == o || t != nil && o != nil && t.Name == o.Name && t.Cluster == o.Cluster && t.ID == o.ID
 }
 
-// Equal reports whether both have everything in common.
+// Equal reports whether both have everything in common, but for who may come in.
 func (t *Tenant) Equal(o *Tenant) bool {
 	a, b := *t, *o
 	same := slices.Equal(a.context, b.context)
 	a.context, b.context = nil, nil
+	a.Access, b.Access = Access{}, Access{}
 	return same && reflect.DeepEqual(a, b)
 }
 
@@ -150,6 +155,9 @@ func (t *Tenant) setContext(setting string) {
 	}
 	if p := t.SearchPath(); p != "" {
 		t.context = append(t.context, Setting{SearchPathSetting, p})
+	}
+	if t.ReadOnly() {
+		t.context = append(t.context, Setting{ReadOnlySetting, "on"})
 	}
 	if t.Mode == Shared && t.Role != "" {
 		t.context = append(t.context, Setting{RoleSetting, t.Role})

@@ -164,6 +164,9 @@ func (c *Console) run(ctx context.Context, k *command, u User) (Statement, *pgwi
 		return s, nil
 	case verbReload, verbPause, verbResume, verbReconnect, verbKill, verbKillClient, verbDisable, verbEnable, verbWaitClose, verbShutdown:
 		return s, c.control(ctx, k, u)
+	case verbTenant:
+		err := c.tenant(ctx, &s, k, u)
+		return s, err
 	default:
 		return s, pgwire.Errorf(pgwire.CodeInternalError, "no such command")
 	}

@@ -16,6 +16,7 @@ type Controller interface {
 	Closer
 	Killer
 	Stopper
+	Tenants
 }
 
 // Reloader reads the configuration anew.
@@ -148,7 +149,7 @@ func (c *Console) act(ctx context.Context, k *command, u User) error {
 		return c.Controller.WaitClose(ctx, k.name)
 	case verbShutdown:
 		return c.Controller.Shutdown(k.mode)
-	case verbShow, verbShowParameter, verbSelect, verbSet, verbTransaction, verbDiscard:
+	case verbShow, verbShowParameter, verbSelect, verbSet, verbTransaction, verbDiscard, verbTenant:
 	}
 	return pgwire.Errorf(pgwire.CodeInternalError, "%s does not act", k.verb)
 }
@@ -160,6 +161,9 @@ func controlError(ctx context.Context, k *command, err error) *pgwire.Error {
 	}
 	if e, ok := errors.AsType[*pgwire.Error](err); ok {
 		return e
+	}
+	if k.verb == verbTenant && ctx.Err() == nil {
+		return pgwire.Errorf(pgwire.CodeInternalError, "%s: %s", k.tag, err)
 	}
 	subject := "the pooler"
 	if k.name != "" {

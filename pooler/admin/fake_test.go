@@ -131,6 +131,19 @@ func (f *fake) Tenants(limit int) ([]TenantInfo, int) {
 	return rows[:min(limit, len(rows))], len(rows)
 }
 
+func (f *fake) Directory() *DirectoryInfo {
+	return &DirectoryInfo{Store: "file", Current: true, Since: f.now, Tenants: 3, Work: 1}
+}
+
+func (f *fake) Tenant(_ context.Context, o TenantOrder) (TenantAnswer, error) {
+	text := o.Verb + " " + o.Name + " by " + o.By
+	for _, x := range o.Options {
+		text += " " + x.Name + "=" + x.Value
+	}
+	err := f.call("%s", text)
+	return TenantAnswer{Secrets: []TenantSecret{{o.Name, "made"}}, Notes: []string{"noted"}}, err
+}
+
 func (f *fake) Mappings(limit int) ([]MappingInfo, int) {
 	key, low, high := "42", "100", "200"
 	rows := []MappingInfo{

@@ -50,6 +50,8 @@ type Topology interface {
 	Mappings(limit int) (rows []MappingInfo, total int)
 	// Tenants are at most limit of the tenants, those with most transactions first, and how many there are in all.
 	Tenants(limit int) (rows []TenantInfo, total int)
+	// Directory is where tenants are known that are not configured; nil = nowhere.
+	Directory() *DirectoryInfo
 	// Users are the configured users.
 	Users() []UserInfo
 }
@@ -272,6 +274,19 @@ type TenantInfo struct {
 	Clients, Waiting              int // connected as it, or in its transactions; of them, those that wait for a backend
 	Transactions, Queries, Errors uint64
 	Received, Sent                uint64 // bytes from and to its clients
+	// What only tenants of the directory have: their phase, such as ready, who may come in, on which host they are.
+	Phase, Access, Host string
+}
+
+// DirectoryInfo is the directory of tenants as this pooler knows it.
+type DirectoryInfo struct {
+	Store   string
+	Current bool // what is known is what there is
+	Since   time.Time
+	Err     string // why it is not current
+	Tenants int
+	Work    int // tenants with an instance of their own that are at work here
+	Waking  int // of them, those that are being woken
 }
 
 // UserInfo is a configured user.

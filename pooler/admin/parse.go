@@ -22,12 +22,18 @@ type command struct {
 	mode   ShutdownMode    // verbShutdown
 	tx     pgwire.TxStatus // verbTransaction: the status after it
 	list   []expr          // verbSelect
+
+	order   TenantOrder // verbTenant
+	secrets bool        // likewise: the answer has passwords
 }
 
 // columns describes the command's result set; nil if it has none.
 func (k *command) columns() []pgwire.Column {
 	if k.verb == verbShow {
 		return k.view.columns
+	}
+	if k.secrets {
+		return secretColumns
 	}
 	if k.verb == verbShowParameter {
 		return []pgwire.Column{pgwire.TextColumn(parameterTitle(k.name), pgwire.OIDText)}
@@ -143,6 +149,9 @@ var statements = map[string]func(p *parser, k *command) *pgwire.Error{
 	"enable":      (*parser).database,
 	"kill_client": (*parser).killClient,
 	"shutdown":    (*parser).shutdown,
+	"create":      (*parser).createTenant,
+	"alter":       (*parser).alterTenant,
+	"drop":        (*parser).dropTenant,
 }
 
 // acting are the verbs of commands that act.
@@ -179,7 +188,7 @@ func (p *parser) statement() (command, *pgwire.Error) {
 			return command{}, unsupported(strings.ToUpper(first), why)
 		}
 		return command{}, pgwire.Errorf(pgwire.CodeSyntaxError, `unknown command "%s"`, shorten(at.text)).
-			WithHint("The console has SHOW, RELOAD, PAUSE, RESUME, RECONNECT, WAIT_CLOSE, KILL, KILL_CLIENT, DISABLE, ENABLE and SHUTDOWN; SHOW HELP explains them.").
+			WithHint("The console has SHOW, RELOAD, PAUSE, RESUME, RECONNECT, WAIT_CLOSE, KILL, KILL_CLIENT, DISABLE, ENABLE, SHUTDOWN, and CREATE, ALTER and DROP TENANT; SHOW HELP explains them.").
 			WithPosition(position(p.text, at.pos))
 	}
 	if err := p.advance(); err != nil {

@@ -25,6 +25,7 @@ var everyCommand = map[verb]string{
 	verbEnable:        "ENABLE app",
 	verbWaitClose:     "WAIT_CLOSE app",
 	verbShutdown:      "SHUTDOWN",
+	verbTenant:        "DROP TENANT acme",
 }
 
 // TestAccess holds every verb, by each way in, to what each access may do. What acts is for admins alone.

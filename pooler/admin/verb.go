@@ -20,9 +20,10 @@ const (
 	verbEnable
 	verbWaitClose
 	verbShutdown
+	verbTenant // CREATE, ALTER, DROP TENANT
 )
 
-const numVerbs = int(verbShutdown) + 1
+const numVerbs = int(verbTenant) + 1
 
 // verbs is the table of who may do what. Whoever may look may not act: a verb that changes anything has stats false.
 var verbs = [numVerbs]struct {
@@ -45,6 +46,7 @@ var verbs = [numVerbs]struct {
 	verbEnable:        {"ENABLE", true, false},
 	verbWaitClose:     {"WAIT_CLOSE", true, false},
 	verbShutdown:      {"SHUTDOWN", true, false},
+	verbTenant:        {"TENANT", true, false},
 }
 
 // String names the command.

@@ -38,8 +38,12 @@ func topologyViews() []*view {
 		{
 			name: "tenants", help: "tenants, those with most transactions first; takes LIMIT n", limit: tenantRows,
 			columns: columns("database tenant key isolation mode state clients/4 clients_waiting/4 transactions/8 queries/8 errors/8 " +
-				"bytes_received/8 bytes_sent/8"),
+				"bytes_received/8 bytes_sent/8 phase access host"),
 			fill: fillTenants,
+		},
+		{
+			name: "directory", help: "where tenants are known that are not configured, and how well",
+			columns: columns("store current since tenants/4 working/4 waking/4 error"), fill: plain(fillDirectory),
 		},
 		{
 			name: "users", help: "configured users",
@@ -144,8 +148,25 @@ func fillTenants(c *Console, k *command, w *writer) []*pgwire.Error {
 		w.uint64(t.Errors)
 		w.uint64(t.Received)
 		w.uint64(t.Sent)
+		w.orNull(t.Phase)
+		w.orNull(t.Access)
+		w.orNull(t.Host)
 	}
 	return cut(len(rows), total, "SHOW TENANTS")
+}
+
+func fillDirectory(c *Console, w *writer) {
+	d := c.Inspector.Directory()
+	if d == nil {
+		return
+	}
+	w.text(d.Store)
+	w.yes(d.Current)
+	w.time(d.Since)
+	w.int(d.Tenants)
+	w.int(d.Work)
+	w.int(d.Waking)
+	w.orNull(d.Err)
 }
 
 // cut is what clients hear when a view has more rows than it gave.

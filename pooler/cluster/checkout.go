@@ -62,6 +62,21 @@ func (c *Cluster[C]) Checkout(id topology.ShardID, role topology.Role, l *Login,
 	w.wait(nil)
 }
 
+// Hold begins a wait for something else, before Checkout is called: whether w is withdrawn meanwhile is known by Withdrawn.
+func (w *Waiter[C]) Hold() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.asked++
+	w.cur, w.withdrawn = nil, false
+}
+
+// Withdrawn reports whether the owner does not wait any more.
+func (w *Waiter[C]) Withdrawn() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.withdrawn
+}
+
 // TryCheckout lends an idle connection, rather one with the given mark, or returns nil when there is none or others wait for one. It is now by the
 // clock of the pools.
 func (c *Cluster[C]) TryCheckout(id topology.ShardID, role topology.Role, l *Login, mark uint64, now pool.Instant) *pool.Lease[C] {

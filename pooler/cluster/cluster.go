@@ -79,6 +79,8 @@ type KeyColumn struct {
 // Options of a cluster. Zero durations have the defaults given.
 type Options struct {
 	Name string
+	// Quiet: endpoints are not probed. What pools meet tells whether they answer; nobody is woken for that.
+	Quiet bool
 	// Shards are the endpoints of each shard, by its number.
 	Shards [][]Endpoint
 	// Logins are the configured ones: their pools exist from the start, so that Min is kept, and their successors
@@ -117,7 +119,7 @@ func (o Options) normal() Options {
 	def(&o.GuardInterval, 5*time.Minute)
 	def(&o.SchemaGap, 200*time.Millisecond)
 	def(&o.SchemaTimeout, 30*time.Second)
-	if o.Service == nil && len(o.Logins) > 0 {
+	if o.Service == nil && len(o.Logins) > 0 && !o.Quiet {
 		o.Service = o.Logins[0]
 	}
 	return o
@@ -151,9 +153,9 @@ type Env struct {
 
 // Cluster is one cluster. Safe for concurrent use.
 type Cluster[C any] struct {
-	name  string
+	label atomic.Pointer[label]
 	hooks Hooks[C]
-	log   *slog.Logger
+	plain *slog.Logger // of Env
 	now   func() time.Time
 	clock func() time.Time // of Env; nil = the real one
 	start func(func())
@@ -181,9 +183,9 @@ type Cluster[C any] struct {
 
 // New makes a cluster. It connects to nothing; Run does.
 func New[C any](o Options, h Hooks[C], env Env) *Cluster[C] {
-	c := &Cluster[C]{name: o.Name, hooks: h, log: env.Log, now: env.Now, clock: env.Now, start: env.Go}
-	if c.log == nil {
-		c.log = slog.New(slog.DiscardHandler)
+	c := &Cluster[C]{hooks: h, plain: env.Log, now: env.Now, clock: env.Now, start: env.Go}
+	if c.plain == nil {
+		c.plain = slog.New(slog.DiscardHandler)
 	}
 	if c.now == nil {
 		c.now = time.Now
@@ -194,7 +196,7 @@ func New[C any](o Options, h Hooks[C], env Env) *Cluster[C] {
 	if c.hooks.Classify == nil {
 		c.hooks.Classify = Classify
 	}
-	c.log = c.log.With("cluster", o.Name)
+	c.rename(o.Name)
 	c.ctx, c.cancel = context.WithCancelCause(context.Background()) // ended by Close
 	c.mu.forward = make(map[any]*Login)
 	c.schema.init()
@@ -217,8 +219,22 @@ func New[C any](o Options, h Hooks[C], env Env) *Cluster[C] {
 	return c
 }
 
+// label is what a cluster is called, and its log.
+type label struct {
+	name string
+	log  *slog.Logger
+}
+
+func (c *Cluster[C]) rename(name string) {
+	if l := c.label.Load(); l == nil || l.name != name {
+		c.label.Store(&label{name, c.plain.With("cluster", name)})
+	}
+}
+
 // Name returns the cluster's name.
-func (c *Cluster[C]) Name() string { return c.name }
+func (c *Cluster[C]) Name() string { return c.label.Load().name }
+
+func (c *Cluster[C]) log() *slog.Logger { return c.label.Load().log }
 
 // Shards returns the number of shards.
 func (c *Cluster[C]) Shards() int { return len(c.top.Load().list) }

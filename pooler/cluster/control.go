@@ -91,7 +91,7 @@ func (c *Cluster[C]) Introduce(l *Login) {
 	c.RefreshSchema("login")
 }
 
-// Reload replaces the options, except the name. An endpoint that stays keeps its connections. One whose address,
+// Reload replaces the options. An endpoint that stays keeps its connections. One whose address,
 // database or dial options change keeps its pools and those who wait in them, and its connections are replaced as they
 // are released; so do the pools of a configured login that has a successor of the same name. Endpoints that are gone
 // are drained; who waits there is moved to the shard's other endpoint, or failed.
@@ -139,6 +139,7 @@ func (c *Cluster[C]) Reload(o Options) error {
 		next.list = append(next.list, s)
 	}
 	rotated := c.succeedLocked(before, &o, next)
+	c.rename(o.Name)
 	c.opts.Store(&o)
 	c.top.Store(next)
 	if c.mu.running {

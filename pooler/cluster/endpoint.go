@@ -126,13 +126,13 @@ func (e *endpoint[C]) State() State { return State(e.state.Load()) } //nolint:go
 
 func (e *endpoint[C]) info() EndpointInfo {
 	o := e.options()
-	return EndpointInfo{Cluster: e.c.name, Shard: e.shard, Role: o.Role, Address: o.Address.String(), Database: o.Database}
+	return EndpointInfo{Cluster: e.c.Name(), Shard: e.shard, Role: o.Role, Address: o.Address.String(), Database: o.Database}
 }
 
 // log names the endpoint in what it logs.
 func (e *endpoint[C]) log() *slog.Logger {
 	o := e.options()
-	return e.c.log.With("shard", e.shard, "role", o.Role.String(), "endpoint", o.Address.String(), "server_database", o.Database)
+	return e.c.log().With("shard", e.shard, "role", o.Role.String(), "endpoint", o.Address.String(), "server_database", o.Database)
 }
 
 // entries yields the endpoint's pools, each once.

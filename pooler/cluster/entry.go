@@ -103,7 +103,7 @@ func (e *endpoint[C]) entryLocked(l *Login) *entry[C] {
 	en.pool = pool.New(pool.Options{
 		Budget:   budget,
 		Settings: l.settings(o),
-		Name:     poolName(e.c.name, o, l),
+		Name:     poolName(e.c.Name(), o, l),
 		Owner:    en,
 		Now:      e.c.clock,
 		Go:       e.c.start,

@@ -74,19 +74,19 @@ func (c *Cluster[C]) refusal(s topology.ShardID, err error) *pgwire.Error {
 		if s == AnyShard {
 			of = "any shard"
 		}
-		return pgwire.Errorf(pgwire.CodeTooManyConnections, "no connection to %s of database %q became free in time", of, c.name).
+		return pgwire.Errorf(pgwire.CodeTooManyConnections, "no connection to %s of database %q became free in time", of, c.Name()).
 			WithDetail("All connections of the pool were in use until checkout_timeout was over.").
 			WithHint("Too many clients want one at the same time, or transactions take too long.").WithRoutine(RoutineExhausted)
 	case errors.Is(err, pool.ErrClosed) && c.isClosed():
-		return pgwire.Errorf(pgwire.CodeAdminShutdown, "database %q is being shut down", c.name).WithRoutine(RoutineUnavailable)
+		return pgwire.Errorf(pgwire.CodeAdminShutdown, "database %q is being shut down", c.Name()).WithRoutine(RoutineUnavailable)
 	}
 	return c.unavailable(s)
 }
 
 func (c *Cluster[C]) unavailable(s topology.ShardID) *pgwire.Error {
-	e := pgwire.Errorf(pgwire.CodeConnectionFailure, "shard %d of database %q is unavailable", s, c.name)
+	e := pgwire.Errorf(pgwire.CodeConnectionFailure, "shard %d of database %q is unavailable", s, c.Name())
 	if s == AnyShard {
-		e = pgwire.Errorf(pgwire.CodeConnectionFailure, "no shard of database %q is available", c.name)
+		e = pgwire.Errorf(pgwire.CodeConnectionFailure, "no shard of database %q is available", c.Name())
 	}
 	return e.WithDetail("No connection to a server could be made; pgkennel's log says why.").
 		WithHint("Nothing of the statement has run: it may be tried again.").WithRoutine(RoutineUnavailable)

@@ -165,7 +165,7 @@ func (e *endpoint[C]) tryAgain() {
 
 // unsafe is what clients hear of an UnsafeError: nothing of it, for it may name others.
 func (c *Cluster[C]) unsafe() *pgwire.Error {
-	return pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "database %q is not served with this login", c.name).WithRoutine(RoutineUnsafe).
+	return pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "database %q is not served with this login", c.Name()).WithRoutine(RoutineUnsafe).
 		WithDetail("What the server allows the login would not keep tenants apart; pgkennel's log says what it is.").
 		WithHint("It is for the operator to mend; `pgkennel doctor` says how.")
 }

@@ -43,7 +43,8 @@ func (c *Cluster[C]) Healthy(id topology.ShardID) bool {
 		return false
 	}
 	ok := func(e *endpoint[C]) bool {
-		return e.State() == Up || (e.State() == Unknown && c.opts.Load().Service == nil)
+		o := c.opts.Load()
+		return e.State() == Up || o.Quiet || (e.State() == Unknown && o.Service == nil)
 	}
 	if s.primary != nil {
 		return ok(s.primary)

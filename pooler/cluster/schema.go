@@ -104,7 +104,7 @@ func (c *Cluster[C]) schemaLoop(ctx context.Context) {
 		switch {
 		case err != nil:
 			retry = min(max(2*retry, time.Second), maxSchemaRetry)
-			c.log.Warn("schema not read", "reason", reason, "retry_in", retry, "error", err)
+			c.log().Warn("schema not read", "reason", reason, "retry_in", retry, "error", err)
 			wait = retry
 		default:
 			retry, first = 0, false
@@ -161,7 +161,7 @@ func (c *Cluster[C]) readSchema(ctx context.Context, o *Options, reason string) 
 		}
 		schema.Epoch++
 		s.now.Store(schema)
-		c.log.Info("schema read", "reason", reason, "shard", e.shard, "epoch", schema.Epoch, "relations", len(schema.Relations),
+		c.log().Info("schema read", "reason", reason, "shard", e.shard, "epoch", schema.Epoch, "relations", len(schema.Relations),
 			"duration", time.Since(begun))
 		if c.hooks.SchemaChanged != nil {
 			c.hooks.SchemaChanged(schema)
@@ -242,7 +242,7 @@ func (c *Cluster[C]) gather(ctx context.Context, from *endpoint[C], o *Options, 
 			}
 		}
 		if err != nil {
-			c.log.Warn("schemas not read from their shard", "shard", shard, "error", err)
+			c.log().Warn("schemas not read from their shard", "shard", shard, "error", err)
 			there = c.schema.now.Load()
 		}
 		take(there, shard)
@@ -262,7 +262,7 @@ func (c *Cluster[C]) readFrom(ctx context.Context, e *endpoint[C], o *Options) (
 		return nil, err
 	}
 	if err := conn.definitions(ctx, schema, o.KeyColumns); err != nil {
-		c.log.Warn("views not all read", "shard", e.shard, "error", err)
+		c.log().Warn("views not all read", "shard", e.shard, "error", err)
 	}
 	return schema, nil
 }
@@ -285,7 +285,7 @@ func (c *Cluster[C]) compareShards(ctx context.Context, from *endpoint[C], o *Op
 		columns, err := conn.keyColumns(ctx, o.KeyColumns)
 		conn.close(ctx)
 		if err != nil {
-			c.log.Warn("sharding keys not compared", "shard", e.shard, "error", err)
+			c.log().Warn("sharding keys not compared", "shard", e.shard, "error", err)
 			continue
 		}
 		for _, d := range differences(schema, columns, o.KeyColumns) {
@@ -298,6 +298,6 @@ func (c *Cluster[C]) compareShards(ctx context.Context, from *endpoint[C], o *Op
 	c.schema.differ = differ
 	c.schema.mu.Unlock()
 	if changed && differ != "" {
-		c.log.Warn("sharding keys differ between shards", "compared_with_shard", from.shard, "differences", differ)
+		c.log().Warn("sharding keys differ between shards", "compared_with_shard", from.shard, "differences", differ)
 	}
 }

@@ -471,6 +471,11 @@ func (c *Client) Kill(e *pgwire.Error, reason session.CloseReason) {
 	c.step(func() { c.sess.Kill(e, reason) })
 }
 
+// Retire closes the client with an error once it has nothing under way.
+func (c *Client) Retire(e *pgwire.Error, reason session.CloseReason) {
+	c.step(func() { c.sess.Retire(e, reason) })
+}
+
 // ID names the client in log and console.
 func (c *Client) ID() uint64 { return c.sess.ID }
 

@@ -19,6 +19,7 @@ type descs struct {
 	poolSize, poolIdle, poolUsed, poolWaiting, poolMax, poolMaxWait, checkouts, checkoutSeconds, checkoutTimeouts *prometheus.Desc
 	opened, openFailures, openSeconds, closed, backendReceived, backendSent, backendParses                        *prometheus.Desc
 	tenantClients, tenantWaiting, tenantTransactions, tenantQueries, tenantErrors, tenantReceived, tenantSent     *prometheus.Desc
+	directoryCurrent, directoryAge, directoryTenants, directoryInstances, tenantsWaking, wakes                    *prometheus.Desc
 	backendParseEvictions, checkSeconds, checksFailed, up, bans, budgetMax, budgetUsed, budgetWaiting             *prometheus.Desc
 }
 
@@ -53,6 +54,13 @@ func newDescs(namespace string) descs {
 	d.parseBytes = def("parser_cache_bytes", "Memory that the parse cache holds.")
 	d.parseMaxBytes = def("parser_cache_max_bytes", "Memory that the parse cache may hold.")
 	d.parseSeconds = def("parser_parse_seconds_total", "Time spent parsing SQL.")
+
+	d.directoryCurrent = def("directory_current", "1 while the tenants that are known are those of the directory.")
+	d.directoryAge = def("directory_age_seconds", "For how long it has not been certain that they are.")
+	d.directoryTenants = def("directory_tenants", "Tenants in the directory, as far as is known.")
+	d.directoryInstances = def("directory_instances", "Tenants with an instance of their own that had clients here lately.")
+	d.tenantsWaking = def("directory_tenants_waking", "Tenants that are being woken for their clients.")
+	d.wakes = def("directory_wakes_total", "Tenants that were woken for their clients, or could not be.", "result")
 
 	d.clients = def("session_clients", "Clients connected.", cluster...)
 	d.clientsActive = def("session_clients_active", "Clients that have a backend.", cluster...)

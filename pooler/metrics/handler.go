@@ -22,6 +22,8 @@ type Readiness struct {
 	Serving bool
 	// Shards that no endpoint answers for. A process that serves is ready when there are none.
 	Down []DownShard
+	// Directory is what is known of the directory of tenants; nil = there is none. Without it a process goes on with what it knows, and is ready.
+	Directory *Directory
 }
 
 // DownShard is a shard that no endpoint answers for.
@@ -93,11 +95,20 @@ func readyz(ready func() Readiness) http.Handler {
 		if ready != nil {
 			r = ready()
 		}
+		type directory struct {
+			Current bool    `json:"current"`
+			Age     float64 `json:"age_seconds"`
+			Tenants int     `json:"tenants"`
+		}
 		answer := struct {
-			Ready   bool        `json:"ready"`
-			Serving bool        `json:"serving"`
-			Down    []DownShard `json:"down"`
-		}{r.Serving && len(r.Down) == 0, r.Serving, r.Down}
+			Ready     bool        `json:"ready"`
+			Serving   bool        `json:"serving"`
+			Down      []DownShard `json:"down"`
+			Directory *directory  `json:"directory,omitempty"`
+		}{Ready: r.Serving && len(r.Down) == 0, Serving: r.Serving, Down: r.Down}
+		if d := r.Directory; d != nil {
+			answer.Directory = &directory{d.Current, d.Age.Seconds(), d.Tenants}
+		}
 		if answer.Down == nil {
 			answer.Down = []DownShard{}
 		}

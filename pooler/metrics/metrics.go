@@ -40,6 +40,7 @@ type Metrics struct {
 	parseCache   atomic.Pointer[func() ParseCache]
 	prepared     atomic.Pointer[func() Prepared]
 	tenants      atomic.Pointer[func() []TenantState]
+	directory    atomic.Pointer[func() Directory]
 
 	clusters  handles[string, Cluster]
 	shards    handles[shardKey, Shard]
@@ -151,6 +152,10 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 	}
 	if read := m.tenants.Load(); read != nil {
 		collectTenants(out, d, (*read)())
+	}
+	if read := m.directory.Load(); read != nil {
+		x := (*read)()
+		x.collect(out, d)
 	}
 	for _, c := range m.clusters.all() {
 		c.collect(out, d)

@@ -52,6 +52,9 @@ func everything(t *testing.T, namespace string) (*prometheus.Registry, *Metrics)
 	c.OwnErrors.Inc("0A000")
 	c.Routed(PlanShard, 1)
 
+	m.SetDirectory(func() Directory {
+		return Directory{Age: 1500 * time.Millisecond, Tenants: 7, Instances: 3, Waking: 1, Woken: 5, NotWoken: 2}
+	})
 	m.SetTenants(func() []TenantState {
 		a := TenantState{Cluster: "app", Tenant: "acme", Clients: 2, Waiting: 1, Transactions: 7, Queries: 8, Errors: 1, Received: 70, Sent: 80}
 		all := TenantState{Cluster: "app", Tenant: AllTenants, Transactions: 1}
@@ -134,7 +137,7 @@ func TestPrometheusLintIsClean(t *testing.T) {
 
 func TestNamesFollowTheHouseForm(t *testing.T) {
 	t.Parallel()
-	form := regexp.MustCompile(`^pgkennel_(build|config|parser|session|router|pool|backend|cluster)_[a-z_]+$`)
+	form := regexp.MustCompile(`^pgkennel_(build|config|directory|parser|session|router|pool|backend|cluster)_[a-z_]+$`)
 	reg, _ := everything(t, "")
 	families, err := reg.Gather()
 	if err != nil {

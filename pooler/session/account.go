@@ -1,9 +1,12 @@
 package session
 
 import (
+	"sync/atomic"
+
 	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/sharding/router"
+	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // Account is one user of one database: what a login is checked against and what its session may do. It is immutable; a reload replaces it.
@@ -21,6 +24,13 @@ type Account struct {
 	// tenant is the session's for its life.
 	Place *Place
 	Free  *Account
+	// Own: the account is that of a tenant with databases of its own, which sessions can't leave.
+	Own bool
+	// ReadOnly: sessions may only read; nil = they may write. It may change while they last.
+	ReadOnly *atomic.Bool
+	// Admit has the last word when a client has proved who it is, for what may have changed since it was found, and what is made for no others: it
+	// returns the account to go on with. A refusal has it answered as a wrong password, the error is told as it is. Nil = nothing changes.
+	Admit func() (*Account, tenant.Refusal, *pgwire.Error)
 	// Switch: sessions without a tenant may choose one. MaySetRole: they may change the role.
 	Switch, MaySetRole bool
 	// ServerUser is the role that server connections log in as.

@@ -13,6 +13,9 @@ import (
 
 // confined refuses what could lead a message out of its tenant's context, or into one.
 func (s *Session) confined(m *parser.Message) *pgwire.Error {
+	if e := s.readsOnly(m); e != nil {
+		return e
+	}
 	a := s.acct
 	if a.Tenants == nil {
 		return nil

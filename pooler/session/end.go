@@ -102,6 +102,24 @@ func (s *Session) Kill(e *pgwire.Error, reason CloseReason) {
 	s.fatal(e, reason)
 }
 
+// Retire ends the session with an error to the client when it has nothing under way: at once if that is so, else behind its transaction.
+func (s *Session) Retire(e *pgwire.Error, reason CloseReason) {
+	switch {
+	case s.phase == phaseClosed:
+	case s.Idle():
+		s.Kill(e, reason)
+	default:
+		s.retiring, s.retireReason = e, reason
+	}
+}
+
+// retire ends the session if that is due.
+func (s *Session) retire() {
+	if s.work != nil && s.retiring != nil && s.phase == phaseReady && s.Idle() {
+		s.Kill(s.retiring, s.retireReason)
+	}
+}
+
 // ErrShutdown is what clients get when pgkennel stops.
 var ErrShutdown = pgwire.Fatalf(pgwire.CodeAdminShutdown, "terminating connection due to administrator command").WithRoutine("shutdown")
 

@@ -213,6 +213,7 @@ func (s *Session) Input(b []byte) {
 	if n < len(b) {
 		s.in = append(heldInput(len(b)-n), b[n:]...)
 	}
+	s.retire()
 }
 
 // inputs are lent to sessions that have to hold what came, which is little most of the time: an idle session has none.
@@ -266,6 +267,7 @@ func (s *Session) drain() {
 			s.dropInput()
 		}
 	}
+	s.retire()
 }
 
 // consume handles whole units at the front of b and returns how many bytes it has done with.
@@ -274,6 +276,11 @@ func (s *Session) consume(b []byte) int {
 	s.consuming = true
 	limit, units := s.stats.BytesOut+yieldBytes, 0
 	for s.phase != phaseClosed && !s.blocked() && pos < len(b) {
+		if s.retiring != nil {
+			if s.retire(); s.phase == phaseClosed {
+				break
+			}
+		}
 		if units++; units > yieldUnits || s.stats.BytesOut > limit {
 			s.yielded = true
 			break

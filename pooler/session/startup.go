@@ -1,6 +1,7 @@
 package session
 
 import (
+	"net/netip"
 	"strings"
 
 	"github.com/pgkennel/pgkennel/pooler/auth"
@@ -138,8 +139,9 @@ func (s *Session) startupMessage(p *pgwire.Startup) {
 		s.fatal(e, CloseProtocol)
 		return
 	}
+	from, _ := netip.ParseAddrPort(s.Client) // of a unix socket there is none
 	s.hs.account, s.hs.denied = s.sh.Accounts(tenant.Asked{
-		User: s.hs.user, Database: s.hs.database, Option: s.hs.option(), ServerName: s.hs.serverName,
+		User: s.hs.user, Database: s.hs.database, Option: s.hs.option(), ServerName: s.hs.serverName, From: from.Addr(),
 	})
 	var credential *auth.Credential
 	if s.hs.account != nil {
@@ -229,6 +231,16 @@ func (s *Session) authenticated(out []byte, r auth.Result) {
 		return
 	}
 	a := s.hs.account
+	if r.Err == nil && a != nil && a.Admit != nil {
+		var e *pgwire.Error
+		if a, s.hs.denied, e = a.Admit(); s.hs.denied != tenant.Welcome {
+			a = nil
+		} else if e != nil {
+			s.sh.Observer.Login("not_available")
+			s.fatal(e.WithSeverity(pgwire.SeverityFatal), CloseUnavailable)
+			return
+		}
+	}
 	if r.Err == nil && a == nil {
 		r.Err = pgwire.Fatalf(pgwire.CodeInvalidPassword, "password authentication failed for user %q", s.hs.user)
 		r.Reason = auth.ReasonUnknownUser
@@ -286,7 +298,7 @@ func (s *Session) startValues() *pgwire.Error {
 	var vars []state.Var
 	for _, p := range s.hs.params {
 		name := strings.ToLower(p.Name)
-		if name == tenantName && s.acct.Tenants != nil {
+		if name == tenantName && (s.acct.Tenants != nil || s.acct.Own) {
 			continue // it was looked at before the login
 		}
 		if s.tenantSetting(name) {
@@ -306,6 +318,9 @@ func (s *Session) startValues() *pgwire.Error {
 			if e := checkLexing(name, p.Value); e != nil {
 				return e.WithSeverity(pgwire.SeverityFatal)
 			}
+		}
+		if s.acct.readOnly() && (name == readOnlyDefault || name == readOnlyNow) && !on(p.Value) {
+			return errReadOnly("").WithSeverity(pgwire.SeverityFatal)
 		}
 		switch name {
 		case "role", "session_authorization", tenant.SealSetting:

@@ -1,6 +1,8 @@
 package session
 
 import (
+	"net/netip"
+
 	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
@@ -73,7 +75,7 @@ func (s *Session) plan(rt *router.Route, in *router.Input) (sharding.Plan, *pgwi
 		if !a.Switch {
 			return sharding.Plan{}, noTenant()
 		}
-		to, e := a.Tenants.ByKey(a, key)
+		to, e := s.reaches(a.Tenants.ByKey(a, key))
 		if e != nil {
 			return sharding.Plan{}, e
 		}
@@ -97,6 +99,18 @@ func (s *Session) describable(rt *router.Route, in *router.Input) *pgwire.Error 
 	return e
 }
 
+// reaches refuses a tenant whose clients may not come from where the session's does, as if there were none.
+func (s *Session) reaches(to *Account, e *pgwire.Error) (*Account, *pgwire.Error) {
+	if e != nil || len(to.Place.Tenant.Access.Networks) == 0 {
+		return to, e
+	}
+	from, _ := netip.ParseAddrPort(s.Client) // of a unix socket there is none
+	if to.Place.Tenant.Allows(from.Addr()) {
+		return to, nil
+	}
+	return s.acct.Tenants.ByName(to, "")
+}
+
 // hinted is what a comment says of the tenant: it chooses one for the transaction, or repeats whose that is.
 func (s *Session) hinted(name string) *pgwire.Error {
 	if s.acct.Tenants == nil {
@@ -112,7 +126,7 @@ func (s *Session) hinted(name string) *pgwire.Error {
 	if !s.acct.Switch {
 		return noTenant()
 	}
-	to, e := s.acct.Tenants.ByName(s.acct, name)
+	to, e := s.reaches(s.acct.Tenants.ByName(s.acct, name))
 	if e != nil {
 		return e
 	}
@@ -457,9 +471,9 @@ func (s *Session) setTenant(byName bool, value string, local bool) *pgwire.Error
 	if value != "" {
 		var e *pgwire.Error
 		if byName {
-			to, e = a.Tenants.ByName(to, value)
+			to, e = s.reaches(a.Tenants.ByName(to, value))
 		} else if key, ok := sharding.ParseKey(a.Tenants.KeyType(), value); ok {
-			to, e = a.Tenants.ByKey(to, key)
+			to, e = s.reaches(a.Tenants.ByKey(to, key))
 		} else {
 			e = pgwire.Errorf(pgwire.CodeInvalidTextRepresentation, "invalid tenant key").WithDetail("Keys are of type %s.", a.Tenants.KeyType()).
 				WithHint("The operator sets their type by data_type in [multi_tenant].")

@@ -14,6 +14,9 @@ import (
 // the last one left it. It is lent as good as new, but for the capacity of its lists. What belongs to the client is in Session.
 type work struct {
 	hs *handshake // nil after it, but for a console session
+	// retiring is what the session ends with behind its transaction; nil = it goes on.
+	retiring     *pgwire.Error
+	retireReason CloseReason
 
 	in      []byte // input that could not be handled yet
 	scanned int    // bytes at its front that were looked at already

@@ -1,0 +1,39 @@
+package config
+
+var directorySection = newSection(section{
+	name: "directory",
+	doc:  "Where tenants are known that pgkennel tenant create makes. With it neither [[databases]] nor users are needed: such a tenant is a login, and a database of its own name. Paths are below the directory of this file. pgkennel's own.",
+	keys: []*key{
+		{name: "store", kind: kEnum, ours: true, restart: true, def: "file", legal: []string{"file", "etcd"}, doc: "file: one pgkennel has it, in a file. etcd: any number of them share it."},
+		{name: "path", kind: kPath, ours: true, restart: true, def: "pgkennel-directory", doc: "The file. What belongs to it has its name with something behind it."},
+		{name: "endpoints", kind: kTexts, ours: true, restart: true, example: `["https://10.0.0.1:2379"]`, doc: "Addresses of etcd. Required for etcd."},
+		{name: "prefix", kind: kText, ours: true, restart: true, def: "/pgkennel/", doc: "What every key in etcd begins with."},
+		{name: "tls_ca_certificate", kind: kPath, ours: true, restart: true, example: `"etcd-ca.pem"`, doc: "Certificate authorities that etcd's certificates must come from, PEM. Not set: the system's."},
+		{name: "tls_certificate", kind: kPath, ours: true, restart: true, example: `"etcd-client.pem"`, doc: "Certificate that pgkennel shows to etcd, PEM."},
+		{name: "tls_private_key", kind: kPath, ours: true, restart: true, example: `"etcd-client.key"`, doc: "Private key of tls_certificate, PEM."},
+		{name: "user", kind: kText, ours: true, restart: true, doc: "User of etcd."},
+		{name: "password", kind: kSecret, ours: true, restart: true, doc: "Its password."},
+		{name: "key_file", kind: kPath, ours: true, restart: true, example: `"pgkennel-directory.key"`, doc: "File with the key that secrets in the directory are encrypted with. Not set: PGKENNEL_DIRECTORY_KEY, or path with .key behind it, which the file store makes."},
+		{name: "cache", kind: kPath, ours: true, restart: true, example: `"pgkennel-directory.cache"`, doc: "File with what was known last, for starts while the store can't be reached. Not set: path with .cache behind it."},
+	},
+})
+
+var provisionSection = newSection(section{
+	name: "provision",
+	doc:  "How instances of tenants are made on this host. Paths are below the directory of this file. pgkennel's own.",
+	keys: []*key{
+		{name: "driver", kind: kEnum, ours: true, def: "process", legal: []string{"process", "systemd", "docker", "kubernetes"}, doc: "What makes new instances, unless they are asked for with another."},
+		{name: "host", kind: kText, ours: true, restart: true, example: `"db1"`, doc: "Name of this host, by which instances are its own. Not set: that of the system."},
+		{name: "data_dir", kind: kPath, ours: true, restart: true, def: "instances", doc: "Directory of the instances."},
+		{name: "bin_dirs", kind: kTexts, ours: true, restart: true, example: `["/usr/lib/postgresql/15/bin"]`, doc: "Directories of PostgreSQL's programs, one for each version. Not set: they are looked for in the usual places."},
+		{name: "templates", kind: kPath, ours: true, def: "templates", doc: "Directory of SQL files that tenants' schemas are made of."},
+		{name: "backups", kind: kPath, ours: true, restart: true, def: "backups", doc: "Directory of backups."},
+		{name: "port_min", kind: kPort, ours: true, restart: true, def: "15432", doc: "First TCP port that instances listen on, of the loopback address."},
+		{name: "port_max", kind: kPort, ours: true, restart: true, def: "19431", doc: "Last one."},
+		{name: "uid_min", kind: kInt, ours: true, restart: true, def: "200000", min: 1000, max: 1<<31 - 1, doc: "First user ID of the operating system that instances run as, each as one of its own, where pgkennel is root."},
+		{name: "uid_max", kind: kInt, ours: true, restart: true, def: "265535", min: 1000, max: 1<<31 - 1, doc: "Last one."},
+		{name: "max_instances", kind: kInt, ours: true, restart: true, def: "0", max: 1e6, doc: "Most instances on this host; 0 = as many as there is room for."},
+		{name: "grace", kind: kMillis, ours: true, def: "604800000", doc: "How long a removed tenant can be brought back."},
+		{name: "suspend_after", kind: kMillis, ours: true, min: 1000, example: `900_000`, doc: "Put an instance to sleep that nobody used for so long, unless its tenant was made with another time. Not set: never."},
+	},
+})

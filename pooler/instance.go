@@ -1,0 +1,339 @@
+package pooler
+
+import (
+	"cmp"
+	"errors"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/pgkennel/pgkennel/config"
+	"github.com/pgkennel/pgkennel/pooler/auth"
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/cluster"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/pool"
+	"github.com/pgkennel/pgkennel/pooler/session"
+	"github.com/pgkennel/pgkennel/sharding/topology"
+	"github.com/pgkennel/pgkennel/tenant"
+)
+
+// instance is a tenant with a PostgreSQL of its own at work: its unit, and who may log in to it.
+type instance struct {
+	f  *follower
+	id string
+	u  *unit
+
+	madeOf  *tenant.Record // of which its unit was made
+	now     atomic.Pointer[served]
+	used    atomic.Int64 // when a login asked for it last, in Unix nanoseconds
+	dropped atomic.Bool  // it is at work no more
+	gate    gate
+
+	mu sync.Mutex // makes changes happen one after the other
+	// readOnly are what sessions look at, by the login's role: they outlive changes.
+	readOnly map[string]*atomic.Bool
+}
+
+// served is an instance under one record and one configuration. It is immutable.
+type served struct {
+	conf     *config.Config
+	rec      *tenant.Record // nil: the tenant is gone
+	accounts map[string]*session.Account
+}
+
+// open is the instance's unit and accounts, made if need be.
+func (f *follower) open(r *tenant.Record) (*instance, error) {
+	if v, ok := f.instances.Load(r.ID); ok {
+		in := v.(*instance) //nolint:forcetypeassert // nothing else is in it
+		if in.used.Store(time.Now().UnixNano()); !in.dropped.Load() {
+			return in, nil
+		}
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if v, ok := f.instances.Load(r.ID); ok {
+		in := v.(*instance) //nolint:forcetypeassert // nothing else is in it
+		in.used.Store(time.Now().UnixNano())
+		return in, nil
+	}
+	if f.ended {
+		return nil, errEnding
+	}
+	in := &instance{f: f, id: r.ID, madeOf: r, readOnly: make(map[string]*atomic.Bool)}
+	in.used.Store(time.Now().UnixNano())
+	in.gate.in = in
+	conf := f.p.state.Load().cfg
+	u, err := f.p.newInstanceUnit(conf, r, in)
+	if err != nil {
+		return nil, err
+	}
+	in.u = u
+	if f.paused.Load() {
+		u.cl.Pause()
+	}
+	f.instances.Store(r.ID, in)
+	f.made.Add(1)
+	f.background(u.run)
+	// Whatever changed since the record was looked up, the directory says now, or will to an instance that it finds.
+	in.take(f.p.state.Load().cfg)
+	return in, nil
+}
+
+var errEnding = errors.New("the pooler is ending")
+
+// sweep drops the instances that have no clients, and had no login for a while.
+func (f *follower) sweep() {
+	conf := f.p.state.Load().cfg
+	// A client that has not finished its login may have seen the instance as long ago as that.
+	oldest := time.Now().Add(-max(f.idleAfter, conf.Clients.LoginTimeout+time.Second)).UnixNano()
+	f.instances.Range(func(_, v any) bool {
+		in := v.(*instance) //nolint:forcetypeassert // nothing else is in it
+		if in.used.Load() < oldest && in.u.clients() == 0 {
+			f.drop(in, oldest)
+		}
+		return true
+	})
+}
+
+func (f *follower) drop(in *instance, oldest int64) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	// A login that comes now either sees this, or is seen.
+	in.dropped.Store(true)
+	if in.used.Load() >= oldest || in.u.clients() > 0 {
+		in.dropped.Store(false)
+		return
+	}
+	f.instances.Delete(in.id)
+	f.made.Add(-1)
+	f.p.closing.Go(in.u.close)
+}
+
+// clients is how many have logged in to the unit's databases.
+func (u *unit) clients() int {
+	n := 0
+	for _, m := range u.meters.all() {
+		n += int(m.clients.Load())
+	}
+	return n
+}
+
+// take puts a configuration, and what the directory has by now, in force.
+func (in *instance) take(conf *config.Config) {
+	in.mu.Lock()
+	r := in.f.dir.ByID(in.id)
+	// Who comes late must not bring an old record back. Revisions don't tell: those of a directory that was restored begin anew.
+	if r == nil {
+		in.mu.Unlock()
+		in.gone()
+		return
+	}
+	was := in.now.Load()
+	if was != nil && was.rec == r && was.conf == conf {
+		in.mu.Unlock()
+		return
+	}
+	o, logins := in.options(conf, r)
+	if was != nil && (was.conf != conf || !sameServer(was.rec, r)) || was == nil && in.madeOf != r {
+		if err := in.u.become(conf, r.Name, o); err != nil && !errors.Is(err, cluster.ErrClosed) {
+			in.f.log().Error("tenant not reloaded", "tenant", r.Name, "error", err)
+		}
+	}
+	if was != nil && shut(was.rec) && !shut(r) {
+		in.u.cl.Reconnect() // that the server refused its roles does not count any more
+	}
+	now := &served{conf: conf, rec: r, accounts: make(map[string]*session.Account, len(r.Logins))}
+	for i := range r.Logins {
+		l := &r.Logins[i]
+		if a := in.account(conf, r, l, logins[l.Role]); a != nil {
+			now.accounts[l.Name] = a
+		}
+	}
+	in.now.Store(now)
+	in.mu.Unlock()
+	in.gate.turn(r)
+	in.retire(was, now)
+}
+
+// gone ends an instance whose record was deleted.
+func (in *instance) gone() {
+	in.mu.Lock()
+	was := in.now.Load()
+	conf := in.f.p.state.Load().cfg
+	now := &served{conf: conf}
+	in.now.Store(now)
+	in.mu.Unlock()
+	in.gate.turn(nil)
+	in.retire(was, now)
+}
+
+// retire ends the sessions of those who may not be there any more: at once where nothing is under way, else behind their transactions.
+func (in *instance) retire(was, now *served) {
+	if was == nil || was.rec == nil || was.rec == now.rec || !restricts(was.rec, now.rec) {
+		return
+	}
+	all := shut(now.rec)
+	ended := func(a *session.Account, from netip.Addr) bool {
+		if all || !now.rec.Access.Allows(from) {
+			return true
+		}
+		l := loginByRole(now.rec, a.ServerUser)
+		return l == nil || l.Disabled
+	}
+	for _, c := range in.f.p.driver.Clients() {
+		ends := false
+		c.Inspect(func(s *session.Session, _ net.Conn) {
+			if a := s.Account(); a != nil && unitOf(a) == in.u {
+				from, _ := netip.ParseAddrPort(s.Client)
+				ends = ended(a, from.Addr())
+			}
+		})
+		if ends {
+			c.Retire(errRetired, session.CloseKilled)
+		}
+	}
+}
+
+// restricts reports whether somebody may have been served under the one record, and is not under the other.
+func restricts(was, now *tenant.Record) bool {
+	if shut(was) {
+		return false // nobody was
+	}
+	if shut(now) || len(now.Access.Networks) > 0 {
+		return true
+	}
+	for i := range was.Logins {
+		if l := loginByRole(now, was.Logins[i].Role); l == nil || l.Disabled {
+			return true
+		}
+	}
+	return false
+}
+
+var errRetired = pgwire.Fatalf(pgwire.CodeAdminShutdown, "terminating connection due to administrator command").WithRoutine("killed").
+	WithDetail("The tenant, or its login, is no longer served.")
+
+// sameServer reports whether connections for the one record are good for the other.
+func sameServer(a, b *tenant.Record) bool {
+	if a == nil || a.Name != b.Name || a.Endpoint != b.Endpoint || a.Database != b.Database || a.Limits.Connections != b.Limits.Connections ||
+		a.Access.ReadOnly != b.Access.ReadOnly || a.Access.Full != b.Access.Full || len(a.Logins) != len(b.Logins) {
+		return false
+	}
+	for i := range a.Logins {
+		x, y := a.Logins[i], b.Logins[i]
+		x.Verifier, y.Verifier = "", ""
+		if x != y {
+			return false
+		}
+	}
+	return true
+}
+
+// options are those of the instance's cluster, and how each role logs in.
+func (in *instance) options(conf *config.Config, r *tenant.Record) (cluster.Options, map[string]*cluster.Login) {
+	address := backend.Address{Host: r.Endpoint.Host, Port: r.Endpoint.Port}
+	base := poolSettings(conf, conf.InstancePool(), nil)
+	base.Min = 0
+	if n := r.Limits.Connections; n > 0 {
+		base.Max = n
+	}
+	e := cluster.Endpoint{
+		Role: topology.Primary, Address: address, Database: r.Database, TCP: tcpOptions(conf.TCP), ConnectTimeout: conf.Connect.Timeout,
+		Budget: r.Limits.Connections, Pool: base,
+	}
+	if !local(address.Host) {
+		e.TLSKey = tlsKey(conf)
+		mode, err := backend.ParseTLSMode(string(conf.TLS.Verify))
+		if err == nil {
+			e.TLS, err = backend.ClientTLS(mode, conf.TLS.ServerCA, conf.TLS.ServerCertificate, conf.TLS.ServerPrivateKey)
+		}
+		if err != nil { // the configuration was checked
+			in.f.log().Error("TLS to a tenant's server", "tenant", r.Name, "error", err)
+		}
+	}
+	o := cluster.Options{
+		Name: r.Name, Quiet: true, HealthInterval: conf.Health.IdleInterval, HealthTimeout: conf.Health.Timeout, Shards: [][]cluster.Endpoint{{e}},
+	}
+	logins := make(map[string]*cluster.Login, len(r.Logins))
+	for i := range r.Logins {
+		l := &r.Logins[i]
+		if l.Disabled {
+			continue
+		}
+		password, err := in.f.vault.Open(r.ID, l.Field(), l.Secret)
+		if err != nil {
+			in.f.log().Error("a tenant's login can't be used", "tenant", r.Name, "login", l.Name, "error", err)
+			continue
+		}
+		lo := cluster.LoginOptions{
+			User: l.Role, Name: l.Name + "@" + r.Name, Credential: auth.NewClientCredential(password), Tenant: r.Name, Budgeted: r.Limits.Connections > 0,
+			Identity: l.Role + "/" + fingerprint(password),
+		}
+		if readsOnly(r, l) {
+			lo.Params = []pgwire.Param{{Name: "default_transaction_read_only", Value: "on"}}
+			lo.Identity += "/read only"
+		}
+		settings := base
+		if l.Connections > 0 {
+			settings.Max = min(cmp.Or(r.Limits.Connections, l.Connections), l.Connections)
+		}
+		lo.Settings = func(*cluster.Endpoint) pool.Settings { return settings }
+		login := cluster.NewLogin(lo)
+		logins[l.Role] = login
+		o.Logins = append(o.Logins, login)
+	}
+	return o, logins
+}
+
+// readsOnly reports whether sessions of a login may only read.
+func readsOnly(r *tenant.Record, l *tenant.Login) bool {
+	return l.ReadOnly || r.Access.ReadOnly || r.Access.Full
+}
+
+// local reports whether a server is on this machine, so that nobody listens on the way to it.
+func local(host string) bool {
+	if strings.HasPrefix(host, "/") || host == "localhost" {
+		return true
+	}
+	ip := net.ParseIP(host)
+	return ip != nil && ip.IsLoopback()
+}
+
+// account is what a login is checked against, and what its sessions may do; nil = there is no such login. in.mu is held.
+func (in *instance) account(conf *config.Config, r *tenant.Record, l *tenant.Login, how *cluster.Login) *session.Account {
+	if l.Disabled {
+		return nil
+	}
+	v, err := auth.ParseVerifier(l.Verifier)
+	if err != nil {
+		in.f.log().Error("a tenant's login has no verifier", "tenant", r.Name, "login", l.Name, "error", err)
+		return nil
+	}
+	ro := in.readOnly[l.Role]
+	if ro == nil {
+		ro = new(atomic.Bool)
+		in.readOnly[l.Role] = ro
+	}
+	ro.Store(readsOnly(r, l))
+	inSessions := conf.InstanceMode() == config.ModeSession
+	a := &session.Account{
+		User: l.Name, Database: r.Name, Credential: auth.NewCredential(v), Cluster: in.u, ServerUser: l.Role,
+		Session: inSessions, Statements: conf.Prepared.Enabled && !inSessions,
+		QueryTimeout: int64(conf.Clients.QueryTimeout), IdleTimeout: int64(conf.Clients.IdleTimeout),
+		IdleTransactionTimeout: int64(conf.Clients.IdleInTransactionTimeout), CancelTimeout: int64(conf.Timeouts.Rollback),
+		Login: &login{u: in.u, user: l.Name, login: how}, Metrics: in.u.meters.of(in.u, l.Name),
+		TenantMetrics: in.f.meters.of(&tenant.Tenant{Name: r.Name, ID: r.ID, Isolation: tenant.Instance, Cluster: tenantsLabel, State: tenant.Active}),
+		ReadOnly:      ro, Own: true,
+	}
+	usable := how != nil
+	role := l.Role
+	a.Admit = func() (*session.Account, tenant.Refusal, *pgwire.Error) {
+		refusal, e := in.admit(role, usable)
+		return a, refusal, e
+	}
+	return a
+}

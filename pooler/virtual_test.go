@@ -1,0 +1,157 @@
+package pooler
+
+import (
+	"fmt"
+	"net/netip"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgkennel/pgkennel/tenant"
+)
+
+// newCity is a kennel whose tenants share the tables of a database shop, in which an application's user may choose among them.
+func newCity(t *testing.T) (*kennel, string) {
+	t.Helper()
+	k := newKennel(t, kennelOptions{})
+	db := k.server.CreateDatabase(t, `create table orders (tenant_id bigint not null default nullif(current_setting('app.current_tenant', true), '')::bigint, note text)`,
+		"insert into orders select t, 'of ' || t from generate_series(1, 5) t", "alter table orders enable row level security",
+		"create policy mine on orders using (tenant_id = nullif(current_setting('app.current_tenant', true), '')::bigint)")
+	user := k.server.CreateUser(t, "app", "scram-sha-256")
+	k.server.Exec(t, db, fmt.Sprintf("grant all on orders to %q", user))
+	k.write(kennelOptions{
+		config: fmt.Sprintf("[multi_tenant]\ncolumn = \"tenant_id\"\nmode = \"shared\"\n[[databases]]\nname = \"shop\"\nhost = \"127.0.0.1\"\nport = %d\ndatabase_name = %q\n"+
+			"[[tenants]]\nname = \"one\"\nkey = 1\n", k.server.Port, db),
+		users: fmt.Sprintf("[[users]]\nname = \"app\"\ndatabase = \"shop\"\npassword = \"app\"\nserver_user = %q\ntenant_switch = true\n", user),
+	})
+	if err := k.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	return k, user
+}
+
+func (k *kennel) virtual(name, key string) string {
+	r := &tenant.Record{
+		ID: tenant.NewID(), Name: name, Key: key, Isolation: tenant.Row, Mode: tenant.Shared, Phase: tenant.Ready, Access: tenant.Access{Enabled: true},
+		Cluster: "shop", Shard: -1,
+	}
+	k.dir.put(r)
+	return r.ID
+}
+
+func (k *kennel) app(tenant string) (*pgx.Conn, error) {
+	return k.try("app@"+tenant, "shop", "app")
+}
+
+func TestVirtualTenantsOfTheDirectory(t *testing.T) {
+	t.Parallel()
+	k, _ := newCity(t)
+	id := k.virtual("two", "2")
+	k.virtual("three", "3")
+	login := func(name, want string) *pgx.Conn {
+		t.Helper()
+		c, err := k.app(name)
+		if err != nil {
+			t.Fatalf("%s: %v; log:\n%s", name, err, k.log)
+		}
+		t.Cleanup(func() { c.Close(t.Context()) })
+		if got := value(t, c, "select string_agg(note, ',') from orders"); got != want {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+		return c
+	}
+	login("one", "of 1")
+	c := login("two", "of 2")
+	three := login("three", "of 3")
+	free := k.as("app", "shop", "app")
+	choose := func(name, want string) {
+		t.Helper()
+		run(t, free, fmt.Sprintf("set pgkennel.tenant = '%s'", name))
+		if got := value(t, free, "select string_agg(note, ',') from orders"); got != want {
+			t.Errorf("%s: got %q, want %q", name, got, want)
+		}
+		run(t, free, "set pgkennel.tenant = ''")
+	}
+	choose("two", "of 2")
+	choose("one", "of 1")
+	refused := func(why string) {
+		t.Helper()
+		_, err := k.app("two")
+		wantCode(t, why, "28P01", err)
+		_, err = free.Exec(t.Context(), "set pgkennel.tenant = 'two'")
+		wantCode(t, why, "42501", err)
+		_, err = free.Exec(t.Context(), "select * from orders where tenant_id = 2")
+		wantCode(t, why, "42501", err)
+	}
+	k.dir.change(id, func(r *tenant.Record) { r.Access.Enabled = false })
+	wantEnded(t, c)
+	refused("disabled")
+	k.dir.change(id, func(r *tenant.Record) { r.Access.Enabled, r.Phase = true, tenant.OnHold })
+	refused("suspended")
+	k.dir.change(id, func(r *tenant.Record) { r.Phase = tenant.Ready })
+	c = login("two", "of 2")
+	k.dir.change(id, func(r *tenant.Record) { r.Access.Networks = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} })
+	refused("elsewhere")
+	k.dir.change(id, func(r *tenant.Record) { r.Access.Networks = nil })
+	run(t, c, "insert into orders (note) values ('more')")
+	k.dir.change(id, func(r *tenant.Record) { r.Access.ReadOnly = true })
+	c = login("two", "of 2,more")
+	for _, sql := range []string{"insert into orders (note) values ('more')", "begin read write", "set default_transaction_read_only = off"} {
+		_, err := c.Exec(t.Context(), sql)
+		wantCode(t, sql, "25006", err)
+	}
+	run(t, three, "insert into orders (note) values ('more')")
+	k.dir.change(id, func(r *tenant.Record) { r.Access.ReadOnly = false })
+	c = login("two", "of 2,more")
+	run(t, c, "insert into orders (note) values ('again')")
+	k.dir.change(id, func(r *tenant.Record) { r.Name = "second" })
+	wantEnded(t, c)
+	_, err := k.app("two")
+	wantCode(t, "the old name", "28P01", err)
+	login("second", "of 2,more,again")
+	k.dir.remove(id)
+	_, err = k.app("second")
+	wantCode(t, "a deleted tenant", "28P01", err)
+	con := k.console()
+	con.one("SHOW TENANTS", "tenant", "three", "database", "shop", "isolation", "row", "phase", "ready", "access", "on")
+	con.one("SHOW TENANTS", "tenant", "one", "database", "shop", "phase", "∅")
+}
+
+// TestNewKindOfTenants: the first tenant of a kind changes what servers are asked about logins.
+func TestNewKindOfTenants(t *testing.T) {
+	t.Parallel()
+	k, user := newCity(t)
+	epoch := k.state.Load().epoch
+	k.virtual("two", "2")
+	if now := k.state.Load().epoch; now != epoch+1 {
+		t.Errorf("the configuration was put in force %d times", now-epoch)
+	}
+	k.tenant("shop") // at odds with the configuration, which keeps no other tenant from being served
+	schema := "t_" + tenant.NewID()
+	db := k.state.Load().cfg.Cluster("shop").Shards[0][0].DatabaseName
+	k.server.Exec(t, db, fmt.Sprintf("create schema %[1]s; create table %[1]s.things (note text); insert into %[1]s.things values ('own'); create role %[1]s nologin; grant usage on schema %[1]s to %[1]s; grant select on %[1]s.things to %[1]s; grant %[1]s to %[2]q", schema, user))
+	t.Cleanup(func() { k.server.Exec(t, db, fmt.Sprintf("drop schema %[1]s cascade; drop role %[1]s", schema)) })
+	k.dir.put(&tenant.Record{
+		ID: schema[2:], Name: "four", Isolation: tenant.Schema, Mode: tenant.Shared, Phase: tenant.Ready, Access: tenant.Access{Enabled: true},
+		Cluster: "shop", Shard: -1, Schema: schema, Role: schema,
+	})
+	c, err := k.app("four")
+	if err != nil {
+		t.Fatalf("%v; log:\n%s", err, k.log)
+	}
+	defer c.Close(t.Context())
+	if got := value(t, c, "select note from things"); got != "own" {
+		t.Errorf("got %q", got)
+	}
+	two, err := k.app("two")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer two.Close(t.Context())
+	_, err = two.Exec(t.Context(), "select note from "+schema+".things")
+	wantCode(t, "another's schema", "42501", err)
+	k.virtual("five", "5")
+	if now := k.state.Load().epoch; now != epoch+2 {
+		t.Errorf("the configuration was put in force %d times", now-epoch)
+	}
+}
