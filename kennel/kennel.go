@@ -140,6 +140,7 @@ func (k *Kennel) key(ctx context.Context, d *config.Directory, value string) (*t
 func drivers(p *config.Provision, log *slog.Logger) (map[string]provision.Driver, error) {
 	pr, err := process.New(process.Options{
 		DataDir: p.DataDir, PortMin: p.PortMin, PortMax: p.PortMax, UIDMin: p.UIDMin, UIDMax: p.UIDMax, MaxInstances: p.MaxInstances, Bins: p.BinDirs, Log: log,
+		NoTCP: true, // the pooler is the way in, and tenants' programs reach all ports of the loopback address
 	})
 	if err != nil {
 		return nil, err
