@@ -256,6 +256,12 @@ func TestOnDemand(t *testing.T) {
 			}
 		}
 	}
+	// The pooler is the only way in: an instance listens nowhere that others' programs reach.
+	port := strconv.Itoa(k.tenant(0, "show", "acme").Tenants[0].Endpoint.Port)
+	if c, err := net.DialTimeout("tcp", "127.0.0.1:"+port, time.Second); err == nil {
+		c.Close()
+		k.t.Errorf("acme's instance listens on TCP port %s", port)
+	}
 	// One tenant's password opens no other.
 	for _, login := range [][2]string{{"acme", "globex"}, {"acme@globex", "globex"}, {"globex", "globex"}, {"globex@acme", "globex"}, {"nobody", "nobody"}, {"acme", "postgres"}} {
 		k.refused(login[0], login[1], k.passwords["acme"], "28P01")

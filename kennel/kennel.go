@@ -67,6 +67,9 @@ func Open(ctx context.Context, o Options) (_ *Kennel, err error) {
 		return nil, err
 	}
 	k.Vault = tenant.NewVault(key)
+	if err := k.keyFits(ctx); err != nil {
+		return nil, err
+	}
 	k.Mirror = store.NewMirror(k.Directory, store.MirrorOptions{Cache: cfg.Directory.Cache, Source: source(cfg.Directory), Log: o.Log})
 	m := provision.Options{
 		Directory: k.Directory, Vault: k.Vault, Default: cfg.Provision.Driver, Templates: cfg.Provision.Templates, Log: o.Log,
@@ -136,10 +139,44 @@ func (k *Kennel) key(ctx context.Context, d *config.Directory, value string) (*t
 	return key, err
 }
 
+// keyFits refuses a key that opens nothing of a directory's: what was begun with it could not be gone on with by the right one. A directory that does not answer
+// is known by what was saved of it, and keeps no pooler from starting.
+func (k *Kennel) keyFits(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, keyPatience)
+	defer cancel()
+	records, err := k.Directory.List(ctx)
+	if err != nil {
+		k.log.WarnContext(ctx, "the directory can't be read, and its key not be tried", "error", err)
+		return nil
+	}
+	sealed := false
+	for _, r := range records {
+		for i := range r.Logins {
+			l := &r.Logins[i]
+			if l.Secret == "" {
+				continue
+			}
+			if _, err := k.Vault.Open(r.ID, l.Field(), l.Secret); err == nil {
+				return nil
+			}
+			sealed = true
+		}
+	}
+	if !sealed {
+		return nil
+	}
+	return provision.Errorf(provision.KindFailed, "the directory's key is not the one that its tenants' secrets are encrypted with").
+		WithHint("key_file of [directory], or %s, has to have the key that the directory was begun with", store.KeyVariable)
+}
+
+// keyPatience is how long a start waits for a directory's tenants to try the key with.
+const keyPatience = 3 * time.Second
+
 // drivers are those that this program has.
 func drivers(p *config.Provision, log *slog.Logger) (map[string]provision.Driver, error) {
 	pr, err := process.New(process.Options{
 		DataDir: p.DataDir, PortMin: p.PortMin, PortMax: p.PortMax, UIDMin: p.UIDMin, UIDMax: p.UIDMax, MaxInstances: p.MaxInstances, Bins: p.BinDirs, Log: log,
+		NoTCP: true, // the pooler is the way in, and tenants' programs reach all ports of the loopback address
 	})
 	if err != nil {
 		return nil, err

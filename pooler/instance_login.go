@@ -185,6 +185,23 @@ func (f *follower) account(n tenant.Naming, asked *tenant.Asked) (a *session.Acc
 	return f.stranger(r, r.Login(login)), tenant.Welcome, true
 }
 
+// credential is that of a login that is refused for now: its salt may not change with that.
+func (f *follower) credential(n tenant.Naming, asked *tenant.Asked) *auth.Credential {
+	r, login, refusal := f.named(n, asked)
+	if r == nil || refusal != tenant.Welcome {
+		return nil
+	}
+	l := r.Login(login)
+	if l == nil {
+		return nil
+	}
+	v, err := auth.ParseVerifier(l.Verifier)
+	if err != nil {
+		return nil
+	}
+	return auth.NewCredential(v)
+}
+
 // stranger is the account of a login until its client has proved who it is: nobody else has something made for a tenant.
 func (f *follower) stranger(r *tenant.Record, l *tenant.Login) *session.Account {
 	a := &session.Account{User: l.Name, Database: r.Name}

@@ -257,12 +257,12 @@ func (m *Manager) secretsOf(r *tenant.Record) ([]Secret, error) {
 // meet says what becomes of an order for a tenant that something is being done to: it joins that, or takes its place, or is refused.
 func (c *change) meet() (joined bool, err error) {
 	op := c.old.Operation
+	failed := c.old.Phase == tenant.Failed && op.Error != ""
 	running, err := c.m.order(c.old)
-	if err != nil {
+	if err != nil && !failed { // what failed can be taken the place of, also if nobody can read any more what it was to do
 		return false, err
 	}
-	failed := c.old.Phase == tenant.Failed && op.Error != ""
-	if op.Verb == c.o.Verb && same(running, c.o) {
+	if err == nil && op.Verb == c.o.Verb && same(running, c.o) {
 		c.join, c.r = op.ID, c.old
 		c.secrets, err = c.m.secretsOf(c.old)
 		return true, err

@@ -162,6 +162,7 @@ func (m *Manager) settleBut(ctx context.Context, r *tenant.Record, role string) 
 			}
 		}
 		db := "ALTER DATABASE " + ident(r.Database)
+		todo = append(append(todo, db+" CONNECTION LIMIT -1"), access(r)...) // its owner can lock itself out
 		if r.Access.ReadOnly || r.Access.Full {
 			todo = append(todo, db+" SET default_transaction_read_only = on")
 			if r.Access.Full {

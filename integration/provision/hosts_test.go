@@ -278,10 +278,22 @@ func TestFailed(t *testing.T) {
 		}
 		b.do(provision.Order{Verb: provision.VerbStart, Tenant: "acme"})
 	}
+	// Who locks itself out is let in again by a restart.
+	b.mustSQL("acme", "acme", "ALTER DATABASE "+b.record("acme").Database+" CONNECTION LIMIT 0")
+	if _, err := b.sql("acme", "acme", "SELECT 1"); err == nil {
+		t.Error("it is not locked out")
+	}
+	b.do(provision.Order{Verb: provision.VerbRestart, Tenant: "acme"})
+	b.mustSQL("acme", "acme", "SELECT 1")
 	// Removal takes the place of what failed.
 	f.fails.Store(true)
 	b.refused(provision.Order{Verb: provision.VerbSleep, Tenant: "acme"}, provision.KindFailed, "does not stop")
 	f.fails.Store(false)
+	r := b.record("acme")
+	r.Operation.Args["order"] = "sealed with a key that is gone"
+	if _, err := b.dir.Put(t.Context(), r, tenant.Entry{}); err != nil {
+		t.Fatal(err)
+	}
 	b.do(provision.Order{Verb: provision.VerbRemove, Tenant: "acme"})
 	if r := b.record("acme"); r.Phase != tenant.Removed || r.Forget.IsZero() {
 		t.Errorf("got %+v", r)

@@ -63,7 +63,8 @@ type Shared struct {
 	Observer Observer
 	Cache    *parser.Cache
 	Registry *state.Registry
-	// Accounts finds who may log in where, nil = nobody; what else is returned says why, for the log only.
+	// Accounts finds who may log in where, nil = nobody; what else is returned says why, for the log only. An account with a refusal is whose password is
+	// asked for: so the client can't tell by the salt that there is something to refuse.
 	Accounts func(tenant.Asked) (*Account, tenant.Refusal)
 	// Descriptions remembers what servers say of statements; nil = nothing is remembered.
 	Descriptions *Descriptions

@@ -14,6 +14,8 @@ import (
 	"syscall"
 	"testing"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/provision/drivertest"
 	"github.com/pgkennel/pgkennel/tenant"
@@ -24,7 +26,7 @@ func TestSuperuserStaysInside(t *testing.T) {
 	t.Parallel()
 	k := kit(t)
 	mine, theirs := k.Instance(), k.Instance()
-	mine.Superuser = true
+	mine.Superuser, mine.Limits.Disk = true, 256<<20
 	if !root {
 		if err := k.Plan(t.Context(), mine, nil); drivertest.Kind(err) != provision.KindRefused {
 			t.Errorf("plan of a superuser's instance: %v, want %s", err, provision.KindRefused)
@@ -53,6 +55,7 @@ func TestSuperuserStaysInside(t *testing.T) {
 		"echo > " + their + "/socket/x", "cat " + their + ".conf/postgresql.conf", "ls " + their + ".conf", "cat " + their + ".log",
 		"cat " + secret, "ls " + dir, "echo > " + dir + "/x", "kill -0 " + strconv.Itoa(pm.PID), "cat /proc/" + strconv.Itoa(pm.PID) + "/environ",
 		"ls /proc/" + strconv.Itoa(pm.PID) + "/fd/", "cat /proc/" + strconv.Itoa(os.Getpid()) + "/environ", "cat /etc/shadow",
+		"test $(ulimit -Hn) -gt 4096", "test $(ulimit -Hc) != 0", "test $(ulimit -Hp || ulimit -Hu) -gt 1000", "test $(ulimit -Hf) = unlimited",
 		// Of its own: what pgkennel reads and writes.
 		"echo x >> " + dir + "/" + mine.ID + ".conf/pg_hba.conf", "echo x > " + dir + "/" + mine.ID + "/x", "cat " + dir + "/" + mine.ID + ".log",
 		"mv " + dir + "/" + mine.ID + "/data " + dir + "/" + mine.ID + "/gone", "mv " + dir + "/" + mine.ID + "/socket " + dir + "/" + mine.ID + "/gone",
@@ -125,6 +128,42 @@ func TestNothingStaysBehind(t *testing.T) {
 		t.Error(err)
 	}
 	k.Nothing()
+}
+
+// An operator who looks around in an instance's directory is not its process.
+func TestSparesTerminals(t *testing.T) {
+	t.Parallel()
+	k := kit(t)
+	in := k.Instance()
+	k.Up(in)
+	terminal, err := os.OpenFile("/dev/ptmx", os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer terminal.Close()
+	n, err := unix.IoctlGetInt(int(terminal.Fd()), unix.TIOCGPTN)
+	if err = errors.Join(err, unix.IoctlSetPointerInt(int(terminal.Fd()), unix.TIOCSPTLCK, 0)); err != nil {
+		t.Fatal(err)
+	}
+	other, err := os.OpenFile("/dev/pts/"+strconv.Itoa(n), os.O_RDWR|syscall.O_NOCTTY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	shell := exec.Command("cat")
+	shell.Dir, shell.Stdin = filepath.Join(options(t).DataDir, in.ID), other
+	shell.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Setctty: true}
+	if err := shell.Start(); err != nil {
+		t.Fatal(err)
+	}
+	k.Do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
+	if err := shell.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Error(err)
+	}
+	_ = shell.Wait()
+	if s, ok := shell.ProcessState.Sys().(syscall.WaitStatus); !ok || s.Signal() != syscall.SIGTERM {
+		t.Errorf("whoever is in the directory ended by %v, want this test's signal", s.Signal())
+	}
 }
 
 func TestPortTaken(t *testing.T) {
@@ -330,6 +369,17 @@ func TestLogsAreCut(t *testing.T) {
 		st, err := os.Stat(log)
 		old, err2 := os.Stat(log + ".1")
 		return err == nil && err2 == nil && st.Size() < 64<<10 && old.Size() > 0 && old.Size() <= 128<<10
+	})
+	f, err := os.OpenFile(log, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := errors.Join(unix.Fallocate(int(f.Fd()), unix.FALLOC_FL_KEEP_SIZE, 0, 64<<20), f.Close()); err != nil {
+		t.Fatal(err)
+	}
+	k.Eventually("what was reserved in the log is given back", func() bool {
+		var st unix.Stat_t
+		return unix.Stat(log, &st) == nil && st.Blocks*512 < 32<<20
 	})
 	k.SQL(in, "DO $$ BEGIN RAISE LOG 'after the cut'; END $$")
 	var got strings.Builder

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pgkennel/pgkennel/provision"
 )
 
@@ -134,10 +136,19 @@ func (d *Driver) cutLogs(ctx context.Context) {
 			continue
 		}
 		path := filepath.Join(d.o.DataDir, e.Name())
-		if st, err := os.Stat(path); err == nil && st.Size() > d.o.LogSize {
-			if err := cut(path, d.o.LogSize); err != nil {
-				d.log.WarnContext(ctx, "log is too long, and can't be cut", "instance", id, "error", err)
-			}
+		var st unix.Stat_t
+		if unix.Lstat(path, &st) != nil {
+			continue
+		}
+		var err error
+		switch {
+		case st.Size > d.o.LogSize:
+			err = cut(path, d.o.LogSize)
+		case st.Blocks*512 > d.o.LogSize+16<<20: // a superuser's programs can reserve room behind its end
+			err = os.Truncate(path, st.Size)
+		}
+		if err != nil {
+			d.log.WarnContext(ctx, "log is too long, and can't be cut", "instance", id, "error", err)
 		}
 	}
 }

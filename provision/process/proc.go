@@ -21,6 +21,7 @@ type stat struct {
 	state byte
 	ppid  int
 	cpu   time.Duration // with that of its children that were waited for
+	tty   int           // its controlling terminal; 0 = none
 	start uint64        // clock ticks after the machine's start: with the PID, it names one process for ever
 }
 
@@ -43,6 +44,7 @@ func readStat(pid int) (stat, bool) {
 	}
 	st := stat{state: f[0][0]}
 	st.ppid, _ = strconv.Atoi(f[1])
+	st.tty, _ = strconv.Atoi(f[4])
 	for _, word := range f[11:15] {
 		n, _ := strconv.ParseInt(word, 10, 64)
 		st.cpu += time.Duration(n) * time.Second / ticks
@@ -118,7 +120,11 @@ func (p *place) member(pid int) bool {
 			return true
 		}
 	}
-	return below(p.dir, cwd(pid))
+	if !below(p.dir, cwd(pid)) {
+		return false
+	}
+	st, ok := readStat(pid)
+	return ok && st.tty == 0 // else it is somebody who looks around there: all of an instance's are sessions without a terminal
 }
 
 // members are the instance's processes that run.

@@ -3,6 +3,7 @@ package process
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -114,7 +115,11 @@ func (d *Driver) spawn(p *place, in *provision.Instance, inst install, conf map[
 		return nil, err
 	}
 	defer log.Close()
-	cmd := exec.Command(inst.path("postgres"), arguments(p, conf)...) //nolint:gosec // PostgreSQL
+	args := append([]string{inst.path("postgres")}, arguments(p, conf)...)
+	if p.ownUID {
+		args = append([]string{"/bin/sh", "-c", limited(in), "sh"}, args...)
+	}
+	cmd := exec.Command(args[0], args[1:]...) //nolint:gosec // PostgreSQL
 	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = p.dir, log, log, p.become()
 	// When the kernel has to end a process of it, let it be a backend and not the server itself.
 	cmd.Env = append(environment(p.dir), "PG_OOM_ADJUST_FILE=/proc/self/oom_score_adj", "PG_OOM_ADJUST_VALUE=200")
@@ -169,6 +174,19 @@ func onThread(f func()) {
 // maxProcesses bounds how many processes an instance may have, a superuser's programs and tools of pgkennel's among them.
 func maxProcesses(in *provision.Instance) int { return 2*processesOf(in) + 64 }
 
+// limited is a script that begins a program with less than it could have. Only who has CAP_SYS_RESOURCE could say that from outside: the user is another.
+// No file in a volume can be larger than that; a superuser's programs have the log, too, which is outside of it.
+func limited(in *provision.Instance) string {
+	script := fmt.Sprintf("ulimit -c 0; ulimit -n %d; ulimit -p %[2]d || ulimit -u %[2]d; ", maxFiles, maxProcesses(in))
+	if in.Limits.Disk > 0 {
+		script += fmt.Sprintf("ulimit -f %d; ", max(in.Limits.Disk, 1<<30)/512) // PostgreSQL's own files have 1 GiB
+	}
+	return "{ " + script + "} 2>/dev/null; exec \"$@\""
+}
+
+// maxFiles is how many descriptors each process of an instance may have.
+const maxFiles = 4096
+
 // bound sets limits that a process hands down to its children. Where it may not, those of this process are in force.
 func bound(pid int, in *provision.Instance) {
 	set := func(resource int, n uint64) {
@@ -178,7 +196,7 @@ func bound(pid int, in *provision.Instance) {
 			_ = unix.Prlimit(pid, resource, &unix.Rlimit{Cur: n, Max: n}, nil) // only some may
 		}
 	}
-	set(unix.RLIMIT_NOFILE, 4096)
+	set(unix.RLIMIT_NOFILE, maxFiles)
 	set(unix.RLIMIT_CORE, 0) // it would hold the data of sessions
 	if in.Facts[tenant.UIDFact] != "" {
 		set(unix.RLIMIT_NPROC, uint64(maxProcesses(in))) //nolint:gosec // it is above zero
