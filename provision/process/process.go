@@ -63,6 +63,8 @@ type Options struct {
 	LogSize int64
 	// NoSync leaves out what makes data survive the machine's end. For tests.
 	NoSync bool
+	// Runner runs servers in place of this process; nil = none does.
+	Runner Runner
 	Log    *slog.Logger
 }
 
@@ -71,7 +73,7 @@ type Driver struct {
 	o       Options
 	root    bool
 	log     *slog.Logger
-	groups  *groups
+	groups  limiter
 	account *user.User // who runs initdb, under root
 
 	mu struct {
@@ -138,7 +140,11 @@ func New(o Options) (*Driver, error) {
 		}
 	}
 	d.o = o
-	d.groups = findGroups(o)
+	found := findGroups(o)
+	d.groups = found
+	if o.Runner != nil {
+		d.groups = runnerLimits{found, o.Runner}
+	}
 	d.mu.locks, d.mu.children = map[string]*sync.Mutex{}, map[string]*child{}
 	d.mu.planned, d.mu.wakes = map[string]plan{}, map[*waker]bool{}
 	return d, nil
@@ -199,7 +205,12 @@ func account(name string) (*user.User, error) {
 }
 
 // Name implements provision.Driver.
-func (d *Driver) Name() string { return "process" }
+func (d *Driver) Name() string {
+	if d.o.Runner != nil {
+		return d.o.Runner.Name()
+	}
+	return "process"
+}
 
 // place is where an instance's things are, and whose.
 type place struct {

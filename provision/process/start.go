@@ -54,6 +54,11 @@ func (d *Driver) Start(ctx context.Context, in *provision.Instance) error {
 	if err != nil {
 		return err
 	}
+	if r := d.o.Runner; r != nil { // it may be about to start it again by itself
+		if err := errors.Join(r.Stop(ctx, p.id), r.Stopped(ctx, p.id)); err != nil {
+			return err
+		}
+	}
 	if err := d.clear(ctx, p, in); err != nil {
 		return err
 	}
@@ -77,6 +82,9 @@ func (d *Driver) Start(ctx context.Context, in *provision.Instance) error {
 	}
 	if err := errors.Join(d.put(p, p.started, string(text)), d.put(p, p.loaded, string(text))); err != nil {
 		return err
+	}
+	if d.o.Runner != nil {
+		return d.runnerStart(ctx, p, in, inst, parse(string(text)))
 	}
 	c, err := d.spawn(p, in, inst, parse(string(text)))
 	if err != nil {
@@ -109,8 +117,7 @@ func (d *Driver) spawn(p *place, in *provision.Instance, inst install, conf map[
 	defer log.Close()
 	cmd := exec.Command(inst.path("postgres"), arguments(p, conf)...) //nolint:gosec // PostgreSQL
 	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = p.dir, log, log, p.become()
-	// When the kernel has to end a process of it, let it be a backend and not the server itself.
-	cmd.Env = append(environment(p.dir), "PG_OOM_ADJUST_FILE=/proc/self/oom_score_adj", "PG_OOM_ADJUST_VALUE=200")
+	cmd.Env = serverEnv(p)
 	d.befriend(cmd.SysProcAttr, in)
 	started := make(chan error, 1)
 	go onThread(func() {
@@ -143,6 +150,35 @@ func (d *Driver) spawn(p *place, in *provision.Instance, inst install, conf map[
 	return c, nil
 }
 
+// serverEnv is a server's environment. When the kernel has to end a process of it, let it be a backend and not the server itself.
+func serverEnv(p *place) []string {
+	return append(environment(p.dir), "PG_OOM_ADJUST_FILE=/proc/self/oom_score_adj", "PG_OOM_ADJUST_VALUE=200")
+}
+
+// runnerStart has the runner start the server. One that does not come up is not tried again.
+func (d *Driver) runnerStart(ctx context.Context, p *place, in *provision.Instance, inst install, conf map[string]string) error {
+	attr := p.become()
+	d.befriend(attr, in)
+	s := Service{
+		ID: p.id, Command: append([]string{inst.path("postgres")}, arguments(p, conf)...), Env: serverEnv(p), Dir: p.dir, Log: p.log,
+		UID: p.uid, GID: p.gid, Files: maxFiles, Processes: maxProcesses(in),
+	}
+	if attr.Credential != nil {
+		s.Groups = attr.Credential.Groups
+	}
+	pid, err := d.o.Runner.Start(ctx, s)
+	if err == nil {
+		d.wake()
+		err = d.await(ctx, p, pid, nil)
+	} else if tail := d.tail(p, 5); tail != "" {
+		err = provision.Errorf(provision.KindFailed, "PostgreSQL of instance %s did not start: %v", p.id, err).WithDetail("The end of its log:\n%s", tail)
+	}
+	if err != nil && context.Cause(ctx) == nil {
+		return errors.Join(err, d.o.Runner.Stop(ctx, p.id))
+	}
+	return err
+}
+
 // onThread runs f on a thread that ends with its goroutine: it goes to an instance's groups, and may not stay there. The process's first thread never ends.
 func onThread(f func()) {
 	runtime.LockOSThread()
@@ -162,6 +198,9 @@ func onThread(f func()) {
 // maxProcesses bounds how many processes an instance may have, a superuser's programs and tools of pgkennel's among them.
 func maxProcesses(in *provision.Instance) int { return 2*processesOf(in) + 64 }
 
+// maxFiles is how many descriptors each of an instance's processes may have.
+const maxFiles = 4096
+
 // bound sets limits that a process hands down to its children. Where it may not, those of this process are in force.
 func bound(pid int, in *provision.Instance) {
 	set := func(resource int, n uint64) {
@@ -171,7 +210,7 @@ func bound(pid int, in *provision.Instance) {
 			_ = unix.Prlimit(pid, resource, &unix.Rlimit{Cur: n, Max: n}, nil) // only some may
 		}
 	}
-	set(unix.RLIMIT_NOFILE, 4096)
+	set(unix.RLIMIT_NOFILE, maxFiles)
 	set(unix.RLIMIT_CORE, 0) // it would hold the data of sessions
 	if in.Facts[tenant.UIDFact] != "" {
 		set(unix.RLIMIT_NPROC, uint64(maxProcesses(in))) //nolint:gosec // it is above zero
