@@ -31,7 +31,7 @@ var floors = map[string]int{
 	"provision/process":    3,
 	"provision/drivertest": 3,
 	"provision/systemd":    4, // the process driver, with units
-	"provision/docker":     3,
+	"provision/docker":     4, // likewise, with containers
 	"provision/kubernetes": 3,
 	"provision/external":   3,
 	"pooler/cluster":       3,

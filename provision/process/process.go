@@ -70,11 +70,12 @@ type Options struct {
 
 // Driver runs instances as processes.
 type Driver struct {
-	o       Options
-	root    bool
-	log     *slog.Logger
-	groups  limiter
-	account *user.User // who runs initdb, under root
+	o        Options
+	root     bool
+	log      *slog.Logger
+	groups   limiter
+	enclosed Enclosed   // Options.Runner, if it is one
+	account  *user.User // who runs initdb, under root
 
 	mu struct {
 		sync.Mutex
@@ -144,6 +145,7 @@ func New(o Options) (*Driver, error) {
 	d.groups = found
 	if o.Runner != nil {
 		d.groups = runnerLimits{found, o.Runner}
+		d.enclosed, _ = o.Runner.(Enclosed)
 	}
 	d.mu.locks, d.mu.children = map[string]*sync.Mutex{}, map[string]*child{}
 	d.mu.planned, d.mu.wakes = map[string]plan{}, map[*waker]bool{}
@@ -225,6 +227,8 @@ type place struct {
 	uid, gid            int
 	ownUID              bool // nobody else has uid
 	uidMin, uidMax      int  // those of all instances
+	// outer translates numbers of processes that the server writes; nil = they are this host's.
+	outer func(pid int) int
 }
 
 // at returns the place of an ID, for what needs no user.
@@ -234,12 +238,16 @@ func (d *Driver) at(id string) (*place, error) {
 	}
 	in := func(name string) string { return filepath.Join(d.o.DataDir, name) }
 	dir, conf := in(id), in(id+".conf")
-	return &place{
+	p := &place{
 		id: id, dir: dir, data: filepath.Join(dir, "data"), socket: filepath.Join(dir, "socket"), spool: filepath.Join(dir, "spool"),
 		reserve: filepath.Join(dir, "reserve"), image: in(id + ".img"), conf: conf, config: filepath.Join(conf, "postgresql.conf"),
 		hba: filepath.Join(conf, "pg_hba.conf"), started: filepath.Join(conf, "started.conf"), loaded: filepath.Join(conf, "loaded.conf"),
 		log: in(id + ".log"), uid: os.Geteuid(), gid: os.Getegid(), uidMin: d.o.UIDMin, uidMax: d.o.UIDMax,
-	}, nil
+	}
+	if d.enclosed != nil {
+		p.outer = func(pid int) int { return d.enclosed.Outer(id, pid) }
+	}
+	return p, nil
 }
 
 // place returns that of an instance that Plan has seen.

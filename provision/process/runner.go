@@ -29,16 +29,37 @@ type Runner interface {
 	Watch(ctx context.Context, wake func())
 }
 
-// Service is a server as a Runner has to know it.
+// Enclosed is a Runner whose servers have programs and numbers of processes of their own, as in containers. They see the instance's directories where this
+// process does.
+type Enclosed interface {
+	Runner
+	// Can reports why it has nothing to enforce a limit with: of memory or cpu.
+	Can(controller string) error
+	// Versions are PostgreSQL's major ones that it has; Missing is the error for another.
+	Versions() ([]int, error)
+	Missing(version string) error
+	// Run runs a program to its end and returns what it wrote. Where its arguments say /dev/stdin, it reads input.
+	Run(ctx context.Context, s Service, input []byte) (output string, err error)
+	// Outer is the number that the server with a number of its own has on this host; 0 = it does not run.
+	Outer(id string, pid int) int
+	// Tail is the end of what a server wrote.
+	Tail(id string, lines int) string
+}
+
+// Service is a server, or another program for an instance, as a Runner has to know it.
 type Service struct {
-	ID      string
-	Command []string // the program, and what it is told
+	ID string
+	// Command is the program, and what it is told. Of an Enclosed, the program is VERSION/NAME.
+	Command []string
 	Env     []string
 	Dir     string // where it runs, and all that it may write to
 	Log     string // what it writes is appended to it
 	// UID and GID are whom it runs as, with Groups beside.
 	UID, GID int
 	Groups   []uint32
+	Config   string // the directory of its configuration
+	Socket   string // that of another instance's socket which it connects to; empty = none
+	Limits   tenant.Limits
 	// Files and Processes are how many it may have.
 	Files, Processes int
 }
@@ -67,7 +88,12 @@ type runnerLimits struct {
 	runner Runner
 }
 
-func (r runnerLimits) can(controller string) error { return r.kernel.can(controller) }
+func (r runnerLimits) can(controller string) error {
+	if e, is := r.runner.(Enclosed); is {
+		return e.Can(controller)
+	}
+	return r.kernel.can(controller)
+}
 
 func (r runnerLimits) setup(id string, l tenant.Limits, processes int) error {
 	return r.runner.Limit(id, l, processes)

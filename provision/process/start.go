@@ -161,7 +161,10 @@ func (d *Driver) runnerStart(ctx context.Context, p *place, in *provision.Instan
 	d.befriend(attr, in)
 	s := Service{
 		ID: p.id, Command: append([]string{inst.path("postgres")}, arguments(p, conf)...), Env: serverEnv(p), Dir: p.dir, Log: p.log,
-		UID: p.uid, GID: p.gid, Files: maxFiles, Processes: maxProcesses(in),
+		UID: p.uid, GID: p.gid, Files: maxFiles, Processes: maxProcesses(in), Limits: in.Limits, Config: p.conf,
+	}
+	if in.Primary != nil && below(d.o.DataDir, in.Primary.Endpoint.Host) {
+		s.Socket = in.Primary.Endpoint.Host
 	}
 	if attr.Credential != nil {
 		s.Groups = attr.Credential.Groups
@@ -250,6 +253,9 @@ func (d *Driver) await(ctx context.Context, p *place, pid int, c *child) error {
 
 // tail is the end of an instance's log, for the detail of an error.
 func (d *Driver) tail(p *place, lines int) string {
+	if d.enclosed != nil {
+		return strings.TrimSpace(d.enclosed.Tail(p.id, lines))
+	}
 	b, _, err := readTail(p.log, lines)
 	if err != nil {
 		return ""
