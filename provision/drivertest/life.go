@@ -301,6 +301,7 @@ func replica(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 		}
 		return
 	}
+	primary.Settings = map[string]string{"max_prepared_transactions": "7", "max_locks_per_transaction": "100"} // a replica with less does not start
 	k.Up(primary)
 	k.SQL(primary, "CREATE TABLE r AS SELECT 1 AS n")
 	k.Up(copied, primary)

@@ -31,7 +31,7 @@ func TestKilledMakers(t *testing.T) {
 				k := kit(t)
 				in := k.Instance()
 				if root {
-					in.Limits.Disk = 96 << 20
+					in.Limits.Disk = 128 << 20
 				}
 				k.Do("plan", func(ctx context.Context) error { return k.Plan(ctx, in, nil) })
 				killAt(t, options(t).DataDir, in, step)

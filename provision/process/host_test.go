@@ -98,8 +98,17 @@ func TestNothingStaysBehind(t *testing.T) {
 	in := k.Instance()
 	k.Up(in)
 	litter := filepath.Join("/dev/shm", "litter-"+in.ID)
-	k.SQL(in, "COPY (SELECT 1) TO PROGRAM 'echo > "+litter+"; setsid sleep 1000 >/dev/null 2>&1 </dev/null & exit 0'")
+	k.SQL(in, "COPY (SELECT 1) TO PROGRAM 'echo > "+litter+"; setsid sleep 1000 >/dev/null 2>&1 </dev/null & cat >/dev/null'")
+	if root {
+		// One that is never there for long, but always again.
+		k.SQL(in, "COPY (SELECT 1) TO PROGRAM 'echo \"setsid sh ./hop & exit\" > hop; setsid sh ./hop >/dev/null 2>&1 </dev/null & cat >/dev/null'")
+	}
 	k.Do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
+	if uid := in.Facts[tenant.UIDFact]; uid != "" {
+		if left, err := exec.Command("pgrep", "-r", "D,R,S,T", "-u", uid).Output(); err == nil {
+			t.Errorf("processes of its user after it was stopped: %q", left)
+		}
+	}
 	if left, err := exec.Command("pgrep", "-f", "^sleep 1000$").Output(); err == nil {
 		for pid := range strings.FieldsSeq(string(left)) {
 			if dir, err := os.Readlink("/proc/" + pid + "/cwd"); err == nil && strings.Contains(dir, in.ID) {
@@ -134,8 +143,28 @@ func TestPortTaken(t *testing.T) {
 	if err := k.Start(t.Context(), in); err == nil || !strings.Contains(err.Error(), "another program listens on its port "+in.Facts[tenant.PortFact]) {
 		t.Errorf("start with its port taken: %v", err)
 	}
+	// At its socket alone it has nothing to do with that.
+	o := options(t)
+	o.NoTCP = true
+	alone := drivertest.Kit{TB: t, Driver: openWith(t, o)}
+	alone.Do("configure", func(ctx context.Context) error { _, err := alone.Configure(ctx, in); return err })
+	alone.Do("start", func(ctx context.Context) error { return alone.Start(ctx, in) })
+	if got := alone.SQL(in, "SHOW listen_addresses"); got != "" {
+		t.Errorf("it listens at %q", got)
+	}
 	l.Close()
+	k.Do("configure", func(ctx context.Context) error {
+		need, err := k.Configure(ctx, in)
+		if err == nil && need != provision.NeedRestart {
+			t.Errorf("to listen at its port it needs %d, want %d", need, provision.NeedRestart)
+		}
+		return err
+	})
+	k.Do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
 	k.Do("start", func(ctx context.Context) error { return k.Start(ctx, in) })
+	if got := k.SQL(in, "SHOW listen_addresses"); got != "127.0.0.1" {
+		t.Errorf("it listens at %q, want 127.0.0.1", got)
+	}
 }
 
 // Numbers of processes are used again: what postmaster.pid names may be anybody.
@@ -199,7 +228,7 @@ func TestFullVolume(t *testing.T) {
 	t.Parallel()
 	k := kit(t)
 	in, neighbour := k.Instance(), k.Instance()
-	in.Limits.Disk = 96 << 20
+	in.Limits.Disk = 128 << 20
 	if !root {
 		if err := k.Plan(t.Context(), in, nil); drivertest.Kind(err) != provision.KindRefused {
 			t.Errorf("plan with a disk limit: %v, want %s", err, provision.KindRefused)
@@ -218,7 +247,7 @@ func TestFullVolume(t *testing.T) {
 		k.SQL(neighbour, "INSERT INTO n SELECT md5(n::text) FROM generate_series(1, 1000) n")
 	}
 	if err == nil {
-		t.Fatal("200 MB went into a volume of 96 MiB")
+		t.Fatal("700 MB went into a volume of 128 MiB")
 	}
 	// The last blocks, as a superuser's own file would take them.
 	data, _, _ := k.DataDir(in)
@@ -234,17 +263,47 @@ func TestFullVolume(t *testing.T) {
 	k.SQL(in, "INSERT INTO filler VALUES ('more')")
 	k.SQL(neighbour, "INSERT INTO n VALUES ('after')")
 
-	// As after the host was started anew: nothing is mounted.
+	// As after the host was started anew, when nothing is mounted; and as if somebody else had it mounted where we don't see that. Then there must not be two
+	// devices of one file.
+	k.SQL(in, "CHECKPOINT")
 	k.Do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
-	if err := syscall.Unmount(filepath.Dir(data), 0); err != nil {
-		t.Fatal(err)
-	}
-	if st, err := k.State(t.Context(), in); err != nil || st.Running {
-		t.Errorf("state: %+v, %v", st, err)
-	}
-	k.Do("start", func(ctx context.Context) error { return k.Start(ctx, in) })
-	if got := k.SQL(in, "SELECT t FROM filler"); got != "more" {
-		t.Errorf("after the host's start: %q, want more", got)
+	for _, elsewhere := range []bool{false, true} {
+		other := exec.Command("unshare", "--mount", "sh", "-c", "echo there; exec sleep 1000")
+		if elsewhere {
+			out, err := other.StdoutPipe()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := other.Start(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := out.Read(make([]byte, 1)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := syscall.Unmount(filepath.Dir(data), 0); err != nil {
+			t.Fatal(err)
+		}
+		if !elsewhere {
+			if st, err := k.State(t.Context(), in); err != nil || st.Running || !st.Data {
+				t.Errorf("state: %+v, %v", st, err)
+			}
+		}
+		k.Do("start", func(ctx context.Context) error { return k.Start(ctx, in) })
+		if got := k.SQL(in, "SELECT t FROM filler"); got != "more" {
+			t.Errorf("after the host's start: %q, want more", got)
+		}
+		k.Do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
+		devices, err := exec.Command("losetup", "-n", "-O", "NAME", "-j", filepath.Dir(data)+".img").Output()
+		if n := strings.Count(string(devices), "\n"); err != nil || n != 1 {
+			t.Errorf("the volume has %d devices, want 1: %v", n, err)
+		}
+		if elsewhere {
+			if err := other.Process.Kill(); err != nil {
+				t.Error(err)
+			}
+			_ = other.Wait()
+		}
 	}
 	k.Twice("destroy", func(ctx context.Context) error { return k.Destroy(ctx, in) })
 }

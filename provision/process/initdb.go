@@ -70,6 +70,9 @@ func (d *Driver) Init(ctx context.Context, in *provision.Instance) error {
 func (d *Driver) initdb(ctx context.Context, p *place, in *provision.Instance, inst install, made string) error {
 	uid := p.uid
 	attr := p.become()
+	if d.root && d.account == nil {
+		return d.unfit
+	}
 	if d.root {
 		n, err := strconv.ParseUint(d.account.Uid, 10, 32)
 		if err != nil {

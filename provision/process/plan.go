@@ -39,7 +39,7 @@ const (
 	unlimitedMemory    = 64 << 20 // its shared buffers
 	unlimitedDisk      = 256 << 20
 	leastMemory        = 64 << 20
-	leastDisk          = 96 << 20
+	leastDisk          = 128 << 20 // half of which a new instance has use for
 	leastCPU           = 10
 )
 
@@ -48,6 +48,9 @@ func (d *Driver) Plan(_ context.Context, in *provision.Instance, others []*provi
 	p, err := d.at(in.ID)
 	if err != nil {
 		return err
+	}
+	if d.unfit != nil {
+		return provision.Errorf(provision.KindRefused, "the data directory of instances can't be used: %v", d.unfit)
 	}
 	version := in.Version
 	if version == "" && in.Primary != nil {

@@ -144,38 +144,41 @@ func explain(err error) string {
 	return "no *provision.Error"
 }
 
-// What can't be used is told at once.
+// Options that make no sense are told at once; what the host is not fit for, when an instance is asked for.
 func TestBadOptions(t *testing.T) {
 	t.Parallel()
 	good := options(t)
+	shut := filepath.Join(t.TempDir(), "shut")
+	if err := os.Mkdir(shut, 0o700); err != nil {
+		t.Fatal(err)
+	}
 	for want, change := range map[string]func(*process.Options){
-		"data_dir is not set": func(o *process.Options) { o.DataDir = "" },
-		"bytes too long":      func(o *process.Options) { o.DataDir = filepath.Join(t.TempDir(), strings.Repeat("x", 70)) },
-		"only letters":        func(o *process.Options) { o.DataDir = filepath.Join(t.TempDir(), "a b") },
-		"is no range":         func(o *process.Options) { o.PortMin, o.PortMax = 2, 1 },
-		"no range":            func(o *process.Options) { o.UIDMin, o.UIDMax = 0, 5 },
-		"data directory of":   func(o *process.Options) { o.DataDir = "/dev/null/x" },
+		"data_dir is not set":        func(o *process.Options) { o.DataDir = "" },
+		"bytes too long":             func(o *process.Options) { o.DataDir = filepath.Join(t.TempDir(), strings.Repeat("x", 70)) },
+		"only letters":               func(o *process.Options) { o.DataDir = filepath.Join(t.TempDir(), "a b") },
+		"2 to 1 is no range":         func(o *process.Options) { o.PortMin, o.PortMax = 2, 1 },
+		"0 to 5 is no range":         func(o *process.Options) { o.UIDMin, o.UIDMax = 0, 5 },
+		"not a directory":            func(o *process.Options) { o.DataDir = "/dev/null/x" },
+		"no-such-user":               func(o *process.Options) { o.Account = "no-such-user" },
+		"can't pass through " + shut: func(o *process.Options) { o.DataDir = filepath.Join(shut, "x") },
 	} {
 		o := good
 		change(&o)
-		if _, err := process.New(o); err == nil || !strings.Contains(err.Error(), want) {
+		d, err := process.New(o)
+		if err == nil {
+			err = d.Plan(t.Context(), &provision.Instance{ID: tenant.NewID()}, nil)
+			if err != nil && drivertest.Kind(err) != provision.KindRefused {
+				t.Errorf("plan: %v, want %s", err, provision.KindRefused)
+			}
+		}
+		if !root && (want == "no-such-user" || strings.HasPrefix(want, "can't pass")) {
+			if err != nil {
+				t.Errorf("it needs nobody else's, and says %v", err)
+			}
+			continue
+		}
+		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v, want %q", err, want)
-		}
-	}
-	if root {
-		shut := filepath.Join(t.TempDir(), "shut")
-		if err := os.Mkdir(shut, 0o700); err != nil {
-			t.Fatal(err)
-		}
-		o := good
-		o.DataDir = filepath.Join(shut, "x")
-		if _, err := process.New(o); err == nil || !strings.Contains(err.Error(), "can't pass through "+shut) {
-			t.Errorf("a directory that nobody can pass to: %v", err)
-		}
-		o = good
-		o.Account = "no-such-user"
-		if _, err := process.New(o); err == nil || !strings.Contains(err.Error(), "no-such-user") {
-			t.Errorf("an account that is not there: %v", err)
 		}
 	}
 }

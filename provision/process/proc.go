@@ -223,17 +223,16 @@ func gone(err error) error {
 
 // killMembers ends all of the instance's processes, and returns when they have.
 func (d *Driver) killMembers(ctx context.Context, p *place) error {
-	wait := time.Millisecond
-	for round := 0; ; round++ {
+	if p.ownUID {
+		// All at once, in the kernel: what makes new processes faster than they are found here does not get away.
+		sweep := exec.CommandContext(ctx, "/bin/sh", "-c", "kill -9 -1")
+		sweep.Dir, sweep.Env, sweep.SysProcAttr = "/", []string{}, p.become()
+		_ = sweep.Run() // it kills itself
+	}
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
 		list := p.members()
 		if len(list) == 0 {
 			return nil
-		}
-		if p.ownUID && round%8 == 1 {
-			// All at once, in the kernel: what makes new processes faster than they are found here does not get away.
-			sweep := exec.Command("/bin/sh", "-c", "kill -9 -1")
-			sweep.Dir, sweep.Env, sweep.SysProcAttr = "/", []string{}, p.become()
-			_ = sweep.Run() // it kills itself
 		}
 		for _, pid := range list {
 			if err := signal(pid, unix.SIGKILL, p.member); err != nil {
@@ -248,7 +247,6 @@ func (d *Driver) killMembers(ctx context.Context, p *place) error {
 			}
 			return nil
 		}
-		wait = min(2*wait, 50*time.Millisecond)
 	}
 }
 

@@ -48,6 +48,9 @@ type Options struct {
 	DataDir string
 	// PortMin and PortMax bound the TCP ports that instances get; 0 = 20000 to 29999, below those that the kernel hands out by itself.
 	PortMin, PortMax int
+	// NoTCP has instances listen at their unix sockets only, which is where Endpoint points to. All users of a host reach a TCP port, programs of a tenant's
+	// superuser too: they can keep another's port busy, or take it while that is down.
+	NoTCP bool
 	// UIDMin and UIDMax bound the users that instances run as under root; 0 = 200000 to 299999. Nobody else may have one of them.
 	UIDMin, UIDMax int
 	// MaxInstances is how many there may be; 0 = as many as there is room for.
@@ -76,6 +79,7 @@ type Driver struct {
 	groups   limiter
 	enclosed Enclosed   // Options.Runner, if it is one
 	account  *user.User // who runs initdb, under root
+	unfit    error      // why no instance can be made here
 
 	mu struct {
 		sync.Mutex
@@ -89,7 +93,7 @@ type Driver struct {
 
 var _ provision.Driver = (*Driver)(nil)
 
-// New makes a Driver. It fails if DataDir can't be used; whether there is a PostgreSQL is for Plan to find out.
+// New makes a Driver. It fails if its options make no sense. That the host is not fit for instances is for Plan to say: a pgkennel may have other tenants.
 func New(o Options) (*Driver, error) {
 	if o.DataDir == "" {
 		return nil, errors.New("provision.data_dir is not set")
@@ -97,35 +101,6 @@ func New(o Options) (*Driver, error) {
 	dir, err := filepath.Abs(o.DataDir)
 	if err != nil {
 		return nil, err
-	}
-	d := &Driver{root: os.Geteuid() == 0, log: o.Log}
-	if d.log == nil {
-		d.log = slog.New(slog.DiscardHandler)
-	}
-	mode := os.FileMode(0o700)
-	if d.root {
-		mode = 0o711 // instances pass through, and see nothing
-	}
-	if err := os.MkdirAll(dir, mode); err != nil {
-		return nil, fmt.Errorf("data directory of instances: %w", err)
-	}
-	if err := os.Chmod(dir, mode); err != nil {
-		return nil, fmt.Errorf("data directory of instances: %w", err)
-	}
-	// Processes are known by their directories, as the kernel writes them.
-	if dir, err = filepath.EvalSymlinks(dir); err != nil {
-		return nil, fmt.Errorf("data directory of instances: %w", err)
-	}
-	if !goodDir.MatchString(dir) {
-		return nil, fmt.Errorf("data directory of instances %q: only letters, digits and /_.,+@:=- may be in its path", dir)
-	}
-	if n := len(filepath.Join(dir, tenant.NewID(), "socket", ".s.PGSQL.65535")); n > maxSocket {
-		return nil, fmt.Errorf("data directory of instances %s: its path is %d bytes too long for the unix sockets in it", dir, n-maxSocket)
-	}
-	if d.root {
-		if err := passable(dir); err != nil {
-			return nil, err
-		}
 	}
 	o.DataDir = dir
 	defaults(&o)
@@ -135,13 +110,12 @@ func New(o Options) (*Driver, error) {
 	if o.UIDMin < 1 || o.UIDMin > o.UIDMax {
 		return nil, fmt.Errorf("users of instances: %d to %d is no range", o.UIDMin, o.UIDMax)
 	}
-	if d.root {
-		if d.account, err = account(o.Account); err != nil {
-			return nil, err
-		}
+	d := &Driver{o: o, root: os.Geteuid() == 0, log: o.Log}
+	if d.log == nil {
+		d.log = slog.New(slog.DiscardHandler)
 	}
-	d.o = o
-	found := findGroups(o)
+	d.unfit = d.prepare()
+	found := findGroups(d.o)
 	d.groups = found
 	if o.Runner != nil {
 		d.groups = runnerLimits{found, o.Runner}
@@ -152,15 +126,45 @@ func New(o Options) (*Driver, error) {
 	return d, nil
 }
 
+// prepare makes the data directory, and says why no instance can be made here.
+func (d *Driver) prepare() error {
+	dir, mode := d.o.DataDir, os.FileMode(0o700)
+	if d.root {
+		mode = 0o711 // instances pass through, and see nothing
+	}
+	if err := errors.Join(os.MkdirAll(dir, mode), os.Chmod(dir, mode)); err != nil {
+		return err
+	}
+	// Processes are known by their directories, as the kernel writes them.
+	dir, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return err
+	}
+	d.o.DataDir = dir
+	if !goodDir.MatchString(dir) {
+		return fmt.Errorf("%q: only letters, digits and /_.,+@:=- may be in its path", dir)
+	}
+	if n := len(filepath.Join(dir, tenant.NewID(), "socket", ".s.PGSQL.65535")); n > maxSocket {
+		return fmt.Errorf("%s: its path is %d bytes too long for the unix sockets in it", dir, n-maxSocket)
+	}
+	if !d.root {
+		return nil
+	}
+	if d.account, err = account(d.o.Account); err != nil {
+		return err
+	}
+	return passable(dir)
+}
+
 // passable reports a directory above dir that keeps everybody out, the users of instances too.
 func passable(dir string) error {
 	for up := filepath.Dir(dir); ; up = filepath.Dir(up) {
 		st, err := os.Stat(up)
 		if err != nil {
-			return fmt.Errorf("data directory of instances: %w", err)
+			return err
 		}
 		if st.Mode()&0o001 == 0 {
-			return fmt.Errorf("data directory of instances %s: the users that instances run as can't pass through %s (mode %04o); choose another place, or allow that with chmod o+x",
+			return fmt.Errorf("%s: the users that instances run as can't pass through %s (mode %04o); choose another place, or allow that with chmod o+x",
 				dir, up, st.Mode().Perm())
 		}
 		if up == filepath.Dir(up) {
@@ -298,8 +302,8 @@ func (d *Driver) DataDir(in *provision.Instance) (dir string, uid, gid int) {
 	return p.data, p.uid, p.gid
 }
 
-// State implements provision.Driver.
-func (d *Driver) State(_ context.Context, in *provision.Instance) (provision.State, error) {
+// State implements provision.Driver. It mounts a volume that is not, as after the host was started anew, to see what is in it.
+func (d *Driver) State(ctx context.Context, in *provision.Instance) (provision.State, error) {
 	p, err := d.at(in.ID)
 	if err != nil {
 		return provision.State{}, err
@@ -307,6 +311,18 @@ func (d *Driver) State(_ context.Context, in *provision.Instance) (provision.Sta
 	if d.root && in.Facts[tenant.UIDFact] != "" {
 		if p, err = d.place(in); err != nil {
 			return provision.State{}, err
+		}
+	}
+	if d.root && exists(p.image) {
+		if is, err := mounted(p.dir); err != nil {
+			return provision.State{}, err
+		} else if !is {
+			unlock := d.lock(in.ID)
+			err := d.mount(ctx, p)
+			unlock()
+			if err != nil {
+				return provision.State{}, err
+			}
 		}
 	}
 	var st provision.State

@@ -34,6 +34,9 @@ var ours = map[string]string{
 
 var goodName = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*(\.[a-zA-Z_][a-zA-Z0-9_$]*)?$`)
 
+// follow are settings of which a replica may not have less than its primary: it would not start.
+var follow = []string{"max_worker_processes", "max_wal_senders", "max_prepared_transactions", "max_locks_per_transaction", "wal_level"}
+
 // checkSettings refuses settings of operators that would break what pgkennel relies on.
 func checkSettings(settings map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
@@ -104,6 +107,13 @@ func (d *Driver) settings(p *place, in *provision.Instance) []setting {
 	if d.o.NoSync {
 		m["fsync"] = "off"
 	}
+	if in.Primary != nil {
+		for name, value := range in.Primary.Settings {
+			if slices.Contains(follow, strings.ToLower(name)) {
+				m[strings.ToLower(name)] = value
+			}
+		}
+	}
 	for name, value := range in.Settings {
 		m[strings.ToLower(name)] = value
 	}
@@ -112,6 +122,9 @@ func (d *Driver) settings(p *place, in *provision.Instance) []setting {
 		"hba_file": p.hba, "cluster_name": "t_" + p.id, "logging_collector": "off", "log_destination": "stderr", "password_encryption": "scram-sha-256",
 		"ssl": "off", "max_connections": strconv.Itoa(conns + ownConnections), "superuser_reserved_connections": strconv.Itoa(ownConnections),
 		"hot_standby": "on", "archive_mode": "off", "archive_command": "",
+	}
+	if d.o.NoTCP {
+		must["listen_addresses"] = ""
 	}
 	if in.Archive {
 		must["archive_mode"], must["archive_command"] = "on", archiveCommand(p.spool)

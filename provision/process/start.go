@@ -31,8 +31,15 @@ func (d *Driver) Start(ctx context.Context, in *provision.Instance) error {
 		return err
 	}
 	defer d.lock(in.ID)()
-	if pm, running := findPostmaster(p); running {
-		return d.await(ctx, p, pm.pid, nil)
+	for {
+		pm, running := findPostmaster(p)
+		if !running {
+			break
+		}
+		// It may be about to end, because whoever stopped it was killed: then it is started anew.
+		if err := d.await(ctx, p, pm.pid, nil); !errors.Is(err, errEnded) {
+			return err
+		}
 	}
 	inst, err := d.install(in.Version)
 	if err != nil {
@@ -71,7 +78,7 @@ func (d *Driver) Start(ctx context.Context, in *provision.Instance) error {
 	if err != nil {
 		return err
 	}
-	if listening[in.Endpoint.Port] {
+	if listening[in.Endpoint.Port] && !d.o.NoTCP {
 		return provision.Errorf(provision.KindFailed, "instance %s can't start: another program listens on its port %d", in.ID, in.Endpoint.Port)
 	}
 	if freeReserve(p) {
@@ -220,7 +227,10 @@ func bound(pid int, in *provision.Instance) {
 	}
 }
 
-// await waits until a server accepts connections. c is nil for one that another process started.
+// errEnded is the end of a server that was there before Start.
+var errEnded = errors.New("the server ended")
+
+// await waits until a server accepts connections. c is nil for one that another process, or an earlier Start, started.
 func (d *Driver) await(ctx context.Context, p *place, pid int, c *child) error {
 	failed := func() error {
 		err := provision.Errorf(provision.KindFailed, "PostgreSQL of instance %s did not start", p.id)
@@ -246,7 +256,7 @@ func (d *Driver) await(ctx context.Context, p *place, pid int, c *child) error {
 		case <-time.After(wait):
 		}
 		if c == nil && !alive(pid) {
-			return failed()
+			return errEnded
 		}
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 
@@ -162,15 +163,7 @@ func (d *Driver) mount(ctx context.Context, p *place) error {
 	if is, err := mounted(p.dir); is || err != nil {
 		return err
 	}
-	if err := resize(ctx, p.image); err != nil {
-		return err
-	}
-	img, err := os.OpenFile(p.image, os.O_RDWR, 0)
-	if err != nil {
-		return err
-	}
-	defer img.Close()
-	dev, err := attach(img)
+	dev, err := device(ctx, p.image)
 	if err != nil {
 		return fmt.Errorf("loop device for %s: %w", p.image, err)
 	}
@@ -179,6 +172,26 @@ func (d *Driver) mount(ctx context.Context, p *place) error {
 		return fmt.Errorf("mount %s: %w", p.dir, err)
 	}
 	return nil
+}
+
+// device returns a volume's block device. There may be one already that is not mounted here, but where servers run that were started by a pgkennel with
+// mounts of its own: a second one of the same file would destroy it.
+func device(ctx context.Context, image string) (*os.File, error) {
+	for have := loops(image); len(have) > 0; have = loops(image) {
+		dev, err := os.OpenFile(have[0], os.O_RDWR, 0)
+		if err == nil || !errors.Is(err, unix.ENXIO) { // else it is just going away
+			return dev, err
+		}
+	}
+	if err := resize(ctx, image); err != nil {
+		return nil, err
+	}
+	img, err := os.OpenFile(image, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	defer img.Close()
+	return attach(img)
 }
 
 // attach makes a file a block device, which goes when nobody uses it any more.
@@ -405,6 +418,8 @@ func unmount(p *place) error {
 		}
 		_ = unix.IoctlSetInt(int(dev.Fd()), unix.LOOP_CLR_FD, 0) // it may have gone by itself
 		dev.Close()
+	}
+	for end := time.Now().Add(time.Second); len(loops(p.image)) > 0 && time.Now().Before(end); time.Sleep(time.Millisecond) {
 	}
 	return nil
 }
