@@ -115,6 +115,13 @@ race: ## unit and integration tests under the race detector
 	$(call step,tests with -race)
 	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) -skip=$(SERVER) $(PKG)
 
+.PHONY: drivers
+drivers: deps ## tests of drivers, of systemd and docker too, which are installed if they are not (Debian, as root)
+	$(call step,drivers)
+	@{ command -v dockerd && command -v systemctl && command -v dbus-daemon; } >/dev/null || \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends docker.io systemd dbus >/dev/null
+	@$(GO) test -count=1 -timeout=$(TIMEOUT) ./provision/process ./provision/systemd ./provision/docker
+
 .PHONY: short
 short: ## tests that need no more than seconds
 	$(call step,short tests)

@@ -22,6 +22,7 @@ import (
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/client"
 
+	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/provision/process"
 	"github.com/pgkennel/pgkennel/tenant"
 )
@@ -39,7 +40,7 @@ func runName(id string) string       { return "pgkennel-" + id + "-run" }
 // resources are limits as the engine has them. It takes zero for "as before", so no limit is the whole host.
 func (e *engine) resources(l tenant.Limits, processes int) container.Resources {
 	pids := int64(processes)
-	r := container.Resources{NanoCPUs: int64(e.cores) * 1e9, Memory: e.memory, MemorySwap: -1, PidsLimit: &pids}
+	r := container.Resources{NanoCPUs: int64(e.cores) * 1e9, Memory: e.memory, MemorySwap: e.memory, PidsLimit: &pids}
 	if e.noCPU {
 		r.NanoCPUs = 0
 	}
@@ -273,7 +274,7 @@ func (e *engine) Start(ctx context.Context, s process.Service) (pid int, err err
 		_, err := e.create(ctx, name, s, func(config *container.Config, hc *container.HostConfig) {
 			config.Labels[labelSpec] = spec
 			config.Healthcheck = &container.HealthConfig{
-				Test:     []string{"CMD", "pg_isready", "-q", "-h", filepath.Join(s.Dir, "socket"), "-p", portOf(s.Command)},
+				Test:     []string{"CMD", "pg_isready", "-q", "-h", filepath.Join(s.Dir, "socket"), "-p", portOf(s.Command), "-U", provision.Superuser, "-d", "postgres"},
 				Interval: 30 * time.Second, Timeout: 10 * time.Second, Retries: 3,
 			}
 			hc.RestartPolicy = container.RestartPolicy{Name: container.RestartPolicyUnlessStopped}
@@ -429,8 +430,9 @@ func (e *engine) Watch(ctx context.Context, wake func()) {
 			select {
 			case <-events.Messages:
 				wake()
-			case <-events.Err:
+			case err := <-events.Err:
 				lost = true
+				e.log.DebugContext(ctx, "events of the engine ended", "error", err)
 			case <-ctx.Done():
 				return
 			}

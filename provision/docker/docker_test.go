@@ -3,9 +3,13 @@ package docker_test
 import (
 	"context"
 	"errors"
+	"flag"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -13,6 +17,8 @@ import (
 	"testing"
 	"time"
 
+	cerrdefs "github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/client"
 
 	"github.com/pgkennel/pgkennel/provision"
@@ -20,6 +26,17 @@ import (
 	"github.com/pgkennel/pgkennel/provision/drivertest"
 	"github.com/pgkennel/pgkennel/provision/process"
 )
+
+// Tests wait more than they work: more of them at once than there are cores.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if f := flag.Lookup("test.parallel"); f.Value.String() == f.DefValue {
+		if err := f.Value.Set("4"); err != nil {
+			panic(err)
+		}
+	}
+	m.Run()
+}
 
 // TestRefused holds on all hosts: without an engine that will do, there is no driver.
 func TestRefused(t *testing.T) {
@@ -80,6 +97,7 @@ func TestDriver(t *testing.T) {
 	}
 	t.Run("all", func(t *testing.T) { // so that the engine ends after them
 		drivertest.Run(t, open, drivertest.Caps{CPU: true, Memory: true, Disk: true, Superuser: true, Replicas: true, Kill: true})
+		t.Run("Leftover", func(t *testing.T) { t.Parallel(); leftover(t, open, host) })
 		t.Run("Container", func(t *testing.T) { t.Parallel(); inContainer(t, open, host) })
 	})
 }
@@ -128,8 +146,8 @@ func startEngine(t *testing.T, dockerd string) (host string) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
+	ended := make(chan string, 1)
+	go func() { ended <- fmt.Sprint(cmd.Wait()) }()
 	t.Cleanup(func() {
 		_ = cmd.Process.Signal(syscall.SIGTERM)
 		select {
@@ -166,15 +184,54 @@ func startEngine(t *testing.T, dockerd string) (host string) {
 			return "unix://" + socket
 		}
 		select {
-		case err := <-ended:
-			ended <- err
-			t.Fatalf("dockerd ended: %v", err)
+		case how := <-ended:
+			ended <- how
+			t.Fatalf("dockerd ended: %s", how)
 		default:
 		}
 		if time.Now().After(deadline) {
 			t.Fatal("dockerd does not answer")
 		}
 	}
+}
+
+// leftover has what makes an instance killed, while the container that it had made goes on: the next one finds it, and is not in its way.
+func leftover(t *testing.T, open func(testing.TB) provision.Driver, host string) {
+	t.Helper()
+	k := drivertest.Kit{TB: t, Driver: open(t)}
+	in := k.Instance()
+	k.Do("plan", func(ctx context.Context) error { return k.Plan(ctx, in, nil) })
+	k.Do("volume", func(ctx context.Context) error { return k.Volume(ctx, in) })
+	api, err := client.New(client.WithHost(host))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer api.Close()
+	name := "pgkennel-" + in.ID + "-run"
+	leave := func() {
+		t.Helper()
+		_, err := api.ContainerCreate(t.Context(), client.ContainerCreateOptions{Name: name, Image: "pgkennel-test:" + in.Version, Config: &container.Config{
+			Entrypoint: []string{"sleep", "1000"}, Labels: map[string]string{"pgkennel.id": in.ID, "pgkennel.data_dir": dataDir(t)},
+		}, HostConfig: &container.HostConfig{NetworkMode: "none"}})
+		if err == nil {
+			_, err = api.ContainerStart(t.Context(), name, client.ContainerStartOptions{})
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	leave()
+	k.Do("init", func(ctx context.Context) error { return k.Init(ctx, in) })
+	if _, err := api.ContainerInspect(t.Context(), name, client.ContainerInspectOptions{}); !cerrdefs.IsNotFound(err) {
+		t.Errorf("what was left over: %v, want that it has gone", err)
+	}
+	k.Do("destroy", func(ctx context.Context) error { return k.Destroy(ctx, in) })
+	leave()
+	if found, err := k.Found(t.Context()); err != nil || !slices.Contains(found, in.ID) {
+		t.Errorf("found %v, %v; want what was left over", found, err)
+	}
+	k.Twice("destroy", func(ctx context.Context) error { return k.Destroy(ctx, in) })
+	k.Nothing()
 }
 
 // inContainer looks at what a container is for its tenant's superuser, and what the engine does by itself.
@@ -217,6 +274,48 @@ func inContainer(t *testing.T, open func(testing.TB) provision.Driver, host stri
 	} {
 		if err := shell(script); drivertest.Code(err) != "38000" {
 			t.Errorf("%s: %v, want 38000 (the program failed)", script, err)
+		}
+	}
+
+	// The check of its health works; to wait for the engine's own would take half a minute.
+	x, err := api.ExecCreate(t.Context(), "pgkennel-"+in.ID, client.ExecCreateOptions{Cmd: c.Container.Config.Healthcheck.Test[1:], AttachStdout: true, AttachStderr: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	a, err := api.ExecAttach(t.Context(), x.ID, client.ExecAttachOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	said, _ := io.ReadAll(a.Reader) // how it ended tells
+	a.Close()
+	if end, err := api.ExecInspect(t.Context(), x.ID, client.ExecInspectOptions{}); err != nil || end.ExitCode != 0 {
+		t.Errorf("check of health: %+v, %v: %q", end, err, said)
+	}
+
+	// Where the host has no tool of the version, the container's own is used, by the program docker.
+	other := *in
+	other.Version = "25"
+	tool, err := k.Tool(t.Context(), &other, "pg_dump", "-d", "postgres")
+	if _, none := exec.LookPath("docker"); none != nil {
+		if drivertest.Kind(err) != provision.KindRefused || !strings.Contains(err.Error(), "nor the program docker") {
+			t.Errorf("a tool that is not here: %v, want %s", err, provision.KindRefused)
+		}
+	} else if err != nil {
+		t.Errorf("a tool of the container's: %v", err)
+	} else if out, err := tool.Output(); err != nil || !strings.Contains(string(out), `CREATE TABLE public."out"`) || strings.Contains(strings.Join(tool.Args, " "), in.Password) {
+		t.Errorf("pg_dump of the container's: %v: %.300s", err, out)
+	}
+
+	// Limits can be taken back, and given again.
+	for _, memory := range []int64{0, 300 << 20} {
+		in.Limits.Memory = memory
+		k.Do("configure", func(ctx context.Context) error { _, err := k.Configure(ctx, in); return err })
+		now, err := api.ContainerInspect(t.Context(), "pgkennel-"+in.ID, client.ContainerInspectOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := now.Container.HostConfig.Memory; memory > 0 && got != memory || memory == 0 && got < 1<<30 {
+			t.Errorf("with a limit of %d it may use %d bytes", memory, got)
 		}
 	}
 

@@ -137,7 +137,7 @@ func writeImage(w io.Writer, paths []string) error {
 			return err
 		}
 	}
-	out, _ := exec.Command("ldd", programs...).Output() //nolint:gosec // scripts among them have none, and it says so
+	out, _ := exec.Command("ldd", programs...).Output() // scripts among them have none, and it says so
 	for line := range strings.Lines(string(out)) {
 		for word := range strings.FieldsSeq(line) {
 			if strings.HasPrefix(word, "/") && !strings.HasSuffix(word, ":") && strings.Contains(word, ".so") {

@@ -179,14 +179,18 @@ func (d *Driver) runnerStart(ctx context.Context, p *place, in *provision.Instan
 	pid, err := d.o.Runner.Start(ctx, s)
 	if err == nil {
 		d.wake()
-		err = d.await(ctx, p, pid, nil)
-	} else if tail := d.tail(p, 5); tail != "" {
-		err = provision.Errorf(provision.KindFailed, "PostgreSQL of instance %s did not start: %v", p.id, err).WithDetail("The end of its log:\n%s", tail)
+		if err = d.await(ctx, p, pid, nil); !errors.Is(err, errEnded) {
+			return err
+		}
 	}
-	if err != nil && context.Cause(ctx) == nil {
-		return errors.Join(err, d.o.Runner.Stop(ctx, p.id))
+	if context.Cause(ctx) == nil {
+		err = errors.Join(err, d.o.Runner.Stop(ctx, p.id))
 	}
-	return err
+	failed := provision.Errorf(provision.KindFailed, "PostgreSQL of instance %s did not start: %v", p.id, err)
+	if tail := d.tail(p, 5); tail != "" {
+		failed = failed.WithDetail("The end of its log:\n%s", tail)
+	}
+	return failed
 }
 
 // onThread runs f on a thread that ends with its goroutine: it goes to an instance's groups, and may not stay there. The process's first thread never ends.

@@ -62,7 +62,7 @@ func (u *units) Limit(id string, l tenant.Limits, processes int) error {
 	if err := os.MkdirAll(u.dropIns(id), 0o755); err != nil { //nolint:gosec // as all of systemd's are
 		return err
 	}
-	if _, err := write(filepath.Join(u.dropIns(id), limitsFile), u.limits(l, processes)); err != nil {
+	if err := write(filepath.Join(u.dropIns(id), limitsFile), u.limits(l, processes)); err != nil {
 		return err
 	}
 	ctx, cancel := brief()
@@ -104,7 +104,7 @@ func (u *units) Start(ctx context.Context, s process.Service) (pid int, err erro
 		return 0, err
 	}
 	name := unitName(s.ID)
-	if _, err := write(u.path(s.ID), u.text(s)); err != nil {
+	if err := write(u.path(s.ID), u.text(s)); err != nil {
 		return 0, err
 	}
 	// What was set at run time is in the drop-in now.
@@ -285,7 +285,8 @@ func (u *units) Watch(ctx context.Context, wake func()) {
 			if strings.HasPrefix(p.UnitName, prefix) {
 				wake()
 			}
-		case <-failures: // more than there is room for: any may have changed
+		case err := <-failures: // more than there is room for: any may have changed
+			u.log.DebugContext(ctx, "changes of units are too many", "error", err)
 			wake()
 		}
 	}

@@ -153,16 +153,16 @@ func (u *units) limits(l tenant.Limits, processes int) string {
 
 func highOf(memory int64) int64 { return memory - memory/16 }
 
-// write has a file hold a text, at once or not at all. changed: it held another.
-func write(path, text string) (changed bool, err error) {
+// write has a file hold a text, at once or not at all. One that holds it already stays as it is: systemd asks for a reload when it is a new one.
+func write(path, text string) error {
 	if now, err := os.ReadFile(path); err == nil && string(now) == text {
-		return false, nil
+		return nil
 	}
 	part := path + ".new"                                           // systemd passes over names that do not end in .service or .conf
 	if err := os.WriteFile(part, []byte(text), 0o644); err != nil { //nolint:gosec // units are for all to read, and hold no secret
-		return false, err
+		return err
 	}
-	return true, os.Rename(part, path)
+	return os.Rename(part, path)
 }
 
 // ours reports whether a unit file or drop-in is that of an instance of this data directory.

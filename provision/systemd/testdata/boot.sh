@@ -49,5 +49,6 @@ mkdir -p mnt/old opt
 cp "$4" opt/program
 pivot_root . mnt/old
 umount -l /mnt/old
+mount --make-rshared / # as systemd does where it does not take itself for a container's
 exec env -i container=lxc PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin \
   /lib/systemd/systemd --system systemd.unit=pgkennel-test.target </dev/null >/run/boot.log 2>&1
