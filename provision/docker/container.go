@@ -80,6 +80,7 @@ func (e *engine) create(ctx context.Context, name string, s process.Service, pre
 			hc.Tmpfs[path] = "size=1m"
 		}
 	}
+	hc.Ulimits = limits(1024, 1024) // of a tool; a server's are others
 	for _, g := range s.Groups {
 		hc.GroupAdd = append(hc.GroupAdd, strconv.FormatUint(uint64(g), 10))
 	}
@@ -97,6 +98,13 @@ func (e *engine) create(ctx context.Context, name string, s process.Service, pre
 		return "", fmt.Errorf("container %s: %w", name, err)
 	}
 	return made.ID, nil
+}
+
+// limits are those of each process: the engine's own may be more than it may give. No core, which would hold the data of sessions.
+func limits(files, processes int) []*container.Ulimit {
+	return []*container.Ulimit{
+		{Name: "nofile", Soft: int64(files), Hard: int64(files)}, {Name: "nproc", Soft: int64(processes), Hard: int64(processes)}, {Name: "core", Soft: 0, Hard: 0},
+	}
 }
 
 // shmSize bounds shared memory of parallel queries; what is used of it counts as memory.
@@ -244,10 +252,31 @@ func (e *engine) Limit(id string, l tenant.Limits, processes int) error {
 	defer cancel()
 	r := e.resources(l, processes)
 	_, err := e.api.ContainerUpdate(ctx, containerName(id), client.ContainerUpdateOptions{Resources: &r})
-	if err != nil && !cerrdefs.IsNotFound(err) {
+	if cerrdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
 		return fmt.Errorf("limits of container %s: %w", containerName(id), err)
 	}
-	return nil
+	// Some engines say that they did, and did not. Of one that is down, Start sees to it.
+	now, err := e.inspect(ctx, containerName(id))
+	if err != nil || now == nil || now.State == nil || !now.State.Running || e.has(now, r) {
+		return err
+	}
+	return provision.Errorf(provision.KindRefused, "this engine does not change the limits of a container that runs").WithHint("Stop the tenant, change its limits, and start it.")
+}
+
+// has reports whether a container has limits.
+func (e *engine) has(c *container.InspectResponse, r container.Resources) bool {
+	h := c.HostConfig
+	if h == nil {
+		return false
+	}
+	cpu := h.NanoCPUs
+	if cpu == 0 && h.CPUPeriod > 0 { // another way to say it
+		cpu = h.CPUQuota * 1e9 / h.CPUPeriod
+	}
+	return cpu == r.NanoCPUs && h.Memory == r.Memory && h.PidsLimit != nil && *h.PidsLimit == *r.PidsLimit
 }
 
 // Start implements process.Runner.
@@ -263,7 +292,7 @@ func (e *engine) Start(ctx context.Context, s process.Service) (pid int, err err
 	if err != nil {
 		return 0, err
 	}
-	if now != nil && (now.Config == nil || now.Config.Labels[labelSpec] != spec || now.Config.Labels[labelDir] != e.dataDir) {
+	if now != nil && (now.Config == nil || now.Config.Labels[labelSpec] != spec || now.Config.Labels[labelDir] != e.dataDir || !e.has(now, e.resources(s.Limits, s.Processes))) {
 		e.keepLog(ctx, s)
 		if err := e.remove(ctx, name); err != nil {
 			return 0, err
@@ -273,15 +302,18 @@ func (e *engine) Start(ctx context.Context, s process.Service) (pid int, err err
 	if now == nil {
 		_, err := e.create(ctx, name, s, func(config *container.Config, hc *container.HostConfig) {
 			config.Labels[labelSpec] = spec
+			hc.ReadonlyRootfs = true
+			hc.Tmpfs["/tmp"], hc.Tmpfs["/run"] = "", ""
+			hc.Resources = e.resources(s.Limits, s.Processes)
+			hc.Ulimits = limits(s.Files, s.Processes)
+			if e.podman {
+				return
+			}
 			config.Healthcheck = &container.HealthConfig{
 				Test:     []string{"CMD", "pg_isready", "-q", "-h", filepath.Join(s.Dir, "socket"), "-p", portOf(s.Command), "-U", provision.Superuser, "-d", "postgres"},
 				Interval: 30 * time.Second, Timeout: 10 * time.Second, Retries: 3,
 			}
 			hc.RestartPolicy = container.RestartPolicy{Name: container.RestartPolicyUnlessStopped}
-			hc.ReadonlyRootfs = true
-			hc.Tmpfs["/tmp"], hc.Tmpfs["/run"] = "", ""
-			hc.Resources = e.resources(s.Limits, s.Processes)
-			hc.Ulimits = []*container.Ulimit{{Name: "nofile", Soft: int64(s.Files), Hard: int64(s.Files)}, {Name: "core", Soft: 0, Hard: 0}}
 		})
 		if err != nil {
 			return 0, err
@@ -354,7 +386,10 @@ func (e *engine) Stop(ctx context.Context, id string) error {
 		return err
 	}
 	_, err = e.api.ContainerKill(ctx, containerName(id), client.ContainerKillOptions{Signal: "SIGINT"})
-	if err != nil && !cerrdefs.IsNotFound(err) && !cerrdefs.IsConflict(err) { // it has gone, or is down
+	if err == nil {
+		return nil
+	}
+	if now, err2 := e.inspect(ctx, containerName(id)); err2 != nil || now != nil && now.State != nil && (now.State.Running || now.State.Restarting) { // else it is down
 		return fmt.Errorf("stop of container %s: %w", containerName(id), err)
 	}
 	return nil

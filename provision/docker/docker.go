@@ -60,6 +60,7 @@ type engine struct {
 	cores                int
 	memory               int64 // the host's
 	noMemory, noCPU      bool  // it can't limit them
+	podman               bool  // it starts again what was killed, and needs systemd for checks of health
 
 	mu struct {
 		sync.Mutex
@@ -161,6 +162,13 @@ func (e *engine) look() error {
 		if strings.Contains(option, "name=rootless") || strings.Contains(option, "name=userns") {
 			return fmt.Errorf("the engine gives containers' users other numbers than the host's (%s); instances' files would be nobody's", option)
 		}
+	}
+	version, err := e.api.ServerVersion(ctx, client.ServerVersionOptions{})
+	if err != nil {
+		return fmt.Errorf("version of the engine: %w", err)
+	}
+	for _, c := range version.Components {
+		e.podman = e.podman || strings.Contains(c.Name, "Podman")
 	}
 	e.cores, e.memory = info.NCPU, info.MemTotal
 	e.noMemory, e.noCPU = !info.MemoryLimit, !info.CPUCfsQuota

@@ -5,10 +5,11 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"io"
 	"strconv"
+	"time"
 
-	cerrdefs "github.com/containerd/errdefs"
 	"github.com/moby/moby/client"
 
 	"github.com/pgkennel/pgkennel/provision"
@@ -16,18 +17,21 @@ import (
 
 // Logs implements provision.Driver: what the container says, and before that what those before it said.
 func (d *Driver) Logs(ctx context.Context, in *provision.Instance, lines int, follow bool) (io.ReadCloser, error) {
-	options := client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Tail: strconv.Itoa(max(lines, 0)), Follow: follow}
-	r, err := d.engine.api.ContainerLogs(ctx, containerName(in.ID), options)
-	if cerrdefs.IsNotFound(err) {
+	there, err := d.engine.inspect(ctx, containerName(in.ID))
+	if err != nil {
+		return nil, provision.Errorf(provision.KindFailed, "log of instance %s: %v", in.ID, err)
+	}
+	if there == nil {
 		return d.Driver.Logs(ctx, in, lines, follow)
 	}
+	if follow {
+		return &follower{ctx: ctx, engine: d.engine, name: containerName(in.ID), lines: lines, from: time.Now()}, nil
+	}
+	r, err := d.engine.api.ContainerLogs(ctx, containerName(in.ID), client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Tail: strconv.Itoa(max(lines, 0))})
 	if err != nil {
 		return nil, provision.Errorf(provision.KindFailed, "log of instance %s: %v", in.ID, err)
 	}
 	now := &plain{ctx: ctx, from: r}
-	if follow {
-		return now, nil
-	}
 	defer now.Close()
 	b, err := io.ReadAll(now)
 	if err != nil {
@@ -45,6 +49,41 @@ func (d *Driver) Logs(ctx context.Context, in *provision.Instance, lines int, fo
 		io.Reader
 		io.Closer
 	}{io.MultiReader(before, bytes.NewReader(b)), before}, nil
+}
+
+// follower reads a log as it grows. It asks for it when it is read first: some engines do not answer before there is something to say.
+type follower struct {
+	ctx    context.Context //nolint:containedctx // it is the reader's life: io.Reader has no place for it
+	engine *engine
+	name   string
+	lines  int
+	from   time.Time
+	open   *plain
+}
+
+func (f *follower) Read(b []byte) (int, error) {
+	if f.open == nil {
+		options := client.ContainerLogsOptions{ShowStdout: true, ShowStderr: true, Follow: true, Tail: strconv.Itoa(f.lines)}
+		if f.lines <= 0 { // nothing of before, and all since: it may be some time
+			options.Tail, options.Since = "all", fmt.Sprintf("%d.%09d", f.from.Unix(), f.from.Nanosecond())
+		}
+		r, err := f.engine.api.ContainerLogs(f.ctx, f.name, options)
+		if err != nil && f.ctx.Err() != nil {
+			return 0, io.EOF
+		}
+		if err != nil {
+			return 0, fmt.Errorf("log of container %s: %w", f.name, err)
+		}
+		f.open = &plain{ctx: f.ctx, from: r}
+	}
+	return f.open.Read(b)
+}
+
+func (f *follower) Close() error {
+	if f.open == nil {
+		return nil
+	}
+	return f.open.Close()
 }
 
 // Tail implements process.Enclosed.
