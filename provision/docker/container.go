@@ -306,9 +306,6 @@ func (e *engine) Start(ctx context.Context, s process.Service) (pid int, err err
 			hc.Tmpfs["/tmp"], hc.Tmpfs["/run"] = "", ""
 			hc.Resources = e.resources(s.Limits, s.Processes)
 			hc.Ulimits = limits(s.Files, s.Processes)
-			if e.podman {
-				return
-			}
 			config.Healthcheck = &container.HealthConfig{
 				Test:     []string{"CMD", "pg_isready", "-q", "-h", filepath.Join(s.Dir, "socket"), "-p", portOf(s.Command), "-U", provision.Superuser, "-d", "postgres"},
 				Interval: 30 * time.Second, Timeout: 10 * time.Second, Retries: 3,

@@ -1,4 +1,4 @@
-// Package docker runs each tenant's instance in a container of its own, through the API of a Docker or Podman engine on this host.
+// Package docker runs each tenant's instance in a container of its own, through the API of a Docker engine on this host.
 //
 // The process driver keeps directories, volumes, configuration, limits of disks and backups as they are; the engine has images of PostgreSQL by version, runs the
 // server and its tools in them, as the instance's own user, and bounds CPU, memory and processes. Of an image nothing is used but the programs of PostgreSQL in its
@@ -35,7 +35,7 @@ import (
 type Options struct {
 	// Process are those of directories and users.
 	Process process.Options
-	// Host is the engine's socket; empty = DOCKER_HOST, or unix:///var/run/docker.sock. Podman's is unix:///run/podman/podman.sock.
+	// Host is the engine's socket; empty = DOCKER_HOST, or unix:///var/run/docker.sock.
 	Host string
 	// Image names the image of a version: {version} stands for it; empty = postgres:{version}. pgkennel does not pull images: what is not there is refused.
 	Image string
@@ -60,7 +60,6 @@ type engine struct {
 	cores                int
 	memory               int64 // the host's
 	noMemory, noCPU      bool  // it can't limit them
-	podman               bool  // it starts again what was killed, and needs systemd for checks of health
 
 	mu struct {
 		sync.Mutex
@@ -168,7 +167,10 @@ func (e *engine) look() error {
 		return fmt.Errorf("version of the engine: %w", err)
 	}
 	for _, c := range version.Components {
-		e.podman = e.podman || strings.Contains(c.Name, "Podman")
+		if strings.Contains(c.Name, "Podman") {
+			// Tried with 4.3: it takes limits and changes of them without a word, and has containers run without; and it starts again what it was told to stop.
+			return errors.New("the engine is Podman, which does not keep to the limits that Docker's API asks it for; use Docker, or the drivers systemd and process")
+		}
 	}
 	e.cores, e.memory = info.NCPU, info.MemTotal
 	e.noMemory, e.noCPU = !info.MemoryLimit, !info.CPUCfsQuota

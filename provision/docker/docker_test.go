@@ -332,6 +332,13 @@ func inContainer(t *testing.T, open func(testing.TB) provision.Driver, host stri
 		return err == nil && st.Ready && st.PID != before.PID
 	})
 
+	// A start of what is as it was makes no new container.
+	k.Do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
+	k.Do("start", func(ctx context.Context) error { return k.Start(ctx, in) })
+	if again, err := api.ContainerInspect(t.Context(), "pgkennel-"+in.ID, client.ContainerInspectOptions{}); err != nil || again.Container.ID != c.Container.ID {
+		t.Errorf("after a restart it is container %s, %v; want %s as before", again.Container.ID, err, c.Container.ID)
+	}
+
 	// What keeps it from starting is told, also after it was made anew.
 	k.Do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
 	data, _, _ := k.DataDir(in)
