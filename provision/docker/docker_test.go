@@ -332,11 +332,19 @@ func inContainer(t *testing.T, open func(testing.TB) provision.Driver, host stri
 		return err == nil && st.Ready && st.PID != before.PID
 	})
 
-	// A start of what is as it was makes no new container.
-	k.Do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
-	k.Do("start", func(ctx context.Context) error { return k.Start(ctx, in) })
-	if again, err := api.ContainerInspect(t.Context(), "pgkennel-"+in.ID, client.ContainerInspectOptions{}); err != nil || again.Container.ID != c.Container.ID {
-		t.Errorf("after a restart it is container %s, %v; want %s as before", again.Container.ID, err, c.Container.ID)
+	// A start makes a new container of what was changed, and none of what is as it was.
+	containers := []string{c.Container.ID}
+	for range 2 {
+		k.Do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
+		k.Do("start", func(ctx context.Context) error { return k.Start(ctx, in) })
+		now, err := api.ContainerInspect(t.Context(), "pgkennel-"+in.ID, client.ContainerInspectOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		containers = append(containers, now.Container.ID)
+	}
+	if containers[1] == containers[0] || containers[2] != containers[1] {
+		t.Errorf("after a change, and two restarts, the containers are %v; want a new one, and then the same", containers)
 	}
 
 	// What keeps it from starting is told, also after it was made anew.
