@@ -265,29 +265,50 @@ func (u *units) Remove(id string) error {
 
 // Watch implements process.Runner. Without a bus it ends: the driver looks for itself, too, only later.
 func (u *units) Watch(ctx context.Context, wake func()) {
-	conn, err := dial(ctx)
+	conn, err := listen(ctx)
 	if err != nil {
 		u.log.WarnContext(ctx, "units can't be watched", "error", err)
 		return
 	}
 	defer conn.Close()
-	if err := conn.Subscribe(); err != nil {
-		u.log.WarnContext(ctx, "units can't be watched", "error", err)
-		return
-	}
-	updates, failures := make(chan *dbus.PropertiesUpdate, 256), make(chan error, 1)
-	conn.SetPropertiesSubscriber(updates, failures)
+	signals := make(chan *godbus.Signal, 256)
+	conn.Signal(signals)
 	for {
 		select {
 		case <-ctx.Done():
 			return
-		case p := <-updates:
-			if strings.HasPrefix(p.UnitName, prefix) {
+		case s, ok := <-signals:
+			if !ok {
+				u.log.WarnContext(ctx, "units are not watched any more: the connection to the bus has ended")
+				return
+			}
+			if strings.HasPrefix(string(s.Path), unitPath+"/pgkennel_2d") { // as objects of the bus are called
 				wake()
 			}
-		case err := <-failures: // more than there is room for: any may have changed
-			u.log.DebugContext(ctx, "changes of units are too many", "error", err)
-			wake()
 		}
 	}
+}
+
+const unitPath = "/org/freedesktop/systemd1/unit"
+
+// listen returns a connection that hears of all changes of units. The library for systemd has its own way to that, which is not safe: it may be at a signal while
+// it is told whom to tell.
+func listen(ctx context.Context) (*godbus.Conn, error) {
+	conn, err := godbus.ConnectSystemBus()
+	if err == nil {
+		err = conn.AddMatchSignalContext(ctx, godbus.WithMatchInterface("org.freedesktop.DBus.Properties"), godbus.WithMatchMember("PropertiesChanged"),
+			godbus.WithMatchPathNamespace(unitPath))
+	} else { // systemd's own socket, which tells all to everybody
+		conn, err = godbus.Dial("unix:path=/run/systemd/private")
+		if err == nil {
+			err = conn.Auth([]godbus.Auth{godbus.AuthExternal(strconv.Itoa(os.Getuid()))})
+		}
+	}
+	if err == nil {
+		err = conn.Object("org.freedesktop.systemd1", "/org/freedesktop/systemd1").CallWithContext(ctx, "org.freedesktop.systemd1.Manager.Subscribe", 0).Err
+	}
+	if err != nil && conn != nil {
+		conn.Close()
+	}
+	return conn, err
 }

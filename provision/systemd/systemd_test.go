@@ -61,7 +61,7 @@ func TestDriver(t *testing.T) {
 	pid := boot(t)
 	cmd := exec.CommandContext(t.Context(), "nsenter", "-t", strconv.Itoa(pid), "-m", "-p", "-u", "-i", "-n", "-C", "/opt/program",
 		"-test.v", "-test.timeout=5m", "-test.parallel=4", // they wait more than they work
-		"-test.run=^(TestDriver|TestUnit|TestRestart)")
+		"-test.run=^(TestDriver|TestUnit|TestRestart|TestWatch)")
 	cmd.Env = append(os.Environ(), inside+"=1")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
