@@ -118,6 +118,13 @@ race: ## unit and integration tests under the race detector
 	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) -run=$(TOGETHER) $(PURE)
 	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) -skip=$(SERVER) $$($(GO) list $(PKG) | grep -vxF -f <($(GO) list $(PURE)))
 
+.PHONY: drivers
+drivers: deps ## tests of drivers, of systemd and docker too, which are installed if they are not (Debian, as root)
+	$(call step,drivers)
+	@{ command -v dockerd && command -v systemctl && command -v dbus-daemon; } >/dev/null || \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends docker.io systemd dbus >/dev/null
+	@$(GO) test -count=1 -timeout=$(TIMEOUT) ./provision/process ./provision/systemd ./provision/docker
+
 .PHONY: short
 short: ## tests that need no more than seconds
 	$(call step,short tests)

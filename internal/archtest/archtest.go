@@ -32,8 +32,8 @@ var floors = map[string]int{
 	"tenant/store":         3,
 	"provision/process":    3,
 	"provision/drivertest": 3,
-	"provision/systemd":    3,
-	"provision/docker":     3,
+	"provision/systemd":    4, // the process driver, with units
+	"provision/docker":     4, // likewise, with containers
 	"provision/kubernetes": 3,
 	"provision/external":   3,
 	"provision/backup":     3,

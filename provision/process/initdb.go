@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -231,14 +232,20 @@ func environment(dir string) []string {
 
 // run runs one of PostgreSQL's programs to its end, in the instance's directory: so it is found if we do not live to see that.
 func (d *Driver) run(ctx context.Context, p *place, attr *syscall.SysProcAttr, stdin *os.File, env []string, path string, args ...string) error {
-	cmd := exec.CommandContext(ctx, path, args...) //nolint:gosec // a program of PostgreSQL's
-	cmd.Dir, cmd.SysProcAttr = p.dir, attr
-	cmd.Env = append(environment(p.dir), env...)
-	if stdin != nil {
-		cmd.Stdin = stdin
+	var out []byte
+	var err error
+	if d.enclosed != nil {
+		out, err = d.runEnclosed(ctx, p, attr, stdin, env, append([]string{path}, args...))
+	} else {
+		cmd := exec.CommandContext(ctx, path, args...) //nolint:gosec // a program of PostgreSQL's
+		cmd.Dir, cmd.SysProcAttr = p.dir, attr
+		cmd.Env = append(environment(p.dir), env...)
+		if stdin != nil {
+			cmd.Stdin = stdin
+		}
+		cmd.WaitDelay = 5 * time.Second
+		out, err = cmd.CombinedOutput()
 	}
-	cmd.WaitDelay = 5 * time.Second
-	out, err := cmd.CombinedOutput()
 	if err == nil {
 		return nil
 	}
@@ -246,6 +253,28 @@ func (d *Driver) run(ctx context.Context, p *place, attr *syscall.SysProcAttr, s
 		err = cause
 	}
 	return provision.Errorf(provision.KindFailed, "%s for instance %s: %v", filepath.Base(path), p.id, err).WithDetail("%s", lastLines(string(out), 5))
+}
+
+// runEnclosed is run where the instance's server will be.
+func (d *Driver) runEnclosed(ctx context.Context, p *place, attr *syscall.SysProcAttr, stdin *os.File, env, command []string) ([]byte, error) {
+	s := Service{ID: p.id, Command: command, Env: append(environment(p.dir), env...), Dir: p.dir, UID: p.uid, GID: p.gid, Config: p.conf}
+	if c := attr.Credential; c != nil {
+		s.UID, s.GID, s.Groups = int(c.Uid), int(c.Gid), c.Groups
+	}
+	for _, e := range env {
+		if host, is := strings.CutPrefix(e, "PGHOST="); is && below(d.o.DataDir, host) {
+			s.Socket = host
+		}
+	}
+	var input []byte
+	if stdin != nil {
+		var err error
+		if input, err = io.ReadAll(stdin); err != nil {
+			return nil, err
+		}
+	}
+	out, err := d.enclosed.Run(ctx, s, input)
+	return []byte(out), err
 }
 
 // lastLines shortens what a program wrote to what matters.

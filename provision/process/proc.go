@@ -174,6 +174,9 @@ func readPostmaster(p *place) (postmaster, error) {
 	if pm.pid, err = strconv.Atoi(strings.TrimSpace(lines[0])); err != nil {
 		return postmaster{}, err
 	}
+	if p.outer != nil {
+		pm.pid = p.outer(pm.pid)
+	}
 	if len(lines) > 2 {
 		pm.since, _ = strconv.ParseInt(strings.TrimSpace(lines[2]), 10, 64)
 	}

@@ -66,17 +66,20 @@ type Options struct {
 	LogSize int64
 	// NoSync leaves out what makes data survive the machine's end. For tests.
 	NoSync bool
+	// Runner runs servers in place of this process; nil = none does.
+	Runner Runner
 	Log    *slog.Logger
 }
 
 // Driver runs instances as processes.
 type Driver struct {
-	o       Options
-	root    bool
-	log     *slog.Logger
-	groups  *groups
-	account *user.User // who runs initdb, under root
-	unfit   error      // why no instance can be made here
+	o        Options
+	root     bool
+	log      *slog.Logger
+	groups   limiter
+	enclosed Enclosed   // Options.Runner, if it is one
+	account  *user.User // who runs initdb, under root
+	unfit    error      // why no instance can be made here
 
 	mu struct {
 		sync.Mutex
@@ -112,7 +115,12 @@ func New(o Options) (*Driver, error) {
 		d.log = slog.New(slog.DiscardHandler)
 	}
 	d.unfit = d.prepare()
-	d.groups = findGroups(d.o)
+	found := findGroups(d.o)
+	d.groups = found
+	if o.Runner != nil {
+		d.groups = runnerLimits{found, o.Runner}
+		d.enclosed, _ = o.Runner.(Enclosed)
+	}
 	d.mu.locks, d.mu.children = map[string]*sync.Mutex{}, map[string]*child{}
 	d.mu.planned, d.mu.wakes = map[string]plan{}, map[*waker]bool{}
 	return d, nil
@@ -203,7 +211,12 @@ func account(name string) (*user.User, error) {
 }
 
 // Name implements provision.Driver.
-func (d *Driver) Name() string { return "process" }
+func (d *Driver) Name() string {
+	if d.o.Runner != nil {
+		return d.o.Runner.Name()
+	}
+	return "process"
+}
 
 // place is where an instance's things are, and whose.
 type place struct {
@@ -218,6 +231,8 @@ type place struct {
 	uid, gid            int
 	ownUID              bool // nobody else has uid
 	uidMin, uidMax      int  // those of all instances
+	// outer translates numbers of processes that the server writes; nil = they are this host's.
+	outer func(pid int) int
 }
 
 // at returns the place of an ID, for what needs no user.
@@ -227,12 +242,16 @@ func (d *Driver) at(id string) (*place, error) {
 	}
 	in := func(name string) string { return filepath.Join(d.o.DataDir, name) }
 	dir, conf := in(id), in(id+".conf")
-	return &place{
+	p := &place{
 		id: id, dir: dir, data: filepath.Join(dir, "data"), socket: filepath.Join(dir, "socket"), spool: filepath.Join(dir, "spool"),
 		reserve: filepath.Join(dir, "reserve"), image: in(id + ".img"), conf: conf, config: filepath.Join(conf, "postgresql.conf"),
 		hba: filepath.Join(conf, "pg_hba.conf"), started: filepath.Join(conf, "started.conf"), loaded: filepath.Join(conf, "loaded.conf"),
 		log: in(id + ".log"), uid: os.Geteuid(), gid: os.Getegid(), uidMin: d.o.UIDMin, uidMax: d.o.UIDMax,
-	}, nil
+	}
+	if d.enclosed != nil {
+		p.outer = func(pid int) int { return d.enclosed.Outer(id, pid) }
+	}
+	return p, nil
 }
 
 // place returns that of an instance that Plan has seen.

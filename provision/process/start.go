@@ -62,6 +62,11 @@ func (d *Driver) Start(ctx context.Context, in *provision.Instance) error {
 	if err != nil {
 		return err
 	}
+	if r := d.o.Runner; r != nil { // it may be about to start it again by itself
+		if err := errors.Join(r.Stop(ctx, p.id), r.Stopped(ctx, p.id)); err != nil {
+			return err
+		}
+	}
 	if err := d.clear(ctx, p, in); err != nil {
 		return err
 	}
@@ -85,6 +90,9 @@ func (d *Driver) Start(ctx context.Context, in *provision.Instance) error {
 	}
 	if err := errors.Join(d.put(p, p.started, string(text)), d.put(p, p.loaded, string(text))); err != nil {
 		return err
+	}
+	if d.o.Runner != nil {
+		return d.runnerStart(ctx, p, in, inst, parse(string(text)))
 	}
 	c, err := d.spawn(p, in, inst, parse(string(text)))
 	if err != nil {
@@ -121,8 +129,7 @@ func (d *Driver) spawn(p *place, in *provision.Instance, inst install, conf map[
 	}
 	cmd := exec.Command(args[0], args[1:]...) //nolint:gosec // PostgreSQL
 	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = p.dir, log, log, p.become()
-	// When the kernel has to end a process of it, let it be a backend and not the server itself.
-	cmd.Env = append(environment(p.dir), "PG_OOM_ADJUST_FILE=/proc/self/oom_score_adj", "PG_OOM_ADJUST_VALUE=200")
+	cmd.Env = serverEnv(p)
 	d.befriend(cmd.SysProcAttr, in)
 	started := make(chan error, 1)
 	go onThread(func() {
@@ -153,6 +160,42 @@ func (d *Driver) spawn(p *place, in *provision.Instance, inst install, conf map[
 	}()
 	d.wake()
 	return c, nil
+}
+
+// serverEnv is a server's environment. When the kernel has to end a process of it, let it be a backend and not the server itself.
+func serverEnv(p *place) []string {
+	return append(environment(p.dir), "PG_OOM_ADJUST_FILE=/proc/self/oom_score_adj", "PG_OOM_ADJUST_VALUE=200")
+}
+
+// runnerStart has the runner start the server. One that does not come up is not tried again.
+func (d *Driver) runnerStart(ctx context.Context, p *place, in *provision.Instance, inst install, conf map[string]string) error {
+	attr := p.become()
+	d.befriend(attr, in)
+	s := Service{
+		ID: p.id, Command: append([]string{inst.path("postgres")}, arguments(p, conf)...), Env: serverEnv(p), Dir: p.dir, Log: p.log,
+		UID: p.uid, GID: p.gid, Files: maxFiles, Processes: maxProcesses(in), Limits: in.Limits, Config: p.conf,
+	}
+	if in.Primary != nil && below(d.o.DataDir, in.Primary.Endpoint.Host) {
+		s.Socket = in.Primary.Endpoint.Host
+	}
+	if attr.Credential != nil {
+		s.Groups = attr.Credential.Groups
+	}
+	pid, err := d.o.Runner.Start(ctx, s)
+	if err == nil {
+		d.wake()
+		if err = d.await(ctx, p, pid, nil); !errors.Is(err, errEnded) {
+			return err
+		}
+	}
+	if context.Cause(ctx) == nil {
+		err = errors.Join(err, d.o.Runner.Stop(ctx, p.id))
+	}
+	failed := provision.Errorf(provision.KindFailed, "PostgreSQL of instance %s did not start: %v", p.id, err)
+	if tail := d.tail(p, 5); tail != "" {
+		failed = failed.WithDetail("The end of its log:\n%s", tail)
+	}
+	return failed
 }
 
 // onThread runs f on a thread that ends with its goroutine: it goes to an instance's groups, and may not stay there. The process's first thread never ends.
@@ -239,6 +282,9 @@ func (d *Driver) await(ctx context.Context, p *place, pid int, c *child) error {
 
 // tail is the end of an instance's log, for the detail of an error.
 func (d *Driver) tail(p *place, lines int) string {
+	if d.enclosed != nil {
+		return strings.TrimSpace(d.enclosed.Tail(p.id, lines))
+	}
 	b, _, err := readTail(p.log, lines)
 	if err != nil {
 		return ""

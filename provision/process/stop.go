@@ -29,6 +29,11 @@ func (d *Driver) stop(ctx context.Context, p *place) error {
 		deadline = time.Now().Add(stopTime)
 	}
 	left := max(time.Until(deadline), 0)
+	if d.o.Runner != nil {
+		if err := d.o.Runner.Stop(ctx, p.id); err != nil {
+			return err
+		}
+	}
 	for _, phase := range []struct {
 		sig   unix.Signal
 		until time.Time
@@ -52,6 +57,9 @@ func (d *Driver) stop(ctx context.Context, p *place) error {
 	defer cancel()
 	if err := d.killMembers(kill, p); err != nil {
 		return provision.Errorf(provision.KindFailed, "processes of instance %s do not end: %v", p.id, err)
+	}
+	if d.o.Runner != nil {
+		return d.o.Runner.Stopped(kill, p.id)
 	}
 	return nil
 }

@@ -113,10 +113,14 @@ func (d *Driver) Tool(ctx context.Context, in *provision.Instance, name string, 
 		return nil, err
 	}
 	path := inst.path(name)
-	if unix.Access(path, unix.X_OK) != nil {
+	if d.enclosed != nil || unix.Access(path, unix.X_OK) != nil {
 		path = ""
-		for _, i := range d.installs(false) { // the newest first: the last that fits is the nearest
-			if i.major > inst.major && unix.Access(i.path(name), unix.X_OK) == nil {
+		all := d.installs(false)
+		if d.enclosed != nil {
+			all = discover(d.o.Bins)
+		}
+		for _, i := range all { // the newest first: the last that fits is the nearest
+			if i.major >= inst.major && unix.Access(i.path(name), unix.X_OK) == nil {
 				path = i.path(name)
 			}
 		}

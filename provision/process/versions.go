@@ -61,13 +61,30 @@ func discover(dirs []string) []install {
 	return list
 }
 
+// discover finds those that servers are started of.
+func (d *Driver) discover() []install {
+	if d.enclosed == nil {
+		return discover(d.o.Bins)
+	}
+	majors, err := d.enclosed.Versions()
+	if err != nil {
+		d.log.Warn("versions of PostgreSQL are not known", "error", err)
+	}
+	var list []install
+	for _, major := range majors {
+		list = append(list, install{major: major, bin: strconv.Itoa(major)})
+	}
+	slices.SortFunc(list, func(a, b install) int { return cmp.Compare(b.major, a.major) })
+	return list
+}
+
 // installs returns all that there are; afresh if again.
 func (d *Driver) installs(again bool) []install {
 	d.mu.Lock()
 	list := d.mu.installs
 	d.mu.Unlock()
 	if len(list) == 0 || again {
-		list = discover(d.o.Bins)
+		list = d.discover()
 		d.mu.Lock()
 		d.mu.installs = list
 		d.mu.Unlock()
@@ -88,6 +105,9 @@ func (d *Driver) install(version string) (install, error) {
 				return i, nil
 			}
 		}
+	}
+	if d.enclosed != nil {
+		return install{}, d.enclosed.Missing(version)
 	}
 	if len(list) == 0 {
 		return install{}, provision.Errorf(provision.KindRefused, "no PostgreSQL is installed on this host").

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -46,7 +47,14 @@ func (d *Driver) Watch(ctx context.Context, changed func(id string)) error {
 	d.mu.Unlock()
 	unhook := context.AfterFunc(ctx, d.wake)
 	servers := map[string]seen{}
+	var told sync.WaitGroup
+	inner, end := context.WithCancel(ctx)
+	if d.o.Runner != nil {
+		told.Go(func() { d.o.Runner.Watch(inner, d.wake) })
+	}
 	defer func() {
+		end()
+		told.Wait()
 		unhook()
 		d.mu.Lock()
 		delete(d.mu.wakes, w)
