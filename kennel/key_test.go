@@ -1,7 +1,6 @@
 package kennel
 
 import (
-	"io"
 	"log/slog"
 	"path/filepath"
 	"strings"
@@ -22,7 +21,7 @@ func TestWrongKey(t *testing.T) {
 			t.Fatal(err)
 		}
 		c.Directory.Path, c.Provision.DataDir, c.Provision.Backups = filepath.Join(dir, "directory"), filepath.Join(dir, "data"), filepath.Join(dir, "backups")
-		return Open(t.Context(), Options{Config: c, Key: key, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+		return Open(t.Context(), Options{Config: c, Key: key, Log: slog.New(slog.DiscardHandler)})
 	}
 	right, wrong := strings.Repeat("A", 43)+"=", strings.Repeat("B", 42)+"A="
 	for _, key := range []string{wrong, right} { // as long as there are no tenants, any will do

@@ -35,7 +35,7 @@ func (k *kennel) salt(user, database string) string {
 			k.t.Fatal(err)
 		}
 		if m, ok := m.(*pgproto3.AuthenticationSASLContinue); ok {
-			for _, word := range strings.Split(string(m.Data), ",") {
+			for word := range strings.SplitSeq(string(m.Data), ",") {
 				if s, ok := strings.CutPrefix(word, "s="); ok {
 					return s
 				}
