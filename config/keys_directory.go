@@ -22,7 +22,7 @@ var provisionSection = newSection(section{
 	name: "provision",
 	doc:  "How instances of tenants are made on this host. Paths are below the directory of this file. pgkennel's own.",
 	keys: []*key{
-		{name: "driver", kind: kEnum, ours: true, def: "process", legal: []string{"process", "systemd", "docker", "kubernetes"}, doc: "What makes new instances, unless they are asked for with another."},
+		{name: "driver", kind: kEnum, ours: true, def: "process", legal: []string{"process", "systemd", "docker"}, doc: "What makes instances: plain processes, units of systemd, or containers of Docker."},
 		{name: "host", kind: kText, ours: true, restart: true, example: `"db1"`, doc: "Name of this host, by which instances are its own. Not set: that of the system."},
 		{name: "data_dir", kind: kPath, ours: true, restart: true, def: "instances", doc: "Directory of the instances."},
 		{name: "bin_dirs", kind: kTexts, ours: true, restart: true, example: `["/usr/lib/postgresql/15/bin"]`, doc: "Directories of PostgreSQL's programs, one for each version. Not set: they are looked for in the usual places."},

@@ -20,7 +20,9 @@ import (
 	"github.com/pgkennel/pgkennel/config"
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/provision/backup"
+	"github.com/pgkennel/pgkennel/provision/docker"
 	"github.com/pgkennel/pgkennel/provision/process"
+	"github.com/pgkennel/pgkennel/provision/systemd"
 	"github.com/pgkennel/pgkennel/tenant"
 	"github.com/pgkennel/pgkennel/tenant/store"
 )
@@ -172,20 +174,26 @@ func (k *Kennel) keyFits(ctx context.Context) error {
 // keyPatience is how long a start waits for a directory's tenants to try the key with.
 const keyPatience = 3 * time.Second
 
-// drivers are those that this program has.
+// drivers are what makes instances: the one driver of the configuration, whose directories are no other's.
 func drivers(p *config.Provision, log *slog.Logger) (map[string]provision.Driver, error) {
-	pr, err := process.New(process.Options{
+	o := process.Options{
 		DataDir: p.DataDir, PortMin: p.PortMin, PortMax: p.PortMax, UIDMin: p.UIDMin, UIDMax: p.UIDMax, MaxInstances: p.MaxInstances, Bins: p.BinDirs, Log: log,
 		NoTCP: true, // the pooler is the way in, and tenants' programs reach all ports of the loopback address
-	})
+	}
+	var d provision.Driver
+	var err error
+	switch p.Driver {
+	case "systemd":
+		d, err = systemd.New(systemd.Options{Process: o})
+	case "docker":
+		d, err = docker.New(docker.Options{Process: o})
+	default:
+		d, err = process.New(o)
+	}
 	if err != nil {
 		return nil, err
 	}
-	all := map[string]provision.Driver{pr.Name(): pr}
-	if all[p.Driver] == nil {
-		return nil, provision.Errorf(provision.KindInvalid, "driver = %q of [provision] is not made yet", p.Driver).WithHint("there is %q", pr.Name())
-	}
-	return all, nil
+	return map[string]provision.Driver{d.Name(): d}, nil
 }
 
 // Pooler is what a Kennel asks the pooler beside it.
