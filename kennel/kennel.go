@@ -82,7 +82,7 @@ func Open(ctx context.Context, o Options) (_ *Kennel, err error) {
 			return nil, fmt.Errorf("the name of this host, which [provision] host can give: %w", err)
 		}
 	}
-	if m.Drivers, err = drivers(&cfg.Provision, o.Log); err != nil {
+	if m.Drivers, err = drivers(&cfg.Provision, o.Log); err != nil { //nolint:contextcheck // what asks an engine has its own time-outs
 		return nil, err
 	}
 	if m.Archive, err = backup.New(backup.Options{Dir: cfg.Provision.Backups, Key: key, Log: o.Log}); err != nil {
