@@ -12,7 +12,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pgkennel/pgkennel/provision"
-	"github.com/pgkennel/pgkennel/provision/api"
 	"github.com/pgkennel/pgkennel/tenant"
 )
 
@@ -27,7 +26,7 @@ type (
 func (v *sizeValue) String() string { return strings.TrimSuffix(bytesText(int64(*v)), "B") }
 
 // Set implements pflag.Value.
-func (v *sizeValue) Set(s string) error { return set(v, s, api.ParseSize) }
+func (v *sizeValue) Set(s string) error { return set(v, s, provision.ParseSize) }
 
 // Type implements pflag.Value.
 func (v *sizeValue) Type() string { return "size" }
@@ -36,7 +35,7 @@ func (v *sizeValue) Type() string { return "size" }
 func (v *cpuValue) String() string { return strconv.FormatFloat(float64(*v)/1000, 'g', -1, 64) }
 
 // Set implements pflag.Value.
-func (v *cpuValue) Set(s string) error { return set(v, s, api.ParseCPU) }
+func (v *cpuValue) Set(s string) error { return set(v, s, provision.ParseCPU) }
 
 // Type implements pflag.Value.
 func (v *cpuValue) Type() string { return "cores" }
@@ -45,7 +44,7 @@ func (v *cpuValue) Type() string { return "cores" }
 func (v *durationValue) String() string { return strings.TrimSuffix(time.Duration(*v).String(), "s") }
 
 // Set implements pflag.Value.
-func (v *durationValue) Set(s string) error { return set(v, s, api.ParseDuration) }
+func (v *durationValue) Set(s string) error { return set(v, s, provision.ParseDuration) }
 
 // Type implements pflag.Value.
 func (v *durationValue) Type() string { return "time" }

@@ -368,30 +368,30 @@ func TestLines(t *testing.T) {
 func TestUnits(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]int64{"0": 0, "1": 1, "8kB": 8192, "256MB": 256 << 20, "1.5g": 3 << 29, " 2 TiB ": 2 << 40} {
-		if got, err := ParseSize(text); err != nil || got != want {
+		if got, err := provision.ParseSize(text); err != nil || got != want {
 			t.Errorf("size %s: got %d %v, want %d", text, got, err, want)
 		}
 	}
 	for text, want := range map[string]int{"0": 0, "0.5": 500, "2": 2000, "250m": 250, ".1": 100} {
-		if got, err := ParseCPU(text); err != nil || got != want {
+		if got, err := provision.ParseCPU(text); err != nil || got != want {
 			t.Errorf("cpu %s: got %d %v, want %d", text, got, err, want)
 		}
 	}
 	for text, want := range map[string]time.Duration{"0": 0, "90s": 90 * time.Second, "1h30m": 90 * time.Minute, "7d": 168 * time.Hour} {
-		if got, err := ParseDuration(text); err != nil || got != want {
+		if got, err := provision.ParseDuration(text); err != nil || got != want {
 			t.Errorf("duration %s: got %v %v, want %v", text, got, err, want)
 		}
 	}
 	for _, text := range []string{"", "x", "-1", "1e400", "1 1", "NaN", "Inf", "1PB", "10x", "--1", "0.0001"} {
 		if text != "0.0001" {
-			if n, err := ParseSize(text); err == nil {
+			if n, err := provision.ParseSize(text); err == nil {
 				t.Errorf("size %q: got %d", text, n)
 			}
 		}
-		if n, err := ParseCPU(text); err == nil {
+		if n, err := provision.ParseCPU(text); err == nil {
 			t.Errorf("cpu %q: got %d", text, n)
 		}
-		if n, err := ParseDuration(text); err == nil {
+		if n, err := provision.ParseDuration(text); err == nil {
 			t.Errorf("duration %q: got %v", text, n)
 		}
 	}

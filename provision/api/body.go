@@ -38,14 +38,14 @@ type (
 
 // UnmarshalJSON implements json.Unmarshaler.
 func (d *duration) UnmarshalJSON(b []byte) error {
-	return number(b, (*time.Duration)(d), ParseDuration)
+	return number(b, (*time.Duration)(d), provision.ParseDuration)
 }
 
 // UnmarshalJSON implements json.Unmarshaler.
-func (s *size) UnmarshalJSON(b []byte) error { return number(b, (*int64)(s), ParseSize) }
+func (s *size) UnmarshalJSON(b []byte) error { return number(b, (*int64)(s), provision.ParseSize) }
 
 // UnmarshalJSON implements json.Unmarshaler.
-func (c *cpu) UnmarshalJSON(b []byte) error { return number(b, (*int)(c), ParseCPU) }
+func (c *cpu) UnmarshalJSON(b []byte) error { return number(b, (*int)(c), provision.ParseCPU) }
 
 // number reads a number as it is, and text with its unit.
 func number[T any](b []byte, to *T, parse func(string) (T, error)) (err error) {
