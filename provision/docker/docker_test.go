@@ -12,7 +12,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -83,7 +82,7 @@ func TestDriver(t *testing.T) {
 	open := func(t testing.TB) provision.Driver {
 		t.Helper()
 		d, err := docker.New(docker.Options{
-			Process: process.Options{DataDir: dataDir(t), NoSync: true}, Host: host, Image: repository + ":{version}",
+			Process: process.Options{DataDir: drivertest.Dir(t, "/tmp"), NoSync: true}, Host: host, Image: repository + ":{version}",
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -100,28 +99,6 @@ func TestDriver(t *testing.T) {
 		t.Run("Leftover", func(t *testing.T) { t.Parallel(); leftover(t, open, host) })
 		t.Run("Container", func(t *testing.T) { t.Parallel(); inContainer(t, open, host) })
 	})
-}
-
-// dirs are the data directories of tests.
-var dirs sync.Map
-
-func dataDir(t testing.TB) string {
-	t.Helper()
-	dir, ok := dirs.Load(t.Name())
-	if !ok {
-		made, err := os.MkdirTemp("/tmp", "pgk-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := os.Remove(made); err != nil {
-				t.Errorf("data directory after the test: %v", err)
-			}
-		})
-		dirs.Store(t.Name(), made)
-		dir = made
-	}
-	return dir.(string)
 }
 
 // startEngine starts a Docker engine that has nothing to do with the host's, if that has one: no bridge, no packet filter, in a network of its own.
@@ -211,7 +188,7 @@ func leftover(t *testing.T, open func(testing.TB) provision.Driver, host string)
 	leave := func() {
 		t.Helper()
 		_, err := api.ContainerCreate(t.Context(), client.ContainerCreateOptions{Name: name, Image: "pgkennel-test:" + in.Version, Config: &container.Config{
-			Entrypoint: []string{"sleep", "1000"}, Labels: map[string]string{"pgkennel.id": in.ID, "pgkennel.data_dir": dataDir(t)},
+			Entrypoint: []string{"sleep", "1000"}, Labels: map[string]string{"pgkennel.id": in.ID, "pgkennel.data_dir": drivertest.Dir(t, "/tmp")},
 		}, HostConfig: &container.HostConfig{NetworkMode: "none"}})
 		if err == nil {
 			_, err = api.ContainerStart(t.Context(), name, client.ContainerStartOptions{})
@@ -266,7 +243,7 @@ func inContainer(t *testing.T, open func(testing.TB) provision.Driver, host stri
 		_, err := k.Try(in, in.Password, "COPY out FROM PROGRAM '"+strings.ReplaceAll(script, "'", "''")+"'")
 		return err
 	}
-	dir := dataDir(t)
+	dir := drivertest.Dir(t, "/tmp")
 	for _, script := range []string{
 		"ls " + dir + "/../..//root", "ls /var/run/docker.sock", "echo > /x", "echo > " + dir + "/x", "echo x >> " + dir + "/" + in.ID + ".conf/pg_hba.conf",
 		"cat /proc/" + strconv.Itoa(os.Getpid()) + "/status", "grep 'CapBnd:.*[1-9a-f]' /proc/self/status", "grep 'NoNewPrivs:.0' /proc/self/status",

@@ -4,6 +4,8 @@ package drivertest
 import (
 	"context"
 	"errors"
+	"os"
+	"sync"
 	"testing"
 	"time"
 
@@ -170,4 +172,27 @@ func (k Kit) Nothing() {
 		}
 		return err
 	})
+}
+
+// dirs are the data directories of tests, by the tests' names.
+var dirs sync.Map
+
+// Dir is a test's data directory for instances, below parent: whoever asks in the same test gets the same one. It has to be empty when the test ends.
+func Dir(t testing.TB, parent string) string {
+	t.Helper()
+	if dir, ok := dirs.Load(t.Name()); ok {
+		return dir.(string)
+	}
+	made, err := os.MkdirTemp(parent, "pgk-") // sockets are in it, whose paths have to be short
+	if err != nil {
+		t.Fatal(err)
+	}
+	dirs.Store(t.Name(), made)
+	t.Cleanup(func() {
+		dirs.Delete(t.Name())
+		if err := os.Remove(made); err != nil {
+			t.Errorf("data directory after the test: %v", err)
+		}
+	})
+	return made
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
-	"sync"
 	"testing"
 
 	"github.com/pgkennel/pgkennel/provision"
@@ -29,28 +28,10 @@ func TestMain(m *testing.M) {
 
 var root = os.Geteuid() == 0
 
-// dirs are the data directories of tests.
-var dirs sync.Map
-
 // options are those of a test: over a data directory of its own.
 func options(t testing.TB) process.Options {
 	t.Helper()
-	dir, ok := dirs.Load(t.Name())
-	if !ok {
-		made, err := os.MkdirTemp("/tmp", "pgk-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := os.Remove(made); err != nil {
-				t.Errorf("data directory after the test: %v", err)
-			}
-			dirs.Delete(t.Name())
-		})
-		dirs.Store(t.Name(), made)
-		dir = made
-	}
-	return process.Options{DataDir: dir.(string), NoSync: true}
+	return process.Options{DataDir: drivertest.Dir(t, "/tmp"), NoSync: true}
 }
 
 func openWith(t testing.TB, o process.Options) provision.Driver {

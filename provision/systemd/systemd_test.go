@@ -10,7 +10,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -173,26 +172,9 @@ func removeGroups(t *testing.T, name string) {
 	}
 }
 
-// dirs are the data directories of tests.
-var dirs sync.Map
-
 func open(t testing.TB) provision.Driver {
 	t.Helper()
-	dir, ok := dirs.Load(t.Name())
-	if !ok {
-		made, err := os.MkdirTemp("/var/lib", "pgk-")
-		if err != nil {
-			t.Fatal(err)
-		}
-		t.Cleanup(func() {
-			if err := os.Remove(made); err != nil {
-				t.Errorf("data directory after the test: %v", err)
-			}
-		})
-		dirs.Store(t.Name(), made)
-		dir = made
-	}
-	d, err := systemd.New(systemd.Options{Process: process.Options{DataDir: dir.(string), NoSync: true}})
+	d, err := systemd.New(systemd.Options{Process: process.Options{DataDir: drivertest.Dir(t, "/var/lib"), NoSync: true}})
 	if err != nil {
 		t.Fatal(err)
 	}
