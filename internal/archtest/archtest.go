@@ -23,6 +23,7 @@ var floors = map[string]int{
 	"sharding/router":       2,
 	"sharding/merge":        2,
 	"config":                2,
+	"tenant/tenanttest":     2,
 	"tenant/secure":         2,
 	"tenant/store/envelope": 2,
 	"pooler/backend":        2,
@@ -64,7 +65,7 @@ var floors = map[string]int{
 }
 
 // testsOnly are packages that only tests may import.
-var testsOnly = []string{"internal/pgtest", "internal/testbed", "provision/drivertest"}
+var testsOnly = []string{"internal/pgtest", "internal/testbed", "provision/drivertest", "tenant/tenanttest"}
 
 // testsMay lists the imports of test files that climb a floor, each with its reason. Test files may also import
 // everything that their package may, the packages of testsOnly, and the package itself.

@@ -17,12 +17,13 @@ import (
 
 	"github.com/pgkennel/pgkennel/tenant"
 	"github.com/pgkennel/pgkennel/tenant/store/envelope"
+	"github.com/pgkennel/pgkennel/tenant/tenanttest"
 )
 
 func TestPutAndRead(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, a, b tenant.Directory) {
-		r := full("acme")
+		r := tenanttest.Full("acme")
 		got := put(t, a, r)
 		if got.Revision <= 0 {
 			t.Errorf("got revision %d, want one above 0", got.Revision)
@@ -227,7 +228,7 @@ func wantClaims(t *testing.T, d tenant.Directory) {
 func TestClaimsAreReleased(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, a, b tenant.Directory) {
-		r := put(t, a, full("acme"))
+		r := put(t, a, tenanttest.Full("acme"))
 		for _, claim := range r.Claims() {
 			other := claimant(t, r, claim)
 			var taken *tenant.TakenError
@@ -248,7 +249,7 @@ func TestClaimsAreReleased(t *testing.T) {
 		if held := heldClaims(t, a); len(held) != 0 {
 			t.Errorf("claims %v outlive the tenant", held)
 		}
-		again := full("acme")
+		again := tenanttest.Full("acme")
 		again.ID = tenant.NewID()
 		put(t, b, again)
 		wantClaims(t, a)

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/tenanttest"
 )
 
 // script is a directory that tells its watchers what a test wants.
@@ -74,7 +75,7 @@ func TestMirrorFollows(t *testing.T) {
 		if got := m.ByName("old"); got == nil || got.ID != old.ID {
 			t.Errorf("got %v, want the one that was there", got)
 		}
-		x := full("acme")
+		x := tenanttest.Full("acme")
 		x.Database = ""
 		x = put(t, a, x)
 		eventually(t, time.Second, "acme", func() bool { return m.ByName("acme") != nil })
@@ -301,7 +302,7 @@ func TestMirrorCache(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "cache")
 	o := MirrorOptions{Cache: path, Source: "etcd a"}
-	x, y := full("x"), newRecord("y")
+	x, y := tenanttest.Full("x"), newRecord("y")
 	x.Revision, y.Revision = 5, 6
 	d := &script{changes: make(chan tenant.Change)}
 	stop := run(t, NewMirror(d, o))
@@ -364,7 +365,7 @@ func TestMirrorCacheIsSaved(t *testing.T) {
 func TestMirrorDamagedCache(t *testing.T) {
 	t.Parallel()
 	m := NewMirror(nil, MirrorOptions{Source: "s"})
-	m.apply(tenant.Change{Reset: true, Records: []*tenant.Record{full("x"), newRecord("y")}})
+	m.apply(tenant.Change{Reset: true, Records: []*tenant.Record{tenanttest.Full("x"), newRecord("y")}})
 	var b strings.Builder
 	if err := m.write(&b); err != nil {
 		t.Fatal(err)
