@@ -48,18 +48,7 @@ type Provision struct {
 // buildDirectory fills in what [directory], [provision] and the parts of [admin] beside the database say. readFile is nil where files are not looked at.
 func (b *builder) buildDirectory(readFile func(string) ([]byte, error)) {
 	c, d, p, a := b.cfg, b.cfg.directory, b.cfg.provision, b.cfg.admin
-	below := func(path string) string {
-		if path == "" {
-			return ""
-		}
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(filepath.Dir(b.config.name), path)
-		}
-		if whole, err := filepath.Abs(path); err == nil && readFile != nil {
-			path = whole
-		}
-		return path
-	}
+	below := func(path string) string { return b.below(path, readFile != nil) }
 	c.Provision = Provision{
 		Driver: p.text("driver"), Host: p.text("host"), DataDir: below(p.text("data_dir")), BinDirs: p.value("bin_dirs").list,
 		Templates: below(p.text("templates")), Backups: below(p.text("backups")), PortMin: p.int("port_min"), PortMax: p.int("port_max"),
@@ -99,6 +88,20 @@ func (b *builder) buildDirectory(readFile func(string) ([]byte, error)) {
 		b.r.fail(at, "set socket in [admin] to a shorter path", "the name of the socket for pgkennel's own commands has %d bytes, more than the %d that a socket can have", n, maxSocketPath)
 	}
 	b.apiToken(below(a.text("api_token_file")), readFile)
+}
+
+// below is a path as seen from the configuration's directory; a whole one, where files are looked at.
+func (b *builder) below(path string, whole bool) string {
+	if path == "" {
+		return ""
+	}
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(filepath.Dir(b.config.name), path)
+	}
+	if abs, err := filepath.Abs(path); err == nil && whole {
+		path = abs
+	}
+	return path
 }
 
 // checkDirectory reports keys of [directory] that lack another one, or have no meaning.

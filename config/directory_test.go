@@ -56,6 +56,50 @@ api_token_file = "api.token"
 	}
 }
 
+func TestAdministrator(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	write := func(name, text string) {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write("pgdog.toml", `
+[[databases]]
+name = "saas"
+host = "h"
+admin_user = "o'neil"
+admin_password_file = "admin.password"
+[[databases]]
+name = "other"
+host = "h"
+`)
+	load := func(password string) (*Config, error) {
+		write("admin.password", password)
+		c, _, err := Load(Options{ConfigFile: filepath.Join(dir, "pgdog.toml"), ConfigGiven: true})
+		return c, err
+	}
+	c, err := load("it's \\ secret \r\n")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := c.Clusters[0].Shards[0][0].Administrator(), `user='o\'neil' password='it\'s \\ secret '`; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+	if got := c.Clusters[1].Shards[0][0].Administrator(); got != "" {
+		t.Errorf("got %s without admin_user", got)
+	}
+	var b strings.Builder
+	if err := c.Effective(&b); err != nil || strings.Contains(b.String(), "secret") || !strings.Contains(b.String(), "admin_password_file = \"admin.password\"") {
+		t.Errorf("%v\n%s", err, b.String())
+	}
+	for _, bad := range []string{"", "\n", "secret\nanother"} {
+		if _, err := load(bad); err == nil || !strings.Contains(err.Error(), "pgdog.toml:6:1: admin_password_file") || strings.Contains(err.Error(), "another") {
+			t.Errorf("got %v for %q", err, bad)
+		}
+	}
+}
+
 func TestTenantTaken(t *testing.T) {
 	t.Parallel()
 	c, _ := mustParse(t, `

@@ -444,13 +444,15 @@ name = "saas"
 host = "127.0.0.1"
 port = %d
 database_name = %q
-`, server.Port, db))
-	for name, text := range map[string]string{"role.secret": secureSecret, "users.toml": "[[users]]\nname = \"app\"\ndatabase = \"saas\"\npassword = \"x\"\nserver_user = \"" + app + "\"\n"} {
+admin_user = %q
+admin_password_file = "admin.password"
+`, server.Port, db, pgtest.Superuser))
+	for name, text := range map[string]string{"role.secret": secureSecret, "admin.password": "it's \\ a secret\n", "users.toml": "[[users]]\nname = \"app\"\ndatabase = \"saas\"\npassword = \"x\"\nserver_user = \"" + app + "\"\n"} {
 		if err := os.WriteFile(filepath.Join(k.dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	k.env = []string{"PGUSER=" + pgtest.Superuser, "PGSSLMODE=disable"}
+	k.env = []string{"PGUSER=nobody", "PGPASSWORD=x", "PGSSLMODE=disable"}
 	server.Exec(t, "postgres", "CREATE ROLE "+app+" LOGIN; ALTER DATABASE "+db+" OWNER TO "+app)
 	server.Exec(t, db, "SET ROLE "+app+"; CREATE TABLE orders (tenant_id bigint NOT NULL, note text); CREATE INDEX ON orders (tenant_id)")
 	k.serve()
