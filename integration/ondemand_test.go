@@ -463,8 +463,10 @@ admin_password_file = "admin.password"
 	}
 	k.tenant(0, "create", "rows", "--isolation", "row", "--database", "saas", "--key", "7", "--enable")
 	k.tenant(4, "create", "others", "--isolation", "row", "--database", "saas", "--key", "7")
-	k.tenant(0, "create", "a-schema", "--isolation", "schema", "--database", "saas", "--enable")
-	k.tenant(0, "create", "a-database", "--isolation", "database", "--enable")
+	own := map[string]string{}
+	for _, name := range []string{"schema", "database"} {
+		own["a-"+name] = k.tenant(0, "create", "a-"+name, "--isolation", name, "--database", "saas", "--enable").Secrets[0].Password
+	}
 	for _, name := range []string{"a-schema", "a-database"} {
 		if code, stdout, stderr := outcomeOf(t, k.dir, k.env, "tenant", "psql", name, "--", "-c", "CREATE TABLE orders (tenant_id bigint DEFAULT 0, note text)"); code != 0 || stdout != "CREATE TABLE\n" {
 			t.Errorf("psql in %s: %s%s", name, stdout, stderr)
@@ -486,12 +488,21 @@ admin_password_file = "admin.password"
 			t.Errorf("%s reads %q, %v", name, got, err)
 		}
 	}
+	for name, password := range own { // a tenant is a login
+		for _, database := range []string{name, "saas"} {
+			if got, err := k.ask(name, database, password, "SELECT string_agg(note, ',') FROM orders"); err != nil || got != "of "+name {
+				t.Errorf("%s in %s reads %q, %v", name, database, got, err)
+			}
+		}
+		k.refused(name, "saas", "x", "28P01")
+	}
 	// The shared server trusts everybody, which doctor says; of the tenants it says nothing.
 	if _, stdout, stderr := outcomeOf(t, k.dir, k.env, "doctor"); !strings.Contains(stdout, "2 roles of tenants") || strings.Contains(stdout, "pgkennel.tenants has it") {
 		t.Errorf("doctor: %s%s", stdout, stderr)
 	}
 	k.tenant(0, "disable-access", "a-schema", "--now")
 	k.refused("app@a-schema", "saas", "x", "28P01")
+	k.refused("a-schema", "saas", own["a-schema"], "28P01")
 	k.tenant(0, "remove", "a-database")
 	k.refused("app@a-database", "saas", "x", "28P01")
 	k.tenant(0, "restore", "a-database")

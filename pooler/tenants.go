@@ -27,6 +27,9 @@ type tenants struct {
 	reg  *tenant.Registry
 	typ  sharding.KeyType
 
+	// lender is whose server login tenants use that log in by themselves and have none on the server; nil = there is no such user.
+	lender *session.Account
+
 	mu struct {
 		sync.RWMutex
 		// places, and accounts, are bounded by being thrown away: what is asked for again is made again.
@@ -238,6 +241,80 @@ func (t *tenants) account(a *session.Account, x *tenant.Tenant, bound bool) (*se
 	return to, nil
 }
 
+// lender finds the user whose login sealed and shared tenants use that log in by themselves: it has to be plain which, and that it is made for tenants.
+func lender(cfg *config.Config, database string, accounts map[accountKey]*session.Account) *session.Account {
+	var found *session.Account
+	var of *config.User
+	for _, chooses := range []bool{true, false} { // the application's own goes first
+		for _, user := range cfg.Users {
+			a := accounts[accountKey{user.Name, user.Database}]
+			if user.Database != database || a == nil || user.TenantSwitch != chooses || user.Tenant != "" || user.MaySetRole || a.Login.(*login).keyed { //nolint:forcetypeassert // the pooler's own
+				continue
+			}
+			if of == nil {
+				found, of = a, user
+			}
+			for _, endpoints := range cfg.Cluster(database).Shards {
+				for _, e := range endpoints {
+					if x, y := cfg.Pool(of, e), cfg.Pool(user, e); x.User != y.User {
+						return nil
+					}
+				}
+			}
+		}
+		if found != nil {
+			return found
+		}
+	}
+	return nil
+}
+
+// itself is the account of a tenant that logs in by itself.
+func (t *tenants) itself(x *tenant.Tenant, user string) (*session.Account, *pgwire.Error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at := tenantAccount{nil, x.Name, true}
+	if to := t.mu.accounts[at]; to != nil && to.Place.Tenant == x {
+		return to, nil
+	}
+	p, e := t.placeLocked(x)
+	if e != nil {
+		return nil, e
+	}
+	inSessions := t.conf.TenantMode(t.cfg) == config.ModeSession
+	a := &session.Account{
+		User: user, Database: t.u.name(), Cluster: t.u, Tenants: todays{t.u}, Place: p.Place, Itself: true,
+		Session: inSessions, Statements: t.conf.Prepared.Enabled && !inSessions,
+		QueryTimeout: int64(t.conf.Clients.QueryTimeout), IdleTimeout: int64(t.conf.Clients.IdleTimeout),
+		IdleTransactionTimeout: int64(t.conf.Clients.IdleInTransactionTimeout), CancelTimeout: int64(t.conf.Timeouts.Rollback),
+		Metrics: t.u.meters.of(t.u, tenantsLabel), TenantMetrics: t.u.tenantMeters.of(x),
+	}
+	switch {
+	case p.login != nil:
+		a.ServerUser, a.Login = p.role, &login{u: t.u, user: user, login: p.login}
+	case t.lender != nil:
+		a.ServerUser, a.Login = t.lender.ServerUser, &login{u: t.u, user: user, login: t.lender.Login.(*login).login} //nolint:forcetypeassert // the pooler's own
+	default:
+		return nil, errNoLender(x.Name)
+	}
+	if x.ReadOnly() {
+		a.ReadOnly = new(atomic.Bool)
+		a.ReadOnly.Store(true)
+	}
+	if len(t.mu.accounts) >= mostTenants {
+		clear(t.mu.accounts)
+		clear(t.mu.chosen)
+	}
+	t.mu.accounts[at] = a
+	return a, nil
+}
+
+func errNoLender(name string) *pgwire.Error {
+	return pgwire.Errorf(pgwire.CodeCannotConnectNow, "tenant %q can't log in by itself", name).WithRoutine("tenant_unavailable").
+		WithDetail("In its mode, it has no login of its own on the server, and its database has not one user of the application whose login it could use.").
+		WithHint("Log in as USER@%s.", name)
+}
+
 func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
 	if p := t.mu.places[x.Name]; p != nil && p.Tenant == x {
 		return p, nil
@@ -409,9 +486,10 @@ func (p *Pooler) whose(asked tenant.Asked) (*session.Account, tenant.Refusal) {
 	if tenancy := p.state.Load().cfg.Tenancy; tenancy != nil {
 		n = tenancy.Naming
 	}
-	a = &session.Account{User: asked.User, Database: asked.Database, Said: n.Said(asked)}
+	user, names := n.Said(asked, func(database string) bool { return p.state.Load().cfg.Cluster(database) != nil })
+	a = &session.Account{User: asked.User, Database: asked.Database, Said: user + "\x00" + strings.Join(names, "\x00")}
 	if p.follower != nil {
-		a.Credential = p.follower.credential(n, &asked)
+		a.Credential = p.follower.credential(n, &asked, user, names)
 	}
 	return a, max(refusal, tenant.UnknownUser)
 }
@@ -450,6 +528,12 @@ func (p *Pooler) account(asked tenant.Asked) (*session.Account, tenant.Refusal) 
 		if p.follower != nil {
 			if a, why, found := p.follower.account(tenancy.Naming, &asked); found {
 				return a, why
+			}
+			if a, why, found := p.follower.itself(s, &asked); found {
+				return a, why
+			}
+			if a := p.follower.stopped(&id, refusal, asked.From, find(id.User, id.Database)); a != nil {
+				return a, tenant.Welcome
 			}
 		}
 		return nil, refusal

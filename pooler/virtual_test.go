@@ -3,6 +3,7 @@ package pooler
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -37,6 +38,116 @@ func (k *kennel) virtual(name, key string) string {
 	}
 	k.dir.put(r)
 	return r.ID
+}
+
+// itself gives a virtual tenant a login of its own.
+func (k *kennel) itself(id string) {
+	k.dir.change(id, func(r *tenant.Record) {
+		r.Logins = []tenant.Login{{Name: r.Name, Role: r.Role, Verifier: verifier(k.t, password(r.Name))}}
+	})
+}
+
+// TestVirtualTenantsThemselves: a tenant is a login.
+func TestVirtualTenantsThemselves(t *testing.T) {
+	t.Parallel()
+	k, user := newCity(t)
+	id := k.virtual("two", "2")
+	k.itself(id)
+	k.itself(k.virtual("three", "3"))
+	login := func(user, database string) *pgx.Conn {
+		t.Helper()
+		c := k.as(user, database, password("two"))
+		if got := value(t, c, "select string_agg(note, ',') from orders"); got != "of 2" {
+			t.Errorf("%s to %s reads %q", user, database, got)
+		}
+		return c
+	}
+	for _, way := range [][2]string{{"two", "shop"}, {"two", "two"}, {"two", ""}, {"two@two", "shop"}, {"two@two", "two"}, {"two@two", ""}} {
+		login(way[0], way[1])
+	}
+	c := login("two", "two")
+	for _, sql := range []string{"set pgkennel.tenant = 'three'", "set app.current_tenant = '3'", "set role " + user} {
+		_, err := c.Exec(t.Context(), sql)
+		wantCode(t, sql, "42501", err)
+	}
+	if got := value(t, c, "select count(*)::text from orders where tenant_id = 3"); got != "0" {
+		t.Errorf("%s rows of another tenant", got)
+	}
+	refused := func(why string) {
+		t.Helper()
+		for _, way := range [][2]string{{"two", "shop"}, {"two", "two"}, {"two@two", "shop"}} {
+			_, err := k.try(way[0], way[1], password("two"))
+			wantCode(t, why, "28P01", err)
+		}
+	}
+	_, err := k.try("two", "shop", password("three"))
+	wantCode(t, "another's password", "28P01", err)
+	for _, way := range [][2]string{{"two", "three"}, {"two", "elsewhere"}, {"two@three", "shop"}, {"three@two", "shop"}, {"two", "admin"}, {"one", "shop"}} {
+		_, err := k.try(way[0], way[1], password("two"))
+		wantCode(t, "at odds", "28P01", err)
+	}
+	salt := k.salt("two", "shop")
+	for _, name := range []string{"two", "nobody"} { // the salt tells not which of them there is
+		first := k.salt(name, "shop")
+		for _, way := range [][2]string{{"%", "%"}, {"%", ""}, {"%@%", "shop"}, {"%@%", ""}} {
+			if k.salt(strings.ReplaceAll(way[0], "%", name), strings.ReplaceAll(way[1], "%", name)) != first {
+				t.Errorf("%s, named as %v, has another salt", name, way)
+			}
+		}
+	}
+	change := func(f func(*tenant.Record)) {
+		t.Helper()
+		k.dir.change(id, f)
+		if k.salt("two", "shop") != salt || k.salt("two", "two") != salt {
+			t.Error("the salt tells that something changed")
+		}
+	}
+	change(func(r *tenant.Record) { r.Access.Enabled = false })
+	wantEnded(t, c)
+	refused("disabled")
+	change(func(r *tenant.Record) { r.Access.Enabled, r.Phase = true, tenant.OnHold })
+	refused("suspended")
+	change(func(r *tenant.Record) {
+		r.Phase, r.Access.Networks = tenant.Ready, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	})
+	refused("elsewhere")
+	change(func(r *tenant.Record) { r.Access.Networks, r.Logins[0].Disabled = nil, true })
+	refused("login disabled")
+	change(func(r *tenant.Record) { r.Logins[0].Disabled, r.Access.ReadOnly = false, true })
+	c = login("two", "two")
+	_, err = c.Exec(t.Context(), "insert into orders (note) values ('more')")
+	wantCode(t, "read only", "25006", err)
+	change(func(r *tenant.Record) { r.Access.ReadOnly = false })
+	c = login("two", "two")
+	if err := k.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	run(t, c, "select 1")
+	change(func(r *tenant.Record) { r.Phase = tenant.Stopped })
+	wantEnded(t, c)
+	for _, way := range [][2]string{{"two", "two"}, {"two", "shop"}} {
+		_, err = k.try(way[0], way[1], password("two"))
+		wantCode(t, "stopped", "57P03", err)
+		_, err = k.try(way[0], way[1], "wrong")
+		wantCode(t, "stopped, by a stranger", "28P01", err)
+	}
+	_, err = k.app("two")
+	wantCode(t, "stopped", "57P03", err)
+	_, err = k.try("app@two", "shop", "wrong")
+	wantCode(t, "stopped, by a stranger", "28P01", err)
+	change(func(r *tenant.Record) { r.Access.Enabled = false })
+	refused("stopped and disabled")
+	_, err = k.app("two")
+	wantCode(t, "stopped and disabled", "28P01", err)
+	// Names of the configuration are its own.
+	k.dir.change(id, func(r *tenant.Record) { r.Access.Enabled, r.Phase, r.Name = true, tenant.Ready, "app" })
+	k.itself(id)
+	free := k.as("app", "shop", "app")
+	if _, err := free.Exec(t.Context(), "set pgkennel.tenant = 'three'"); err != nil {
+		t.Errorf("the user of a tenant's name: %v", err)
+	}
+	_, err = k.try("app", "shop", password("app"))
+	wantCode(t, "the tenant of a user's name", "28P01", err)
 }
 
 func (k *kennel) app(tenant string) (*pgx.Conn, error) {

@@ -334,7 +334,7 @@ func TestTenantPrints(t *testing.T) {
 
 // psql gets what it needs by its environment: others see arguments.
 func TestTenantPsql(t *testing.T) {
-	t.Parallel()
+	t.Setenv("PGUSER", "postgres") // an administrator's, elsewhere
 	e := &executor{answer: func(provision.Order) (*provision.Result, error) {
 		return &provision.Result{Connect: &provision.Connect{Host: "/run/x", Port: 15432, User: "pgkennel", Password: "canary", Database: "t_abc", Options: "-c role=x"}}, nil
 	}}
@@ -346,6 +346,9 @@ func TestTenantPsql(t *testing.T) {
 		if !slices.Contains(r.env, want) {
 			t.Errorf("psql has no %s", want)
 		}
+	}
+	if slices.Contains(r.env, "PGUSER=postgres") {
+		t.Error("psql is told of another user")
 	}
 	if strings.Contains(r.stdout+r.stderr, "canary") {
 		t.Errorf("the password is shown: %s%s", r.stdout, r.stderr)

@@ -28,6 +28,8 @@ type Account struct {
 	Free  *Account
 	// Own: the account is that of a tenant with databases of its own, which sessions can't leave.
 	Own bool
+	// Itself: who logged in is the tenant of Place itself, and no user of the configuration.
+	Itself bool
 	// ReadOnly: sessions may only read; nil = they may write. It may change while they last.
 	ReadOnly *atomic.Bool
 	// Admit has the last word when a client has proved who it is, for what may have changed since it was found, and what is made for no others: it
