@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"context"
 	"encoding/json"
 	"errors"
@@ -463,12 +464,30 @@ admin_password_file = "admin.password"
 	}
 	k.tenant(0, "create", "rows", "--isolation", "row", "--database", "saas", "--key", "7", "--enable")
 	k.tenant(4, "create", "others", "--isolation", "row", "--database", "saas", "--key", "7")
+	// What a schema is made of is made by the role that owns it.
+	if err := os.Mkdir(filepath.Join(k.dir, "templates"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const template = "CREATE TABLE orders (tenant_id bigint DEFAULT 0, note text);"
+	for name, text := range map[string]string{"app.sql": template, "bad.sql": template + "CREATE TABLE orders ();"} {
+		if err := os.WriteFile(filepath.Join(k.dir, "templates", name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.tenant(2, "create", "no-rows", "--isolation", "row", "--database", "saas", "--key", "8", "--template", "app")
+	k.tenant(2, "create", "a-schema", "--isolation", "schema", "--database", "saas", "--template", "tenant:rows")
 	own := map[string]string{}
 	for _, name := range []string{"schema", "database"} {
-		own["a-"+name] = k.tenant(0, "create", "a-"+name, "--isolation", name, "--database", "saas", "--enable").Secrets[0].Password
+		k.tenant(1, "create", "a-"+name, "--isolation", name, "--database", "saas", "--template", "bad")
+		r := k.tenant(0, "create", "a-"+name, "--isolation", name, "--database", "saas", "--template", "app", "--enable")
+		own["a-"+name] = r.Secrets[0].Password
+		if got, want := r.Tenants[0].Origin, fmt.Sprintf("%x", sha256.Sum256([]byte(template))); got.Template != "app" || got.Hash != want {
+			t.Errorf("%s was made of %+v, want the hash %s", name, got, want)
+		}
 	}
 	for _, name := range []string{"a-schema", "a-database"} {
-		if code, stdout, stderr := outcomeOf(t, k.dir, k.env, "tenant", "psql", name, "--", "-c", "CREATE TABLE orders (tenant_id bigint DEFAULT 0, note text)"); code != 0 || stdout != "CREATE TABLE\n" {
+		const sql = "SELECT tableowner LIKE 'pgkennel_owner_%' FROM pg_tables WHERE tablename = 'orders' AND schemaname = current_schema()"
+		if code, stdout, stderr := outcomeOf(t, k.dir, k.env, "tenant", "psql", name, "--", "-Atc", sql); code != 0 || stdout != "t\n" {
 			t.Errorf("psql in %s: %s%s", name, stdout, stderr)
 		}
 	}

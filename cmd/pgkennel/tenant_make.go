@@ -278,7 +278,7 @@ its name, or to any with the user user@tenant. Nobody may log in before enable-a
 	}, "NAME [flags]", 1, 1)
 	x.flags(cmd, t.files)
 	x.newFlags(cmd)
-	cmd.Flags().StringVar(&x.o.Template, "template", "", "what its schema is made of: a file of the template directory, or tenant:NAME")
+	cmd.Flags().StringVar(&x.o.Template, "template", "", "what its schema is made of: a file of the template directory, or, for an instance, tenant:NAME")
 	cmd.Flags().StringVar(&x.initIn, "init", "", "file of SQL that is run in it")
 	return cmd
 }

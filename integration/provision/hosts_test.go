@@ -300,6 +300,29 @@ func TestFailed(t *testing.T) {
 	}
 }
 
+// A tenant that is a superuser can lock out the pooler, and pgkennel. Repair lets them in again.
+func TestLockedOut(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, nil)
+	b.do(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Enable: true, Superuser: os.Geteuid() == 0})
+	for _, role := range []string{provision.Superuser, tenant.OwnRole(b.record("acme").ID, 0)} {
+		if role == provision.Superuser && os.Geteuid() != 0 { // else it could not change it
+			continue
+		}
+		b.mustSQL("acme", "acme", "ALTER ROLE "+role+" PASSWORD 'x'")
+		if role != provision.Superuser {
+			if _, err := b.sql("acme", "acme", "SELECT 1"); err == nil {
+				t.Error("the old password is still good")
+			}
+		} else if err := b.try(provision.Order{Verb: provision.VerbUser, Action: "create", Tenant: "acme", Login: "bi"}); err == nil {
+			t.Error("a login was made by who is locked out")
+		}
+		b.do(provision.Order{Verb: provision.VerbRepair, Tenant: "acme"})
+		b.mustSQL("acme", "acme", "SELECT 1")
+	}
+	b.do(provision.Order{Verb: provision.VerbUser, Action: "create", Tenant: "acme", Login: "bi"})
+}
+
 // A login that was let in just before its tenant was shut out, and is no session yet that the server tells of, does not get through.
 func TestFenceAndLogin(t *testing.T) {
 	t.Parallel()
