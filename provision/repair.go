@@ -79,6 +79,7 @@ func (m *Manager) mend(ctx context.Context, r *tenant.Record, o Order, report fu
 			return nil, err
 		}
 		if local {
+			m.letIn(ctx, r)
 			f, err := m.drive(r.ID)
 			if err != nil {
 				return nil, err
@@ -203,6 +204,23 @@ func (m *Manager) unlock(ctx context.Context, in *Instance, r *tenant.Record) er
 	verifier, _ := auth.MakeVerifier(in.Password, nil, 0).Encode()
 	m.o.Log.WarnContext(ctx, "the tenant had changed pgkennel's role", "tenant", r.ID)
 	return run(ctx, c, "ALTER ROLE "+ident(Superuser)+" LOGIN SUPERUSER VALID UNTIL 'infinity' PASSWORD "+literal(verifier))
+}
+
+// letIn is unlock in front of an operation, which may fail for just that; what else is wrong the operation says.
+func (m *Manager) letIn(ctx context.Context, r *tenant.Record) {
+	if r.Isolation != tenant.Instance || len(r.Facts) == 0 || !superuser(r) {
+		return
+	}
+	in, d, err := m.instance(r)
+	if err == nil {
+		var s State
+		if s, err = d.State(ctx, in); err == nil && s.Ready {
+			err = m.unlock(ctx, in, r)
+		}
+	}
+	if err != nil {
+		m.o.Log.WarnContext(ctx, "instance not looked at before it is repaired", "tenant", r.ID, "error", err)
+	}
 }
 
 // heal gives the roles of a tenant's logins the passwords that the pooler has: a tenant can change them, as its own or as a superuser, and locks itself out.

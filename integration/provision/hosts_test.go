@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -309,7 +310,7 @@ func TestLockedOut(t *testing.T) {
 		if role == provision.Superuser && os.Geteuid() != 0 { // else it could not change it
 			continue
 		}
-		b.mustSQL("acme", "acme", "ALTER ROLE "+role+" PASSWORD 'x'")
+		b.mustSQL("acme", "acme", "SET ROLE NONE; ALTER ROLE "+role+" PASSWORD 'x'")
 		if role != provision.Superuser {
 			if _, err := b.sql("acme", "acme", "SELECT 1"); err == nil {
 				t.Error("the old password is still good")
@@ -317,8 +318,14 @@ func TestLockedOut(t *testing.T) {
 		} else if err := b.try(provision.Order{Verb: provision.VerbUser, Action: "create", Tenant: "acme", Login: "bi"}); err == nil {
 			t.Error("a login was made by who is locked out")
 		}
+		if err := b.try(provision.Order{Verb: provision.VerbRepair, Tenant: "acme"}); err != nil && !strings.Contains(told(err), "user of acme failed") {
+			t.Errorf("repair: %s", told(err))
+		}
 		b.do(provision.Order{Verb: provision.VerbRepair, Tenant: "acme"})
 		b.mustSQL("acme", "acme", "SELECT 1")
+		if n := len(b.record("acme").Logins); n != 1 {
+			t.Errorf("%d logins, with that which could not be made", n)
+		}
 	}
 	b.do(provision.Order{Verb: provision.VerbUser, Action: "create", Tenant: "acme", Login: "bi"})
 }
