@@ -41,6 +41,13 @@ type Provision struct {
 	UIDMin       int
 	UIDMax       int
 	MaxInstances int           // 0 = no limit
+	Account      string        // who runs initdb; empty = postgres, or nobody
+	LogSize      int64         // in bytes
+	Cgroup       string        // empty = one of our own
+	UnitDir      string        // of systemd
+	DockerSocket string        // empty = as the environment says
+	DockerImage  string        // with {version}
+	DockerNet    string        // empty = none
 	Grace        time.Duration // 0 = a removed tenant is gone
 	SuspendAfter time.Duration // 0 = never
 }
@@ -52,7 +59,10 @@ func (b *builder) buildDirectory(readFile func(string) ([]byte, error)) {
 	c.Provision = Provision{
 		Driver: p.text("driver"), Host: p.text("host"), DataDir: below(p.text("data_dir")), BinDirs: p.value("bin_dirs").list,
 		Templates: below(p.text("templates")), Backups: below(p.text("backups")), PortMin: p.int("port_min"), PortMax: p.int("port_max"),
-		UIDMin: p.int("uid_min"), UIDMax: p.int("uid_max"), MaxInstances: p.int("max_instances"), Grace: p.millis("grace"), SuspendAfter: p.millis("suspend_after"),
+		UIDMin: p.int("uid_min"), UIDMax: p.int("uid_max"), MaxInstances: p.int("max_instances"),
+		Account: p.text("account"), LogSize: int64(p.int("log_size")), Cgroup: p.text("cgroup"), UnitDir: below(p.text("systemd_unit_dir")),
+		DockerSocket: below(p.text("docker_socket")), DockerImage: p.text("docker_image"), DockerNet: p.text("docker_network"),
+		Grace: p.millis("grace"), SuspendAfter: p.millis("suspend_after"),
 	}
 	b.inOrder(p.value("port_min"), p.value("port_max"), "")
 	b.inOrder(p.value("uid_min"), p.value("uid_max"), "")
@@ -60,6 +70,15 @@ func (b *builder) buildDirectory(readFile func(string) ([]byte, error)) {
 		if !filepath.IsAbs(dir) {
 			b.r.fail(p.elemPlace("bin_dirs", i), "write the whole path, beginning with /", "bin_dirs: %q is not an absolute path", dir)
 		}
+	}
+	if p.usable("docker_image") && !strings.Contains(p.text("docker_image"), "{version}") {
+		b.r.fail(p.placeOf("docker_image"), "such as postgres:{version}", "docker_image %q does not say where the version goes", p.text("docker_image"))
+	}
+	if p.text("docker_network") == "host" {
+		b.r.fail(p.placeOf("docker_network"), "make one for tenants: docker network create", "docker_network can't be the host's: tenants could connect to each other's servers")
+	}
+	if g := p.text("cgroup"); g != "" && !filepath.IsLocal(g) {
+		b.r.fail(p.placeOf("cgroup"), "such as pgkennel.slice", "cgroup %q is no path below the root of control groups", g)
 	}
 	if p.doc != nil && d.doc == nil {
 		b.r.fail(p.at(), "add it", "[provision] needs a section [directory]")

@@ -152,15 +152,18 @@ func TestDirectoryAlone(t *testing.T) {
 // TestEffectiveHasDirectory prints what is in force of a directory, and reads it again.
 func TestEffectiveHasDirectory(t *testing.T) {
 	t.Parallel()
-	c, _ := mustParse(t, "[directory]\n[provision]\nport_min = 16000\nsuspend_after = 60_000\n", "")
+	c, _ := mustParse(t, "[directory]\n[provision]\nport_min = 16000\nsuspend_after = 60_000\ndocker_image = \"our/postgres:{version}\"\nlog_size = 1_000_000\n", "")
 	var b strings.Builder
 	if err := c.EffectiveConfig(&b); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"[directory]\n", "store = \"file\" # default\n", "[provision]\n", "port_min = 16000 #", "grace = 604800000 # default\n"} {
+	for _, want := range []string{"[directory]\n", "store = \"file\" # default\n", "[provision]\n", "port_min = 16000 #", "docker_image = \"our/postgres:{version}\" #", "systemd_unit_dir = \"/run/systemd/system\" # default\n", "grace = 604800000 # default\n"} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, b.String())
 		}
+	}
+	if p := c.Provision; p.DockerImage != "our/postgres:{version}" || p.LogSize != 1_000_000 || p.UnitDir != "/run/systemd/system" || p.Account+p.Cgroup+p.DockerNet+p.DockerSocket != "" {
+		t.Errorf("got %+v", p)
 	}
 	again, _ := mustParse(t, b.String(), "")
 	if !reflect.DeepEqual(again.Provision, c.Provision) || !reflect.DeepEqual(again.Directory, c.Directory) {

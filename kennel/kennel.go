@@ -176,24 +176,44 @@ const keyPatience = 3 * time.Second
 
 // drivers are what makes instances: the one driver of the configuration, whose directories are no other's.
 func drivers(p *config.Provision, log *slog.Logger) (map[string]provision.Driver, error) {
-	o := process.Options{
-		DataDir: p.DataDir, PortMin: p.PortMin, PortMax: p.PortMax, UIDMin: p.UIDMin, UIDMax: p.UIDMax, MaxInstances: p.MaxInstances, Bins: p.BinDirs, Log: log,
-		NoTCP: true, // the pooler is the way in, and tenants' programs reach all ports of the loopback address
-	}
 	var d provision.Driver
 	var err error
 	switch p.Driver {
 	case "systemd":
-		d, err = systemd.New(systemd.Options{Process: o})
+		d, err = systemd.New(systemdOptions(p, log))
 	case "docker":
-		d, err = docker.New(docker.Options{Process: o})
+		d, err = docker.New(dockerOptions(p, log))
 	default:
-		d, err = process.New(o)
+		d, err = process.New(processOptions(p, log))
 	}
 	if err != nil {
 		return nil, err
 	}
 	return map[string]provision.Driver{d.Name(): d}, nil
+}
+
+func processOptions(p *config.Provision, log *slog.Logger) process.Options {
+	return process.Options{
+		DataDir: p.DataDir, PortMin: p.PortMin, PortMax: p.PortMax, UIDMin: p.UIDMin, UIDMax: p.UIDMax, MaxInstances: p.MaxInstances, Bins: p.BinDirs,
+		Account: p.Account, LogSize: p.LogSize, Cgroup: p.Cgroup, Log: log,
+		NoTCP: true, // the pooler is the way in, and tenants' programs reach all ports of the loopback address
+	}
+}
+
+func systemdOptions(p *config.Provision, log *slog.Logger) systemd.Options {
+	return systemd.Options{Process: processOptions(p, log), UnitDir: p.UnitDir}
+}
+
+func dockerOptions(p *config.Provision, log *slog.Logger) docker.Options {
+	return docker.Options{Process: processOptions(p, log), Host: dockerHost(p.DockerSocket), Image: p.DockerImage, Network: p.DockerNet}
+}
+
+// dockerHost is a socket as the engine's clients name it.
+func dockerHost(socket string) string {
+	if socket == "" {
+		return ""
+	}
+	return "unix://" + socket
 }
 
 // Pooler is what a Kennel asks the pooler beside it.

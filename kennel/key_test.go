@@ -58,3 +58,20 @@ func TestWrongKey(t *testing.T) {
 		t.Fatal(err)
 	}
 }
+
+// What the configuration says of a driver is what the driver is made of.
+func TestDriverOptions(t *testing.T) {
+	t.Parallel()
+	c, _, err := config.Parse(config.File{Name: "pgdog.toml", Text: "[directory]\n[provision]\ndriver = \"docker\"\ndocker_socket = \"/run/x.sock\"\ndocker_image = \"our:{version}\"\n" +
+		"docker_network = \"tenants\"\nsystemd_unit_dir = \"/etc/systemd/system\"\naccount = \"nobody\"\ncgroup = \"x.slice\"\nlog_size = 100_000\n"}, config.File{Missing: true}, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	d, s := dockerOptions(&c.Provision, nil), systemdOptions(&c.Provision, nil)
+	if d.Host != "unix:///run/x.sock" || d.Image != "our:{version}" || d.Network != "tenants" || s.UnitDir != "/etc/systemd/system" {
+		t.Errorf("got %+v, %+v", d, s)
+	}
+	if p := d.Process; p.Account != "nobody" || p.Cgroup != "x.slice" || p.LogSize != 100_000 || !p.NoTCP {
+		t.Errorf("got %+v", p)
+	}
+}
