@@ -25,6 +25,9 @@ type Directory struct {
 	User                    string
 	Password                Secret
 	KeyFile                 string // empty = as the store has it
+	MoreKeyFiles            []string
+	AuditKeep               time.Duration // 0 = for ever
+	AuditEntries            int           // 0 = all
 	Cache                   string
 }
 
@@ -89,6 +92,10 @@ func (b *builder) buildDirectory(readFile func(string) ([]byte, error)) {
 			Store: d.text("store"), Path: path, Endpoints: d.value("endpoints").list, Prefix: d.text("prefix"),
 			CACertificate: below(d.text("tls_ca_certificate")), Certificate: below(d.text("tls_certificate")), PrivateKey: below(d.text("tls_private_key")),
 			User: d.text("user"), Password: d.secret("password"), KeyFile: below(d.text("key_file")), Cache: below(d.text("cache")),
+			AuditKeep: d.millis("audit_keep"), AuditEntries: d.int("audit_entries"),
+		}
+		for _, path := range d.value("more_key_files").list {
+			c.Directory.MoreKeyFiles = append(c.Directory.MoreKeyFiles, below(path))
 		}
 		if c.Directory.Cache == "" {
 			c.Directory.Cache = path + ".cache"

@@ -22,6 +22,9 @@ func TestDirectoryPaths(t *testing.T) {
 	write("api.token", "0123456789abcdef\n")
 	file := write("pgdog.toml", `
 [directory]
+more_key_files = ["old.key", "/etc/older.key"]
+audit_keep = 86_400_000
+audit_entries = 1000
 [provision]
 backups = "/var/backups/pgkennel"
 suspend_after = 60_000
@@ -46,6 +49,9 @@ api_token_file = "api.token"
 		if p[0] != p[1] {
 			t.Errorf("got %q, want %q", p[0], p[1])
 		}
+	}
+	if d := c.Directory; strings.Join(d.MoreKeyFiles, " ") != filepath.Join(dir, "old.key")+" /etc/older.key" || d.AuditKeep != 24*time.Hour || d.AuditEntries != 1000 {
+		t.Errorf("got %+v", d)
 	}
 	if c.Provision.SuspendAfter != time.Minute || c.Directory.Store != "file" || c.Admin.APIPort != 7001 {
 		t.Errorf("got %+v, %+v, %+v", c.Provision, c.Directory, c.Admin)

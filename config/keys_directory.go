@@ -14,6 +14,9 @@ var directorySection = newSection(section{
 		{name: "user", kind: kText, ours: true, restart: true, doc: "User of etcd."},
 		{name: "password", kind: kSecret, ours: true, restart: true, doc: "Its password."},
 		{name: "key_file", kind: kPath, ours: true, restart: true, example: `"pgkennel-directory.key"`, doc: "File with the key that secrets in the directory are encrypted with. Not set: PGKENNEL_DIRECTORY_KEY, or path with .key behind it, which the file store makes."},
+		{name: "more_key_files", kind: kTexts, ours: true, restart: true, example: `["old.key"]`, doc: "Files with further keys by which secrets and backups can be read: earlier ones, or one to come."},
+		{name: "audit_keep", kind: kMillis, ours: true, restart: true, min: 86_400_000, example: `31_536_000_000`, doc: "Delete what is older from the audit. Not set: never."},
+		{name: "audit_entries", kind: kInt, ours: true, restart: true, def: "0", max: 1e9, doc: "Delete the oldest from the audit where it has more entries; 0 = any number."},
 		{name: "cache", kind: kPath, ours: true, restart: true, example: `"pgkennel-directory.cache"`, doc: "File with what was known last, for starts while the store can't be reached. Not set: path with .cache behind it."},
 	},
 })

@@ -68,14 +68,22 @@ func Open(ctx context.Context, o Options) (_ *Kennel, err error) {
 	if err != nil {
 		return nil, err
 	}
-	k.Vault = tenant.NewVault(key)
+	var more []*tenant.Secret
+	for _, path := range cfg.Directory.MoreKeyFiles {
+		s, _, err := store.LoadKey(path, "", false)
+		if err != nil {
+			return nil, fmt.Errorf("more_key_files of [directory]: %w", err)
+		}
+		more = append(more, s)
+	}
+	k.Vault = tenant.NewVault(key, more...)
 	if err := k.keyFits(ctx); err != nil {
 		return nil, err
 	}
 	k.Mirror = store.NewMirror(k.Directory, store.MirrorOptions{Cache: cfg.Directory.Cache, Source: source(cfg.Directory), Log: o.Log})
 	m := provision.Options{
 		Directory: k.Directory, Vault: k.Vault, Default: cfg.Provision.Driver, Templates: cfg.Provision.Templates, Log: o.Log,
-		Grace: max(cfg.Provision.Grace, 1), Clients: k.clients,
+		Grace: max(cfg.Provision.Grace, 1), Clients: k.clients, AuditKeep: cfg.Directory.AuditKeep, AuditEntries: cfg.Directory.AuditEntries,
 	}
 	if m.Host = cfg.Provision.Host; m.Host == "" {
 		if m.Host, err = os.Hostname(); err != nil {
@@ -85,7 +93,7 @@ func Open(ctx context.Context, o Options) (_ *Kennel, err error) {
 	if m.Drivers, err = drivers(&cfg.Provision, o.Log); err != nil { //nolint:contextcheck // what asks an engine has its own time-outs
 		return nil, err
 	}
-	if m.Archive, err = backup.New(backup.Options{Dir: cfg.Provision.Backups, Key: key, Log: o.Log}); err != nil {
+	if m.Archive, err = backup.New(backup.Options{Dir: cfg.Provision.Backups, Key: key, Before: more, Log: o.Log}); err != nil {
 		return nil, err
 	}
 	if m.Virtual, err = virtual(cfg, o.Log); err != nil {

@@ -101,6 +101,8 @@ func verbs() map[string]*verb {
 		VerbLogs:      {fields: []string{"Tenant", "Lines", "Follow"}, named: true, read: logs},
 		VerbStats:     {fields: one, read: stats},
 		VerbRepair:    {fields: []string{"Tenant", "Force"}, read: repair},
+		VerbRekey:     {fields: one, read: rekey},
+		VerbDrop:      {fields: one, named: true, read: dropRecord},
 		VerbReconcile: {fields: one, named: true, read: repair},
 
 		VerbRemove: {fields: []string{"Tenant", "Now", "Keep"}, named: true, begin: beginRemove, steps: removeSteps},

@@ -334,6 +334,16 @@ func (t *tenants) newRepair() *cobra.Command {
 	return cmd
 }
 
+func (t *tenants) newRekey() *cobra.Command {
+	return t.simple(&provision.Order{Verb: provision.VerbRekey}, "rekey", "[NAME...]", 0, -1, "Encrypt tenants' secrets with the directory's key of today",
+		"  pgkennel tenant rekey", done("has secrets of today's key"))
+}
+
+func (t *tenants) newDrop() *cobra.Command {
+	return t.simple(&provision.Order{Verb: provision.VerbDrop}, "drop-record", "ID...", 1, -1, "Take a record that can't be read out of the directory",
+		"  pgkennel tenant drop-record mzxw6ytboi4tqnzs", done("dropped"))
+}
+
 // passphrase adds the flag of what encrypts files that leave the host.
 func passphrase(cmd *cobra.Command, o *provision.Order) (read func() error) {
 	var file string
