@@ -4,8 +4,8 @@ var directorySection = newSection(section{
 	name: "directory",
 	doc:  "Where tenants are known that pgkennel tenant create makes. With it neither [[databases]] nor users are needed: such a tenant is a login, and a database of its own name. Paths are below the directory of this file. pgkennel's own.",
 	keys: []*key{
-		{name: "store", kind: kEnum, ours: true, restart: true, def: "file", legal: []string{"file", "etcd"}, doc: "file: one pgkennel has it, in a file. etcd: any number of them share it."},
-		{name: "path", kind: kPath, ours: true, restart: true, def: "pgkennel-directory", doc: "The file. What belongs to it has its name with something behind it."},
+		{name: "store", kind: kEnum, ours: true, restart: true, def: "file", legal: []string{"file", "etcd"}, doc: "file: one pgkennel has it, in a file of the folder path. etcd: any number of them share it."},
+		{name: "path", kind: kPath, ours: true, restart: true, def: "pgkennel-directory", doc: "Folder of the file store, made if it is not there; the directory is directory.db in it. What belongs to it, with etcd too, is beside it and has its name with something behind it."},
 		{name: "endpoints", kind: kTexts, ours: true, restart: true, example: `["https://10.0.0.1:2379"]`, doc: "Addresses of etcd. Required for etcd."},
 		{name: "prefix", kind: kText, ours: true, restart: true, def: "/pgkennel/", doc: "What every key in etcd begins with."},
 		{name: "tls_ca_certificate", kind: kPath, ours: true, restart: true, example: `"etcd-ca.pem"`, doc: "Certificate authorities that etcd's certificates must come from, PEM. Not set: the system's."},

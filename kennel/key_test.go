@@ -132,6 +132,11 @@ func TestAuditIsPruned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	for _, name := range []string{"directory/directory.db", "directory.key"} { // as docs/provisioning.md has them
+		if info, err := os.Stat(filepath.Join(dir, name)); err != nil || !info.Mode().IsRegular() {
+			t.Errorf("%s: %v, %v", name, info, err)
+		}
+	}
 	for range 2 {
 		r := &tenant.Record{ID: tenant.NewID(), Name: "acme", Isolation: tenant.Instance, Phase: tenant.Stopped, Driver: "process", Host: "elsewhere", Created: time.Now()}
 		if r, err = k.Directory.Put(t.Context(), r, tenant.Entry{What: "made"}); err == nil {
