@@ -189,10 +189,7 @@ func (f *follower) account(n tenant.Naming, asked *tenant.Asked) (a *session.Acc
 func (f *follower) credential(n tenant.Naming, asked *tenant.Asked, user string, names []string) *auth.Credential {
 	r, login, refusal := f.named(n, asked)
 	if r == nil || refusal != tenant.Welcome {
-		if r, login = f.dir.ByName(asked.User), asked.User; r == nil || !r.Virtual() { // a name may have a dot
-			r, login = f.dir.ByName(names[0]), user
-		}
-		if r == nil || len(names) > 1 {
+		if r, login = f.dir.ByName(names[0]), user; r == nil || len(names) > 1 {
 			return nil
 		}
 	}

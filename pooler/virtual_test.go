@@ -94,6 +94,11 @@ func TestVirtualTenantsThemselves(t *testing.T) {
 				t.Errorf("%s, named as %v, has another salt", name, way)
 			}
 		}
+		for _, way := range [][2]string{{"%", "admin"}, {"%", "three"}, {"%", "elsewhere"}, {"%@three", "shop"}, {"three@%", "shop"}} {
+			if k.salt(strings.ReplaceAll(way[0], "%", name), strings.ReplaceAll(way[1], "%", name)) == first {
+				t.Errorf("%s, named as %v, has the same salt", name, way)
+			}
+		}
 	}
 	change := func(f func(*tenant.Record)) {
 		t.Helper()

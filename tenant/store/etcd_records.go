@@ -315,7 +315,7 @@ func (s *etcdStore) Prune(ctx context.Context, before time.Time, most int) (int,
 	end := etcd.GetPrefixRangeEnd(prefix)
 	from := end // of those that go
 	if !before.IsZero() {
-		from = s.key("audit", fmt.Sprintf("%016x", uint64(math.MaxInt64-before.UnixNano())))
+		from = s.key("audit", entryTime(before.UnixNano()))
 	}
 	if most > 0 {
 		n := 0
@@ -396,5 +396,9 @@ func (s *etcdStore) Drop(ctx context.Context, id string, e tenant.Entry) error {
 
 // entryName names an entry of the audit: the latest is first.
 func entryName(at int64) string {
-	return fmt.Sprintf("%016x-%016x", uint64(math.MaxInt64-at), rand.Uint64()) //nolint:gosec // it tells entries of one nanosecond apart, no more
+	return fmt.Sprintf("%s-%016x", entryTime(at), rand.Uint64()) //nolint:gosec // it tells entries of one nanosecond apart, no more
+}
+
+func entryTime(at int64) string {
+	return fmt.Sprintf("%016x", uint64(math.MaxInt64-at)) //nolint:gosec // times are after 1970
 }
