@@ -23,6 +23,7 @@ BENCHTIME ?= 1x
 QUICK     ?=
 SCENARIOS ?=
 BENCH     ?=
+DENSITY   ?=
 SCENES     = $(if $(filter-out 0,$(QUICK)),-quick) $(if $(SCENARIOS),-scenarios $(SCENARIOS))
 
 GOLANGCI := bin/tools/golangci-lint
@@ -178,6 +179,11 @@ bench-compare: deps build ## the same beside another commit of ours: BASE=main~1
 	@rm -rf bin/base && git worktree prune && git worktree add -q --detach bin/base $(BASE)
 	@cd bin/base && $(GO) build -o ../pgkennel-base ./cmd/pgkennel; status=$$?; cd ../.. && git worktree remove --force bin/base; exit $$status
 	@$(GO) run ./bench -pgkennel bin/pgkennel -base bin/pgkennel-base -out bin/bench $(if $(SCENARIOS),,-scenarios range,login) $(SCENES) $(BENCH)
+
+.PHONY: density
+density: deps build ## fifty tenants with instances of their own, and their neighbours, into docs/density.md; DENSITY="-scenarios density -tenants 200"
+	@$(GO) build -o bin/density ./bench/density
+	@bin/density $(DENSITY)
 
 .PHONY: vuln
 vuln: ## known vulnerabilities in what we import
