@@ -42,7 +42,7 @@ help: ## this text
 		/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: deps build ## three real PostgreSQL instances, pgkennel before them, and sample tenants; ONESHOT=1 ends after the samples
+demo: deps build ## real PostgreSQL instances, pgkennel before them, sample tenants, and some made on demand; ONESHOT=1 ends after the samples
 	@$(GO) build -o bin/demo ./cmd/demo
 	@bin/demo $(if $(filter-out 0,$(ONESHOT)),--oneshot)
 

@@ -42,7 +42,7 @@ func newHost(ctx context.Context, o *options) (h *host, err error) {
 	if h.scratch, err = pginstance.OpenScratch(fmt.Sprintf("/tmp/pgkennel-density-%d", os.Geteuid())); err != nil {
 		return nil, err
 	}
-	defer func() {
+	defer func() { //nolint:contextcheck // as its caller's
 		if err != nil {
 			err = errors.Join(err, h.close())
 		}
@@ -74,7 +74,7 @@ func (h *host) serve(ctx context.Context) error {
 		return err
 	}
 	defer log.Close()
-	cmd := exec.Command(h.o.program) //nolint:gosec,noctx // close ends it
+	cmd := exec.Command(h.o.program) //nolint:noctx // close ends it
 	cmd.Dir, cmd.Stdout, cmd.Stderr = h.dir, log, log
 	if h.process, err = pginstance.Spawn(cmd); err != nil {
 		return err
@@ -167,6 +167,7 @@ func (h *host) close() error {
 		case <-ctx.Done():
 			_ = h.process.Signal(syscall.SIGKILL)
 		}
+		_, _ = h.program(ctx, "repair") // what was half done can be removed then; if not, it is left, and told
 		names, err := h.program(ctx, "list", "--removed")
 		errs = append(errs, err)
 		if len(names) > 0 {
@@ -189,7 +190,7 @@ func (h *host) close() error {
 // program runs a command of pgkennel's in its folder, where no pooler runs, and returns the names of tenants that it tells of.
 func (h *host) program(ctx context.Context, args ...string) (names []string, err error) {
 	var out, log bytes.Buffer
-	cmd := exec.CommandContext(ctx, h.o.program, append([]string{"tenant", "--json", "-q"}, args...)...) //nolint:gosec // the program that is looked at
+	cmd := exec.CommandContext(ctx, h.o.program, append([]string{"tenant", "--json", "-q"}, args...)...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = h.dir, &out, &log
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // Ctrl-C in a terminal is for the proof
 	if err := cmd.Run(); err != nil {

@@ -140,6 +140,6 @@ func with(ctx context.Context, o *options, f func(h *host) error) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, h.close()) }()
+	defer func() { err = errors.Join(err, h.close()) }() //nolint:contextcheck // it has to be done whatever has ended
 	return f(h)
 }

@@ -72,12 +72,12 @@ func neighbours(ctx context.Context, h *host, o *options, f *figures) error {
 	if err != nil {
 		return err
 	}
-	defer reads.close()
+	defer reads.close(ctx)
 	writes, err := loadOf(ctx, h, 4, writeRate, func(n int) string { return fmt.Sprintf("UPDATE work SET n = n + 1 WHERE id = %d", n%1000) })
 	if err != nil {
 		return err
 	}
-	defer writes.close()
+	defer writes.close(ctx)
 	if err := h.direct(ctx, neighbour, "DROP TABLE IF EXISTS work"); err != nil {
 		return err
 	}
@@ -159,7 +159,7 @@ func loadOf(ctx context.Context, h *host, clients int, rate float64, statement f
 	for range clients {
 		conn, err := h.connect(ctx, neighbour)
 		if err != nil {
-			c.close()
+			c.close(ctx)
 			return nil, err
 		}
 		c.conns = append(c.conns, conn)
@@ -167,9 +167,9 @@ func loadOf(ctx context.Context, h *host, clients int, rate float64, statement f
 	return c, nil
 }
 
-func (c *connected) close() {
+func (c *connected) close(ctx context.Context) {
 	for _, conn := range c.conns {
-		conn.Close(context.Background())
+		conn.Close(ctx)
 	}
 }
 
@@ -216,7 +216,7 @@ func (b *burning) client(ctx context.Context, h *host, n *noise, sets bool) erro
 	if err != nil {
 		return err
 	}
-	defer c.Close(context.Background())
+	defer c.Close(ctx)
 	if n.setup != "" && (sets || !n.full) {
 		if _, err := c.Exec(ctx, n.setup, pgx.QueryExecModeSimpleProtocol); err != nil {
 			return err

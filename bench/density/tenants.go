@@ -28,7 +28,7 @@ func density(ctx context.Context, h *host, o *options, f *figures) error {
 	conns, err := d.make(ctx, h, o)
 	defer func() {
 		for _, c := range conns {
-			c.Close(context.Background())
+			c.Close(ctx)
 		}
 	}()
 	if err != nil {

@@ -76,7 +76,7 @@ func Run(ctx context.Context, opts Options) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, sh.forget()) }() // when its front has ended: nothing is made any more
+	defer func() { err = errors.Join(err, sh.forget()) }() //nolint:contextcheck // it has to be done whatever has ended; its pooler has
 	maker, err := startPooler(ctx, opts, front.port+1, sh.dir, sh.configure)
 	if err != nil {
 		return err

@@ -21,7 +21,7 @@ import (
 const (
 	onDemandName  = "t" // a folder's; short, for paths of unix sockets may have some 100 bytes
 	instancesName = "instances"
-	secretName    = "tenant.password" //nolint:gosec // a file's
+	secretName    = "tenant.password"
 
 	// cannot is the exit code of a command that asks for what the host can't give.
 	cannot = 5
@@ -164,7 +164,7 @@ func (o *order) show(out io.Writer, got outcome) (right bool) {
 }
 
 // forget removes the tenants that there are, those too that the reader made, and tells if it could not. No pooler runs any more: so nothing is made
-// meanwhile, and what was half made is undone.
+// meanwhile.
 func (s *shell) forget() error {
 	left := func() []string {
 		names, _ := filepath.Glob(filepath.Join(s.dir, instancesName, "*")) // the pattern is good
@@ -175,6 +175,7 @@ func (s *shell) forget() error {
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), removeTimeout) // it is needed the more when the demo's context has ended
 	defer cancel()
+	_ = s.run(ctx, "pgkennel tenant repair") // what was half done can be removed then; if not, that is noticed below
 	got := s.run(ctx, "pgkennel tenant list --removed --json")
 	var all struct {
 		Tenants []struct {
