@@ -263,8 +263,10 @@ func (h *host) noisy(ctx context.Context) (*provision.View, error) {
 
 // until waits for the noisy tenant to be so.
 func (h *host) until(ctx context.Context, so func(*provision.View) bool) error {
+	var v *provision.View
 	for range 600 {
-		if v, err := h.noisy(ctx); err != nil || so(v) {
+		var err error
+		if v, err = h.noisy(ctx); err != nil || so(v) {
 			return err
 		}
 		select {
@@ -273,7 +275,7 @@ func (h *host) until(ctx context.Context, so func(*provision.View) bool) error {
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
-	return errors.New("the noisy tenant's disk is not full, or not free again, within a minute")
+	return fmt.Errorf("the noisy tenant's disk has not become full, or free again, within a minute: full %v, %d of %d bytes", v.Access.Full, v.Usage.Disk, v.Usage.DiskSize)
 }
 
 // free makes room on the noisy tenant's disk, as its operator.
