@@ -302,5 +302,37 @@ func (k *Kennel) Execute(ctx context.Context, o provision.Order, report func(pro
 			return nil, provision.Errorf(provision.KindTaken, "the name %s is taken: %s", name, why)
 		}
 	}
-	return k.Manager.Execute(ctx, o, report)
+	res, err := k.Manager.Execute(ctx, o, report)
+	if err == nil && res.Changed && k.pooler.Load() != nil {
+		for _, v := range res.Tenants {
+			if err := k.heard(ctx, v.ID); err != nil {
+				res.Notes = append(res.Notes, fmt.Sprintf("this pooler has not heard yet how tenant %s is now: %v", v.Name, err))
+			}
+		}
+	}
+	return res, err
+}
+
+// hearing is how long an order waits for the pooler beside it to hear of what was done. It is a moment, but where the directory is not followed just now.
+const hearing = 3 * time.Second
+
+// heard waits until the mirror has a tenant as the directory has it: whoever gave an order may log in as soon as it is carried out.
+func (k *Kennel) heard(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, hearing)
+	defer cancel()
+	r, err := k.Directory.Get(ctx, id)
+	gone := errors.Is(err, tenant.ErrNotFound)
+	if err != nil && !gone {
+		return err
+	}
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		if known := k.Mirror.ByID(id); known == nil && gone || known != nil && !gone && known.Revision >= r.Revision {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
 }
