@@ -302,7 +302,7 @@ func (f *follower) clusterState() (sum metrics.ClusterState) {
 	return sum
 }
 
-// virtualChanged brings what is remembered of virtual tenants up to date, and ends the sessions of those that may not be used any more, or are not what
+// virtualChanged brings what is remembered of tenants in clusters up to date, and ends the sessions of those that may not be used any more, or are not what
 // they were: at once where nothing is under way, else behind their transactions.
 func (f *follower) virtualChanged(changed []*tenant.Record, deleted []string) {
 	s := f.p.state.Load()
@@ -311,7 +311,7 @@ func (f *follower) virtualChanged(changed []*tenant.Record, deleted []string) {
 	}
 	ids := make(map[string]bool)
 	for _, r := range changed {
-		if r.Virtual() {
+		if r.InCluster() {
 			ids[r.ID] = true
 		}
 	}

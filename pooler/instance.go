@@ -31,6 +31,8 @@ type instance struct {
 	now     atomic.Pointer[served]
 	used    atomic.Int64 // when a login asked for it last, in Unix nanoseconds
 	dropped atomic.Bool  // it is at work no more
+	// attached: sessions of a cluster of the configuration come to it, which it does not count.
+	attached atomic.Bool
 	gate    gate
 
 	mu sync.Mutex // makes changes happen one after the other
@@ -96,7 +98,7 @@ func (f *follower) sweep() {
 	oldest := time.Now().Add(-max(f.idleAfter, conf.Clients.LoginTimeout+time.Second)).UnixNano()
 	f.instances.Range(func(_, v any) bool {
 		in := v.(*instance) //nolint:forcetypeassert // nothing else is in it
-		if in.used.Load() < oldest && in.u.clients() == 0 {
+		if in.used.Load() < oldest && in.u.clients() == 0 && !in.kept() {
 			f.drop(in, oldest)
 		}
 		return true
@@ -108,13 +110,43 @@ func (f *follower) drop(in *instance, oldest int64) {
 	defer f.mu.Unlock()
 	// A login that comes now either sees this, or is seen.
 	in.dropped.Store(true)
-	if in.used.Load() >= oldest || in.u.clients() > 0 {
+	if in.used.Load() >= oldest || in.u.clients() > 0 || in.kept() {
 		in.dropped.Store(false)
 		return
 	}
 	f.instances.Delete(in.id)
 	f.made.Add(-1)
 	f.p.closing.Go(in.u.close)
+}
+
+// kept reports whether the instance stays without clients of its own, as long as the tenant is there.
+func (in *instance) kept() bool { return in.attached.Load() && in.now.Load().rec != nil }
+
+// attach is the unit of a tenant of a cluster that has an instance of its own.
+func (f *follower) attach(x *tenant.Tenant) (*unit, *pgwire.Error) {
+	r := f.dir.ByID(x.ID)
+	if r == nil {
+		return nil, unknownTenant()
+	}
+	in, err := f.open(r)
+	if err != nil {
+		return nil, errNotServed(x.Name)
+	}
+	if in.attached.Store(true); in.dropped.Load() { // just now
+		return nil, errNotServed(x.Name)
+	}
+	return in.u, nil
+}
+
+// credential is what logs in as a tenant's own role to its instance, and what tells it from others.
+func (f *follower) credential(x *tenant.Tenant) (*auth.ClientCredential, string) {
+	own := tenant.Login{Role: x.Role}
+	password, err := f.vault.Open(x.ID, own.Field(), x.Secret)
+	if err != nil {
+		f.log().Error("a tenant's login can't be used", "tenant", x.Name, "error", err)
+		return nil, "none"
+	}
+	return auth.NewClientCredential(password), fingerprint(password)
 }
 
 // clients is how many have logged in to the unit's databases.

@@ -41,6 +41,7 @@ type tenants struct {
 type tenantPlace struct {
 	*session.Place
 	role  string
+	u     *unit          // where its statements run
 	login *cluster.Login // nil: that of the account
 }
 
@@ -228,7 +229,7 @@ func (t *tenants) account(a *session.Account, x *tenant.Tenant, bound bool) (*se
 		to.Free = a
 	}
 	if p.login != nil {
-		to.ServerUser, to.Login = p.role, &login{u: t.u, user: a.User, login: p.login}
+		to.ServerUser, to.Login = p.role, &login{u: p.u, user: a.User, login: p.login}
 	}
 	if len(t.mu.accounts) >= mostTenants {
 		clear(t.mu.accounts)
@@ -246,9 +247,13 @@ func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
 	if e != nil {
 		return nil, e
 	}
-	p := &tenantPlace{role: x.Role}
+	p := &tenantPlace{role: x.Role, u: t.u}
 	if x.Mode == tenant.Strict {
-		p.login = t.login(x)
+		if p.login = t.login(x); x.Isolation == tenant.Instance {
+			if p.u, e = t.u.p.follower.attach(x); e != nil {
+				return nil, e
+			}
+		}
 		p.Place = session.NewPlace(x, route, nil, nil)
 		p.SearchPath = x.SearchPath()
 	} else {
@@ -268,11 +273,14 @@ func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
 func (t *tenants) login(x *tenant.Tenant) *cluster.Login {
 	name := "tenant " + x.Name + "@" + t.u.name()
 	o := cluster.LoginOptions{User: x.Role, Name: name, Database: x.Database, Budgeted: true, Tenant: x.Name}
-	if x.Isolation != tenant.Database { // others have connections to the database
+	if x.Isolation < tenant.Database { // others have connections to the database
 		o.Hears = name
 	}
 	secret := "none"
-	if s := t.conf.Tenancy.Secret; s != nil {
+	if x.Isolation == tenant.Instance {
+		o.Database, o.Budgeted = "", false
+		o.Credential, secret = t.u.p.follower.credential(x)
+	} else if s := t.conf.Tenancy.Secret; s != nil {
 		o.Credential = auth.NewClientCredential(s.RolePassword(t.u.name(), x.Role))
 		secret = s.ID()
 	}
@@ -283,7 +291,9 @@ func (t *tenants) login(x *tenant.Tenant) *cluster.Login {
 	if len(options) > 0 {
 		o.Params = []pgwire.Param{{Name: "options", Value: strings.Join(options, " ")}}
 	}
-	o.Guard = secure.Login{Isolation: x.Isolation, Mode: x.Mode, Column: t.cfg.TenantColumn}.Guard()
+	if x.Isolation != tenant.Instance { // there is nobody else's in it
+		o.Guard = secure.Login{Isolation: x.Isolation, Mode: x.Mode, Column: t.cfg.TenantColumn}.Guard()
+	}
 	o.Identity = strings.Join(append([]string{name, x.Role, x.Database, secret}, options...), "\x00")
 	return cluster.NewLogin(o)
 }

@@ -102,8 +102,11 @@ type Tenant struct {
 	Shard   int
 	// Schema and Role are its own (Schema isolation: both; else a Role where the mode is Strict).
 	Schema, Role string
-	// Database is its own on the server; empty = the shard's. Database isolation only.
+	// Database is its own on the server; empty = the shard's. Database and Instance isolation only.
 	Database string
+	// Endpoint is where its own instance listens, Secret the password of Role there.
+	Endpoint Endpoint
+	Secret   Ciphertext
 	// ID and Access are of the directory's record; empty for tenants of the configuration.
 	ID     string
 	Access Access
