@@ -8,10 +8,14 @@ GO        ?= go
 PKG       ?= ./...
 TIMEOUT   ?= 8m
 PURE      ?= ./parser ./config ./sharding/...
+# Those of their tests that have several goroutines at one thing; the race detector has nothing to find in the others.
+TOGETHER  ?= 'Cache|Together'
 # Tests of allocations and of the program's memory: the race detector has both grow.
 MEASURED  ?= 'Allocat|SilentClients|TestHostile(Announcements|Syncs|Batches|SlowReader|Idlers)'
 # Tests that have PostgreSQL at work, and little of ours beside each other: they run without the race detector.
 SERVER    ?= '^(Test|Fuzz)(Secure|Isolation|Doctor|Seal|Schemas|TenantsOfMappings|TenantsBySchemas|AThousandTenants)'
+# Likewise whole packages; `make race-all` has them under it, too.
+SERVERS   ?= ./provision/process ./provision/systemd ./provision/docker ./provision/backup ./provision/external ./integration/provision
 FUZZTOTAL ?= 30# seconds that `make fuzz` shares out among all targets
 BENCHTIME ?= 1x
 
@@ -56,7 +60,9 @@ deps: ## install what is missing on this machine (as root), or say what is
 ##@ Check
 
 .PHONY: test
-test: deps fmt-check tidy-check vet arch lint pure race fuzz benches ## everything, cheapest first; under ten minutes on two cores
+test: export FUZZSHARE := 3
+test: FUZZTOTAL := 12
+test: deps fmt-check tidy-check vet arch lint pure race fuzz benches ## everything, cheapest first; eleven minutes on two cores
 
 .PHONY: check
 check: fmt-check vet arch lint short ## what to run before each commit
@@ -108,12 +114,25 @@ pure: ## the packages without goroutines, in full, and what the race detector fa
 	@$(GO) test -count=1 -timeout=$(TIMEOUT) $(PURE)
 	$(call step,what is measured)
 	@$(GO) test -count=1 -timeout=$(TIMEOUT) -run=$(MEASURED) ./pooler/loop ./pooler/backend ./integration
-	@$(GO) test -count=1 -timeout=$(TIMEOUT) -run=$(SERVER) $(PKG) | grep -v 'no test' # all packages: what race skips by name runs here, wherever it is
+	@$(GO) test -count=1 -timeout=$(TIMEOUT) -p 3 $(SERVERS)
+	@$(GO) test -count=1 -timeout=$(TIMEOUT) -run=$(SERVER) $$($(GO) list $(PKG) | grep -vxF -f <($(GO) list $(SERVERS))) | grep -v 'no test' # all packages: what race skips by name runs here, wherever it is
 
 .PHONY: race
 race: ## unit and integration tests under the race detector
 	$(call step,tests with -race)
-	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) -skip=$(SERVER) $(PKG)
+	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) -run=$(TOGETHER) $(PURE)
+	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) -skip=$(SERVER) $$($(GO) list $(PKG) | grep -vxF -f <($(GO) list $(PURE) $(SERVERS)))
+
+.PHONY: race-all
+race-all: ## every test under the race detector
+	@$(GO) test -race -count=1 -timeout=20m $(PKG)
+
+.PHONY: drivers
+drivers: deps ## tests of drivers, of systemd and docker too, which are installed if they are not (Debian, as root)
+	$(call step,drivers)
+	@{ command -v dockerd && command -v systemctl && command -v dbus-daemon; } >/dev/null || \
+		DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends docker.io systemd dbus >/dev/null
+	@$(GO) test -count=1 -timeout=$(TIMEOUT) ./provision/process ./provision/systemd ./provision/docker
 
 .PHONY: short
 short: ## tests that need no more than seconds

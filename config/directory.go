@@ -109,7 +109,7 @@ func (b *builder) checkDirectory() {
 	}
 	etcd := d.text("store") == "etcd"
 	for _, name := range []string{"endpoints", "prefix", "tls_ca_certificate", "tls_certificate", "tls_private_key", "user", "password"} {
-		if !etcd && d.has(name) {
+		if !etcd && d.has(name) && (name != "prefix" || d.text(name) != d.value(name).key.def) { // check prints that one
 			r.fail(d.placeOf(name), `set store = "etcd"`, "%s is for etcd only", name)
 		}
 	}

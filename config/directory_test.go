@@ -3,6 +3,7 @@ package config
 import (
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -101,5 +102,24 @@ func TestDirectoryAlone(t *testing.T) {
 	c, warnings := mustParse(t, "[directory]\n", "")
 	if len(warnings) != 0 || c.Directory == nil || c.Tenancy != nil || len(c.Clusters) != 0 {
 		t.Errorf("got %v, %+v", warnings, c)
+	}
+}
+
+// TestEffectiveHasDirectory prints what is in force of a directory, and reads it again.
+func TestEffectiveHasDirectory(t *testing.T) {
+	t.Parallel()
+	c, _ := mustParse(t, "[directory]\n[provision]\nport_min = 16000\nsuspend_after = 60_000\n", "")
+	var b strings.Builder
+	if err := c.EffectiveConfig(&b); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"[directory]\n", "store = \"file\" # default\n", "[provision]\n", "port_min = 16000 #", "grace = 604800000 # default\n"} {
+		if !strings.Contains(b.String(), want) {
+			t.Errorf("no %q in\n%s", want, b.String())
+		}
+	}
+	again, _ := mustParse(t, b.String(), "")
+	if !reflect.DeepEqual(again.Provision, c.Provision) || !reflect.DeepEqual(again.Directory, c.Directory) {
+		t.Errorf("read again it is %+v, %+v, and was %+v, %+v", again.Directory, again.Provision, c.Directory, c.Provision)
 	}
 }

@@ -29,10 +29,9 @@ func (c *Config) EffectiveConfig(w io.Writer) error {
 	p.section(c.general)
 	p.section(c.admin)
 	p.section(c.tcp)
-	for _, t := range []*table{c.directory, c.provision} {
-		if t.doc != nil { // else there is none
-			p.section(t)
-		}
+	if c.Directory != nil {
+		p.section(c.directory)
+		p.section(c.provision)
 	}
 	switch {
 	case c.Tenancy != nil:

@@ -13,7 +13,9 @@ import (
 )
 
 // soak is how long tests of endurance go on; the default is what a run of all tests can afford.
-var soak = flag.Duration("soak", 5*time.Second, "how long tests of endurance go on")
+var soak = flag.Duration("soak", briefly, "how long tests of endurance go on")
+
+const briefly = 5 * time.Second
 
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(bench{pgtest.Wrap(m)})

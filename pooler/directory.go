@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -61,6 +62,8 @@ type follower struct {
 
 	// idleAfter is how long an instance is kept without clients.
 	idleAfter time.Duration
+	// host is this machine, as records call it.
+	host string
 }
 
 // clusterKind is that there are tenants of a kind in a cluster.
@@ -79,6 +82,9 @@ func newFollower(p *Pooler, o *Options) *follower {
 	f := &follower{p: p, dir: o.Directory, vault: o.Vault, orders: o.Orders, kinds: make(map[clusterKind]bool), idleAfter: o.UnusedAfter}
 	if f.idleAfter <= 0 {
 		f.idleAfter = unusedAfter
+	}
+	if f.host = o.Config.Provision.Host; f.host == "" {
+		f.host, _ = os.Hostname() // who makes instances has complained, if there is none
 	}
 	f.metrics = p.metrics.Cluster(tenantsLabel)
 	f.metrics.SetState(f.clusterState)
@@ -139,7 +145,7 @@ func (f *follower) changed(changed []*tenant.Record, deleted []string) {
 			f.p.log.Error("tenants of the directory and of the configuration are at odds; the configuration counts", "tenant", r.Name, "reason", why)
 		}
 		if v, ok := f.instances.Load(r.ID); ok {
-			v.(*instance).take(cfg, r) //nolint:forcetypeassert // nothing else is in it
+			v.(*instance).take(cfg) //nolint:forcetypeassert // nothing else is in it
 		}
 		if r.Virtual() {
 			kinds = f.newKind(r) || kinds
@@ -241,7 +247,7 @@ func (f *follower) configured(cfg *config.Config) {
 	f.instances.Range(func(_, v any) bool {
 		in := v.(*instance) //nolint:forcetypeassert // nothing else is in it
 		if now := in.now.Load(); now != nil && now.rec != nil {
-			in.take(cfg, now.rec)
+			in.take(cfg)
 		}
 		return true
 	})

@@ -17,6 +17,7 @@ import (
 
 	"github.com/pgkennel/pgkennel/config"
 	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/metrics"
 )
 
 // doors are where orders for tenants come in: a unix socket for root and the own user, and a TCP port for those who have the token.
@@ -112,7 +113,6 @@ func (p *Pooler) portOrder(w http.ResponseWriter, r *http.Request) {
 const (
 	orderHeaderTimeout = 5 * time.Second
 	orderIdleTimeout   = 2 * time.Minute
-	orderGrace         = 5 * time.Second
 	orderHeaderBytes   = 16 << 10
 )
 
@@ -128,20 +128,7 @@ func (p *Pooler) serveOrders(ctx context.Context, l net.Listener, h http.Handler
 			return ctx
 		},
 	}
-	stopped := make(chan struct{})
-	stop := context.AfterFunc(ctx, func() {
-		defer close(stopped)
-		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), orderGrace)
-		defer cancel()
-		if srv.Shutdown(grace) != nil {
-			_ = srv.Close()
-		}
-	})
-	err := srv.Serve(l)
-	if !stop() {
-		<-stopped
-	}
-	if err != nil && !errors.Is(err, http.ErrServerClosed) {
+	if err := metrics.Run(ctx, l, srv); err != nil {
 		p.log.Error("no more orders are taken", "address", l.Addr().String(), "error", err)
 	}
 }

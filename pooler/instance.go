@@ -81,11 +81,7 @@ func (f *follower) open(r *tenant.Record) (*instance, error) {
 	f.made.Add(1)
 	f.background(u.run)
 	// Whatever changed since the record was looked up, the directory says now, or will to an instance that it finds.
-	if now := f.dir.ByID(r.ID); now != nil {
-		in.take(f.p.state.Load().cfg, now)
-	} else {
-		in.gone()
-	}
+	in.take(f.p.state.Load().cfg)
 	return in, nil
 }
 
@@ -158,15 +154,18 @@ func (u *unit) clients() int {
 	return n
 }
 
-// take puts a record and a configuration in force.
-func (in *instance) take(conf *config.Config, r *tenant.Record) {
+// take puts a configuration, and what the directory has by now, in force.
+func (in *instance) take(conf *config.Config) {
 	in.mu.Lock()
-	was := in.now.Load()
-	if was != nil && was.rec == r && was.conf == conf {
+	r := in.f.dir.ByID(in.id)
+	// Who comes late must not bring an old record back. Revisions don't tell: those of a directory that was restored begin anew.
+	if r == nil {
 		in.mu.Unlock()
+		in.gone()
 		return
 	}
-	if was != nil && was.rec != nil && was.rec.Revision > r.Revision {
+	was := in.now.Load()
+	if was != nil && was.rec == r && was.conf == conf {
 		in.mu.Unlock()
 		return
 	}
@@ -175,6 +174,9 @@ func (in *instance) take(conf *config.Config, r *tenant.Record) {
 		if err := in.u.become(conf, r.Name, o); err != nil && !errors.Is(err, cluster.ErrClosed) {
 			in.f.log().Error("tenant not reloaded", "tenant", r.Name, "error", err)
 		}
+	}
+	if was != nil && shut(was.rec) && !shut(r) {
+		in.u.cl.Reconnect() // that the server refused its roles does not count any more
 	}
 	now := &served{conf: conf, rec: r, accounts: make(map[string]*session.Account, len(r.Logins))}
 	for i := range r.Logins {
@@ -206,7 +208,7 @@ func (in *instance) retire(was, now *served) {
 	if was == nil || was.rec == nil || was.rec == now.rec || !restricts(was.rec, now.rec) {
 		return
 	}
-	all := refusalOf(now.rec) != tenant.Welcome || down(now.rec)
+	all := shut(now.rec)
 	ended := func(a *session.Account, from netip.Addr) bool {
 		if all || !now.rec.Access.Allows(from) {
 			return true
@@ -230,10 +232,10 @@ func (in *instance) retire(was, now *served) {
 
 // restricts reports whether somebody may have been served under the one record, and is not under the other.
 func restricts(was, now *tenant.Record) bool {
-	if refusalOf(was) != tenant.Welcome || down(was) {
+	if shut(was) {
 		return false // nobody was
 	}
-	if refusalOf(now) != tenant.Welcome || down(now) || len(now.Access.Networks) > 0 {
+	if shut(now) || len(now.Access.Networks) > 0 {
 		return true
 	}
 	for i := range was.Logins {

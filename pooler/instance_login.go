@@ -1,6 +1,7 @@
 package pooler
 
 import (
+	"os"
 	"strings"
 	"time"
 
@@ -25,7 +26,24 @@ func (in *instance) admit(role string, usable bool) (tenant.Refusal, *pgwire.Err
 	if down(now.rec) {
 		return tenant.Welcome, errStopped(now.rec.Name)
 	}
+	if in.f.elsewhere(now.rec) {
+		in.f.log().Warn("login to a tenant whose server only another host reaches", "tenant", now.rec.Name, "host", now.rec.Host)
+		return tenant.Welcome, errElsewhere(now.rec.Name)
+	}
 	return tenant.Welcome, nil
+}
+
+// elsewhere reports whether an instance can't be reached from here, for it listens on another host, and to that one only. A port of the loopback address may be
+// another tenant's here; a socket has its instance's ID in its path, and hosts may share the file system.
+func (f *follower) elsewhere(r *tenant.Record) bool {
+	if r.Host == "" || r.Host == f.host || !local(r.Endpoint.Host) {
+		return false
+	}
+	if !strings.HasPrefix(r.Endpoint.Host, "/") {
+		return true
+	}
+	_, err := os.Stat(r.Endpoint.Host)
+	return err != nil
 }
 
 func loginByRole(r *tenant.Record, role string) *tenant.Login {
@@ -39,6 +57,9 @@ func loginByRole(r *tenant.Record, role string) *tenant.Login {
 
 // down reports whether an operator has to start the instance.
 func down(r *tenant.Record) bool { return r.Phase == tenant.Stopped || r.Phase == tenant.Failed }
+
+// shut reports whether nobody is served under a record.
+func shut(r *tenant.Record) bool { return refusalOf(r) != tenant.Welcome || down(r) }
 
 // refusalOf is why nobody may log in to a tenant, as a client that does not know the password; Welcome = somebody may.
 func refusalOf(r *tenant.Record) tenant.Refusal {
@@ -61,6 +82,11 @@ func refusalOf(r *tenant.Record) tenant.Refusal {
 func errStopped(name string) *pgwire.Error {
 	return pgwire.Errorf(pgwire.CodeCannotConnectNow, "database %q is stopped", name).WithRoutine("tenant_stopped").
 		WithHint("An operator starts it.")
+}
+
+func errElsewhere(name string) *pgwire.Error {
+	return pgwire.Errorf(pgwire.CodeCannotConnectNow, "database %q can't be reached from here", name).WithRoutine("tenant_elsewhere").
+		WithDetail("Its server is on another host, and listens to that one only.").WithHint("Connect to pgkennel on that host.")
 }
 
 func errNotServed(name string) *pgwire.Error {
@@ -157,6 +183,23 @@ func (f *follower) account(n tenant.Naming, asked *tenant.Asked) (a *session.Acc
 		}
 	}
 	return f.stranger(r, r.Login(login)), tenant.Welcome, true
+}
+
+// credential is that of a login that is refused for now: its salt may not change with that.
+func (f *follower) credential(n tenant.Naming, asked *tenant.Asked) *auth.Credential {
+	r, login, refusal := f.named(n, asked)
+	if r == nil || refusal != tenant.Welcome {
+		return nil
+	}
+	l := r.Login(login)
+	if l == nil {
+		return nil
+	}
+	v, err := auth.ParseVerifier(l.Verifier)
+	if err != nil {
+		return nil
+	}
+	return auth.NewCredential(v)
 }
 
 // stranger is the account of a login until its client has proved who it is: nobody else has something made for a tenant.

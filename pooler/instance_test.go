@@ -164,6 +164,64 @@ func TestStopped(t *testing.T) {
 	}
 }
 
+// A directory that was restored from a backup has lower revisions; what it says counts.
+func TestRestoredDirectory(t *testing.T) {
+	t.Parallel()
+	k := newKennel(t, kennelOptions{})
+	r := k.tenant("acme")
+	for range 3 {
+		k.dir.change(r.ID, func(r *tenant.Record) { r.Reason += "x" })
+	}
+	c := k.owner("acme")
+	r = k.dir.ByID(r.ID).Clone()
+	r.Access.Enabled, r.Revision = false, 1
+	k.dir.restore(r)
+	wantEnded(t, c)
+	_, err := k.try("acme", "acme", password("acme"))
+	wantCode(t, "a tenant that the backup has disabled", "28P01", err)
+	r = r.Clone()
+	r.Access.Enabled = true
+	k.dir.restore(r)
+	k.owner("acme")
+}
+
+// A tenant whose server listens on another host only is not looked for on this one, where its port may be another tenant's.
+func TestElsewhere(t *testing.T) {
+	t.Parallel()
+	k := newKennel(t, kennelOptions{})
+	r := k.tenant("acme")
+	mine := r.Endpoint
+	shared := t.TempDir()
+	for _, x := range []struct {
+		host string
+		at   tenant.Endpoint
+		code string
+	}{
+		{"far", mine, "57P03"},
+		{"far", tenant.Endpoint{Host: "/nowhere/" + r.ID, Port: 5432}, "57P03"},
+		{"far", tenant.Endpoint{Host: shared, Port: mine.Port}, "08006"}, // it may be there, but is not
+		{"here", mine, ""},
+	} {
+		k.dir.change(r.ID, func(r *tenant.Record) { r.Host, r.Endpoint = x.host, x.at })
+		_, err := k.try("acme", "acme", "wrong")
+		wantCode(t, "a wrong password", "28P01", err)
+		c, err := k.try("acme", "acme", password("acme"))
+		if err == nil {
+			_, err = c.Exec(context.Background(), "SELECT 1")
+			c.Close(context.Background())
+		}
+		if x.code == "" {
+			if err != nil {
+				t.Errorf("host %s, %+v: %v", x.host, x.at, err)
+			}
+			continue
+		}
+		if e := wantCode(t, x.host, x.code, err); strings.Contains(e.Error()+e.Detail+e.Hint, "far") {
+			t.Errorf("a client is told of a host: %+v", e)
+		}
+	}
+}
+
 func TestDisableEndsSessions(t *testing.T) {
 	t.Parallel()
 	k := newKennel(t, kennelOptions{})

@@ -97,13 +97,18 @@ func (d *records) State() (bool, time.Time, error) {
 
 // put writes a record and tells everybody.
 func (d *records) put(r *tenant.Record) {
-	d.mu.Lock()
 	c := r.Clone()
-	if was := d.byID[r.ID]; was != nil {
+	if was := d.ByID(r.ID); was != nil {
 		c.Revision = was.Revision
 	}
 	c.Revision++
-	d.byID[r.ID] = c
+	d.restore(c)
+}
+
+// restore puts a record in as it is.
+func (d *records) restore(c *tenant.Record) {
+	d.mu.Lock()
+	d.byID[c.ID] = c
 	subs := d.subs
 	d.mu.Unlock()
 	for _, f := range subs {
@@ -200,7 +205,7 @@ func newKennel(t testing.TB, o kennelOptions) *kennel {
 func (k *kennel) write(o kennelOptions) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.files[0] = fmt.Sprintf("[general]\nhost = \"127.0.0.1\"\ncheckout_timeout = 30000\nconnect_timeout = 30000\nload_schema = \"off\"\n%s\n[admin]\nuser = %q\npassword = %q\n[directory]\n%s\n",
+	k.files[0] = fmt.Sprintf("[general]\nhost = \"127.0.0.1\"\ncheckout_timeout = 30000\nconnect_timeout = 30000\nload_schema = \"off\"\n%s\n[admin]\nuser = %q\npassword = %q\n[provision]\nhost = \"here\"\n[directory]\n%s\n",
 		o.general, operator, operatorSecret, o.config)
 	k.files[1] = o.users
 }

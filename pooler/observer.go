@@ -81,6 +81,9 @@ func (observer) Unit(a *session.Account, c *session.UnitCounts) {
 		m.Parses.Add(int(c.Parses))
 		m.Binds.Add(int(c.Binds))
 	}
+	if c.Healed > 0 {
+		m.Healed.Add(int(c.Healed))
+	}
 	if c.ContextsSent+c.ContextsReused > 0 {
 		m.ContextsSent.Add(int(c.ContextsSent))
 		m.ContextsReused.Add(int(c.ContextsReused))

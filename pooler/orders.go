@@ -3,11 +3,9 @@ package pooler
 import (
 	"context"
 	"errors"
-	"math"
 	"net/netip"
 	"strconv"
 	"strings"
-	"time"
 
 	"github.com/pgkennel/pgkennel/pooler/admin"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
@@ -100,11 +98,11 @@ func setOption(o *provision.Order, name, value string) (err error) {
 	case "extension":
 		o.Extensions = append(o.Extensions, value)
 	case "cpu":
-		limits().CPU, err = cores(value)
+		limits().CPU, err = provision.ParseCPU(value)
 	case "memory":
-		limits().Memory, err = bytesOf(value)
+		limits().Memory, err = provision.ParseSize(value)
 	case "disk":
-		limits().Disk, err = bytesOf(value)
+		limits().Disk, err = provision.ParseSize(value)
 	case "connections":
 		limits().Connections, err = strconv.Atoi(value)
 	case "config":
@@ -119,9 +117,11 @@ func setOption(o *provision.Order, name, value string) (err error) {
 	case "password":
 		o.Password = value
 	case "suspend_after":
-		o.SuspendAfter, err = duration(value)
+		d, bad := provision.ParseDuration(value)
+		o.SuspendAfter, err = &d, bad
 	case "backup_every":
-		o.Every, err = duration(value)
+		d, bad := provision.ParseDuration(value)
+		o.Every, err = &d, bad
 	case "backup_keep":
 		n, bad := strconv.Atoi(value)
 		o.Keep, err = &n, bad
@@ -158,33 +158,4 @@ func setOption(o *provision.Order, name, value string) (err error) {
 		return errors.New("it is a whole number")
 	}
 	return err
-}
-
-// cores reads a number of processors, in thousandths.
-func cores(s string) (int, error) {
-	f, err := strconv.ParseFloat(s, 64)
-	if err != nil || f < 0 || f > 1e6 {
-		return 0, errors.New("it is a number of processors, such as '1.5'")
-	}
-	return int(math.Round(f * 1000)), nil
-}
-
-// bytesOf reads a size as PostgreSQL has them.
-func bytesOf(s string) (int64, error) {
-	units := map[string]int64{"": 1, "B": 1, "kB": 1 << 10, "MB": 1 << 20, "GB": 1 << 30, "TB": 1 << 40}
-	number := strings.TrimRight(s, "BkMGT ")
-	unit, ok := units[strings.TrimSpace(s[len(number):])]
-	n, err := strconv.ParseInt(number, 10, 64)
-	if !ok || err != nil || n < 0 || n > math.MaxInt64/unit {
-		return 0, errors.New("it is a size, such as '512MB'")
-	}
-	return n * unit, nil
-}
-
-func duration(s string) (*time.Duration, error) {
-	d, err := time.ParseDuration(s)
-	if err != nil || d < 0 {
-		return nil, errors.New("it is a time, such as '15m'")
-	}
-	return &d, nil
 }

@@ -150,9 +150,13 @@ func New(ctx context.Context, o Options) (*Pooler, error) {
 		n, bytes := registry.Stats()
 		return metrics.Prepared{Statements: int64(n), Bytes: int64(bytes)}
 	})
+	logins := &auth.ServerOptions{}
+	if o.Vault != nil {
+		logins.MockSecret = o.Vault.Mock()
+	}
 	p.shared = &session.Shared{
 		Log: o.Log, Observer: observer{p}, Cache: cache, Registry: registry, Probes: session.NewProbes(), Descriptions: session.NewDescriptions(),
-		Accounts: p.account, Auth: &auth.ServerOptions{}, MaxBatch: maxBatch, Statements: sessionStatements,
+		Accounts: p.whose, Auth: logins, MaxBatch: maxBatch, Statements: sessionStatements,
 		MaxMessage: cfg.MaxMessageBytes,
 	}
 	p.driver = loop.NewGoroutines(loop.Options{

@@ -409,6 +409,23 @@ func escapeOption(s string) string {
 	return b.String()
 }
 
+// whose finds whose password is asked for, and why that is of no use.
+func (p *Pooler) whose(asked tenant.Asked) (*session.Account, tenant.Refusal) {
+	a, refusal := p.account(asked)
+	if a != nil && refusal == tenant.Welcome {
+		return a, refusal
+	}
+	var n tenant.Naming
+	if tenancy := p.state.Load().cfg.Tenancy; tenancy != nil {
+		n = tenancy.Naming
+	}
+	a = &session.Account{User: asked.User, Database: asked.Database, Said: n.Said(asked)}
+	if p.follower != nil {
+		a.Credential = p.follower.credential(n, &asked)
+	}
+	return a, max(refusal, tenant.UnknownUser)
+}
+
 // account finds who a client is that says who it is.
 func (p *Pooler) account(asked tenant.Asked) (*session.Account, tenant.Refusal) {
 	s := p.state.Load()

@@ -24,13 +24,19 @@ func beginEnable(_ context.Context, c *change) error {
 		networks = a.Networks
 	}
 	c.nothing = a.Enabled && !a.Fenced && slices.Equal(a.Networks, networks)
-	a.Enabled, a.Fenced, a.Networks = true, false, networks
+	// The server lets its roles in before poolers let clients in: who came between would be told of a server that refuses.
+	c.again = a.Fenced
+	a.Enabled, a.Fenced, a.Networks = !a.Fenced, false, networks
 	c.detail = "networks: any"
 	if len(networks) > 0 {
 		c.detail = "networks:"
 		for _, n := range networks {
 			c.detail += " " + n.String()
 		}
+	}
+	if c.again {
+		c.detail = "at the server"
+		return c.refuseIn(tenant.Removing, tenant.Removed)
 	}
 	switch c.old.Phase {
 	case tenant.Stopped, tenant.OnHold, tenant.Failed, tenant.Creating:

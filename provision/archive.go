@@ -2,6 +2,7 @@ package provision
 
 import (
 	"context"
+	"io"
 	"time"
 
 	"github.com/pgkennel/pgkennel/tenant"
@@ -38,6 +39,10 @@ type Source struct {
 	Driver   Driver    // of Instance
 	// Connect is how its database is reached as somebody who may read and write all of the tenant's.
 	Connect Connect
+	// Column is the tenant column, and Tables those that have it, quoted, with those first that others refer to: where the tenant shares tables, its data are the
+	// rows in them that have Record.Key in Column.
+	Column string
+	Tables []string
 }
 
 // Archive keeps backups: encrypted, with their checksums. It is safe for concurrent use.
@@ -59,6 +64,14 @@ type Archive interface {
 	// Expire deletes a tenant's oldest backups but keep, with WAL that no backup needs; Forget all of them.
 	Expire(ctx context.Context, id string, keep int) ([]Backup, error)
 	Forget(ctx context.Context, id string) error
+}
+
+// Transfer brings a tenant from one pgkennel to another, as one file. An Archive may be one too.
+type Transfer interface {
+	// Export writes a logical backup, encrypted if there is a passphrase.
+	Export(ctx context.Context, b *Backup, passphrase string, w io.Writer, report func(Progress)) error
+	// Import makes a backup of a tenant, to be loaded, of what Export wrote. What failed leaves nothing.
+	Import(ctx context.Context, id, passphrase string, r io.Reader, report func(Progress)) (*Backup, error)
 }
 
 // Virtual makes tenants in databases that they share with others.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"maps"
+	"reflect"
 	"strings"
 	"time"
 
@@ -24,8 +25,10 @@ type change struct {
 	notes    []string
 	detail   string // for the audit
 	direct   bool   // there are no steps this time
+	told     bool   // the server has to be told, for what it knows of is changed
 	plan     []string
 	join     string // ID of the operation that does what is wanted
+	again    bool   // it does not: it has to be over first; or, of what is direct: there is more to change
 }
 
 const maxTries = 100
@@ -43,20 +46,27 @@ func (m *Manager) change(ctx context.Context, v *verb, o Order, report func(Prog
 		case c.plan != nil:
 			return &Result{Plan: c.plan, Notes: c.notes, Tenants: views(c.r)}, nil
 		case c.nothing:
-			return &Result{Tenants: views(c.old), Notes: c.notes}, nil
-		case c.direct:
-			res := &Result{Changed: true, Secrets: c.secrets, Notes: c.notes}
-			if v.after != nil {
-				if local, err := m.local(ctx, c.r.Host); err == nil && local {
-					if err := v.after(ctx, m, c.r); err != nil {
-						return nil, Errorf(KindFailed, "poolers know it; at the server it is not in force: %v", err).WithHint("the runner tries again; repair does at once")
-					}
+			if v.after != nil && v.aside { // who changed it may not have got as far as to the server
+				if err := m.enforce(ctx, v, c.old, false); err != nil {
+					return nil, err
 				}
 			}
-			res.Tenants = views(c.r)
-			return res, nil
+			return &Result{Tenants: views(c.old), Notes: c.notes}, nil
+		case c.direct:
+			if c.told {
+				if err := m.enforce(ctx, v, c.r, c.again); err != nil {
+					return nil, err
+				}
+			}
+			if c.again {
+				continue
+			}
+			return &Result{Changed: true, Secrets: c.secrets, Notes: c.notes, Tenants: views(c.r)}, nil
 		}
 		res, err := m.await(ctx, c.r, c.join, report)
+		if c.again && ctx.Err() == nil {
+			continue
+		}
 		if err != nil {
 			return nil, err
 		}
@@ -67,6 +77,54 @@ func (m *Manager) change(ctx context.Context, v *verb, o Order, report func(Prog
 	}
 	return nil, tenant.ErrConflict
 }
+
+// enforce has the server know what a record was changed to. Orders may come at once from several processes, of which only one is the runner: of this host's
+// tenants each does it itself, and other hosts' runners are waited for. With again, it comes before what is wanted.
+func (m *Manager) enforce(ctx context.Context, v *verb, r *tenant.Record, again bool) error {
+	var err error
+	if r.Host == "" || r.Host == m.o.Host {
+		err = v.after(ctx, m, r)
+	} else {
+		err = m.enforced(ctx, r)
+	}
+	if err == nil {
+		return nil
+	}
+	if again {
+		return Errorf(KindFailed, "nothing is changed yet, for the server can't be told: %v", err).WithHint("try again")
+	}
+	return Errorf(KindFailed, "poolers know it; at the server it is not in force: %v", err).WithHint("the runner tries again; repair does at once")
+}
+
+// enforced waits until the runner of another host has done what it was asked to.
+func (m *Manager) enforced(ctx context.Context, r *tenant.Record) error {
+	if r.Access.Asked == "" {
+		return nil // nothing was to be told
+	}
+	for until := time.Now().Add(runnerPatience); ; {
+		if _, err := m.local(ctx, r.Host); err != nil {
+			return err
+		}
+		now, err := m.dir.Get(ctx, r.ID)
+		switch {
+		case errors.Is(err, tenant.ErrNotFound):
+			return nil
+		case err != nil:
+			return err
+		case now.Access.Asked == "": // who changed it meanwhile asks for this as well
+			return nil
+		case time.Now().After(until):
+			return errors.New("the runner of its host does not say that it is")
+		}
+		pause(ctx, 50*time.Millisecond)
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// runnerPatience is how long a host may be without a runner, or one without an answer: a dead one's lease has to run out, and another to begin.
+const runnerPatience = 20 * time.Second
 
 // begin puts an order on record.
 func (m *Manager) begin(ctx context.Context, v *verb, c *change) (err error) {
@@ -90,7 +148,7 @@ func (m *Manager) begin(ctx context.Context, v *verb, c *change) (err error) {
 		}
 	}
 	if c.old != nil && c.old.Operation != nil && !v.aside {
-		if joined, err := c.meet(v); joined || err != nil {
+		if joined, err := c.meet(); joined || err != nil {
 			return err
 		}
 	}
@@ -113,6 +171,10 @@ func (m *Manager) begin(ctx context.Context, v *verb, c *change) (err error) {
 			return err
 		}
 	}
+	c.told = v.after != nil && (c.o.Verb == VerbEnable || accessOf(c.old) != accessOf(c.r))
+	if c.told && c.direct && c.r.Host != "" && c.r.Host != m.o.Host {
+		c.r.Access.Asked = tenant.NewID()
+	}
 	r, err := m.dir.Put(ctx, c.r, tenant.Entry{Time: now, Who: c.o.By, What: c.o.Verb, ID: c.r.ID, Name: c.r.Name, Detail: c.detail})
 	if taken, ok := errors.AsType[*tenant.TakenError](err); ok && v.makes && taken.Claim == "name/"+c.r.Name {
 		return tenant.ErrConflict // somebody made one since we looked
@@ -132,20 +194,21 @@ const (
 	argOrder    = "order"    // the Order, sealed: there may be secrets in it
 	argPassword = "password" // that was made, sealed
 	argLogin    = "login"    // whose password that is
-	argStart    = "start"    // the instance is up at the end
+	argPhase    = "phase"    // in which the tenant is while it is under way
 )
 
 // journal makes the operation.
 func (c *change) journal(now time.Time) error {
 	id := tenant.NewID()
 	o := c.o
-	text, err := json.Marshal(o)
+	text, err := json.Marshal(o) //nolint:gosec // it is sealed
 	if err != nil {
 		return err
 	}
 	op := &tenant.Operation{ID: id, Verb: o.Verb, By: o.By, Started: now, Args: map[string]string{}}
 	maps.Copy(op.Args, c.args)
 	op.Args[argOrder] = string(c.m.o.Vault.Seal(c.r.ID, "operation/"+id, string(text)))
+	op.Args[argPhase] = c.r.Phase.String()
 	if c.password != "" {
 		op.Args[argPassword] = string(c.m.o.Vault.Seal(c.r.ID, "password/"+id, c.password))
 	}
@@ -192,14 +255,14 @@ func (m *Manager) secretsOf(r *tenant.Record) ([]Secret, error) {
 }
 
 // meet says what becomes of an order for a tenant that something is being done to: it joins that, or takes its place, or is refused.
-func (c *change) meet(v *verb) (joined bool, err error) {
+func (c *change) meet() (joined bool, err error) {
 	op := c.old.Operation
+	failed := c.old.Phase == tenant.Failed && op.Error != ""
 	running, err := c.m.order(c.old)
-	if err != nil {
+	if err != nil && !failed { // what failed can be taken the place of, also if nobody can read any more what it was to do
 		return false, err
 	}
-	failed := c.old.Phase == tenant.Failed && op.Error != ""
-	if op.Verb == c.o.Verb && same(running, c.o) && !op.Undoing {
+	if err == nil && op.Verb == c.o.Verb && same(running, c.o) {
 		c.join, c.r = op.ID, c.old
 		c.secrets, err = c.m.secretsOf(c.old)
 		return true, err
@@ -208,7 +271,11 @@ func (c *change) meet(v *verb) (joined bool, err error) {
 		c.join, c.r = op.ID, c.old
 		return true, nil
 	}
-	if failed && !op.Undoing && (c.o.Verb == VerbRemove || c.o.Verb == op.Verb) {
+	if c.o.Verb == VerbWake && op.Verb == VerbSleep && !failed { // a client came just when it fell asleep
+		c.join, c.r, c.again = op.ID, c.old, true
+		return true, nil
+	}
+	if failed && (c.o.Verb == VerbRemove || c.o.Verb == op.Verb && !op.Undoing) {
 		return false, nil // it takes its place
 	}
 	if failed {
@@ -228,9 +295,19 @@ func (c *change) meet(v *verb) (joined bool, err error) {
 
 // same reports whether two orders want the same, whoever gave them.
 func same(a, b Order) bool {
-	x, err1 := json.Marshal(a)
-	y, err2 := json.Marshal(b)
-	return err1 == nil && err2 == nil && string(x) == string(y)
+	a.By, b.By = "", ""
+	return reflect.DeepEqual(normal(a), normal(b))
+}
+
+// normal has what is empty nil, as an order has it that was written and read.
+func normal(o Order) Order {
+	for _, f := range reflect.ValueOf(&o).Elem().Fields() {
+		if (f.Kind() == reflect.Map || f.Kind() == reflect.Slice) && f.Len() == 0 {
+			f.SetZero()
+		}
+	}
+	o.ToTime = o.ToTime.UTC().Round(0)
+	return o
 }
 
 // await has the operation that is on record run, here or where its host is, and waits for its end.
@@ -239,17 +316,30 @@ func (m *Manager) await(ctx context.Context, r *tenant.Record, join string, repo
 	if join != "" {
 		op = join
 	}
-	local, err := m.local(ctx, r.Host)
-	if err != nil {
-		return nil, err
+	for {
+		local, err := m.local(ctx, r.Host)
+		if err != nil {
+			return nil, err
+		}
+		if local {
+			res, over, err := m.driveTo(ctx, id, op, report)
+			if over || err != nil {
+				return res, err
+			}
+		}
+		res, err := m.watchFor(ctx, r, op, report)
+		if !errors.Is(err, errAlone) {
+			return res, err
+		}
 	}
-	if !local {
-		return m.watchFor(ctx, id, op, report)
-	}
+}
+
+// driveTo runs what is on record here, and returns when an operation is over, or somebody else has it.
+func (m *Manager) driveTo(ctx context.Context, id, op string, report func(Progress)) (*Result, bool, error) {
 	for {
 		f, err := m.drive(id)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 		forget := f.tell(report)
 		select {
@@ -257,49 +347,71 @@ func (m *Manager) await(ctx context.Context, r *tenant.Record, join string, repo
 			forget()
 		case <-ctx.Done():
 			forget()
-			return nil, context.Cause(ctx)
+			return nil, false, context.Cause(ctx)
+		}
+		_, unknown := errors.AsType[*storeError](f.err)
+		if unknown || errors.Is(f.err, errLost) {
+			return nil, false, nil // it is gone on with when the directory answers
 		}
 		if f.op == op && !errors.Is(f.err, errTaken) {
 			if f.err != nil {
-				return nil, f.err
+				return nil, false, f.err
 			}
 			res := &Result{Notes: f.res.Notes, Backups: f.res.Backups}
 			if f.r != nil {
 				res.Tenants = views(f.r)
 			}
-			return res, nil
+			return res, true, nil
 		}
 		// That was another's end. Ours is to come, or is over too.
 		now, err := m.dir.Get(ctx, id)
-		if err == nil && now.Operation != nil && now.Operation.ID == op && now.Operation.Error == "" {
-			if f.op == "" && f.err != nil {
-				return nil, f.err // it can't even be begun
-			}
-			continue
+		if err != nil || now.Operation == nil || now.Operation.ID != op || now.Operation.Error != "" {
+			return nil, false, nil //nolint:nilerr // who waits asks again
 		}
-		return m.watchFor(ctx, id, op, report)
+		if f.op == "" && f.err != nil {
+			return nil, false, f.err // it can't even be begun
+		}
 	}
 }
 
-// watchFor waits for the end of an operation that runs elsewhere.
-func (m *Manager) watchFor(ctx context.Context, id, op string, report func(Progress)) (*Result, error) {
+// errAlone is an operation that whoever was at it is not at any more.
+var errAlone = errors.New("nobody is at the operation")
+
+// lookAround is how often who waits for an operation looks whether somebody is at it.
+const lookAround = 2 * time.Second
+
+// watchFor waits for the end of an operation that runs elsewhere. A directory that does not answer, and a host without a runner, are waited for as well, for a
+// time: what was begun goes on then.
+func (m *Manager) watchFor(ctx context.Context, r *tenant.Record, op string, report func(Progress)) (*Result, error) {
+	id, host := r.ID, r.Host
 	wait := 20 * time.Millisecond
 	step := ""
+	heard, around := time.Now(), time.Now()
 	for {
 		r, err := m.dir.Get(ctx, id)
+		if err == nil && time.Since(around) > lookAround {
+			around = time.Now()
+			var local bool
+			if local, err = m.local(ctx, host); local {
+				return nil, errAlone
+			}
+		}
 		switch {
 		case errors.Is(err, tenant.ErrNotFound):
 			return m.outcome(ctx, id, op, nil)
-		case err != nil:
+		case err != nil && (ctx.Err() != nil || m.root.Err() != nil || time.Since(heard) > runnerPatience):
 			return nil, err
+		case err != nil:
 		case r.Operation == nil || r.Operation.ID != op:
 			return m.outcome(ctx, id, op, r)
 		case r.Phase == tenant.Failed && r.Operation.Error != "":
 			return nil, Errorf(KindFailed, "%s of %s failed", r.Operation.Verb, r.Name).WithDetail("%s", r.Operation.Error)
-		}
-		if r.Operation.Now != step {
-			step = r.Operation.Now
-			report(Progress{Tenant: r.Name, Step: step, Done: int64(len(r.Operation.Done))})
+		default:
+			heard = time.Now()
+			if r.Operation.Now != step {
+				step = r.Operation.Now
+				report(Progress{Tenant: r.Name, Step: step, Done: int64(len(r.Operation.Done))})
+			}
 		}
 		timer := time.NewTimer(wait)
 		select {
@@ -308,7 +420,7 @@ func (m *Manager) watchFor(ctx context.Context, id, op string, report func(Progr
 			timer.Stop()
 			return nil, context.Cause(ctx)
 		}
-		wait = min(wait*3/2, time.Second)
+		wait = min(wait*3/2, 200*time.Millisecond)
 	}
 }
 

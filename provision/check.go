@@ -40,6 +40,9 @@ const maxInit = 512 << 10
 
 // check finds the order's verb, and what is wrong with the order by itself.
 func (m *Manager) check(o *Order) (*verb, error) {
+	if o.Verb == VerbRestore && o.Name != "" {
+		o.Verb = verbRestoreAs
+	}
 	v := m.verbs[o.Verb]
 	if v == nil {
 		return nil, Errorf(KindInvalid, "there is no verb %q", o.Verb)
@@ -59,6 +62,13 @@ func (m *Manager) check(o *Order) (*verb, error) {
 		return nil, Errorf(KindInvalid, "%s needs the name of a tenant", o.Verb)
 	}
 	// An existing name needs no check: it is found or not.
+	if len(o.Settings) > 0 {
+		low := make(map[string]string, len(o.Settings))
+		for name, value := range o.Settings {
+			low[strings.ToLower(name)] = value // as PostgreSQL has it
+		}
+		o.Settings = low
+	}
 	for name := range o.Settings {
 		if !setting.MatchString(name) {
 			return nil, Errorf(KindInvalid, "%q can't be a setting's name", name)

@@ -77,7 +77,7 @@ func (c *change) draft(ctx context.Context, name string) error {
 	}
 	r := &tenant.Record{
 		ID: tenant.NewID(), Name: name, Key: o.Key, Isolation: isolation, Phase: tenant.Creating, Shard: -1, Version: o.Version,
-		Extensions: slices.Clone(o.Extensions), Access: tenant.Access{Enabled: false, Networks: slices.Clone(o.Networks)},
+		Extensions: slices.Clone(o.Extensions), Access: tenant.Access{Enabled: o.Enable, Networks: slices.Clone(o.Networks)},
 	}
 	if o.Limits != nil {
 		r.Limits = *o.Limits
@@ -161,7 +161,7 @@ func (c *change) draftVirtual(ctx context.Context) error {
 	for what, has := range map[string]bool{
 		"driver": o.Driver != "", "host": o.Host != "", "version": o.Version != "", "settings": len(o.Settings) > 0, "superuser": o.Superuser,
 		"cpu, memory and disk limits": r.Limits.CPU != 0 || r.Limits.Memory != 0 || r.Limits.Disk != 0, "suspend_after": r.SuspendAfter > 0,
-		"archive": r.Backups.Archive, "init": o.Init != "",
+		"archive": r.Backups.Archive, "init": o.Init != "", "template": o.Template != "",
 	} {
 		if has {
 			return Errorf(KindInvalid, "%s: only a tenant with an instance of its own can have that", what).WithHint("--isolation instance")
@@ -300,8 +300,10 @@ func initialize(ctx context.Context, j *job) error {
 
 func configure(ctx context.Context, j *job) error {
 	return j.instance(func(in *Instance, d Driver) error {
-		_, err := d.Configure(ctx, in)
-		return err
+		if err := d.Volume(ctx, in); err != nil { // the machine may have been started anew
+			return err
+		}
+		return configured(d.Configure(ctx, in))
 	})
 }
 
@@ -331,18 +333,18 @@ func destroy(ctx context.Context, j *job) error {
 	return j.instance(func(in *Instance, d Driver) error { return d.Destroy(ctx, in) })
 }
 
-func makeVirtual(ctx context.Context, j *job) error   { return j.m.o.Virtual.Make(ctx, j.r.Clone()) }
+func makeVirtual(ctx context.Context, j *job) error { return j.m.o.Virtual.Make(ctx, j.r.Clone()) }
+
 func unmakeVirtual(ctx context.Context, j *job) error { return j.m.o.Virtual.Unmake(ctx, j.r.Clone()) }
 
-// registerNew opens a new tenant, if that was asked for.
+// registerNew has a new tenant ready. Whether clients may come in is on its record from the beginning.
 func registerNew(ctx context.Context, j *job) error {
-	enable := j.o.Enable
 	r := j.r.Clone()
-	r.Access.Enabled = enable
+	r.Phase = tenant.Ready
 	if err := j.m.settle(ctx, r); err != nil {
 		return err
 	}
-	j.change(func(r *tenant.Record) { r.Phase, r.Access.Enabled = tenant.Ready, enable })
+	j.change(func(r *tenant.Record) { r.Phase = tenant.Ready })
 	return nil
 }
 

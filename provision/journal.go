@@ -173,16 +173,18 @@ var errTaken = errors.New("another runner has taken the operation over")
 
 // write writes what is pending. What others changed of the record meanwhile stays; if they changed the operation, it is not ours any more.
 func (j *job) write(ctx context.Context, what, detail string) error {
-	op := j.r.Operation
 	for {
 		was, err := j.m.dir.Get(ctx, j.r.ID)
+		if errors.Is(err, tenant.ErrNotFound) {
+			return errTaken
+		}
 		if err != nil {
-			return err
+			return &storeError{err}
 		}
 		if was.Operation == nil || was.Operation.ID != j.f.op || was.Operation.Runner != j.m.runner {
 			return errTaken
 		}
-		next := was.Clone()
+		op, next := was.Operation, was.Clone()
 		for _, f := range j.pending {
 			f(next)
 		}
@@ -194,6 +196,9 @@ func (j *job) write(ctx context.Context, what, detail string) error {
 		if errors.Is(err, tenant.ErrConflict) {
 			continue
 		}
+		if _, taken := errors.AsType[*tenant.TakenError](err); err != nil && !taken {
+			return &storeError{err}
+		}
 		if err != nil {
 			return err
 		}
@@ -202,6 +207,11 @@ func (j *job) write(ctx context.Context, what, detail string) error {
 		return nil
 	}
 }
+
+// storeError is a directory that does not answer: the operation stays where it is, for the runner to go on with. It may have been written, or not.
+type storeError struct{ error }
+
+func (e *storeError) Unwrap() error { return e.error }
 
 func space(s string) string {
 	if s == "" {
@@ -217,6 +227,9 @@ func (j *job) claim(ctx context.Context) error {
 	op.Runner, op.Attempts = j.m.runner, op.Attempts+1
 	if !op.Undoing {
 		op.Error = ""
+		if p, ok := tenant.ParsePhase(op.Args[argPhase]); ok && next.Phase == tenant.Failed { // as it was before it failed
+			next.Phase, next.Reason = p, ""
+		}
 	}
 	if op.Now == "" && len(j.steps) > 0 {
 		op.Now = j.steps[0].name
@@ -244,7 +257,7 @@ func (j *job) run(ctx context.Context) error {
 	if !j.r.Operation.Undoing {
 		err := j.forward(ctx)
 		if err == nil {
-			j.m.o.Log.InfoContext(ctx, "tenant changed", "verb", j.v.name(j), "tenant", j.r.ID, "name", j.r.Name)
+			j.m.o.Log.InfoContext(ctx, "tenant changed", "verb", j.o.Verb, "tenant", j.r.ID, "name", j.r.Name)
 			return nil
 		}
 		if left(ctx, err) {
@@ -290,6 +303,9 @@ func (j *job) run(ctx context.Context) error {
 
 // left reports whether an operation ended where it is, for another to go on with.
 func left(ctx context.Context, err error) bool {
+	if _, store := errors.AsType[*storeError](err); store {
+		return true
+	}
 	return ctx.Err() != nil || errors.Is(err, errTaken) || errors.Is(err, tenant.ErrConflict)
 }
 
@@ -299,8 +315,6 @@ func cause(ctx context.Context, err error) error {
 	}
 	return err
 }
-
-func (v *verb) name(j *job) string { return j.o.Verb }
 
 // forward does the steps that are not done yet. The last one's write ends the operation.
 func (j *job) forward(ctx context.Context) error {
@@ -376,21 +390,21 @@ func (j *job) backward(ctx context.Context) error {
 
 // delete takes the record away.
 func (j *job) delete(ctx context.Context, what, detail string) error {
+	if what == "undone" {
+		what = "failed" // that is what who asked for it has to find
+	}
 	for {
 		r, err := j.m.dir.Get(ctx, j.r.ID)
 		if errors.Is(err, tenant.ErrNotFound) {
 			break
 		}
 		if err != nil {
-			return err
+			return &storeError{err}
 		}
 		if r.Operation == nil || r.Operation.ID != j.f.op || r.Operation.Runner != j.m.runner {
 			return errTaken
 		}
 		op := r.Operation
-		if what == "undone" {
-			what = "failed" // that is what who asked for it has to find
-		}
 		err = j.m.dir.Delete(ctx, r, tenant.Entry{
 			Time: j.m.o.Now().UTC(), Who: op.By, What: op.Verb + ": " + what, ID: r.ID, Name: r.Name, Detail: space(detail) + "[" + op.ID + "]",
 		})
@@ -398,7 +412,7 @@ func (j *job) delete(ctx context.Context, what, detail string) error {
 			continue
 		}
 		if err != nil {
-			return err
+			return &storeError{err}
 		}
 		break
 	}

@@ -127,9 +127,9 @@ func closeSessions(ctx context.Context, j *job) error {
 		}
 		c, err := admin(ctx, in, "postgres")
 		if err != nil {
-			return nil //nolint:nilerr // it can't be asked; the stop ends all there are
+			return nil // it can't be asked; the stop ends all there are
 		}
-		defer end(c)
+		defer end(ctx, c)
 		return drain(ctx, c)
 	})
 }

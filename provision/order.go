@@ -95,10 +95,12 @@ type Order struct {
 	Replica  string         `json:"replica,omitempty"`
 	Force    bool           `json:"force,omitempty"`
 	File     string         `json:"file,omitempty"` // import, export
-	Lines    int            `json:"lines,omitempty"`
-	Follow   bool           `json:"follow,omitempty"`
-	Removed  bool           `json:"removed,omitempty"` // list: those too
-	Limit    int            `json:"limit,omitempty"`
+	// Passphrase encrypts what export writes; empty = it is not encrypted.
+	Passphrase string `json:"passphrase,omitempty"`
+	Lines      int    `json:"lines,omitempty"`
+	Follow     bool   `json:"follow,omitempty"`
+	Removed    bool   `json:"removed,omitempty"` // list: those too
+	Limit      int    `json:"limit,omitempty"`
 }
 
 // Progress is how an order goes on.
@@ -139,6 +141,9 @@ type Connect struct {
 	User     string `json:"user"`
 	Password string `json:"password"`
 	Database string `json:"database"`
+	// Options are startup options (libpq's options, PGOPTIONS) with which the session is who it should be: what a virtual tenant's makes belongs to the role that
+	// owns what tenants use. Who only reads can do without.
+	Options string `json:"options,omitempty"`
 }
 
 // View is a tenant as operators see it: without secrets.

@@ -12,6 +12,9 @@ func beginRemove(_ context.Context, c *change) error {
 		c.nothing = true
 		return nil
 	}
+	if op := c.old.Operation; op != nil && c.m.verbs[op.Verb] != nil && c.m.verbs[op.Verb].makes && !c.o.Now {
+		return Errorf(KindState, "tenant %s was never made: there is nothing to keep", c.old.Name).WithHint("pgkennel tenant repair %s, or remove --now", c.old.Name)
+	}
 	if c.o.Keep != nil && !c.o.Now {
 		return Errorf(KindInvalid, "remove has a use for backup_keep with now only: without, backups are kept until the tenant is forgotten")
 	}

@@ -2,8 +2,10 @@ package provision
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strconv"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -41,10 +43,32 @@ func (m *Manager) makeRoles(ctx context.Context, c *pgx.Conn, r *tenant.Record) 
 		}
 		todo = append(todo, more...)
 	}
+	// A backup may bring back logins that were removed since.
+	for _, role := range have {
+		if role != owner && !slices.ContainsFunc(r.Logins, func(l tenant.Login) bool { return l.Role == role }) {
+			todo = append(todo, "ALTER ROLE "+ident(role)+" NOLOGIN")
+		}
+	}
 	for _, db := range shut {
 		todo = append(todo, "REVOKE ALL ON DATABASE "+ident(db)+" FROM PUBLIC")
 	}
+	there, err := column(ctx, c, "SELECT datname::text FROM pg_catalog.pg_database WHERE datname = $1", r.Database)
+	if err != nil {
+		return err
+	}
+	if len(there) > 0 {
+		todo = append(todo, access(r)...)
+	}
 	return run(ctx, c, todo...)
+}
+
+// access are the statements that let a tenant's roles into its database.
+func access(r *tenant.Record) []string {
+	var todo []string
+	for i := range r.Logins {
+		todo = append(todo, "GRANT CONNECT, TEMPORARY ON DATABASE "+ident(r.Database)+" TO "+ident(r.Logins[i].Role))
+	}
+	return todo
 }
 
 // role are the statements that make one login's role, or change it.
@@ -91,9 +115,15 @@ func may(r *tenant.Record, l *tenant.Login) string {
 	return s + " CONNECTION LIMIT -1"
 }
 
+// settling is the advisory lock, in the database postgres, of who settles.
+const settling = 0x736574746c65
+
 // settle brings what a tenant's server says about access in line with its record: who may log in, and whether transactions only read. It does nothing
 // to an instance that is down: it is done when that starts.
-func (m *Manager) settle(ctx context.Context, r *tenant.Record) error {
+func (m *Manager) settle(ctx context.Context, r *tenant.Record) error { return m.settleBut(ctx, r, "") }
+
+// settleBut takes one role as r has it, where another's change has to be heeded for all else: the directory is told of it afterwards.
+func (m *Manager) settleBut(ctx context.Context, r *tenant.Record, role string) error {
 	if r.Isolation != tenant.Instance {
 		return m.o.Virtual.Fence(ctx, r.Clone(), r.Access.Fenced || r.Phase == tenant.OnHold)
 	}
@@ -101,11 +131,27 @@ func (m *Manager) settle(ctx context.Context, r *tenant.Record) error {
 	if err != nil {
 		return err
 	}
-	s, err := d.State(ctx, in)
-	if err != nil || !s.Ready {
+	if up, err := serving(ctx, d, in, r); err != nil || !up {
 		return err
 	}
 	return as(ctx, in, "postgres", func(c *pgx.Conn) error {
+		// An order and the runner may be at it together. One goes after the other, and who comes last has what the record says by then: else a fence that
+		// was reported as up could be torn down by somebody slow.
+		if _, err := c.Exec(ctx, "SELECT pg_catalog.pg_advisory_lock($1)", settling); err != nil {
+			return err
+		}
+		switch now, err := m.dir.Get(ctx, r.ID); {
+		case err == nil && now.Revision > r.Revision:
+			r = r.Clone()
+			r.Access = now.Access
+			for i := range r.Logins {
+				if l := loginOf(now, r.Logins[i].Role); l != nil && l.Role != role {
+					r.Logins[i].Disabled = l.Disabled
+				}
+			}
+		case err != nil && !errors.Is(err, tenant.ErrNotFound):
+			return err
+		}
 		var out []string
 		todo := make([]string, 0, len(r.Logins)+1)
 		for i := range r.Logins {
@@ -116,8 +162,12 @@ func (m *Manager) settle(ctx context.Context, r *tenant.Record) error {
 			}
 		}
 		db := "ALTER DATABASE " + ident(r.Database)
+		todo = append(append(todo, db+" CONNECTION LIMIT -1"), access(r)...) // its owner can lock itself out
 		if r.Access.ReadOnly || r.Access.Full {
 			todo = append(todo, db+" SET default_transaction_read_only = on")
+			if r.Access.Full {
+				todo = append(todo, "CHECKPOINT") // which lets go of WAL
+			}
 		} else {
 			todo = append(todo, db+" RESET default_transaction_read_only")
 		}
@@ -127,9 +177,66 @@ func (m *Manager) settle(ctx context.Context, r *tenant.Record) error {
 		if len(out) == 0 {
 			return nil
 		}
-		_, err := c.Exec(ctx, "SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity WHERE usename = ANY($1)", out)
-		return err
+		return expel(ctx, c, out)
 	})
+}
+
+// How long a login may take from the check whether its role may to where its session can be seen, and a session to its end.
+const (
+	longestLogin = 3 * time.Second
+	longestEnd   = 30 * time.Second
+)
+
+// expel ends the sessions of roles that may not log in any more. A login that was let in just before that is no session yet that can be seen, but it has begun a
+// transaction: those who come are waited for.
+func expel(ctx context.Context, c *pgx.Conn, roles []string) error {
+	for begun := time.Now(); ; pause(ctx, 10*time.Millisecond) {
+		took := time.Since(begun)
+		var come, left int
+		err := c.QueryRow(ctx, `SELECT count(*) FROM pg_catalog.pg_locks l WHERE l.locktype = 'virtualxid' AND NOT EXISTS (
+				SELECT FROM pg_catalog.pg_stat_activity a WHERE a.pid = l.pid AND (a.usesysid IS NOT NULL OR a.backend_type <> 'client backend'))`).Scan(&come)
+		if err == nil {
+			err = c.QueryRow(ctx, "SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity WHERE usename = ANY($1)", roles).Scan(&left)
+		}
+		switch {
+		case err != nil:
+			return err
+		case left == 0 && (come == 0 || took > longestLogin):
+			return nil
+		case took > longestEnd:
+			return errors.New("a session of the tenant's does not end")
+		}
+	}
+}
+
+// serving reports whether an instance can be told something. One that is to be up, and is just being started again, is waited for: what it has now is what it
+// comes up with.
+func serving(ctx context.Context, d Driver, in *Instance, r *tenant.Record) (bool, error) {
+	for until := time.Now().Add(patience); ; {
+		s, err := d.State(ctx, in)
+		if err != nil || s.Ready {
+			return s.Ready, err
+		}
+		if r.Phase != tenant.Ready || r.Operation != nil {
+			return false, nil // it is done when that starts
+		}
+		if time.Now().After(until) {
+			return false, errors.New("its instance is not up")
+		}
+		pause(ctx, 50*time.Millisecond)
+		if ctx.Err() != nil {
+			return false, context.Cause(ctx)
+		}
+	}
+}
+
+func loginOf(r *tenant.Record, role string) *tenant.Login {
+	for i := range r.Logins {
+		if r.Logins[i].Role == role {
+			return &r.Logins[i]
+		}
+	}
+	return nil
 }
 
 // settle is the same as a verb's last act.

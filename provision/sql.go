@@ -50,8 +50,8 @@ func admin(ctx context.Context, in *Instance, database string) (*pgx.Conn, error
 }
 
 // end closes a connection politely, but not for long.
-func end(c *pgx.Conn) {
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Second)
+func end(ctx context.Context, c *pgx.Conn) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
 	_ = c.Close(ctx) // it is over either way
 }
@@ -62,7 +62,7 @@ func as(ctx context.Context, in *Instance, database string, do func(c *pgx.Conn)
 	if err != nil {
 		return unreachable(in, err)
 	}
-	defer end(c)
+	defer end(ctx, c)
 	return do(c)
 }
 

@@ -143,16 +143,18 @@ func (m *Manager) database(ctx context.Context, in *Instance, r *tenant.Record) 
 			"CREATE DATABASE " + db + " OWNER " + owner,
 			"REVOKE ALL ON DATABASE " + db + " FROM PUBLIC",
 		}
-		for i := range r.Logins {
-			todo = append(todo, "GRANT CONNECT, TEMPORARY ON DATABASE "+db+" TO "+ident(r.Logins[i].Role))
-		}
-		return run(ctx, c, todo...)
+		return run(ctx, c, append(todo, access(r)...)...)
 	})
 	if err != nil {
 		return err
 	}
 	return as(ctx, in, r.Database, func(c *pgx.Conn) error {
-		if err := run(ctx, c, "REVOKE ALL ON SCHEMA public FROM PUBLIC", "GRANT ALL ON SCHEMA public TO "+owner); err != nil {
+		if r.Version < "14" { // as it is since
+			if err := run(ctx, c, "ALTER SCHEMA public OWNER TO "+owner); err != nil {
+				return err
+			}
+		}
+		if err := run(ctx, c, "REVOKE ALL ON SCHEMA public FROM PUBLIC"); err != nil {
 			return err
 		}
 		return extend(ctx, c, r.Extensions)
@@ -184,7 +186,7 @@ func (m *Manager) runAsOwner(ctx context.Context, in *Instance, r *tenant.Record
 	if err != nil {
 		return err
 	}
-	defer end(c)
+	defer end(ctx, c)
 	// A Query of several statements is one transaction, and says where an error is.
 	if _, err := c.PgConn().Exec(ctx, text).ReadAll(); err != nil {
 		return explainSQL(what, text, err)

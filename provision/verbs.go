@@ -38,6 +38,9 @@ type step struct {
 	undo func(ctx context.Context, j *job) error // nil = there is nothing to undo
 }
 
+// verbRestoreAs is restore with the name of a new tenant, which gets what the backup has.
+const verbRestoreAs = "restore-as"
+
 var placement = []string{
 	"Tenant", "Isolation", "Mode", "Key", "Cluster", "Shard", "Driver", "Host", "Version", "Extensions", "Limits", "Settings", "Superuser", "Password",
 	"Enable", "SuspendAfter", "Archive", "Every", "Keep", "DryRun", "Networks",
@@ -65,6 +68,40 @@ func verbs() map[string]*verb {
 
 		VerbEnable:  {fields: []string{"Tenant", "Networks"}, named: true, begin: beginEnable, after: settle, aside: true},
 		VerbDisable: {fields: []string{"Tenant", "Now"}, named: true, begin: beginDisable, after: settle, aside: true},
+
+		VerbRename:   {fields: []string{"Tenant", "Name"}, named: true, begin: beginRename, aside: true},
+		VerbReadOnly: {fields: []string{"Tenant", "On"}, named: true, begin: beginReadOnly, after: settle, aside: true},
+		VerbPassword: {fields: []string{"Tenant", "Login", "Password"}, named: true, begin: beginPassword, aside: true},
+		VerbMaintain: {fields: []string{"Tenant", "On"}, named: true, begin: beginMaintain, after: settle, aside: true},
+		VerbUser: {
+			fields: []string{"Tenant", "Action", "Login", "Password", "ReadOnly", "Limits", "On"}, named: true,
+			begin: beginUser, steps: userSteps, after: settle, undo: true,
+		},
+		VerbSet: {
+			fields: []string{"Tenant", "Limits", "Settings", "Extensions", "SuspendAfter", "Archive", "Every", "Keep", "Key", "Now"}, named: true,
+			begin: beginSet, steps: setSteps, undo: true,
+		},
+
+		VerbReplica: {
+			fields: []string{"Tenant", "Action", "Host", "Driver", "Replica", "Force"}, named: true, physical: true,
+			begin: beginReplica, steps: replicaSteps, undo: true,
+		},
+		VerbBackup:  {fields: []string{"Tenant", "Kind"}, named: true, begin: beginBackup, steps: backupSteps, undo: true},
+		VerbBackups: {fields: one, named: true, read: backups},
+		VerbVerify:  {fields: []string{"Tenant", "Backup"}, named: true, begin: beginVerify, steps: verifySteps, undo: true},
+		VerbRestore: {fields: []string{"Tenant", "Backup", "ToTime"}, named: true, begin: beginRestore, steps: restoreSteps},
+		verbRestoreAs: {
+			fields: with(placement, "Name", "Backup", "ToTime"), named: true, makes: true, begin: beginClone, steps: cloneSteps, undo: true,
+		},
+		VerbClone:  {fields: with(placement, "Name"), named: true, makes: true, begin: beginClone, steps: cloneSteps, undo: true},
+		VerbImport: {fields: with(placement, "Name", "File", "Passphrase"), named: true, makes: true, begin: beginImport, steps: cloneSteps, undo: true},
+		VerbExport: {fields: []string{"Tenant", "File", "Backup", "Passphrase"}, named: true, read: export},
+
+		VerbConnect:   {fields: one, named: true, read: connect},
+		VerbLogs:      {fields: []string{"Tenant", "Lines", "Follow"}, named: true, read: logs},
+		VerbStats:     {fields: one, read: stats},
+		VerbRepair:    {fields: []string{"Tenant", "Force"}, read: repair},
+		VerbReconcile: {fields: one, named: true, read: repair},
 
 		VerbRemove: {fields: []string{"Tenant", "Now", "Keep"}, named: true, begin: beginRemove, steps: removeSteps},
 	}

@@ -2,6 +2,7 @@ package tenant
 
 import (
 	"net/netip"
+	"slices"
 	"strings"
 )
 
@@ -21,6 +22,25 @@ type Asked struct {
 	Option         string     // pgkennel.tenant among its startup parameters; empty = not said
 	ServerName     string     // of its TLS handshake; empty = none
 	From           netip.Addr // the client's address; not valid for unix sockets
+}
+
+// Said is the same for all ways to say the same login and tenants, whether there are any such or not: what is made up for one that is not there may not
+// differ where it doesn't for one that is.
+func (n Naming) Said(a Asked) string {
+	user, name, split := n.Split(a.User)
+	if !split {
+		user = a.User
+	}
+	names := []string{name, a.Option}
+	if !split || a.Database != a.User { // else it is libpq's default
+		names = append(names, a.Database)
+	}
+	if label, ok := strings.CutSuffix(strings.ToLower(a.ServerName), n.Suffix); n.Suffix != "" && ok {
+		names = append(names, label)
+	}
+	slices.Sort(names)
+	names = slices.DeleteFunc(slices.Compact(names), func(s string) bool { return s == "" })
+	return user + "\x00" + strings.Join(names, "\x00")
 }
 
 // Known tells whether there is a user of that name for that database, and which tenant the configuration binds it to.

@@ -103,6 +103,8 @@ type Access struct {
 	Full     bool `json:"full,omitempty"`
 	// Fenced: its roles are kept out at the server too, so that a pooler that did not hear of it can do nothing.
 	Fenced bool `json:"fenced,omitempty"`
+	// Asked is by which order it was changed, if that waits for the runner of another host: once it is in force at the server, the runner takes this away.
+	Asked string `json:"asked,omitempty"`
 }
 
 // Endpoint is where a tenant's PostgreSQL listens.

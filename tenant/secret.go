@@ -53,6 +53,11 @@ func (s *Secret) RolePassword(cluster, role string) string {
 	return base64.RawURLEncoding.EncodeToString(s.derive("role password", cluster, role))
 }
 
+// BackupKey is the key of one file of the backups, named by the words of its path.
+func (s *Secret) BackupKey(path ...string) string {
+	return base64.RawURLEncoding.EncodeToString(s.derive(append([]string{"backup"}, path...)...))
+}
+
 // SealSetting is the parameter of a server connection that holds the seal.
 const SealSetting = "pgkennel.seal"
 

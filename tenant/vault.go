@@ -15,6 +15,7 @@ type Ciphertext string
 type Vault struct {
 	id   string
 	aead cipher.AEAD
+	mock []byte
 	// before are the vaults of earlier keys: what those sealed can still be opened.
 	before []*Vault
 }
@@ -37,8 +38,12 @@ func newVault(s *Secret) *Vault {
 	if err != nil {
 		panic(err) // AES has the right block size
 	}
-	return &Vault{id: s.ID(), aead: aead}
+	return &Vault{id: s.ID(), aead: aead, mock: s.derive("mock salts")}
 }
+
+// Mock is the secret that salts are derived from for logins that there are not: the same on all poolers of a directory, and after a restart, as those are that
+// there are.
+func (v *Vault) Mock() []byte { return v.mock }
 
 // errOpen is a secret that none of the keys opens.
 var errOpen = errors.New("a secret of the directory can't be opened: it was sealed with another key, or changed")

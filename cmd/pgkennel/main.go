@@ -33,13 +33,19 @@ type usageError struct{ error }
 
 // run is the program, less its process.
 func run(args []string, stdout, stderr io.Writer) int {
-	root := newRoot()
+	return runRoot(newRoot(), args, stdout, stderr)
+}
+
+func runRoot(root *cobra.Command, args []string, stdout, stderr io.Writer) int {
 	root.SetArgs(args)
 	root.SetOut(stdout)
 	root.SetErr(stderr)
 	err := root.Execute()
 	var usage usageError
+	var exit exitError
 	switch {
+	case errors.As(err, &exit):
+		return exit.code
 	case err == nil:
 		return exitOK
 	case errors.Is(err, errSilent):
@@ -53,12 +59,35 @@ func run(args []string, stdout, stderr io.Writer) int {
 }
 
 // files are the flags that say where the configuration is.
-type files struct{ config, users string }
+type files struct {
+	config, users string
+	configGiven   bool
+}
+
+// fileValue is --config, of all commands but those that have settings for it too.
+type fileValue struct{ *files }
+
+// String implements pflag.Value.
+func (v fileValue) String() string {
+	if v.files == nil {
+		return ""
+	}
+	return v.config
+}
+
+// Set implements pflag.Value.
+func (v fileValue) Set(s string) error {
+	v.config, v.configGiven = s, true
+	return nil
+}
+
+// Type implements pflag.Value.
+func (fileValue) Type() string { return "string" }
 
 func (f *files) options(cmd *cobra.Command) config.Options {
 	return config.Options{
 		ConfigFile: f.config, UsersFile: f.users,
-		ConfigGiven: cmd.Flags().Changed("config"), UsersGiven: cmd.Flags().Changed("users"),
+		ConfigGiven: f.configGiven, UsersGiven: cmd.Flags().Changed("users"),
 		Environ: os.Environ(),
 	}
 }
@@ -75,8 +104,9 @@ func (f *files) load(cmd *cobra.Command) (*config.Config, config.Warnings, error
 	return cfg, warnings, err
 }
 
-func newRoot() *cobra.Command {
-	f := &files{}
+func newRoot() *cobra.Command { return newRootOf(&files{config: "pgdog.toml"}) }
+
+func newRootOf(f *files) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "pgkennel",
 		Short: "A PostgreSQL pooler that runs every statement where its tenant lives",
@@ -87,10 +117,10 @@ users.toml as PgDog has them. Without a command it serves.`,
 		Args: noArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return serve(cmd, f) },
 	}
-	root.PersistentFlags().StringVarP(&f.config, "config", "c", "pgdog.toml", "the configuration")
+	root.PersistentFlags().VarP(&fileValue{f}, "config", "c", "the configuration")
 	root.PersistentFlags().StringVarP(&f.users, "users", "u", "users.toml", "who may log in")
 	root.SetFlagErrorFunc(func(_ *cobra.Command, err error) error { return usageError{err} })
-	root.AddCommand(newServe(f), newCheck(f), newRoute(f), newSecure(f), newDoctor(f), newVersion())
+	root.AddCommand(newServe(f), newCheck(f), newRoute(f), newSecure(f), newDoctor(f), newTenant(f), newVersion())
 	return root
 }
 

@@ -13,8 +13,9 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/pgkennel/pgkennel/config"
+	"github.com/pgkennel/pgkennel/kennel"
 	"github.com/pgkennel/pgkennel/pooler"
-	"github.com/pgkennel/pgkennel/sharding/topology"
+	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/tenant"
 	"github.com/pgkennel/pgkennel/tenant/secure"
 )
@@ -90,7 +91,14 @@ func (a *administration) targets(cmd *cobra.Command) ([]target, error) {
 	if err != nil {
 		return nil, err
 	}
-	rows, err := rowMode(cfg, cluster, tenants)
+	if cfg.Directory != nil {
+		more, err := a.onDemand(cmd, cluster)
+		if err != nil {
+			return nil, fmt.Errorf("tenants of the directory: %w", err)
+		}
+		tenants = append(tenants, more...)
+	}
+	rows, err := kennel.RowMode(cfg, cluster, tenants)
 	if err != nil {
 		return nil, err
 	}
@@ -100,12 +108,12 @@ func (a *administration) targets(cmd *cobra.Command) ([]target, error) {
 	}
 	var shards, own []target
 	for n, endpoints := range cluster.Shards {
-		e := primary(endpoints)
+		e := kennel.Primary(endpoints)
 		x := target{
 			name: fmt.Sprintf("%s/%d", cluster.Name, n), at: secure.Place{Host: e.Host, Port: e.Port, Database: e.DatabaseName},
 			options: secure.Options{
 				Cluster: cluster.Name, Column: cluster.TenantColumn, Type: cluster.TenantType.String(), Setting: cfg.Tenancy.Registry.Setting(), Rows: rows,
-				Secret: cfg.Tenancy.Secret, Logins: logins(cfg, e),
+				Secret: cfg.Tenancy.Secret, Logins: kennel.Logins(cfg, e),
 			},
 		}
 		for _, t := range cluster.Omnisharded {
@@ -131,15 +139,6 @@ func (a *administration) targets(cmd *cobra.Command) ([]target, error) {
 		shards = append(shards, x)
 	}
 	return append(shards, own...), nil
-}
-
-func primary(endpoints []*config.Endpoint) *config.Endpoint {
-	for _, e := range endpoints {
-		if e.Role == topology.Primary {
-			return e
-		}
-	}
-	return endpoints[0]
 }
 
 // tenants are those with an entry, those to whom a mapping that lists their key gives names, and those of the keys on the command line.
@@ -172,37 +171,32 @@ func (a *administration) tenants(cfg *config.Config, cluster *config.Cluster) ([
 	return all, nil
 }
 
-// rowMode is what holds tenants that share tables. All have to be held alike, for the tables have one policy.
-func rowMode(cfg *config.Config, cluster *config.Cluster, tenants []*tenant.Tenant) (mode tenant.Mode, err error) {
-	add := func(m tenant.Mode) {
-		if mode != 0 && mode != m {
-			err = fmt.Errorf("tenants of database %q share tables in the modes %s and %s; policies need one for all", cluster.Name, mode, m)
-		}
-		mode = m
+// onDemand are the directory's tenants in a database of the configuration: as long as there is something of them, which is until they are forgotten.
+func (a *administration) onDemand(cmd *cobra.Command, cluster *config.Cluster) ([]*tenant.Tenant, error) {
+	t := &tenants{files: a.files}
+	exec, done, err := openExecutor(cmd.Context(), cmd, t)
+	if err != nil {
+		return nil, err
 	}
-	for _, t := range tenants {
-		if t.Isolation == tenant.Row {
-			add(t.Mode)
-		}
+	defer done()
+	list, err := exec.Execute(cmd.Context(), provision.Order{Verb: provision.VerbList, Removed: true}, nil)
+	if err != nil {
+		return nil, err
 	}
-	if i, m, byKey := cfg.Tenancy.Registry.Defaults(cluster.Name); i == tenant.Row && (byKey || mode == 0) {
-		add(m)
-	}
-	return mode, err
-}
-
-// logins are the roles with which pgkennel logs in to an endpoint for users.
-func logins(cfg *config.Config, e *config.Endpoint) []string {
-	var names []string
-	for _, u := range cfg.Users {
-		if u.Database != e.Cluster {
+	var all []*tenant.Tenant
+	for _, v := range list.Tenants {
+		if v.Cluster != cluster.Name || v.Phase == tenant.Creating.String() {
 			continue
 		}
-		if name := cfg.Pool(u, e).User; !slices.Contains(names, name) {
-			names = append(names, name)
+		x := &tenant.Tenant{Name: v.Name, Key: v.Key, State: tenant.Active, Cluster: v.Cluster, Shard: -1, Schema: v.Schema, Role: v.Role, Database: v.Database}
+		x.Isolation, _ = tenant.ParseIsolation(v.Isolation)
+		x.Mode, _ = tenant.ParseMode(v.Mode)
+		if v.Shard != nil {
+			x.Shard = *v.Shard
 		}
+		all = append(all, x)
 	}
-	return names
+	return all, nil
 }
 
 // visit calls f for each database, connected.

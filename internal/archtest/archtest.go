@@ -20,19 +20,24 @@ var floors = map[string]int{
 	"pooler/pool":    1,
 	"pooler/state":   1,
 
-	"sharding/router": 2,
-	"sharding/merge":  2,
-	"config":          2,
-	"tenant/secure":   2,
-	"tenant/store":    2,
-	"pooler/backend":  2,
-	"provision":       2,
+	"sharding/router":       2,
+	"sharding/merge":        2,
+	"config":                2,
+	"tenant/tenanttest":     2,
+	"tenant/secure":         2,
+	"tenant/store/envelope": 2,
+	"pooler/backend":        2,
+	"provision":             2,
 
+	"provision/api":        3,
+	"tenant/store":         3,
 	"provision/process":    3,
-	"provision/systemd":    3,
-	"provision/docker":     3,
+	"provision/drivertest": 3,
+	"provision/systemd":    4, // the process driver, with units
+	"provision/docker":     4, // likewise, with containers
 	"provision/kubernetes": 3,
 	"provision/external":   3,
+	"provision/backup":     3,
 	"pooler/cluster":       3,
 
 	"pooler/exec":    4,
@@ -40,7 +45,8 @@ var floors = map[string]int{
 	"pooler/admin":   5,
 	"pooler/loop":    6,
 	"pooler":         7,
-	"cmd/pgkennel":   8,
+	"kennel":         8,
+	"cmd/pgkennel":   9,
 
 	// Beside the house: the demo and what tests stand on.
 	"internal/pginstance": 0,
@@ -53,16 +59,19 @@ var floors = map[string]int{
 	"internal/testbed":      8,
 	"integration":           9,
 	"integration/isolation": 9,
+	"integration/provision": 9,
 	"bench":                 9,
 	"bench/load":            0,
 }
 
 // testsOnly are packages that only tests may import.
-var testsOnly = []string{"internal/pgtest", "internal/testbed"}
+var testsOnly = []string{"internal/pgtest", "internal/testbed", "provision/drivertest", "tenant/tenanttest"}
 
 // testsMay lists the imports of test files that climb a floor, each with its reason. Test files may also import
 // everything that their package may, the packages of testsOnly, and the package itself.
-var testsMay = map[edge]string{}
+var testsMay = map[edge]string{
+	{"provision/backup", "provision/process"}: "restores to a time are tested with a real driver",
+}
 
 // edge is an import: package from uses package to.
 type edge struct{ from, to string }
@@ -121,6 +130,11 @@ var homes = []struct {
 		foreign: "github.com/BurntSushi/toml",
 		only:    []string{"config"},
 		why:     "files are read by config",
+	},
+	{
+		foreign: "filippo.io/age",
+		only:    []string{"provision/backup"},
+		why:     "files that are encrypted are backups",
 	},
 	{
 		foreign: "github.com/spf13/cobra",

@@ -123,6 +123,7 @@ type Result struct {
 type Server struct {
 	method     Method // MethodMD5 has become MethodSCRAM for a user whose verifiers are all SCRAM
 	user       string
+	mock       string // what a made-up salt is of; empty = user
 	credential *Credential
 	opts       *ServerOptions
 
@@ -139,6 +140,9 @@ func NewServer(method Method, user string, credential *Credential, opts *ServerO
 	}
 	return &Server{method: method, user: user, credential: credential, opts: opts}
 }
+
+// MockSalt has the salt be made of another name than the user's where there is no verifier to have it from.
+func (s *Server) MockSalt(name string) { s.mock = name }
 
 // Start appends the first message to dst. Under trust there is none, and the exchange is done at once.
 func (s *Server) Start(dst []byte) ([]byte, Result) {

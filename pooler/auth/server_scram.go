@@ -2,6 +2,7 @@ package auth
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -87,7 +88,7 @@ func (s *Server) clientFirst(dst []byte, message string) ([]byte, Result) {
 	s.opts.random(raw)
 	sc := &s.scram
 	sc.nonce = clientNonce + base64.StdEncoding.EncodeToString(raw)
-	sc.challenge = s.opts.challenge(s.user, s.credential)
+	sc.challenge = s.opts.challenge(cmp.Or(s.mock, s.user), s.credential)
 	sc.serverFirst = fmt.Sprintf("r=%s,s=%s,i=%d", sc.nonce, base64.StdEncoding.EncodeToString(sc.challenge.salt), sc.challenge.iter)
 	sc.state = awaitClientFinal
 	return pgwire.AppendAuthenticationSASLContinue(dst, sc.serverFirst), Result{}

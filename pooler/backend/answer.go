@@ -28,6 +28,7 @@ func (c *Conn) message(typ byte, run []byte, at int) error {
 	case pgwire.MsgCloseComplete:
 		return c.finish(s, StepClose, run, msg, nil)
 	case pgwire.MsgNoData, pgwire.MsgRowDescription:
+		s.learn(typ, body)
 		if s.Kind == StepDescribePortal {
 			return c.finish(s, StepDescribePortal, run, msg, nil)
 		}
@@ -69,6 +70,33 @@ func (c *Conn) message(typ byte, run []byte, at int) error {
 		return c.copyIn(s, msg)
 	}
 	return c.outOfTurn(typ)
+}
+
+// learn takes over what a Describe says of the rows.
+func (s *Step) learn(typ byte, body []byte) {
+	if s.Shape == nil || s.Kind != StepDescribeStatement && s.Kind != StepDescribePortal {
+		return
+	}
+	switch {
+	case s.Shape.Rows != 0: // it stays
+	case typ == pgwire.MsgNoData:
+		s.Shape.SetRows(nil)
+	default:
+		s.Shape.SetRows(body)
+	}
+	if s.Told != nil {
+		s.Told.Rows, s.Told.Columns = s.Shape.Rows, s.Shape.Columns
+	}
+}
+
+// learnParams takes over what a Describe says of the parameters.
+func (s *Step) learnParams(body []byte) {
+	if s.Shape.Params == 0 {
+		s.Shape.SetParams(body)
+	}
+	if s.Told != nil {
+		s.Told.Params = s.Shape.Params
+	}
 }
 
 // hears reports whether a notification is for the connection's owner.
@@ -204,7 +232,13 @@ func (c *Conn) forget(first int) {
 	case StepParse:
 		c.Statements.Remove(s.Prepared)
 	case StepClose:
+		if s.Stale {
+			c.Statements.Remove(s.Prepared) // what was prepared behind it
+		}
 		c.Statements.Add(s.Prepared)
+		if s.Stale {
+			c.Statements.Expire(s.Prepared)
+		}
 	default: // the others prepare nothing
 	}
 }

@@ -49,6 +49,7 @@ type Conn struct {
 
 	in      []byte  // a message that is not complete yet
 	lent    *[]byte // what in is made of
+	held    []byte  // see Held
 	stream  int     // bytes to come of a message whose head was relayed or dropped already
 	relay   bool    // whether they are relayed
 	tx      pgwire.TxStatus
@@ -103,6 +104,9 @@ func (c *Conn) Tx() pgwire.TxStatus { return c.tx }
 // Params are the values that the server reported.
 func (c *Conn) Params() *Params { return &c.params }
 
+// Owed are the steps whose answers are; they are the connection's.
+func (c *Conn) Owed() []Step { return c.steps[c.head:] }
+
 // Pending is the number of answers owed.
 func (c *Conn) Pending() int { return len(c.steps) - c.head }
 
@@ -151,7 +155,7 @@ func (c *Conn) Ask(s Step) {
 	switch {
 	case s.Kind == StepParse:
 		c.Parses++
-	case s.Kind == StepClose && s.Internal:
+	case s.Kind == StepClose && s.Internal && !s.Stale:
 		c.Evictions++
 	}
 	c.steps = append(c.steps, s)
@@ -189,6 +193,15 @@ func (c *Conn) current() *Step {
 	return nil
 }
 
+// Held is, while an owner is called by Failed for a Describe, the ParameterDescription in front of the error, which was not relayed; nil = none.
+func (c *Conn) Held() []byte { return c.held }
+
+// Changed notes that tables have changed under the prepared statements: each is prepared anew at its next use.
+func (c *Conn) Changed() {
+	c.Statements.Change()
+	c.Unnamed = nil
+}
+
 // Feed takes bytes from the server. An error breaks the connection: it must be closed.
 func (c *Conn) Feed(b []byte) error {
 	if c.err != nil {
@@ -212,12 +225,13 @@ func (c *Conn) Feed(b []byte) error {
 
 func (c *Conn) feed(b []byte) error {
 	if len(c.in) > 0 {
-		c.in = append(c.in, b...)
-		n, err := c.consume(c.in)
+		whole := append(c.in, b...)
+		c.in = whole[:0] // for the owner, who may let go of the connection, nothing is left
+		n, err := c.consume(whole)
 		if err != nil {
 			return err
 		}
-		c.in = c.in[:copy(c.in, c.in[n:])]
+		c.in = whole[:copy(whole, whole[n:])]
 		return nil
 	}
 	n, err := c.consume(b)
@@ -271,7 +285,37 @@ func (c *Conn) consume(b []byte) (int, error) {
 		}
 		plain := false // it ends no step
 		switch typ {
-		case pgwire.MsgDataRow, pgwire.MsgCopyData, pgwire.MsgCopyOut, pgwire.MsgParameterDescription, pgwire.MsgRowDescription:
+		case pgwire.MsgParameterDescription:
+			if cur == nil || !cur.carries(typ) {
+				return 0, c.outOfTurn(typ)
+			}
+			plain = true
+			if total > len(b)-pos {
+				break
+			}
+			next, n, ok := pgwire.Header(b[pos+total:])
+			if !ok || next == pgwire.MsgErrorResponse && n > len(b)-pos-total {
+				// What follows at once may be an error, whose owner decides on both. (A message that is too long is found out below.)
+				if total <= c.maxSize && n <= c.maxSize {
+					if start < pos {
+						c.owner.Relay(b[start:pos])
+					}
+					return pos, nil
+				}
+			}
+			if next == pgwire.MsgErrorResponse && !cur.Internal {
+				if start < pos {
+					c.owner.Relay(b[start:pos])
+				}
+				c.held = b[pos : pos+total]
+				pos += total
+				start = pos
+				continue
+			}
+			if cur.Shape != nil {
+				cur.learnParams(b[pos+pgwire.HeaderBytes : pos+total])
+			}
+		case pgwire.MsgDataRow, pgwire.MsgCopyData, pgwire.MsgCopyOut, pgwire.MsgRowDescription:
 			if cur == nil || !cur.carries(typ) {
 				return 0, c.outOfTurn(typ)
 			}
@@ -309,6 +353,7 @@ func (c *Conn) consume(b []byte) (int, error) {
 		}
 		// Everything else may end a step or is not for the client: what came before goes out first, in order.
 		err := c.message(typ, b[start:pos+total], pos-start)
+		c.held = nil
 		if err != nil {
 			return 0, err
 		}

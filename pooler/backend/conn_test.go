@@ -676,3 +676,70 @@ func TestMidMessageWithoutOwner(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestCleanAtTheEndOfAnAnswerInPieces: an owner that lets go of the connection at ReadyForQuery finds it clean, however that came.
+func TestCleanAtTheEndOfAnAnswerInPieces(t *testing.T) {
+	t.Parallel()
+	conn, r := newConn(steps("Q"))
+	clean := false
+	r.onReady = func(*Step) { clean = conn.Clean() }
+	for _, b := range stream("C:X Z") {
+		if err := conn.Feed([]byte{b}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if !clean {
+		t.Error("it is not")
+	}
+}
+
+// TestHeldDescription: the ParameterDescription in front of an error is the owner's to pass on, however it came; any other is relayed.
+func TestHeldDescription(t *testing.T) {
+	t.Parallel()
+	for answer, want := range map[string]string{"t E": "t", "t T": "", "E": ""} {
+		for n := range len(stream(answer)) + 1 {
+			conn, r := newConn(steps("D S"))
+			held := ""
+			r.onFailed = func(*Step) { held = outline(conn.Held()) }
+			b := stream(answer)
+			for _, piece := range [][]byte{b[:n], b[n:], stream("Z")} {
+				if err := conn.Feed(piece); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if relayed := outline(r.all); held != want || conn.Held() != nil || (relayed != "" && relayed != "tT") || conn.Pending() != 0 {
+				t.Errorf("%s, cut at %d: held %q, relayed %q", answer, n, held, relayed)
+			}
+		}
+	}
+}
+
+// TestShapesAreLearnt from the first description of a statement, and told from each.
+func TestShapesAreLearnt(t *testing.T) {
+	t.Parallel()
+	describe := func(kind StepKind, shape, told *state.Shape, answer string) {
+		t.Helper()
+		conn, _ := newConn([]Step{{Kind: kind, Shape: shape, Told: told}})
+		if err := conn.Feed(stream(answer)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var shape, told, other state.Shape
+	describe(StepDescribePortal, &shape, &told, "T")
+	if shape.Rows == 0 || shape.Params != 0 || told != shape {
+		t.Errorf("got %v, told %v", shape, told)
+	}
+	describe(StepDescribeStatement, &shape, &other, "t T")
+	if shape.Params == 0 || other != shape || told.Params != 0 {
+		t.Errorf("got %v, told %v", shape, other)
+	}
+	var none state.Shape
+	describe(StepDescribePortal, &none, nil, "n")
+	if none.Rows != state.NoRows {
+		t.Errorf("got %v", none)
+	}
+	describe(StepDescribePortal, nil, &none, "T") // of a portal that nobody here knows
+	if none.Rows != state.NoRows {
+		t.Errorf("got %v", none)
+	}
+}

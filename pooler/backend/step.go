@@ -64,6 +64,8 @@ type Step struct {
 	DataFollows bool
 	// Unnamed: a Parse as the unnamed statement.
 	Unnamed bool
+	// Stale: a Close of what is to be prepared anew.
+	Stale bool
 	// Ref is the owner's.
 	Ref int32
 	// Prepared is what a Parse or Close is about.
@@ -72,6 +74,9 @@ type Step struct {
 	Refusal *pgwire.Error
 	// Answer of StepLocal.
 	Answer []byte
+	// Shape of the statement that a Bind or Describe is about, on the connection; Told is what the owner's client was told of it. A description
+	// goes to both. nil = nobody wants to know.
+	Shape, Told *state.Shape
 }
 
 // carries reports whether messages of the given type, which end no step, may be part of the answer to s.

@@ -24,6 +24,7 @@ const (
 	RefSettle                     // a Sync of ours, after which the connection is let go
 	RefSync                       // a Sync of ours, after which it is kept
 	RefSoFar                      // the end of the answers to what was sent so far
+	RefRenew                      // a statement prepared anew because tables have changed
 )
 
 // Query notes a client's simple Query, which travels as it is.
@@ -33,28 +34,38 @@ func Query(c *backend.Conn, ref int32) {
 }
 
 // Prepare appends a Parse of p under its own name on the connection (or as the unnamed statement), unless the connection has it already:
-// then a client's Parse (internal false) is answered here. Statements that must go to keep within the connection's limits are closed first.
+// then a client's Parse (internal false) is answered here. Statements that must go to keep within the connection's limits are closed first, and
+// so is p if tables have changed under it.
 func Prepare(dst []byte, c *backend.Conn, p *state.Prepared, unnamed, internal bool, ref int32) []byte {
 	dst, _ = prepare(dst, c, p, unnamed, internal, ref)
 	return dst
 }
 
-// prepare is Prepare; it returns what the statement is called on the connection, under the settings that this has.
-func prepare(dst []byte, c *backend.Conn, p *state.Prepared, unnamed, internal bool, ref int32) (out []byte, name string) {
+// instance is a statement on a connection.
+type instance struct {
+	name  string
+	shape *state.Shape // nil of the unnamed one
+}
+
+// prepare is Prepare; it returns what the connection has of the statement, under the settings that this has.
+func prepare(dst []byte, c *backend.Conn, p *state.Prepared, unnamed, internal bool, ref int32) (out []byte, has instance) {
 	key := c.ParseKey()
 	if unnamed {
 		if internal && c.Unnamed != nil && c.Unnamed.Same(p) && c.UnnamedKey == key {
-			return dst, ""
+			return dst, instance{}
 		}
 		c.Unnamed, c.UnnamedKey = p, key
 		c.Ask(backend.Step{Kind: backend.StepParse, Internal: internal, Ref: ref, Prepared: p, Unnamed: true})
-		return appendParse(dst, "", p), ""
+		return appendParse(dst, "", p), instance{}
 	}
-	if has := c.Statements.Find(p, key); has != nil {
-		if !internal {
-			c.Ask(backend.Step{Kind: backend.StepLocal, Ref: ref, Answer: parseComplete})
+	if has, shape, stale := c.Statements.Instance(p, key); has != nil {
+		if !stale {
+			if !internal {
+				c.Ask(backend.Step{Kind: backend.StepLocal, Ref: ref, Answer: parseComplete})
+			}
+			return dst, instance{has.Name, shape}
 		}
-		return dst, has.Name
+		dst = closeStatement(dst, c, has, true)
 	}
 	p = p.Under(key)
 	for {
@@ -62,13 +73,18 @@ func prepare(dst []byte, c *backend.Conn, p *state.Prepared, unnamed, internal b
 		if old == nil {
 			break
 		}
-		c.Statements.Remove(old)
-		dst = pgwire.AppendClose(dst, pgwire.TargetStatement, old.Name)
-		c.Ask(backend.Step{Kind: backend.StepClose, Internal: true, Ref: RefPrepare, Prepared: old})
+		dst = closeStatement(dst, c, old, false)
 	}
-	c.Statements.Add(p)
+	shape := c.Statements.Add(p)
 	c.Ask(backend.Step{Kind: backend.StepParse, Internal: internal, Ref: ref, Prepared: p})
-	return appendParse(dst, p.Name, p), p.Name
+	return appendParse(dst, p.Name, p), instance{p.Name, shape}
+}
+
+// closeStatement appends a Close of what the connection has.
+func closeStatement(dst []byte, c *backend.Conn, has *state.Prepared, stale bool) []byte {
+	c.Statements.Remove(has)
+	c.Ask(backend.Step{Kind: backend.StepClose, Internal: true, Ref: RefPrepare, Prepared: has, Stale: stale})
+	return pgwire.AppendClose(dst, pgwire.TargetStatement, has.Name)
 }
 
 var parseComplete = pgwire.AppendParseComplete(nil)
@@ -83,18 +99,33 @@ func appendParse(dst []byte, name string, p *state.Prepared) []byte {
 	return finish(append(dst, p.Types...), start)
 }
 
-// Bind appends a client's Bind for p; tail is what follows the names in it.
-func Bind(dst []byte, c *backend.Conn, portal []byte, p *state.Prepared, unnamed bool, tail []byte, internal bool, ref int32) []byte {
-	dst, name := prepare(dst, c, p, unnamed, true, RefPrepare)
-	c.Ask(backend.Step{Kind: backend.StepBind, Internal: internal, Ref: ref})
-	return pgwire.AppendBindTail(dst, portal, name, tail)
+// Bind appends a client's Bind for p; tail is what follows the names in it, told what the client was told of the statement. It returns the
+// statement's shape on the connection; nil of the unnamed one.
+func Bind(dst []byte, c *backend.Conn, portal []byte, p *state.Prepared, unnamed bool, tail []byte, internal bool, ref int32, told *state.Shape) ([]byte, *state.Shape) {
+	dst, has := prepare(dst, c, p, unnamed, true, RefPrepare)
+	c.Ask(backend.Step{Kind: backend.StepBind, Internal: internal, Ref: ref, Shape: has.shape, Told: told})
+	return pgwire.AppendBindTail(dst, portal, has.name, tail), has.shape
 }
 
-// DescribeStatement appends a Describe of p.
-func DescribeStatement(dst []byte, c *backend.Conn, p *state.Prepared, unnamed, internal bool, ref int32) []byte {
-	dst, name := prepare(dst, c, p, unnamed, true, RefPrepare)
-	c.Ask(backend.Step{Kind: backend.StepDescribeStatement, Internal: internal, Ref: ref})
-	return pgwire.AppendDescribe(dst, pgwire.TargetStatement, name)
+// DescribeStatement appends a Describe of p; told is what the client was told of the statement, and will be by this.
+func DescribeStatement(dst []byte, c *backend.Conn, p *state.Prepared, unnamed, internal bool, ref int32, told *state.Shape) []byte {
+	dst, has := prepare(dst, c, p, unnamed, true, RefPrepare)
+	if unnamed {
+		has.shape = told // nobody else keeps it
+	}
+	c.Ask(backend.Step{Kind: backend.StepDescribeStatement, Internal: internal, Ref: ref, Shape: has.shape, Told: told})
+	return pgwire.AppendDescribe(dst, pgwire.TargetStatement, has.name)
+}
+
+// Look appends what finds out about p's shape on the connection, where it is prepared for that if need be. Of the unnamed statement it goes to
+// shape, of others to where the connection keeps it.
+func Look(dst []byte, c *backend.Conn, p *state.Prepared, unnamed bool, ref int32, shape *state.Shape) []byte {
+	dst, has := prepare(dst, c, p, unnamed, true, ref)
+	if !unnamed {
+		shape = has.shape
+	}
+	c.Ask(backend.Step{Kind: backend.StepDescribeStatement, Internal: true, Ref: ref, Shape: shape})
+	return pgwire.AppendDescribe(dst, pgwire.TargetStatement, has.name)
 }
 
 // Local notes an answer that is given here, in its turn.

@@ -54,7 +54,7 @@ func TestPrepare(t *testing.T) {
 	// A Bind brings its statement along, where the connection lacks it.
 	q := prepared(2, "SELECT 2")
 	for i, wanted := range []string{"PB", "B"} {
-		g.out = Bind(g.out, g.conn, []byte("portal"), q, false, bindTail(), false, 0)
+		g.out, _ = Bind(g.out, g.conn, []byte("portal"), q, false, bindTail(), false, 0, nil)
 		if outline(g.out) != wanted {
 			t.Errorf("sends %s, want %s", outline(g.out), wanted)
 		}
@@ -66,7 +66,7 @@ func TestPrepare(t *testing.T) {
 			t.Errorf("time %d: the client got %s", i, outline(g.client))
 		}
 	}
-	g.out = DescribeStatement(g.out, g.conn, prepared(3, "SELECT 3"), false, false, 0)
+	g.out = DescribeStatement(g.out, g.conn, prepared(3, "SELECT 3"), false, false, 0, nil)
 	if outline(g.out) != "PD" {
 		t.Errorf("sends %s", outline(g.out))
 	}
@@ -114,7 +114,7 @@ func TestPrepareUnnamed(t *testing.T) {
 		if outline(g.out) != c.sends {
 			t.Errorf("%d: sends %s, want %s", i, outline(g.out), c.sends)
 		}
-		g.out = Bind(g.out, g.conn, nil, c.p, true, bindTail(), false, 0)
+		g.out, _ = Bind(g.out, g.conn, nil, c.p, true, bindTail(), false, 0, nil)
 		g.execute("")
 		g.sync()
 		g.client = nil
@@ -134,7 +134,7 @@ func TestPrepareUnnamed(t *testing.T) {
 	}
 	g.query("SELECT 1") // drops it
 	g.run()
-	g.out = Bind(g.out, g.conn, nil, q, true, bindTail(), false, 0)
+	g.out, _ = Bind(g.out, g.conn, nil, q, true, bindTail(), false, 0, nil)
 	if outline(g.out) != "PB" {
 		t.Errorf("sends %s", outline(g.out))
 	}
@@ -153,9 +153,9 @@ func TestPrepareEvicts(t *testing.T) {
 	g.sync()
 	g.run()
 	// The portal of a goes on when its statement has to go for another, in the same pipeline.
-	g.out = Bind(g.out, g.conn, []byte("portal"), a, false, bindTail(), false, 0)
-	g.out = Bind(g.out, g.conn, []byte("other"), b, false, bindTail(), false, 0)
-	g.out = Bind(g.out, g.conn, []byte("third"), c, false, bindTail(), false, 0)
+	g.out, _ = Bind(g.out, g.conn, []byte("portal"), a, false, bindTail(), false, 0, nil)
+	g.out, _ = Bind(g.out, g.conn, []byte("other"), b, false, bindTail(), false, 0, nil)
+	g.out, _ = Bind(g.out, g.conn, []byte("third"), c, false, bindTail(), false, 0, nil)
 	if outline(g.out) != "BBCPB" {
 		t.Errorf("sends %s", outline(g.out))
 	}
@@ -208,10 +208,10 @@ func TestStatementsAreWhatTheServerHas(t *testing.T) {
 				case 0, 1:
 					g.out = Prepare(g.out, g.conn, p, unnamed, internal, 0)
 				case 2, 3:
-					g.out = Bind(g.out, g.conn, nil, p, unnamed, bindTail(), internal, 0)
+					g.out, _ = Bind(g.out, g.conn, nil, p, unnamed, bindTail(), internal, 0, nil)
 					g.execute("")
 				case 4:
-					g.out = DescribeStatement(g.out, g.conn, p, unnamed, internal, 0)
+					g.out = DescribeStatement(g.out, g.conn, p, unnamed, internal, 0, nil)
 				}
 				history = append(history, fmt.Sprintf("%s unnamed %v: %s", p.Name, unnamed, outline(g.out[before:])))
 			}
@@ -330,7 +330,7 @@ func TestAbortFailsTheTransaction(t *testing.T) {
 		g := newRig(t, db)
 		p := prepared(1, "INSERT INTO t VALUES (1) RETURNING 'hers'")
 		g.query("BEGIN")
-		g.out = Bind(g.out, g.conn, []byte(abortPortal), p, false, bindTail(), false, 0)
+		g.out, _ = Bind(g.out, g.conn, []byte(abortPortal), p, false, bindTail(), false, 0, nil)
 		g.out = Sync(Abort(g.out, g.conn, refusal, 0), g.conn, false, 0)
 		g.run()
 		if !errors.Is(g.closed, backend.ErrProtocol) || strings.Contains(string(g.client), "hers") {
@@ -362,7 +362,7 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 	answer := pgwire.AppendReadyForQuery(pgwire.AppendCommandComplete(pgwire.AppendBindComplete(nil), "SELECT 0"), pgwire.TxIdle)
 	unit := func() {
 		out = Prepare(out[:0], conn, p, false, false, 1)
-		out = Bind(out, conn, nil, p, false, tail, false, 0)
+		out, _ = Bind(out, conn, nil, p, false, tail, false, 0, nil)
 		conn.Ask(backend.Step{Kind: backend.StepExecute})
 		out = pgwire.AppendExecute(out, "", 0)
 		out = Sync(out, conn, false, 0)
@@ -387,5 +387,73 @@ func TestSteadyStateAllocatesNothing(t *testing.T) {
 	transaction()
 	if n := testing.AllocsPerRun(100, transaction); n != 0 {
 		t.Errorf("got %v allocations a transaction's beginning, want 0", n)
+	}
+}
+
+// TestChangedStatementsArePreparedAnew on a real server: each is closed in front of its next Parse, and stays to be where that was skipped.
+func TestChangedStatementsArePreparedAnew(t *testing.T) {
+	t.Parallel()
+	db := pgtest.Shared(t).CreateDatabase(t, "CREATE TABLE t (a int); INSERT INTO t VALUES (1)")
+	g := newRig(t, db)
+	p := prepared(1, "SELECT * FROM t")
+	bind := func(wanted string) {
+		t.Helper()
+		g.out, _ = Bind(g.out, g.conn, nil, p, false, bindTail(), false, 0, nil)
+		if outline(g.out) != wanted {
+			t.Errorf("sends %s, want %s", outline(g.out), wanted)
+		}
+		g.execute("")
+		g.sync()
+		g.client = nil
+	}
+	bind("PB")
+	g.run()
+	g.value("ALTER TABLE t ADD b int; SELECT 1")
+	bind("B")
+	want(t, g.run(), "Bind failed 0A000", "Execute skipped", "Sync ready I")
+	g.conn.Changed()
+	evictions := g.conn.Evictions
+
+	// Behind an error nothing happens to it.
+	g.extended("SELECT 1/0")
+	g.out, _ = Bind(g.out, g.conn, nil, p, false, bindTail(), false, 0, nil)
+	if outline(g.out) != "PBECPB" {
+		t.Errorf("sends %s", outline(g.out))
+	}
+	g.sync()
+	g.run()
+	bind("CPB")
+	g.run()
+	if outline(g.client) != "2DC" {
+		t.Errorf("the client got %s", outline(g.client))
+	}
+	bind("B")
+	g.run()
+	if outline(g.client) != "2DC" || g.conn.Evictions != evictions {
+		t.Errorf("the client got %s; %d were closed for want of room", outline(g.client), g.conn.Evictions-evictions)
+	}
+
+	// A client's own Parse of it goes to the server then, which answers.
+	g.conn.Changed()
+	g.out = Prepare(g.out, g.conn, p, false, false, 0)
+	if outline(g.out) != "CP" {
+		t.Errorf("sends %s", outline(g.out))
+	}
+	g.sync()
+	g.client = nil
+	want(t, g.run(), "Close internal", "Parse", "Sync ready I")
+	if outline(g.client) != "1" {
+		t.Errorf("the client got %s", outline(g.client))
+	}
+
+	// What it returns is found out on the side.
+	var unnamed state.Shape
+	g.out = Look(g.out, g.conn, p, false, RefRenew, nil)
+	g.out = Look(g.out, g.conn, prepared(2, "SELECT * FROM t"), true, RefRenew, &unnamed)
+	g.sync()
+	g.client = nil
+	g.run()
+	if _, shape, _ := g.conn.Statements.Instance(p, 0); *shape != unnamed || shape.Columns != 2 || shape.Params == 0 || len(g.client) > 0 {
+		t.Errorf("got %v and %v, the client %s", *shape, unnamed, outline(g.client))
 	}
 }

@@ -134,7 +134,7 @@ var followers = map[string]func(g *rig){
 	"named": func(g *rig) {
 		p := &state.Prepared{ID: 7, Name: "p7", SQL: "INSERT INTO t VALUES (1)"}
 		g.out = Prepare(g.out, g.conn, p, false, false, 0)
-		g.out = Bind(g.out, g.conn, []byte("portal"), p, false, bindTail(), false, 0)
+		g.out, _ = Bind(g.out, g.conn, []byte("portal"), p, false, bindTail(), false, 0, nil)
 		g.execute("portal")
 		g.sync()
 	},

@@ -63,7 +63,7 @@ func TestStatementsMeanWhatTheSettingsSay(t *testing.T) {
 		}
 		// use binds the statement behind what is in the pipeline, and compares.
 		use := func(unnamed bool) {
-			g.out = Bind(g.out, g.conn, nil, p, unnamed, bindTail(), false, 0)
+			g.out, _ = Bind(g.out, g.conn, nil, p, unnamed, bindTail(), false, 0, nil)
 			g.execute("")
 			g.sync()
 			g.client = nil

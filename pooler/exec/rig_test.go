@@ -119,7 +119,7 @@ func (g *rig) query(sql string) {
 func (g *rig) extended(sql string) {
 	p := &state.Prepared{SQL: sql}
 	g.out = Prepare(g.out, g.conn, p, true, false, 0)
-	g.out = Bind(g.out, g.conn, nil, p, true, bindTail(), false, 0)
+	g.out, _ = Bind(g.out, g.conn, nil, p, true, bindTail(), false, 0, nil)
 	g.execute("")
 }
 

@@ -32,6 +32,7 @@ func (c *canceller) Closed(bool) { c.closed = true }
 type chaos struct {
 	faults, cancel, kill, wait int
 	change                     func(*session.Account, *session.Shared)
+	tables                     bool // change under prepared statements
 }
 
 func (c chaos) run(t *testing.T, seed uint64, clients, size int) {
@@ -39,6 +40,9 @@ func (c chaos) run(t *testing.T, seed uint64, clients, size int) {
 	m := newModel(t, seed, 3, size)
 	if c.change != nil {
 		c.change(account(m.sh), m.sh)
+	}
+	if c.tables {
+		changing(m, seed)
 	}
 	m.Faults = c.faults
 	m.Lent = func(_ *MemoryClient, b *MemoryBackend) { wantFresh(t, b) }
@@ -109,6 +113,8 @@ func TestChaos(t *testing.T) {
 		"crowd":             {chaos{}, 100, 1},
 		"crowd in trouble":  {chaos{faults: 2, cancel: 50, kill: 20}, 100, 1},
 		"disabled":          {chaos{change: func(a *session.Account, _ *session.Shared) { a.Statements = false }, cancel: 50, faults: 3}, 8, 2},
+		"tables":            {chaos{tables: true, cancel: 100, faults: 3, kill: 10}, 8, 2},
+		"tables and time":   {chaos{tables: true, change: limits, wait: 20, cancel: 20}, 8, 2},
 		"nothing described": {chaos{change: func(_ *session.Account, sh *session.Shared) { sh.Descriptions = nil }, cancel: 50, faults: 3}, 8, 2},
 	} {
 		for seed := range uint64(6) {

@@ -6,6 +6,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -473,4 +474,41 @@ func TestFaultsLeakNothing(t *testing.T) {
 			runModel(t, m, 2_000_000)
 		})
 	}
+}
+
+// changing has tables change under the statements that its servers have, and returns how often they did.
+func changing(m *Memory, seed uint64) *int {
+	n := new(int)
+	for i, open := range m.servers {
+		m.servers[i] = func() MemoryServer {
+			s := open().(*modelServer) //nolint:forcetypeassert // all are
+			s.changes, s.changed = rand.New(rand.NewPCG(seed, uint64(s.pid))), n
+			return s
+		}
+	}
+	return n
+}
+
+// TestChangedTablesAreNobodysError: outside of transactions, and before anything of a unit has run, nobody hears that a table has changed under a
+// statement that was prepared before.
+func TestChangedTablesAreNobodysError(t *testing.T) {
+	t.Parallel()
+	var all atomic.Int64
+	for seed := range uint64(100) {
+		t.Run(fmt.Sprint(seed), func(t *testing.T) {
+			t.Parallel()
+			m := newModel(t, seed, 1+int(seed%3), 1+int(seed%4))
+			n := changing(m, seed)
+			for i := range 6 {
+				m.Connect(newActor(t, seed*100+uint64(i), fmt.Sprintf("c%d", i), 1+int(seed%3), 60, true))
+			}
+			runModel(t, m, 2_000_000)
+			all.Add(int64(*n))
+		})
+	}
+	t.Cleanup(func() {
+		if all.Load() < 100 {
+			t.Errorf("%d changes are too few", all.Load())
+		}
+	})
 }

@@ -21,6 +21,12 @@ type modelServer struct {
 	out   []byte
 	// noise, if set, has the server say things that nobody asked for.
 	noise *rand.Rand
+	// changes, if set, has tables change under prepared statements, in units where that can be healed. old has those that were bound since they
+	// were prepared: true when it has happened to them.
+	changes *rand.Rand
+	old     map[string]bool
+	bound   bool // in the transaction
+	changed *int // counts
 
 	tx       pgwire.TxStatus
 	implicit bool // an implicit transaction is open
@@ -89,6 +95,9 @@ func (s *modelServer) Receive(b []byte) (out []byte, closed bool) {
 		if !ok || total > len(s.in) {
 			return s.out, closed
 		}
+		if s.changes != nil && pushes(s.in) == 0 {
+			return s.out, closed // it knows first what is behind
+		}
 		body := s.in[pgwire.HeaderBytes:total]
 		s.in = s.in[total:]
 		if typ == pgwire.MsgTerminate {
@@ -109,6 +118,17 @@ func (s *modelServer) message(typ byte, body []byte) {
 	if s.failed && typ != pgwire.MsgSync {
 		return
 	}
+	if name, ok := s.uses(typ, body); ok && s.fails(name, typ == pgwire.MsgBind) {
+		s.begin()
+		if typ == pgwire.MsgDescribe {
+			s.out = pgwire.AppendParameterDescription(s.out, nil)
+		}
+		s.out = pgwire.AppendErrorResponse(s.out, pgwire.Errorf("0A000", "cached plan must not change result type").WithRoutine("RevalidateCachedQuery"))
+		s.end(false)
+		s.failed = true
+		return
+	}
+	s.bound = s.bound || typ == pgwire.MsgBind || typ == pgwire.MsgQuery
 	switch typ {
 	case pgwire.MsgQuery:
 		sql, _ := pgwire.DecodeQuery(body)
@@ -134,6 +154,7 @@ func (s *modelServer) message(typ byte, body []byte) {
 		t, _ := pgwire.DecodeClose(body)
 		if t.Kind == pgwire.TargetStatement {
 			delete(s.stmts, string(t.Name))
+			delete(s.old, string(t.Name))
 		} else {
 			delete(s.portals, string(t.Name))
 		}
@@ -194,6 +215,7 @@ func (s *modelServer) parse(body []byte) {
 		s.extErr("42P01", "relation does not exist")
 	default:
 		s.stmts[name] = sql
+		delete(s.old, name)
 		s.out = pgwire.AppendParseComplete(s.out)
 	}
 }
@@ -334,7 +356,60 @@ func (s *modelServer) end(commit bool) {
 	clear(s.portals)
 }
 
+// uses tells which statement a message has to look at.
+func (s *modelServer) uses(typ byte, body []byte) (name string, ok bool) {
+	switch typ {
+	case pgwire.MsgBind:
+		b, err := pgwire.DecodeBind(body)
+		if err != nil {
+			panic(err)
+		}
+		name = string(b.Statement)
+	case pgwire.MsgDescribe:
+		t, _ := pgwire.DecodeDescribe(body)
+		if t.Kind == pgwire.TargetPortal {
+			return "", false
+		}
+		name = string(t.Name)
+	default:
+		return "", false
+	}
+	return name, strings.Contains(s.stmts[name], "FROM orders")
+}
+
+// fails reports whether a statement's table has changed, or does so now.
+func (s *modelServer) fails(name string, binds bool) bool {
+	if s.changes == nil || s.tx != pgwire.TxIdle {
+		return false
+	}
+	if s.old == nil {
+		s.old = make(map[string]bool)
+	}
+	old, used := s.old[name]
+	if !old && used && !s.bound && s.changes.IntN(2) == 0 && pushes(s.in) == pgwire.MsgSync {
+		old = true
+		*s.changed++
+	}
+	if old || binds {
+		s.old[name] = old
+	}
+	return old
+}
+
+// pushes is the first message in b that asks for answers; 0 = there is none.
+func pushes(b []byte) byte {
+	list, _ := frames(b)
+	for _, f := range list {
+		switch f.typ {
+		case pgwire.MsgSync, pgwire.MsgFlush, pgwire.MsgQuery, pgwire.MsgTerminate:
+			return f.typ
+		}
+	}
+	return 0
+}
+
 func (s *modelServer) ready() {
+	s.bound = false
 	if s.tx == pgwire.TxIdle && s.implicit {
 		s.end(true)
 	}

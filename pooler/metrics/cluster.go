@@ -52,6 +52,8 @@ type Cluster struct {
 	ContextsSent, ContextsReused Counter
 	// Parses and Binds count prepared statements that clients made and used.
 	Parses, Binds Counter
+	// Healed counts units that were run anew because tables had changed under their statements.
+	Healed Counter
 	// Refusals counts statements we refused, by the stable name in the error's routine field. Errors of servers don't belong here.
 	Refusals Words
 	// ServerErrors and OwnErrors count ErrorResponses that clients got, by SQLSTATE class: relayed ones, and those we made.
@@ -109,6 +111,7 @@ func (c *Cluster) collect(out sink, d *descs) {
 	out.counter(d.sent, c.SentBytes.Load(), l)
 	out.counter(d.parses, c.Parses.Load(), l)
 	out.counter(d.binds, c.Binds.Load(), l)
+	out.counter(d.healed, c.Healed.Load(), l)
 	out.counter(d.contexts, c.ContextsSent.Load(), l, "sent")
 	out.counter(d.contexts, c.ContextsReused.Load(), l, "reused")
 	out.words(d.refusals, &c.Refusals, l)

@@ -15,7 +15,7 @@ type descs struct {
 	parseHits, parseMisses, parseEvictions, parseEntries, parseBytes, parseMaxBytes, parseSeconds                 *prometheus.Desc
 	clients, clientsActive, clientsWaiting, connects, closes, loginsFailed, cancels                               *prometheus.Desc
 	queries, transactions, received, sent, errors, statementSeconds, transactionSeconds                           *prometheus.Desc
-	parses, binds, contexts, prepared, preparedBytes, preparedEvictions, plans, refusals                          *prometheus.Desc
+	parses, binds, healed, contexts, prepared, preparedBytes, preparedEvictions, plans, refusals                  *prometheus.Desc
 	poolSize, poolIdle, poolUsed, poolWaiting, poolMax, poolMaxWait, checkouts, checkoutSeconds, checkoutTimeouts *prometheus.Desc
 	opened, openFailures, openSeconds, closed, backendReceived, backendSent, backendParses                        *prometheus.Desc
 	tenantClients, tenantWaiting, tenantTransactions, tenantQueries, tenantErrors, tenantReceived, tenantSent     *prometheus.Desc
@@ -75,6 +75,7 @@ func newDescs(namespace string) descs {
 	d.sent = def("session_sent_bytes_total", "Bytes sent to clients.", cluster...)
 	d.parses = def("session_parses_total", "Prepared statements made by clients.", cluster...)
 	d.binds = def("session_binds_total", "Prepared statements bound by clients.", cluster...)
+	d.healed = def("session_prepared_healed_total", "Units of clients that were run anew, unseen, because tables had changed under their prepared statements.", cluster...)
 	d.contexts = def("session_contexts_total", "Contexts of tenants that shared backends needed: those sent, and those that were there.", with(cluster, "result")...)
 	d.prepared = def("session_prepared_statements", "Prepared statements held for clients.")
 	d.preparedBytes = def("session_prepared_statements_bytes", "Memory that the prepared statements of clients hold.")

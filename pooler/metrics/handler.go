@@ -159,6 +159,11 @@ func Serve(ctx context.Context, l net.Listener, h http.Handler, log *slog.Logger
 	if log != nil {
 		srv.ErrorLog = slog.NewLogLogger(log.Handler(), slog.LevelDebug)
 	}
+	return Run(ctx, l, srv)
+}
+
+// Run has srv answer on l until ctx is done; requests under way then get a few seconds to end. It closes l, and returns nil when ctx ended it.
+func Run(ctx context.Context, l net.Listener, srv *http.Server) error {
 	stopped := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(stopped)

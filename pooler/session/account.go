@@ -14,6 +14,8 @@ type Account struct {
 	User, Database string
 	// Credential is what the client proves to have.
 	Credential *auth.Credential
+	// Said is what the client said, in one form for all that mean the same, of an account that there is not.
+	Said string
 	// Console is set for the admin database.
 	Console Console
 	// Cluster is where statements go; nil for the admin database.

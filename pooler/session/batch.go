@@ -25,6 +25,8 @@ type item struct {
 	local bool
 	// limited: Execute with a row limit.
 	limited bool
+	// fresh: Bind of a statement that is parsed in the same batch.
+	fresh bool
 	// kept: Parse of what the unnamed statement is already, whose reference serves.
 	kept   bool
 	tail   int32 // Bind: how many bytes at the end of frame follow the names
@@ -295,7 +297,7 @@ func (s *Session) decodeItem(it *item, body []byte) (refusal *pgwire.Error, wait
 			return asError(err), false
 		}
 		b := &s.bind.bind
-		if it.prep = s.statement(b.Statement); it.prep == nil {
+		if it.prep, it.fresh = s.find(b.Statement); it.prep == nil {
 			return noStatement(string(b.Statement)), false
 		}
 		if len(b.Statement) > 0 {
@@ -391,16 +393,6 @@ func (s *Session) full(more int) *pgwire.Error {
 	return pgwire.Errorf(pgwire.CodeConfigurationLimitExceeded, "too many prepared statements").
 		WithDetail("The prepared statements and portals of this connection exceed %d bytes.", s.sh.Statements).
 		WithHint("Close or DEALLOCATE what is no longer used.").WithRoutine("prepared_statements")
-}
-
-// forgetPortals gives up what is known of portals: after an error it is not certain which of the client's Bind and Close messages ran, and
-// those portals that are older than a savepoint outlive it.
-func (s *Session) forgetPortals() {
-	if len(s.portals) > 0 {
-		clear(s.portals)
-		s.scoped.portals = 0
-	}
-	s.portal = nil
 }
 
 // bindParams gives the router a Bind's parameters.

@@ -313,8 +313,9 @@ func (s *Session) emitAnswered(out []byte, it *item) []byte {
 		s.parsed(it)
 		return exec.Prepare(out, s.conn, it.prep, unnamed, true, exec.RefPrepare)
 	case pgwire.MsgBind:
-		s.bindPortal(it.portal, it.prep)
-		return exec.Bind(out, s.conn, []byte(it.portal), it.prep, unnamed, it.frame[len(it.frame)-int(it.tail):], true, exec.RefPrepare)
+		s.bindPortal(it.portal, portal{prep: it.prep})
+		out, _ = exec.Bind(out, s.conn, []byte(it.portal), it.prep, unnamed, it.frame[len(it.frame)-int(it.tail):], true, exec.RefPrepare, nil)
+		return out
 	}
 	return out
 }

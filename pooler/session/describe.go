@@ -33,6 +33,7 @@ func (k *descriptionKey) bytes() int {
 type description struct {
 	answer []byte // ParameterDescription, and RowDescription or NoData; nil if only a Parse was seen
 	until  int64  // for the answer
+	shape  state.Shape
 }
 
 const (
@@ -48,14 +49,14 @@ func NewDescriptions() *Descriptions {
 }
 
 // get returns whether the text is known to parse, and its description if that is known too.
-func (d *Descriptions) get(k descriptionKey, now int64) (answer []byte, parses bool) {
+func (d *Descriptions) get(k descriptionKey, now int64) (answer []byte, shape state.Shape, parses bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	e, ok := d.entries[k]
 	if !ok || now >= e.until {
-		return nil, ok
+		return nil, shape, ok
 	}
-	return e.answer, true
+	return e.answer, e.shape, true
 }
 
 func (d *Descriptions) put(k descriptionKey, answer []byte, now int64) {
@@ -76,8 +77,45 @@ func (d *Descriptions) put(k descriptionKey, answer []byte, now int64) {
 	e := description{until: now + descriptionTTL}
 	if answer != nil {
 		e.answer = append([]byte(nil), answer...)
+		e.shape = shapeOf(e.answer)
 	}
 	d.entries[k] = e
+}
+
+// forget drops one.
+func (d *Descriptions) forget(k descriptionKey) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if e, ok := d.entries[k]; ok {
+		d.bytes -= k.bytes() + len(e.answer)
+		delete(d.entries, k)
+	}
+}
+
+// misled forgets the description of a statement that turned out to be another.
+func (s *Session) misled(p *state.Prepared) {
+	if p != nil && s.sh.Descriptions != nil {
+		s.sh.Descriptions.forget(s.descriptionKey(p))
+	}
+}
+
+// shapeOf is what an answer to a Describe says.
+func shapeOf(answer []byte) (shape state.Shape) {
+	for {
+		typ, total, ok := pgwire.Header(answer)
+		if !ok || total < pgwire.HeaderBytes || total > len(answer) {
+			return shape
+		}
+		switch body := answer[pgwire.HeaderBytes:total]; typ {
+		case pgwire.MsgParameterDescription:
+			shape.SetParams(body)
+		case pgwire.MsgRowDescription:
+			shape.SetRows(body)
+		case pgwire.MsgNoData:
+			shape.SetRows(nil)
+		}
+		answer = answer[total:]
+	}
 }
 
 // Forget drops everything.
@@ -120,9 +158,10 @@ func (s *Session) answerDescribed(how end) bool {
 	if describe {
 		items = items[:len(items)-1]
 	}
+	var shape state.Shape
 	for i := range items {
 		key := s.descriptionKey(items[i].prep)
-		answer, parses := s.sh.Descriptions.get(key, s.drv.Now())
+		answer, known, parses := s.sh.Descriptions.get(key, s.drv.Now())
 		last := describe && i == len(items)-1
 		if !parses || last && answer == nil {
 			if len(items) == 1 {
@@ -133,10 +172,16 @@ func (s *Session) answerDescribed(how end) bool {
 		out = pgwire.AppendParseComplete(out)
 		if last {
 			out = append(out, answer...)
+			shape = known
 		}
 	}
 	for i := range items {
 		s.parsed(&items[i])
+	}
+	if last := &items[len(items)-1]; describe && last.name == "" {
+		s.unnamedTold = &shape
+	} else if describe {
+		s.names[last.name].told = shape
 	}
 	s.out = out[:0]
 	s.toClient(out)

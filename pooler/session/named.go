@@ -75,16 +75,28 @@ func (it *item) declares() bool {
 
 // statement finds a prepared statement by name: in the batch being decoded, latest first, else the session's.
 func (s *Session) statement(name []byte) *state.Prepared {
+	p, _ := s.find(name)
+	return p
+}
+
+// find is statement; here says that it is of the batch.
+func (s *Session) find(name []byte) (p *state.Prepared, here bool) {
 	s.unit.reindex()
 	for i := len(s.unit.items) - 1; i >= s.unit.named.n; i-- {
 		if it := &s.unit.items[i]; it.names() && it.name == string(name) {
-			return it.parsed()
+			return it.parsed(), true
 		}
 	}
 	if i, ok := s.unit.named.statements[string(name)]; ok {
-		return s.unit.items[i].parsed()
+		return s.unit.items[i].parsed(), true
 	}
-	return s.prepared(string(name))
+	if len(name) == 0 {
+		return s.unnamed, false
+	}
+	if n := s.names[string(name)]; n != nil {
+		return n.prep, false
+	}
+	return nil, false
 }
 
 // prepared is what the session has by a name; nil = nothing.
@@ -92,7 +104,10 @@ func (s *Session) prepared(name string) *state.Prepared {
 	if name == "" {
 		return s.unnamed
 	}
-	return s.names[name]
+	if n := s.names[name]; n != nil {
+		return n.prep
+	}
+	return nil
 }
 
 // bound finds what a portal runs: by the batch being decoded, else by what was bound before.
@@ -116,8 +131,5 @@ func (s *Session) bound(portal string) *state.Prepared {
 			return s.unit.items[i].prep
 		}
 	}
-	if portal == "" {
-		return s.portal
-	}
-	return s.portals[portal]
+	return s.portalOf(portal).prep
 }

@@ -29,6 +29,8 @@ type UnitCounts struct {
 	Routes [RouteLocal + 1]uint32
 	// Parses and Binds are the client's messages.
 	Parses, Binds uint32
+	// Healed are units that were run anew because tables had changed under their statements.
+	Healed uint32
 	// Of is the account of the tenant whose statements they were; nil = nobody's.
 	Of *Account
 	// ContextsSent and ContextsReused are the times that a tenant's context was sent to a backend, and that the backend had it.

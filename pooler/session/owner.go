@@ -26,6 +26,9 @@ func (s *Session) Complete(step *backend.Step, tag []byte) {
 		s.soFar(step)
 		return
 	}
+	if step.Kind == backend.StepBind || step.Kind == backend.StepExecute {
+		s.unit.shown = true
+	}
 	if step.Kind == backend.StepExecute && int(step.Ref) < len(s.unit.executed) && s.unit.executed[step.Ref].message == nil {
 		s.conn.Taint(backend.TaintUnjudged) // the server knows the portal, and nobody here what it ran
 	}
@@ -168,19 +171,21 @@ func (s *Session) Failed(step *backend.Step, msg []byte) {
 	if err != nil {
 		e = pgwire.Errorf(pgwire.CodeProtocolViolation, "the server sent an error that can't be read")
 	}
+	if changed(e) && s.changed(step, msg) {
+		return
+	}
 	s.sh.Observer.Error(s.at(), e.Code, true)
 	if e.IsFatal() {
 		s.unit.fatal = e
 		return // the connection ends; Lost tells the client
-	}
-	if e.Code == pgwire.CodeFeatureNotSupported && e.Routine == "RevalidateCachedQuery" && s.conn != nil {
-		s.conn.Taint(backend.TaintSQLPrepare) // a table changed under its prepared statements: nobody else is to have them
 	}
 	if step.Internal {
 		s.failedInternal(step, e)
 		return
 	}
 	switch {
+	case step.Kind == backend.StepBind && e.Code == pgwire.CodeProtocolViolation:
+		s.misled(s.unnamed) // it may have formats for columns that are no more
 	case step.Kind == backend.StepQuery:
 		s.judge(s.unit.message, e.Code)
 	case step.Kind == backend.StepExecute && int(step.Ref) < len(s.unit.executed):
@@ -215,7 +220,26 @@ func (s *Session) Failed(step *backend.Step, msg []byte) {
 	if !s.fixed && s.tx != pgwire.TxIdle {
 		s.fixed = true // it can't be repeated as it was
 	}
+	if s.conn != nil && len(s.conn.Held()) > 0 {
+		s.toClient(s.conn.Held())
+	}
 	s.toClient(msg)
+}
+
+// changed follows the error that says that tables have changed under a prepared statement. It reports whether the client need not hear of it yet.
+func (s *Session) changed(step *backend.Step, msg []byte) bool {
+	if s.conn == nil {
+		return false
+	}
+	if step.Kind != backend.StepBind && step.Kind != backend.StepDescribeStatement {
+		s.conn.Taint(backend.TaintSQLPrepare) // a statement of SQL's own PREPARE
+		return false
+	}
+	s.conn.Changed()
+	if s.sh.Descriptions != nil {
+		s.sh.Descriptions.Forget()
+	}
+	return s.heals(step, msg)
 }
 
 // failedInternal handles the failure of something of ours in front of a unit: the client gets its error in the place of its own statement's,
@@ -246,6 +270,10 @@ func (s *Session) failedInternal(step *backend.Step, e *pgwire.Error) {
 			s.skip = true
 		}
 		s.toClient(pgwire.AppendErrorResponse(nil, e))
+	case exec.RefRenew:
+		if h := s.unit.heal; !h.failed {
+			h.failed, h.err = true, pgwire.AppendErrorResponse(nil, e)
+		}
 	default:
 		s.conn.Taint(backend.TaintProtocol)
 	}
@@ -263,6 +291,14 @@ func (s *Session) soFar(step *backend.Step) {
 // Skipped implements backend.Owner.
 func (s *Session) Skipped(step *backend.Step) {
 	s.soFar(step)
+	if h := s.unit.heal; h != nil && h.turn == healFailed {
+		return // it may be sent again
+	}
+	s.taken(step)
+}
+
+// taken takes back what a step did to the client's statements, which was skipped.
+func (s *Session) taken(step *backend.Step) {
 	if step.Ref > 0 && (step.Kind == backend.StepParse || step.Kind == backend.StepClose || step.Kind == backend.StepLocal) {
 		s.revert(step.Ref)
 	}
@@ -287,6 +323,9 @@ func (s *Session) Ready(step *backend.Step, tx pgwire.TxStatus) {
 		}
 		return
 	}
+	if s.healing(step, tx) {
+		return
+	}
 	if step.Internal {
 		switch step.Ref {
 		case exec.RefSettle:
@@ -300,6 +339,11 @@ func (s *Session) Ready(step *backend.Step, tx pgwire.TxStatus) {
 		}
 		return
 	}
+	s.ended(tx)
+}
+
+// ended ends a unit whose end the server has answered.
+func (s *Session) ended(tx pgwire.TxStatus) {
 	if s.unit.outside || s.describing {
 		s.afterDescribe()
 	} else {

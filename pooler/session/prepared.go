@@ -5,6 +5,12 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/state"
 )
 
+// named is what a name of a client's stands for, and what the client was told of that.
+type named struct {
+	prep *state.Prepared
+	told state.Shape
+}
+
 // parsed points the name of a Parse at its statement. It returns the Ref of the change.
 func (s *Session) parsed(it *item) int32 {
 	if it.kept {
@@ -16,24 +22,29 @@ func (s *Session) parsed(it *item) int32 {
 
 // setName points a prepared statement's name at p, nil = nowhere, and remembers how to take that back. It returns the Ref of the change.
 func (s *Session) setName(name string, p *state.Prepared) int32 {
-	s.unit.undo = append(s.unit.undo, undo{name: name, prev: s.point(name, p)})
+	u := undo{name: name, prev: s.prepared(name), named: s.names[name]}
+	s.unit.undo = append(s.unit.undo, u)
+	if name == "" {
+		s.point(name, p, nil)
+		s.unnamedTold = nil
+	} else {
+		s.point(name, p, &named{prep: p})
+	}
 	return int32(len(s.unit.undo)) //nolint:gosec // bounded by maxPending and a batch's messages
 }
 
-// point points a name at p and returns what it stood for.
-func (s *Session) point(name string, p *state.Prepared) (prev *state.Prepared) {
-	if name == "" {
-		prev, s.unnamed = s.unnamed, p
-	} else {
-		prev = s.names[name]
-		switch {
-		case p == nil:
-			delete(s.names, name)
-		case s.names == nil:
-			s.names = map[string]*state.Prepared{name: p}
-		default:
-			s.names[name] = p
-		}
+// point points a name at p, and returns what it stood for; n is its entry where it has one.
+func (s *Session) point(name string, p *state.Prepared, n *named) (prev *state.Prepared) {
+	prev = s.prepared(name)
+	switch {
+	case name == "":
+		s.unnamed = p
+	case p == nil:
+		delete(s.names, name)
+	case s.names == nil:
+		s.names = map[string]*named{name: n}
+	default:
+		s.names[name] = n
 	}
 	if prev != nil {
 		s.bytes -= int32(prev.Bytes() + len(name)) //nolint:gosec // less than Shared.Statements
@@ -48,7 +59,10 @@ func (s *Session) point(name string, p *state.Prepared) (prev *state.Prepared) {
 func (s *Session) revert(ref int32) {
 	for i := len(s.unit.undo) - 1; i >= int(ref)-1 && i >= 0; i-- {
 		if u := s.unit.undo[i]; !u.kept {
-			s.sh.Registry.Drop(s.point(u.name, u.prev))
+			s.sh.Registry.Drop(s.point(u.name, u.prev, u.named))
+			if u.name == "" {
+				s.unnamedTold = &unsure // what was told of this one
+			}
 		}
 		s.unit.undo = s.unit.undo[:i]
 	}
@@ -82,20 +96,20 @@ func (s *Session) forgetStatements() {
 // dropUnnamed forgets the unnamed statement, as a simple Query does (PostgreSQL manual, 55.2.2).
 func (s *Session) dropUnnamed() {
 	if s.unnamed != nil {
-		s.sh.Registry.Drop(s.point("", nil))
+		s.sh.Registry.Drop(s.point("", nil, nil))
 	}
-	s.portal = nil
+	s.portal = portal{}
 }
 
 // dropStatements gives up all of them, of a session that ends.
 func (s *Session) dropStatements() {
-	for _, p := range s.names {
-		s.sh.Registry.Drop(p)
+	for _, n := range s.names {
+		s.sh.Registry.Drop(n.prep)
 	}
 	s.sh.Registry.Drop(s.unnamed)
 	s.drop(s.unit.late)
 	s.unit.late = nil
-	s.names, s.unnamed, s.portals, s.portal, s.sqlPrep = nil, nil, nil, nil, nil
+	s.names, s.unnamed, s.portals, s.portal, s.sqlPrep = nil, nil, nil, portal{}, nil
 }
 
 // sqlPrepared is a statement of SQL's own PREPARE.

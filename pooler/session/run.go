@@ -49,11 +49,11 @@ func (s *Session) answerItem(dst []byte, it *item) (out []byte, ref int32, e *pg
 				ref = s.setName(it.name, nil)
 			}
 		} else {
-			s.bindPortal(it.portal, nil)
+			s.bindPortal(it.portal, portal{})
 		}
 		return pgwire.AppendCloseComplete(dst), ref, nil
 	case pgwire.MsgBind:
-		s.bindPortal(it.portal, it.prep)
+		s.bindPortal(it.portal, portal{prep: it.prep})
 		return pgwire.AppendBindComplete(dst), 0, nil
 	case pgwire.MsgDescribe:
 		if it.target == pgwire.TargetStatement {
@@ -73,24 +73,49 @@ func (s *Session) answerItem(dst []byte, it *item) (out []byte, ref int32, e *pg
 	return dst, 0, nil
 }
 
-// bindPortal notes what a portal runs; nil = it is closed.
-func (s *Session) bindPortal(name string, p *state.Prepared) {
+// portal is what a portal runs.
+type portal struct {
+	prep *state.Prepared
+	// shape of the statement on the connection, and what the client was told of it; nil = nobody keeps that.
+	shape, told *state.Shape
+}
+
+// portalOf returns what a portal runs that was bound before.
+func (s *Session) portalOf(name string) portal {
+	if name == "" {
+		return s.portal
+	}
+	return s.portals[name]
+}
+
+// bindPortal notes what a portal runs; without a statement it is closed.
+func (s *Session) bindPortal(name string, p portal) {
 	if name == "" {
 		s.portal = p
 		return
 	}
-	if old := s.portals[name]; old != nil {
+	if old := s.portals[name].prep; old != nil {
 		s.scoped.portals -= weightOfPortal(name, old)
 	}
-	if p == nil {
+	if p.prep == nil {
 		delete(s.portals, name)
 		return
 	}
 	if s.portals == nil {
-		s.portals = make(map[string]*state.Prepared)
+		s.portals = make(map[string]portal)
 	}
 	s.portals[name] = p
-	s.scoped.portals += weightOfPortal(name, p)
+	s.scoped.portals += weightOfPortal(name, p.prep)
+}
+
+// forgetPortals gives up what is known of portals: after an error it is not certain which of the client's Bind and Close messages ran, and
+// those portals that are older than a savepoint outlive it.
+func (s *Session) forgetPortals() {
+	if len(s.portals) > 0 {
+		clear(s.portals)
+		s.scoped.portals = 0
+	}
+	s.portal = portal{}
 }
 
 // weightOfPortal is what a portal weighs in limits: its statement may be gone by its name.
@@ -166,13 +191,21 @@ func (s *Session) runBatch(plan sharding.Plan, how end) bool {
 		s.unit.internalDone = false
 		return s.runBatch(plan, how)
 	}
+	if refusal, wait := s.look(); refusal != nil {
+		s.dropItems()
+		s.refuseUnit(refusal, how == endSync)
+		return true
+	} else if wait {
+		s.dropItems()
+		return false
+	}
 	if s.conn.Pending() == 0 || s.unit.answeredSoFar { // nothing can be skipped any more, and no answer is to come to what was executed
 		s.settleNames()
 		s.unit.executed = emptied(s.unit.executed)
 	}
 	s.unit.plan, s.unit.answeredSoFar, s.unit.ahead = plan, false, s.unit.planned
 	s.observeItems(plan)
-	s.describing = outside
+	s.describing, s.unit.looked = outside, false
 	out := s.scratch()
 	for i := range s.unit.items {
 		it := &s.unit.items[i]
@@ -197,6 +230,7 @@ func (s *Session) runBatch(plan sharding.Plan, how end) bool {
 		s.open = true
 	}
 	s.send(out)
+	s.unit.sent = len(out)
 	s.conn.Flush()
 	return true
 }
@@ -238,29 +272,40 @@ func (s *Session) emit(out []byte, it *item, plan sharding.Plan) []byte {
 		}
 		return exec.Prepare(out, c, it.prep, unnamed, false, ref)
 	case pgwire.MsgBind:
-		s.bindPortal(it.portal, it.prep)
+		p := portal{prep: it.prep}
 		if it.portal != "" {
 			s.fixed = true // it would be gone with the transaction
 		}
 		if !shared && !unnamed {
 			c.Ask(backend.Step{Kind: backend.StepBind})
-			return append(out, it.frame...)
+			out = append(out, it.frame...)
+		} else {
+			p.told = s.toldOf(it)
+			out, p.shape = exec.Bind(out, c, []byte(it.portal), it.prep, unnamed, it.frame[len(it.frame)-int(it.tail):], false, 0, p.told)
 		}
-		return exec.Bind(out, c, []byte(it.portal), it.prep, unnamed, it.frame[len(it.frame)-int(it.tail):], false, 0)
+		s.bindPortal(it.portal, p)
+		return out
 	case pgwire.MsgDescribe:
 		if it.target == pgwire.TargetPortal {
-			c.Ask(backend.Step{Kind: backend.StepDescribePortal})
+			p := s.portalOf(it.portal)
+			c.Ask(backend.Step{Kind: backend.StepDescribePortal, Shape: p.shape, Told: p.told})
+			if p.shape == nil {
+				s.unnamedTold = &unsure // it may be its portal
+			}
 			return append(out, it.frame...)
 		}
 		if !shared && !unnamed {
 			c.Ask(backend.Step{Kind: backend.StepDescribeStatement})
 			return append(out, it.frame...)
 		}
-		return exec.DescribeStatement(out, c, it.prep, unnamed, false, 0)
+		if unnamed {
+			s.unnamedTold = new(state.Shape)
+		}
+		return exec.DescribeStatement(out, c, it.prep, unnamed, false, 0, s.toldOf(it))
 	case pgwire.MsgClose:
 		var ref int32
 		if it.target == pgwire.TargetPortal {
-			s.bindPortal(it.portal, nil)
+			s.bindPortal(it.portal, portal{})
 		} else if s.prepared(it.name) != nil {
 			ref = s.setName(it.name, nil)
 		}

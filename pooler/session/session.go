@@ -63,7 +63,8 @@ type Shared struct {
 	Observer Observer
 	Cache    *parser.Cache
 	Registry *state.Registry
-	// Accounts finds who may log in where, nil = nobody; what else is returned says why, for the log only.
+	// Accounts finds who may log in where, nil = nobody; what else is returned says why, for the log only. An account with a refusal is whose password is
+	// asked for: so the client can't tell by the salt that there is something to refuse.
 	Accounts func(tenant.Asked) (*Account, tenant.Refusal)
 	// Descriptions remembers what servers say of statements; nil = nothing is remembered.
 	Descriptions *Descriptions
@@ -131,8 +132,10 @@ type Session struct {
 	path *searchPath
 	// unnamed is the unnamed prepared statement, names are the others; each name, and unnamed, holds a reference.
 	unnamed *state.Prepared
-	names   map[string]*state.Prepared
-	told    *told // parameters as the client knows them: see know
+	// unnamedTold is what the client was told of it; nil = nothing.
+	unnamedTold *state.Shape
+	names       map[string]*named
+	told        *told // parameters as the client knows them: see know
 
 	stats Counters
 	idle  int64 // deadline between units, in the driver's nanoseconds; 0 = none

@@ -41,15 +41,15 @@ func TestDescriptionsAreBounded(t *testing.T) {
 	t.Parallel()
 	d := NewDescriptions()
 	k := descriptionKey{sql: "SELECT 1"}
-	if _, ok := d.get(k, 0); ok {
+	if _, _, ok := d.get(k, 0); ok {
 		t.Error("knows what it was not told")
 	}
 	d.put(k, []byte("x"), 0)
 	d.put(k, nil, 1)
-	if got, ok := d.get(k, 1); string(got) != "x" || !ok {
+	if got, _, ok := d.get(k, 1); string(got) != "x" || !ok {
 		t.Errorf("got %q, %v", got, ok)
 	}
-	if got, ok := d.get(k, descriptionTTL); got != nil || !ok {
+	if got, _, ok := d.get(k, descriptionTTL); got != nil || !ok {
 		t.Errorf("got %q, %v after its time", got, ok)
 	}
 	for i := range 40 {
@@ -58,7 +58,7 @@ func TestDescriptionsAreBounded(t *testing.T) {
 			t.Fatalf("holds %d bytes", d.bytes)
 		}
 	}
-	if _, ok := d.get(k, 0); ok {
+	if _, _, ok := d.get(k, 0); ok {
 		t.Error("nothing was forgotten")
 	}
 	d.Forget()

@@ -148,6 +148,9 @@ func (s *Session) startupMessage(p *pgwire.Startup) {
 		credential = s.hs.account.Credential
 	}
 	s.hs.server = auth.NewServer(s.sh.Method, s.hs.user, credential, s.sh.Auth)
+	if s.hs.account != nil && credential == nil {
+		s.hs.server.MockSalt(s.hs.account.Said)
+	}
 	s.phase = phaseAuth
 	out, result := s.hs.server.Start(nil)
 	s.authenticated(out, result)
@@ -224,13 +227,18 @@ func (s *Session) stepped() {
 }
 
 func (s *Session) authenticated(out []byte, r auth.Result) {
+	a := s.hs.account
+	if s.hs.denied != tenant.Welcome {
+		if a = nil; r.Done && r.Err == nil {
+			out = nil // it would say that the password is right
+		}
+	}
 	if len(out) > 0 {
 		s.toClient(out)
 	}
 	if !r.Done {
 		return
 	}
-	a := s.hs.account
 	if r.Err == nil && a != nil && a.Admit != nil {
 		var e *pgwire.Error
 		if a, s.hs.denied, e = a.Admit(); s.hs.denied != tenant.Welcome {

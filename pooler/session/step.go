@@ -57,6 +57,13 @@ type unit struct {
 	named index
 	// late are statements of a batch that waits.
 	late []*state.Prepared
+	// looked: the shapes of the batch's statements were asked for.
+	looked bool
+	// shown: something of the unit was answered that is part of its transaction.
+	shown bool
+	// sent is the length of the batch's messages, as they were sent last, which are still in work.out; 0 = they are not.
+	sent int
+	heal *heal // nil = it has not come to that
 }
 
 // maxKept is how many elements a list of a unit may have for its memory to be kept for the next one.
@@ -83,9 +90,10 @@ type executed struct {
 
 // undo takes back a change of the session's statements whose message did not run.
 type undo struct {
-	name string
-	prev *state.Prepared
-	kept bool // there was no change
+	name  string
+	prev  *state.Prepared
+	named *named // of prev
+	kept  bool   // there was no change
 }
 
 // step handles the next unit at the front of b and returns its length, 0 if it is not complete or has to wait.
@@ -327,6 +335,7 @@ func (s *Session) settleDescribing() bool {
 
 // scratch is the session's buffer for outgoing bytes, empty.
 func (s *Session) scratch() []byte {
+	s.unit.sent = 0
 	if cap(s.out) > 64<<10 {
 		s.out = nil
 	}

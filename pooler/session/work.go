@@ -53,8 +53,8 @@ type work struct {
 	// schemaWait waits until the router knows of what the session did to tables; nil = it does, or there is nothing to know.
 	schemaWait func()
 	// portals: what each is bound to, for its effects when it is executed; portal is the unnamed one.
-	portal  *state.Prepared
-	portals map[string]*state.Prepared
+	portal  portal
+	portals map[string]portal
 	// sqlPrep are the statements of SQL's own PREPARE in the transaction.
 	sqlPrep map[string]sqlPrepared
 	scoped  struct{ portals, sqlPrep int } // their bytes
@@ -160,7 +160,7 @@ func (s *Session) Rests() bool { return s.work == nil }
 
 // idle reports whether there is nothing in w that could be missed.
 func (w *work) idle() bool {
-	return w.was == nil && w.copy.mode == copyNone && w.dropping == 0 && w.lost == nil && w.portal == nil && len(w.portals) == 0 && len(w.sqlPrep) == 0 &&
+	return w.was == nil && w.copy.mode == copyNone && w.dropping == 0 && w.lost == nil && w.portal == (portal{}) && len(w.portals) == 0 && len(w.sqlPrep) == 0 &&
 		len(w.prologue) == 0 && len(w.prologueLocal) == 0 && len(w.unit.items) == 0 && w.unit.late == nil && w.unit.held.how == 0 && !w.capture.on && w.job.message == nil &&
 		w.visit.account == nil && w.track.Local == nil && !w.track.InTransaction() && w.count == (UnitCounts{})
 }

@@ -9,6 +9,7 @@ type Statements struct {
 	// head is the most recently used.
 	head, tail *entry
 	bytes      int
+	changes    uint32 // the number of Change
 }
 
 type statementKey struct{ id, settings uint64 }
@@ -18,36 +19,64 @@ func (p *Prepared) statementKey() statementKey { return statementKey{p.ID, p.key
 type entry struct {
 	p          *Prepared
 	prev, next *entry
+	shape      Shape
+	changes    uint32 // Statements.changes of when it was prepared
 }
 
 // Find returns p as the connection has it under settings of the given key, and marks it used; nil if it does not have it.
 func (s *Statements) Find(p *Prepared, key uint64) *Prepared {
+	has, _, _ := s.Instance(p, key)
+	return has
+}
+
+// Instance is Find. It returns what is known of the statement's shape besides, and whether it has to be prepared anew before it is used.
+func (s *Statements) Instance(p *Prepared, key uint64) (has *Prepared, shape *Shape, stale bool) {
 	e := s.byKey[statementKey{p.ID, key}]
 	if e == nil {
-		return nil
+		return nil, nil, false
 	}
 	if s.head != e {
 		s.unlink(e)
 		s.push(e)
 	}
-	return e.p
+	return e.p, &e.shape, e.changes != s.changes
+}
+
+// ByName are the statements by what they are called on the connection.
+func (s *Statements) ByName() map[string]*Prepared {
+	names := make(map[string]*Prepared, len(s.byKey))
+	for e := s.head; e != nil; e = e.next {
+		names[e.p.Name] = e.p
+	}
+	return names
+}
+
+// Change notes that tables have changed under the statements: each is to be prepared anew.
+func (s *Statements) Change() { s.changes++ }
+
+// Expire notes that p is to be prepared anew.
+func (s *Statements) Expire(p *Prepared) {
+	if e := s.byKey[p.statementKey()]; e != nil {
+		e.changes = s.changes - 1
+	}
 }
 
 // Has reports whether the connection has p, and marks it used.
 func (s *Statements) Has(p *Prepared) bool { return s.Find(p, p.key) != nil }
 
-// Add notes that p is prepared on the connection, by a message about to be sent.
-func (s *Statements) Add(p *Prepared) {
+// Add notes that p is prepared on the connection, by a message about to be sent. It returns the place of its shape.
+func (s *Statements) Add(p *Prepared) *Shape {
 	if s.byKey == nil {
 		s.byKey = make(map[statementKey]*entry)
 	}
-	if s.byKey[p.statementKey()] != nil {
-		return
+	if e := s.byKey[p.statementKey()]; e != nil {
+		return &e.shape
 	}
-	e := &entry{p: p}
+	e := &entry{p: p, changes: s.changes}
 	s.byKey[p.statementKey()] = e
 	s.push(e)
 	s.bytes += p.Bytes()
+	return &e.shape
 }
 
 // Remove forgets p: it was closed, or its Parse failed.

@@ -194,3 +194,38 @@ func TestParseKey(t *testing.T) {
 		t.Error("equal settings have different keys")
 	}
 }
+
+// TestStatementsChange: tables have changed, and everything is to be prepared anew, but for what was since.
+func TestStatementsChange(t *testing.T) {
+	t.Parallel()
+	var s Statements
+	a, b := prepared(1, 0), prepared(2, 0)
+	stale := func(p *Prepared) bool {
+		has, shape, stale := s.Instance(p, 0)
+		if has != p || shape == nil {
+			t.Fatalf("does not have %s", p.Name)
+		}
+		return stale
+	}
+	if has, shape, old := s.Instance(a, 0); has != nil || shape != nil || old || len(s.ByName()) > 0 {
+		t.Error("has what was not added")
+	}
+	s.Add(a).Rows = 77
+	s.Add(b)
+	if stale(a) || stale(b) || len(s.ByName()) != 2 || s.ByName()["s1"] != a {
+		t.Error("what was added is not what it has")
+	}
+	if _, shape, _ := s.Instance(a, 0); shape.Rows != 77 || s.Add(a) != shape {
+		t.Error("what is known of it is lost")
+	}
+	s.Expire(a)
+	s.Expire(prepared(3, 0))
+	if !stale(a) || stale(b) {
+		t.Error("one was to be prepared anew")
+	}
+	s.Change()
+	s.Remove(b)
+	if shape := s.Add(b); !stale(a) || stale(b) || *shape != (Shape{}) {
+		t.Error("what was prepared anew is as good as new")
+	}
+}

@@ -24,6 +24,15 @@ type Place struct {
 // Connect connects to a place as the administrator. Who that is, and how, says dsn, a URL or key=value pairs, or the environment where dsn says
 // nothing (PGUSER, PGPASSWORD, PGSSLMODE and so on, PostgreSQL manual, 34.15); host, port and database of both do not count.
 func Connect(ctx context.Context, dsn string, at Place) (*Conn, error) {
+	c, err := Config(dsn, at)
+	if err != nil {
+		return nil, err
+	}
+	return pgx.ConnectConfig(ctx, c)
+}
+
+// Config is how Connect connects.
+func Config(dsn string, at Place) (*pgx.ConnConfig, error) {
 	full, err := at.in(dsn)
 	if err != nil {
 		return nil, err
@@ -34,7 +43,7 @@ func Connect(ctx context.Context, dsn string, at Place) (*Conn, error) {
 	}
 	c.RuntimeParams["application_name"] = "pgkennel secure"
 	c.OnNotice = func(*pgconn.PgConn, *pgconn.Notice) {}
-	return pgx.ConnectConfig(ctx, c)
+	return c, nil
 }
 
 // in puts the place into a dsn.

@@ -69,6 +69,24 @@ FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a 
 	return p.planDatabases(ctx)
 }
 
+// planConnect plans that tenants may connect.
+func (p *plan) planConnect(ctx context.Context) error {
+	may, err := list[struct{ Role string }](ctx, p.db, `SELECT r.rolname::text FROM pg_database d, aclexplode(d.datacl) a JOIN pg_roles r ON r.oid = a.grantee
+WHERE d.datname = current_database() AND a.privilege_type = 'CONNECT' AND r.rolname = ANY($1::text[])`, p.tenantRoles())
+	if err != nil {
+		return err
+	}
+	for _, t := range p.Tenants {
+		if t.Mode == tenant.Strict && !slices.Contains(may, struct{ Role string }{t.Role}) {
+			p.add(Step{
+				Kind: "connect", Object: p.info.Database, Reason: "tenant " + t.Name + " may connect",
+				SQL: []string{"GRANT CONNECT ON DATABASE " + ident(p.info.Database) + " TO " + ident(t.Role)},
+			})
+		}
+	}
+	return nil
+}
+
 // shared reports whether tenants share a login here.
 func (p *plan) shared() bool {
 	return p.Rows == tenant.Shared || p.Rows == tenant.Sealed || p.takesRoles()
@@ -189,7 +207,11 @@ func (p *plan) planSchema(ctx context.Context, t *tenant.Tenant, schema string) 
 FROM pg_namespace n, aclexplode(n.nspacl) a WHERE n.nspname = $1 AND a.grantee <> n.nspowner`, schema); err != nil {
 		return err
 	}
-	if !slices.Contains(grants, grant{t.Role, "USAGE"}) {
+	// A session that has taken on the role keeps it, though its login is no member any more.
+	switch out, has := t.Mode == tenant.Shared && p.fenced[RoleFence+t.Role], slices.Contains(grants, grant{t.Role, "USAGE"}); {
+	case out && has:
+		s.SQL = append(s.SQL, "REVOKE USAGE ON SCHEMA "+name+" FROM "+role)
+	case !out && !has:
 		s.SQL = append(s.SQL, "GRANT USAGE ON SCHEMA "+name+" TO "+role)
 	}
 	if t.Schema == "" && !(slices.Contains(grants, grant{p.owner, "USAGE"}) && slices.Contains(grants, grant{p.owner, "CREATE"})) {

@@ -12,6 +12,23 @@ import (
 // tenantsTable says which role is which tenant. Nobody but its owner may read it: a session learns its own key by pgkennel.tenant_key().
 const tenantsTable = `CREATE TABLE pgkennel.tenants (role name PRIMARY KEY, key text, schema name, secret text)`
 
+// fencedTable says who is kept out, whatever else is granted to them: a role, or where tenants share a login a key.
+const fencedTable = `CREATE TABLE pgkennel.fenced (what text PRIMARY KEY)`
+
+// What stands in pgkennel.fenced in front of the name of a role, or of a key.
+const (
+	RoleFence = "role/"
+	KeyFence  = "key/"
+)
+
+func fences(roles []string) []string {
+	out := make([]string, len(roles))
+	for i, r := range roles {
+		out[i] = RoleFence + r
+	}
+	return out
+}
+
 // tenantKey asks by session_user, which no SQL changes: current_user is the definer's in here, and anybody may set a parameter.
 const tenantKey = ` SELECT t.key FROM pgkennel.tenants t WHERE t.role = session_user `
 
@@ -106,6 +123,7 @@ FROM pg_namespace WHERE nspname = 'pgkennel'`)
 	p.add(s)
 	for _, t := range []struct{ name, sql, why string }{
 		{"tenants", tenantsTable, "says which role is which tenant"},
+		{"fenced", fencedTable, "says which tenants are kept out"},
 		{"new_tables", newTables, "new tables, until their transaction commits"},
 		{"seals", sealsTable, "says what seals are checked with"},
 	} {
@@ -136,6 +154,7 @@ FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE n.nspname = 
 	} else {
 		p.info.hasHome = p.info.hasHome || name == "tenants"
 		p.info.hasSeals = p.info.hasSeals || name == "seals"
+		p.info.hasFence = p.info.hasFence || name == "fenced"
 		for _, r := range found[0].Open {
 			s.SQL = append(s.SQL, "REVOKE ALL ON "+object+" FROM "+r)
 		}

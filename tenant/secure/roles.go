@@ -131,13 +131,24 @@ type entry struct{ Role, Key, Schema, Secret string }
 func (p *plan) planTenants(ctx context.Context) error {
 	entries := make(map[string]entry)
 	if p.info.hasHome {
-		known, err := list[entry](ctx, p.db, "SELECT role::text, coalesce(key, ''), coalesce(schema::text, ''), coalesce(secret, '') FROM pgkennel.tenants ORDER BY 1")
+		known, err := list[entry](ctx, p.db, `SELECT role::text, coalesce(key, ''), coalesce(schema::text, ''), coalesce(secret, '') FROM pgkennel.tenants
+WHERE NOT $1 OR role = ANY($2::name[]) ORDER BY 1`, p.few, p.tenantRoles())
 		if err != nil {
 			return err
 		}
 		for _, e := range known {
 			entries[e.Role] = e
 			p.known = append(p.known, e.Role)
+		}
+	}
+	p.fenced = make(map[string]bool)
+	if p.info.hasFence {
+		out, err := list[struct{ What string }](ctx, p.db, "SELECT what FROM pgkennel.fenced WHERE what = ANY($1::text[])", fences(p.tenantRoles()))
+		if err != nil {
+			return err
+		}
+		for _, f := range out {
+			p.fenced[f.What] = true
 		}
 	}
 	verifiers := make(map[string]string)
@@ -170,7 +181,7 @@ AND r.rolname = ANY($1::text[])`, p.tenantRoles())
 		if t.Role == "" {
 			continue
 		}
-		p.add(p.tenantRole(t, verifiers[t.Role], entries[t.Role], in[t.Role]))
+		p.add(p.tenantRole(t, verifiers[t.Role], entries[t.Role], in[t.Role], p.fenced[RoleFence+t.Role]))
 		if slices.ContainsFunc(owned, func(o struct{ Role string }) bool { return o.Role == t.Role }) {
 			p.add(Step{
 				Kind: "owner", Object: t.Role, Reason: "tenant " + t.Name + " owns objects, and so can change who may see them",
@@ -194,9 +205,10 @@ func (p *plan) tenantRoles() []string {
 // tenantRole plans one tenant's role: it may log in if the mode is strict, is a member of nothing, and may do
 // nothing that it is not granted by name or as PUBLIC. A role for all tenants to be members of would do as well, but each of them could DROP OWNED
 // BY it, and so take from the others what it may.
-func (p *plan) tenantRole(t *tenant.Tenant, stored string, known entry, members []string) Step {
+func (p *plan) tenantRole(t *tenant.Tenant, stored string, known entry, members []string, fenced bool) Step {
 	strict := t.Mode == tenant.Strict
-	login := strict && t.State == tenant.Active
+	// Access to tenants of the directory is the poolers' matter, and where it is not theirs alone, there is a fence.
+	login := strict && (t.State == tenant.Active || t.ID != "") && !fenced
 	want := entry{Role: t.Role, Key: t.Key, Schema: t.Schema}
 	if p.Secret != nil && strict {
 		want.Secret = p.Secret.ID()
@@ -232,9 +244,9 @@ func (p *plan) tenantRole(t *tenant.Tenant, stored string, known entry, members 
 	}
 	for _, l := range p.Logins {
 		switch is := slices.Contains(members, l); {
-		case strict && is:
+		case is && (strict || fenced):
 			s.SQL = append(s.SQL, "REVOKE "+ident(t.Role)+" FROM "+ident(l))
-		case !strict && !is && p.there(l):
+		case !strict && !is && !fenced && p.there(l):
 			s.SQL = append(s.SQL, "GRANT "+ident(t.Role)+" TO "+ident(l))
 		}
 	}

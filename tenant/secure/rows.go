@@ -45,10 +45,19 @@ func (p *plan) readTables(ctx context.Context) error {
 	if p.Rows == 0 {
 		return nil
 	}
-	own := []string{"pgkennel", "information_schema"}
+	own := append([]string{"pgkennel", "information_schema"}, p.Own...)
 	for _, t := range p.Tenants {
 		if t.Schema != "" {
 			own = append(own, t.Schema)
+		}
+	}
+	if p.info.hasHome { // of tenants that are not among ours
+		others, err := list[struct{ Schema string }](ctx, p.db, "SELECT DISTINCT schema::text FROM pgkennel.tenants WHERE schema IS NOT NULL")
+		if err != nil {
+			return err
+		}
+		for _, o := range others {
+			own = append(own, o.Schema)
 		}
 	}
 	found, err := list[table](ctx, p.db, `SELECT c.oid, n.nspname::text, c.relname::text, c.relkind::text, c.relispartition, c.relrowsecurity, c.relforcerowsecurity,
@@ -85,6 +94,12 @@ func (p *plan) planRows(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	first := len(p.steps)
+	defer func() {
+		for i := range p.steps[first:] {
+			p.steps[first+i].Shared = true
+		}
+	}()
 	if err := p.planUsage(ctx); err != nil {
 		return err
 	}

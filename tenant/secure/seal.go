@@ -29,15 +29,19 @@ DECLARE
   claimed text := NULLIF(current_setting(SETTING, true), '');
   given text := current_setting(SEAL, true);
   good boolean;
+  fenced boolean;
 BEGIN
   IF claimed IS NULL THEN
     RETURN NULL;
   END IF;
   SELECT sha256(convert_to(split_part(given, '.', 2), 'UTF8')) = sha256(convert_to(encode(sha256(s.outer_pad || sha256(s.inner_pad
     || convert_to(pg_backend_pid() || ' ' || BEGAN || ' ' || claimed, 'UTF8'))), 'hex'), 'UTF8'))
-  INTO good FROM pgkennel.seals s WHERE s.id = split_part(given, '.', 1);
-  IF good THEN
+  , EXISTS (SELECT FROM pgkennel.fenced f WHERE f.what = 'key/' || claimed)
+  INTO good, fenced FROM pgkennel.seals s WHERE s.id = split_part(given, '.', 1);
+  IF good AND NOT fenced THEN
     RETURN claimed;
+  ELSIF good THEN
+    RAISE EXCEPTION 'the tenant is closed' USING ERRCODE = 'insufficient_privilege';
   END IF;
   RAISE EXCEPTION 'the session is not the tenant''s that it says to be'
     USING ERRCODE = 'insufficient_privilege', HINT = CASE WHEN FOUND OR given IS NULL THEN 'Only pgkennel gives a session to a tenant.'

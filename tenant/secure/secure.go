@@ -36,6 +36,8 @@ type Options struct {
 	Rows tenant.Mode
 	// Tenants are those that live in the database.
 	Tenants []*tenant.Tenant
+	// Own are schemas of tenants' own besides those of Tenants, and of tenants that the database knows.
+	Own []string
 	// Databases are the tenants' own databases on the same server, which have to be there.
 	Databases []string
 	// Secret makes the passwords of tenants' roles, and the key of their seals; nil = they have none.
@@ -67,6 +69,7 @@ type Step struct {
 	Severity Severity // of its absence
 	SQL      []string // statements; in one transaction
 	Alone    bool     // PostgreSQL runs it in no transaction; then it is one statement
+	Shared   bool     // it changes a table that tenants share
 }
 
 // Planner looks at databases. It remembers the roles that it has planned, for several databases may be on one server.
@@ -86,7 +89,9 @@ type plan struct {
 	info    info
 	owner   string // role that owns what is tenants', and can't log in
 	roles   map[string]*role
-	known   []string // roles that the database takes for tenants'
+	known   []string        // roles that the database takes for tenants'
+	fenced  map[string]bool // what stands in pgkennel.fenced of theirs
+	few     bool            // all but Tenants is there already, and is not looked at
 	tables  []*table
 	steps   []Step
 
@@ -98,7 +103,7 @@ type info struct {
 	Database, DatabaseOwner, User string
 	Version                       int
 	Super, ReadsPasswords         bool
-	hasHome, hasSeals             bool
+	hasHome, hasSeals, hasFence   bool
 }
 
 // Plan returns what is missing in the database that db is connected to.
@@ -110,7 +115,50 @@ func (pl *Planner) Plan(ctx context.Context, db *pgx.Conn, o Options) ([]Step, e
 	return p.steps, nil
 }
 
+// ErrUnprepared is what PlanTenants returns in a database that Plan has not been applied to.
+var ErrUnprepared = errors.New("the database is not prepared for tenants")
+
+// PlanTenants returns what is missing of o.Tenants, in a database where all else that Plan plans is there. What it costs does not depend on how many
+// other tenants there are.
+func (pl *Planner) PlanTenants(ctx context.Context, db *pgx.Conn, o Options) ([]Step, error) {
+	p, err := pl.begin(ctx, db, o)
+	if err != nil {
+		return nil, err
+	}
+	p.few = true
+	home, err := one[struct{ Tenants, Fence bool }](ctx, db, "SELECT to_regclass('pgkennel.tenants') IS NOT NULL, to_regclass('pgkennel.fenced') IS NOT NULL")
+	if err != nil {
+		return nil, err
+	}
+	if !home.Tenants || !home.Fence {
+		return nil, ErrUnprepared
+	}
+	p.info.hasHome, p.info.hasFence = true, true
+	for _, part := range []func(context.Context) error{p.readRoles, p.planTenants, p.planConnect, p.planSchemas} {
+		if err := part(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return p.steps, nil
+}
+
 func (pl *Planner) make(ctx context.Context, db *pgx.Conn, o Options) (*plan, error) {
+	p, err := pl.begin(ctx, db, o)
+	if err != nil {
+		return nil, err
+	}
+	for _, part := range []func(context.Context) error{
+		p.readRoles, p.planRoles, p.planHome, p.planSeals, p.planTenants, p.planDatabase, p.planSchemas, p.planRows, p.planGuard,
+	} {
+		if err := part(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return p, nil
+}
+
+// begin looks at who is connected, and where.
+func (pl *Planner) begin(ctx context.Context, db *pgx.Conn, o Options) (*plan, error) {
 	c := db.Config()
 	p := &plan{Options: o, planner: pl, db: db, server: fmt.Sprintf("%s:%d", c.Host, c.Port)}
 	if o.Rows == tenant.Sealed && o.Secret == nil {
@@ -127,13 +175,6 @@ r.rolsuper, has_table_privilege('pg_catalog.pg_authid', 'SELECT') FROM pg_databa
 	p.owner = ownerOf(p.info.Database)
 	if slices.Contains(o.Logins, p.info.User) || slices.ContainsFunc(o.Tenants, func(t *tenant.Tenant) bool { return t.Role == p.info.User }) {
 		return nil, fmt.Errorf("connected as %q, which is a login of pgkennel: an administrator's is needed", p.info.User)
-	}
-	for _, part := range []func(context.Context) error{
-		p.readRoles, p.planRoles, p.planHome, p.planSeals, p.planTenants, p.planDatabase, p.planSchemas, p.planRows, p.planGuard,
-	} {
-		if err := part(ctx); err != nil {
-			return nil, err
-		}
 	}
 	return p, nil
 }
@@ -165,6 +206,9 @@ func (p *plan) ours(name string) bool {
 	return slices.Contains(p.Logins, name) || r != nil && r.tenant != nil
 }
 
+// Owner names the role that owns what is tenants' in a database. Migrations run as it.
+func Owner(database string) string { return ownerOf(database) }
+
 // ownerOf names the role that owns what is tenants' in a database. Those of long names end in a checksum.
 func ownerOf(database string) string {
 	const prefix = "pgkennel_owner_"
@@ -179,32 +223,40 @@ func ownerOf(database string) string {
 // ErrBusy is what Apply returns where another one is at work in the same database.
 var ErrBusy = errors.New("another one is at work in this database")
 
+// Lock takes the lock under which Apply runs, which whoever has it may; false: another one has it. It ends with the connection.
+func Lock(ctx context.Context, db *pgx.Conn) (bool, error) {
+	free, err := one[struct{ OK bool }](ctx, db, "SELECT pg_catalog.pg_try_advisory_lock($1)", int64(lockKey))
+	return free.OK, err
+}
+
+const lockKey = 0x70676b656e6e656c // "pgkennel"
+
 // Apply runs steps. Each is announced before it runs; the first that fails ends it. A step waits for each lock no longer than lockTimeout.
 func Apply(ctx context.Context, db *pgx.Conn, steps []Step, lockTimeout time.Duration, announce func(int, Step)) error {
-	const key = 0x70676b656e6e656c // "pgkennel"
-	free, err := one[struct{ OK bool }](ctx, db, "SELECT pg_catalog.pg_try_advisory_lock($1)", int64(key))
+	free, err := Lock(ctx, db)
 	if err != nil {
 		return err
 	}
-	if !free.OK {
+	if !free {
 		return ErrBusy
 	}
 	defer func() {
-		_, _ = db.Exec(context.WithoutCancel(ctx), "SELECT pg_catalog.pg_advisory_unlock($1)", int64(key)) // the connection's end does it, too
+		_, _ = db.Exec(context.WithoutCancel(ctx), "SELECT pg_catalog.pg_advisory_unlock($1)", int64(lockKey)) // the connection's end does it, too
 	}()
 	if _, err := db.Exec(ctx, fmt.Sprintf("SET lock_timeout = %d", lockTimeout.Milliseconds())); err != nil {
 		return err
 	}
 	for i, s := range steps {
 		announce(i, s)
-		if err := run(ctx, db, s); err != nil {
+		if err := s.Run(ctx, db); err != nil {
 			return fmt.Errorf("step %d, %s %s: %w", i+1, s.Kind, s.Object, err)
 		}
 	}
 	return nil
 }
 
-func run(ctx context.Context, db *pgx.Conn, s Step) error {
+// Run runs one step, without the lock.
+func (s Step) Run(ctx context.Context, db *pgx.Conn) error {
 	if s.Alone {
 		for _, sql := range s.SQL {
 			if _, err := db.Exec(ctx, sql); err != nil {

@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/store/envelope"
 )
 
 // saveEvery is how long a cache that has to be saved may wait for more that is to be saved; longer, if saving takes long.
@@ -72,10 +73,9 @@ func (m *Mirror) write(to io.Writer) error {
 	sum := sha256.New()
 	w := bufio.NewWriterSize(io.MultiWriter(to, sum), 1<<16)
 	enc := json.NewEncoder(w)
-	err := enc.Encode(cacheHead{formatNow, m.o.Source, time.Now().UTC(), len(m.cells)})
-	for _, x := range m.cells {
+	err := enc.Encode(cacheHead{envelope.Format, m.o.Source, time.Now().UTC(), m.Len()})
+	for r := range m.All {
 		if err == nil {
-			r := x.record.Load()
 			err = enc.Encode(cacheLine{r.Revision, r})
 		}
 	}
@@ -114,6 +114,13 @@ func readCache(path, source string) (head cacheHead, list []*tenant.Record, err 
 		return head, nil, err
 	}
 	defer f.Close()
+	info, err := f.Stat()
+	switch {
+	case err != nil:
+		return head, nil, err
+	case info.Mode().Perm()&0o022 != 0:
+		return head, nil, fmt.Errorf("others may write to it (mode %04o)", info.Mode().Perm())
+	}
 	return decodeCache(f, source)
 }
 
@@ -126,9 +133,9 @@ func decodeCache(from io.Reader, source string) (head cacheHead, list []*tenant.
 	switch {
 	case err != nil:
 		return head, nil, fmt.Errorf("its beginning: %w", err)
-	case head.Cache > formatNow:
+	case head.Cache > envelope.Format:
 		return head, nil, ErrNewer
-	case head.Cache != formatNow:
+	case head.Cache != envelope.Format:
 		return head, nil, errors.New("it is no cache")
 	case head.Source != source:
 		return head, nil, fmt.Errorf("it is that of another directory, %q", head.Source)
@@ -144,7 +151,7 @@ func decodeCache(from io.Reader, source string) (head cacheHead, list []*tenant.
 		if c.Record == nil {
 			return head, nil, fmt.Errorf("record %d: it is none", i+1)
 		}
-		if err := check(c.Record.ID, c.Record); err != nil {
+		if err := envelope.Check(c.Record.ID, c.Record); err != nil {
 			return head, nil, fmt.Errorf("record %d: %w", i+1, err)
 		}
 		c.Record.Revision = c.Revision
@@ -169,7 +176,7 @@ func (c *cacheReader) next() ([]byte, error) {
 		part, err := c.r.ReadSlice('\n')
 		line = append(line, part...)
 		switch {
-		case len(line) > maxRecord+1024:
+		case len(line) > envelope.MaxBytes+1024:
 			return nil, errors.New("a line is too long")
 		case err == nil:
 			c.sum.Write(line)
@@ -186,7 +193,7 @@ func replaceFile(path string, write func(io.Writer) error) error {
 	if err != nil {
 		return err
 	}
-	defer os.Remove(f.Name()) //nolint:errcheck // it is renamed if all went well
+	defer os.Remove(f.Name()) // it is renamed if all went well
 	err = write(f)
 	if err == nil {
 		err = f.Sync()

@@ -16,12 +16,14 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/store/envelope"
+	"github.com/pgkennel/pgkennel/tenant/tenanttest"
 )
 
 func TestPutAndRead(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, a, b tenant.Directory) {
-		r := full("acme")
+		r := tenanttest.Full("acme")
 		got := put(t, a, r)
 		if got.Revision <= 0 {
 			t.Errorf("got revision %d, want one above 0", got.Revision)
@@ -226,7 +228,7 @@ func wantClaims(t *testing.T, d tenant.Directory) {
 func TestClaimsAreReleased(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, a, b tenant.Directory) {
-		r := put(t, a, full("acme"))
+		r := put(t, a, tenanttest.Full("acme"))
 		for _, claim := range r.Claims() {
 			other := claimant(t, r, claim)
 			var taken *tenant.TakenError
@@ -247,7 +249,7 @@ func TestClaimsAreReleased(t *testing.T) {
 		if held := heldClaims(t, a); len(held) != 0 {
 			t.Errorf("claims %v outlive the tenant", held)
 		}
-		again := full("acme")
+		again := tenanttest.Full("acme")
 		again.ID = tenant.NewID()
 		put(t, b, again)
 		wantClaims(t, a)
@@ -456,7 +458,7 @@ func TestLockExcludes(t *testing.T) {
 func TestLockWaitsNoLongerThanAsked(t *testing.T) {
 	t.Parallel()
 	each(t, func(t *testing.T, a, b tenant.Directory) {
-		unlock, lost, err := a.Lock(t.Context(), "x")
+		unlock, _, err := a.Lock(t.Context(), "x")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -483,7 +485,8 @@ func TestLockWaitsNoLongerThanAsked(t *testing.T) {
 			t.Error("who waited did not get it")
 		}
 		// Who has it and closes the directory has it no longer.
-		if _, lost, err = a.Lock(t.Context(), "y"); err != nil {
+		_, lost, err := a.Lock(t.Context(), "y")
+		if err != nil {
 			t.Fatal(err)
 		}
 		a.Close()
@@ -578,10 +581,10 @@ func TestBadRecords(t *testing.T) {
 			"a bad name":      func(r *tenant.Record) { r.Name = "A b" },
 			"no isolation":    func(r *tenant.Record) { r.Isolation = 0 },
 			"no phase":        func(r *tenant.Record) { r.Phase = 0 },
-			"a huge reason":   func(r *tenant.Record) { r.Reason = string(make([]byte, maxRecord)) },
+			"a huge reason":   func(r *tenant.Record) { r.Reason = string(make([]byte, envelope.MaxBytes)) },
 			"many claims": func(r *tenant.Record) {
 				r.Host = "h"
-				for i := range maxClaims {
+				for i := range envelope.MaxClaims {
 					r.Replicas = append(r.Replicas, tenant.Replica{ID: fmt.Sprint(i), Host: "h", Facts: map[string]string{tenant.PortFact: fmt.Sprint(i)}})
 				}
 			},

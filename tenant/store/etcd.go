@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"strings"
@@ -22,6 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/store/envelope"
 )
 
 // EtcdOptions say where a directory is kept, and how it is reached.
@@ -80,7 +80,7 @@ func OpenEtcd(ctx context.Context, o EtcdOptions) (tenant.Directory, error) {
 	o.TTL = max(or(o.TTL, 10*time.Second), 2*time.Second)
 	s := &etcdStore{o: o, prefix: o.Prefix, log: o.Log}
 	if s.log == nil {
-		s.log = slog.New(slog.NewTextHandler(io.Discard, nil))
+		s.log = slog.New(slog.DiscardHandler)
 	}
 	if s.prefix == "" {
 		s.prefix = "/pgkennel/"
@@ -200,7 +200,7 @@ func (s *etcdStore) connect(ctx context.Context) (*etcd.Client, error) {
 	case d == nil:
 		d = &dialing{done: make(chan struct{})}
 		s.mu.dialing = d
-		s.runs.Go(func() { s.dial(d) })
+		s.runs.Go(func() { s.dial(d) }) //nolint:contextcheck // it is not for the one who asked first only
 	}
 	s.mu.Unlock()
 	select {
@@ -222,7 +222,7 @@ func (s *etcdStore) dial(d *dialing) {
 	if err != nil {
 		err = s.failure(ctx, err)
 	} else if err = s.checkFormat(ctx, c); err != nil {
-		c.Close() //nolint:errcheck // it returns that its context was canceled
+		c.Close()
 	}
 	s.mu.Lock()
 	if s.mu.dialing, d.err = nil, err; err == nil {
@@ -245,7 +245,7 @@ func (s *etcdStore) client() (*etcd.Client, error) {
 func (s *etcdStore) checkFormat(ctx context.Context, c *etcd.Client) error {
 	key := s.key("format")
 	resp, err := c.Txn(ctx).If(etcd.Compare(etcd.CreateRevision(key), "=", 0)).
-		Then(etcd.OpPut(key, fmt.Sprint(formatNow))).Else(etcd.OpGet(key)).Commit()
+		Then(etcd.OpPut(key, fmt.Sprint(envelope.Format))).Else(etcd.OpGet(key)).Commit()
 	if err != nil {
 		return s.failure(ctx, err)
 	}
@@ -320,8 +320,7 @@ var unavailable = func() map[rpctypes.EtcdError]bool {
 		rpctypes.ErrNoLeader, rpctypes.ErrNotLeader, rpctypes.ErrLeaderChanged, rpctypes.ErrStopped, rpctypes.ErrTimeout,
 		rpctypes.ErrTimeoutDueToLeaderFail, rpctypes.ErrTimeoutDueToConnectionLost, rpctypes.ErrUnhealthy, rpctypes.ErrTooManyRequests,
 	} {
-		var e rpctypes.EtcdError
-		if errors.As(rpctypes.Error(err), &e) {
+		if e, ok := errors.AsType[rpctypes.EtcdError](rpctypes.Error(err)); ok {
 			m[e] = true
 		}
 	}
@@ -360,7 +359,7 @@ func (s *etcdStore) Close() error {
 	s.mu.client = nil
 	s.mu.Unlock()
 	if c != nil {
-		c.Close() //nolint:errcheck // it returns that its context was canceled
+		c.Close()
 	}
 	return nil
 }

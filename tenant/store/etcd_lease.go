@@ -234,7 +234,7 @@ func (s *etcdStore) Alive(ctx context.Context, h tenant.Host) error {
 		}
 		switch {
 		case ctx.Err() != nil:
-			return nil
+			return nil //nolint:nilerr // it was asked to end
 		case errors.Is(err, ErrClosed) || s.ctx.Err() != nil:
 			return ErrClosed
 		}

@@ -15,9 +15,10 @@ import (
 	etcd "go.etcd.io/etcd/client/v3"
 
 	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/store/envelope"
 )
 
-// headKey is written with each change of a record.
+// headKey is written with each change of a record, and never twice the same.
 const headKey = "head"
 
 // Get implements tenant.Directory.
@@ -69,7 +70,7 @@ func (s *etcdStore) load(ctx context.Context, id string, ask ...string) (*stored
 	}
 	for _, kv := range resp.Responses[0].GetResponseRange().Kvs {
 		st.raw, st.revision = kv.Value, kv.ModRevision
-		if st.record, st.at, st.err = decode(id, kv.Value); st.err == nil {
+		if st.record, st.at, st.err = envelope.Read(id, kv.Value); st.err == nil {
 			st.record.Revision = kv.ModRevision
 		}
 	}
@@ -120,7 +121,7 @@ func (s *etcdStore) Put(ctx context.Context, r *tenant.Record, e tenant.Entry) (
 		}
 		e := complete(e, r)
 		at := max(e.Time.UnixNano(), before.at+1)
-		value, written, err := encode(r, at, before.raw)
+		value, written, err := envelope.Write(r, at, before.raw)
 		if err != nil {
 			return nil, err
 		}
@@ -206,8 +207,8 @@ func (s *etcdStore) commit(ctx context.Context, before *stored, after *tenant.Re
 	} else {
 		ops = append(ops, etcd.OpDelete(record))
 	}
-	ops = append(ops, etcd.OpPut(s.key(headKey), e.ID))
 	name := fmt.Sprintf("%016x-%016x", uint64(math.MaxInt64-at), rand.Uint64()) //nolint:gosec // it tells entries of one nanosecond apart, no more
+	ops = append(ops, etcd.OpPut(s.key(headKey), e.ID+" "+name))
 	ops = append(ops, etcd.OpPut(s.key("audit", name), string(entry)), etcd.OpPut(s.key("trails", e.ID, name), string(entry)))
 	resp, err := request(ctx, s, func(ctx context.Context, c *etcd.Client) (*etcd.TxnResponse, error) {
 		return c.Txn(ctx).If(ifs...).Then(ops...).Commit()
@@ -261,7 +262,7 @@ func (s *etcdStore) list(ctx context.Context) (list []*tenant.Record, at read, e
 		var damaged []error
 		list = nil
 		at, err = s.scan(ctx, "records/", 0, func(id string, kv *mvccpb.KeyValue) {
-			r, _, err := decode(id, kv.Value)
+			r, _, err := envelope.Read(id, kv.Value)
 			if err != nil {
 				damaged = append(damaged, err)
 				return

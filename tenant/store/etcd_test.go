@@ -9,6 +9,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
+	"fmt"
 	"math/big"
 	"net"
 	"os"
@@ -74,6 +75,46 @@ func TestEtcdIsRestored(t *testing.T) {
 	if w.resets < 2 {
 		t.Errorf("got %d resets, want another one", w.resets)
 	}
+}
+
+// TestEtcdIsRestoredUnseen restores etcd from a copy while a watch is cut off, and goes on from there until it has more behind it than the watch has seen: what
+// the watch knows from the history that is gone does not stay.
+func TestEtcdIsRestoredUnseen(t *testing.T) {
+	t.Parallel()
+	s := ownEtcd(t)
+	proxy := newProxy(t, strings.TrimPrefix(s.url, "http://"))
+	direct := s.open(t, quick)
+	first := put(t, direct, newRecord("first"))
+	s.kill()
+	data := filepath.Join(s.dir, "data")
+	if err := os.CopyFS(filepath.Join(s.dir, "backup"), os.DirFS(data)); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.start(); err != nil {
+		t.Fatal(err)
+	}
+	o := quick
+	o.Endpoints = []string{proxy.address}
+	far, err := OpenEtcd(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { far.Close() })
+	w := watch(t, far)
+	put(t, s.open(t, quick), newRecord("lost"))
+	w.until(5*time.Second, "both", func() bool { return len(w.names) == 2 })
+	proxy.cut(true)
+	w.until(5*time.Second, "the word that it can't be reached", func() bool { return errors.Is(w.err, ErrUnreachable) })
+	s.kill()
+	if err := errors.Join(os.RemoveAll(data), os.Rename(filepath.Join(s.dir, "backup"), data), s.start()); err != nil {
+		t.Fatal(err)
+	}
+	again := s.open(t, quick)
+	for i := range 10 {
+		first = put(t, again, first, rename(fmt.Sprint("name", i)))
+	}
+	proxy.cut(false)
+	w.until(8*time.Second, "what there is", func() bool { return len(w.names) == 1 && w.names[first.ID] == "name9" && w.err == nil })
 }
 
 // TestEtcdCompaction cuts a watch off, and has etcd forget what changes meanwhile.
@@ -327,6 +368,67 @@ func TestEtcdDamage(t *testing.T) {
 	}
 	if _, err := s.open(t, o).List(t.Context()); !errors.Is(err, ErrNewer) {
 		t.Errorf("got error %v, want that the directory is of a newer version", err)
+	}
+}
+
+// TestEtcdLags has etcd know of a change that the watch does not tell of: everything is read anew, and then it is well.
+func TestEtcdLags(t *testing.T) {
+	t.Parallel()
+	s := sharedEtcd(t)
+	o := quick
+	o.Prefix, o.Timeout = tenant.NewID(), 500*time.Millisecond
+	d := s.open(t, o)
+	r := put(t, d, newRecord("acme"))
+	w := watch(t, d)
+	w.until(time.Second, "the first reset", func() bool { return w.resets == 1 })
+	c, err := d.(*etcdStore).client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Put(t.Context(), d.(*etcdStore).key(headKey), "nobody"); err != nil {
+		t.Fatal(err)
+	}
+	w.until(5*time.Second, "everything", func() bool { return w.resets == 2 && w.names[r.ID] == "acme" })
+	put(t, d, r, rename("other"))
+	w.until(time.Second, "the new name", func() bool { return w.names[r.ID] == "other" && w.err == nil })
+	if w.resets != 2 {
+		t.Errorf("got %d resets, want no more than the two", w.resets)
+	}
+}
+
+// TestEtcdPassword has an etcd that wants one.
+func TestEtcdPassword(t *testing.T) {
+	t.Parallel()
+	s := ownEtcd(t)
+	d := s.open(t, quick)
+	r := put(t, d, newRecord("acme"))
+	c, err := d.(*etcdStore).client()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err1 := c.UserAdd(t.Context(), "root", "good-word")
+	_, err2 := c.UserGrantRole(t.Context(), "root", "root")
+	_, err3 := c.AuthEnable(t.Context())
+	if err := errors.Join(err1, err2, err3); err != nil {
+		t.Fatal(err)
+	}
+	o := quick
+	o.User, o.Password = "root", "good-word"
+	good := s.open(t, o)
+	w := watch(t, good)
+	r = put(t, good, r, rename("other"))
+	w.until(time.Second, "the new name", func() bool { return w.names[r.ID] == "other" })
+	unlock, _, err := good.Lock(t.Context(), "x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	unlock()
+	o.Password = "bad-word"
+	if _, err := s.open(t, o).List(t.Context()); err == nil || errors.Is(err, ErrUnreachable) || strings.Contains(err.Error(), "bad-word") {
+		t.Errorf("with another password: got error %v, want that it is wrong", err)
+	}
+	if _, err := d.List(t.Context()); err == nil || errors.Is(err, ErrUnreachable) {
+		t.Errorf("without a user: got error %v, want that it may not", err)
 	}
 }
 

@@ -3,14 +3,18 @@ package store
 import (
 	"context"
 	"errors"
+	"hash/maphash"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
+	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
 	etcd "go.etcd.io/etcd/client/v3"
 
 	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/store/envelope"
 )
 
 // probeEvery is how often who watches asks whether etcd is there, and whether it knows of the last change.
@@ -29,6 +33,10 @@ func (s *etcdStore) Watch(ctx context.Context) (<-chan tenant.Change, error) {
 	}
 	s.report(err)
 	w := &etcdWatch{s: s, feed: newFeed(), cluster: at.cluster}
+	if w.mark, err = s.headAt(ctx, at.revision); err != nil {
+		end()
+		return nil, err
+	}
 	w.seen.Store(at.revision)
 	w.feed.reset(list)
 	out, followed := make(chan tenant.Change), make(chan struct{})
@@ -57,6 +65,48 @@ type etcdWatch struct {
 	feed    *feed
 	cluster uint64
 	seen    atomic.Int64 // the revision up to which the feed knows everything
+	mark    mark         // as of when it did last
+	told    struct {     // what the watch has told since then
+		sync.Mutex
+		list []told
+	}
+	down   bool      // the watcher was told that etcd can't be reached
+	behind time.Time // since when a change is known that etcd has not told of; zero = none is
+}
+
+// mark is the last change as of a revision. The value of each is random: an etcd that was restored from a backup, and has gone on from there beyond what was
+// seen, has another one.
+type mark struct {
+	at, head int64
+	value    string
+}
+
+// told is a change that the watch told of.
+type told struct {
+	key      string
+	revision int64
+	hash     uint64 // of the value; 0 = deleted
+}
+
+func hashed(value []byte) uint64 { return max(maphash.Bytes(seed, value), 1) }
+
+// headAt reads the mark of a revision, 0 being the present one.
+func (s *etcdStore) headAt(ctx context.Context, revision int64) (m mark, err error) {
+	resp, err := request(ctx, s, func(ctx context.Context, c *etcd.Client) (*etcd.GetResponse, error) {
+		return c.Get(ctx, s.key(headKey), etcd.WithRev(revision))
+	})
+	if err != nil {
+		return m, err
+	}
+	return markOf(resp, revision), nil
+}
+
+func markOf(resp *etcd.GetResponse, at int64) mark {
+	m := mark{at: at}
+	for _, kv := range resp.Kvs {
+		m.head, m.value = kv.ModRevision, string(kv.Value)
+	}
+	return m
 }
 
 // errMissed means that changes may have been missed: everything has to be read anew.
@@ -75,7 +125,7 @@ func (w *etcdWatch) follow(ctx context.Context) {
 			return
 		}
 		if err != nil {
-			w.feed.reach(err)
+			w.reach(err)
 		}
 		if time.Since(began) > 10*time.Second {
 			wait = 50 * time.Millisecond
@@ -94,10 +144,21 @@ func (w *etcdWatch) again(ctx context.Context) error {
 		return err
 	}
 	w.s.report(err)
+	if w.mark, err = w.s.headAt(ctx, at.revision); err != nil {
+		return err
+	}
+	w.told.list = nil // nothing is received now
 	w.cluster = at.cluster
 	w.seen.Store(at.revision)
 	w.feed.renew(list)
+	w.down = false
 	return nil
+}
+
+// reach tells the watcher whether etcd can be reached.
+func (w *etcdWatch) reach(err error) {
+	w.down = err != nil
+	w.feed.reach(err)
 }
 
 // stream has etcd tell of changes after those that were seen, until it does not any more, and returns why. Meanwhile it asks now and then whether etcd is
@@ -108,53 +169,43 @@ func (w *etcdWatch) stream(ctx context.Context) error {
 		return err
 	}
 	ctx, cancel := context.WithCancel(ctx)
-	ended := make(chan error, 1)
-	go func() { ended <- w.receive(ctx, c) }()
-	received := false
+	var why error // read it after ended
+	ended := make(chan struct{})
+	go func() {
+		defer close(ended)
+		why = w.receive(ctx, c)
+	}()
 	defer func() {
 		cancel()
-		if !received {
-			<-ended
-		}
+		<-ended
 	}()
 	ticks := time.NewTicker(probeEvery)
 	defer ticks.Stop()
-	var p probes
+	w.behind = time.Time{}
 	for {
-		err := w.probe(ctx, &p)
+		err := w.probe(ctx)
 		switch {
-		case errors.Is(err, errMissed) || errors.Is(err, errBehind):
+		case errors.Is(err, errMissed):
 			return err
 		case ctx.Err() != nil:
 			return ctx.Err()
 		}
 		select {
-		case err := <-ended:
-			received = true
-			return err
+		case <-ended:
+			return why
 		case <-ticks.C:
 		}
 	}
 }
 
-// probes are what probing found out so far.
-type probes struct {
-	down   bool
-	behind time.Time // since when a change is known that etcd has not told of; zero = none is
-}
-
-// errBehind is a watch that does not tell of what has changed.
-var errBehind = errors.New("etcd does not tell of changes in time")
-
-// probe asks etcd for its revision and for that of the last change.
-func (w *etcdWatch) probe(ctx context.Context, p *probes) error {
+// probe asks etcd for its revision and for that of the last change. errMissed means that the watch does not tell of what has changed.
+func (w *etcdWatch) probe(ctx context.Context) error {
 	resp, err := request(ctx, w.s, func(ctx context.Context, c *etcd.Client) (*etcd.GetResponse, error) {
 		return c.Get(ctx, w.s.key(headKey))
 	})
 	if err != nil {
 		if ctx.Err() == nil {
-			p.down = true
-			w.feed.reach(err)
+			w.reach(err)
 		}
 		return err
 	}
@@ -162,23 +213,77 @@ func (w *etcdWatch) probe(ctx context.Context, p *probes) error {
 	if resp.Header.ClusterId != w.cluster || resp.Header.Revision < seen {
 		return errMissed // it was made anew, or restored from a backup
 	}
-	var head int64
-	for _, kv := range resp.Kvs {
-		head = kv.ModRevision
+	now := markOf(resp, resp.Header.Revision)
+	known, err := w.sameHistory(ctx, now)
+	if err != nil {
+		return err
 	}
 	switch {
-	case head <= seen:
-		p.behind = time.Time{}
-		if p.down {
-			p.down = false
-			w.feed.reach(nil)
+	case now.head <= seen:
+		w.mark, w.behind = now, time.Time{}
+		w.told.Lock()
+		w.told.list = w.told.list[known:]
+		w.told.Unlock()
+		if w.down {
+			w.reach(nil)
 		}
-	case p.behind.IsZero():
-		p.behind = time.Now()
-	case time.Since(p.behind) > w.s.o.Timeout:
-		return errBehind
+	case w.behind.IsZero():
+		w.behind = time.Now()
+	case time.Since(w.behind) > w.s.o.Timeout:
+		return errMissed
 	}
 	return nil
+}
+
+// sameHistory looks whether etcd still has behind it what the feed knows: an etcd that was restored from a backup has the same name, and perhaps more revisions
+// by now, but not the same ones. It returns how many of those that the watch told of are known to be in it.
+func (w *etcdWatch) sameHistory(ctx context.Context, now mark) (int, error) {
+	w.told.Lock()
+	list := w.told.list
+	w.told.Unlock()
+	same := true
+	var err error
+	if now.head != w.mark.head || now.value != w.mark.value {
+		var had mark
+		had, err = w.s.headAt(ctx, w.mark.at)
+		same = had == w.mark
+	}
+	const most = 100 // of the operations of a transaction
+	for rest := list; same && err == nil && len(rest) > 0; rest = rest[min(most, len(rest)):] {
+		same, err = w.inHistory(ctx, rest[:min(most, len(rest))])
+	}
+	switch {
+	case errors.Is(err, rpctypes.ErrCompacted), errors.Is(err, rpctypes.ErrFutureRev), err == nil && !same:
+		return 0, errMissed
+	case err != nil:
+		return 0, err
+	}
+	return len(list), nil
+}
+
+func (w *etcdWatch) inHistory(ctx context.Context, list []told) (bool, error) {
+	var ops []etcd.Op
+	for _, t := range list {
+		ops = append(ops, etcd.OpGet(t.key, etcd.WithRev(t.revision)))
+	}
+	resp, err := request(ctx, w.s, func(ctx context.Context, c *etcd.Client) (*etcd.TxnResponse, error) {
+		return c.Txn(ctx).Then(ops...).Commit()
+	})
+	if err != nil {
+		return false, err
+	}
+	for i, t := range list {
+		var hash uint64
+		for _, kv := range resp.Responses[i].GetResponseRange().Kvs {
+			if hash = hashed(kv.Value); kv.ModRevision != t.revision {
+				return false, nil
+			}
+		}
+		if hash != t.hash {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // receive puts changes into the feed until the watch ends, and returns why it did. etcd's client goes on by itself after it lost its connection.
@@ -194,8 +299,10 @@ func (w *etcdWatch) receive(ctx context.Context, c *etcd.Client) error {
 		for _, e := range resp.Events {
 			id := strings.TrimPrefix(string(e.Kv.Key), prefix)
 			st := state{revision: e.Kv.ModRevision}
+			t := told{key: string(e.Kv.Key), revision: e.Kv.ModRevision}
 			if e.Type == mvccpb.Event_PUT {
-				r, _, err := decode(id, e.Kv.Value)
+				t.hash = hashed(e.Kv.Value)
+				r, _, err := envelope.Read(id, e.Kv.Value)
 				if err != nil {
 					w.s.report(err) // it is told of as deleted: nobody must go on with what it was
 				} else {
@@ -203,6 +310,9 @@ func (w *etcdWatch) receive(ctx context.Context, c *etcd.Client) error {
 					st.record = r
 				}
 			}
+			w.told.Lock()
+			w.told.list = append(w.told.list, t)
+			w.told.Unlock()
 			w.feed.put(id, st)
 			w.seen.Store(max(w.seen.Load(), e.Kv.ModRevision))
 		}

@@ -19,6 +19,7 @@ import (
 	berrors "go.etcd.io/bbolt/errors"
 
 	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/store/envelope"
 )
 
 // FileOptions say where a directory is kept.
@@ -83,7 +84,7 @@ func OpenFile(ctx context.Context, o FileOptions) (tenant.Directory, error) {
 	s := &fileStore{db: db, writer: make(chan struct{}, 1)}
 	s.mu.feeds, s.mu.hosts = make(map[*feed]struct{}), make(map[string]*tenant.Host)
 	s.ctx, s.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	if err := errors.Join(os.Chmod(path, 0o600), db.Update(prepare)); err != nil {
+	if err := errors.Join(os.Chmod(path, 0o600), db.Update(prepare), syncFolder(o.Path)); err != nil {
 		s.cancel()
 		db.Close()
 		return nil, fmt.Errorf("%s: %w", path, err)
@@ -114,12 +115,10 @@ func prepare(tx *bbolt.Tx) error {
 		}
 	}
 	meta := tx.Bucket(metaBucket)
-	switch have := meta.Get(formatKey); {
-	case have == nil:
-		return meta.Put(formatKey, []byte(strconv.Itoa(formatNow)))
-	default:
+	if have := meta.Get(formatKey); have != nil {
 		return checkFormat(have)
 	}
+	return meta.Put(formatKey, []byte(strconv.Itoa(envelope.Format)))
 }
 
 // checkFormat reads the format of a directory.
@@ -128,8 +127,8 @@ func checkFormat(have []byte) error {
 	switch {
 	case err != nil || format < 1:
 		return fmt.Errorf("its format %q is none", have)
-	case format > formatNow:
-		return fmt.Errorf("%w: its format is %d, and this one knows %d", ErrNewer, format, formatNow)
+	case format > envelope.Format:
+		return fmt.Errorf("%w: its format is %d, and this one knows %d", ErrNewer, format, envelope.Format)
 	}
 	return nil
 }
@@ -190,9 +189,9 @@ func load(tx *bbolt.Tx, id string) (*tenant.Record, error) {
 // readFile reads the value of a record.
 func readFile(id string, v []byte) (*tenant.Record, error) {
 	if len(v) < 8 {
-		return nil, &DamagedError{id, errors.New("it is no record")}
+		return nil, &DamagedError{ID: id, Err: errors.New("it is no record")}
 	}
-	r, _, err := decode(id, v[8:])
+	r, _, err := envelope.Read(id, v[8:])
 	if err != nil {
 		return nil, err
 	}
@@ -210,7 +209,7 @@ func (s *fileStore) Put(ctx context.Context, r *tenant.Record, e tenant.Entry) (
 			return err
 		}
 		var value []byte
-		if value, written, err = encode(r, 0, raw); err != nil {
+		if value, written, err = envelope.Write(r, 0, raw); err != nil {
 			return err
 		}
 		if err := moveClaims(tx.Bucket(claimsBucket), r.ID, plan(before, written)); err != nil {

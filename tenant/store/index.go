@@ -34,19 +34,24 @@ type entry struct {
 
 // find calls match with each record whose key has this hash, until that returns true.
 func (x *index) find(hash uint64, match func(*tenant.Record) bool) *tenant.Record {
+	_, r := x.findCell(hash, match)
+	return r
+}
+
+func (x *index) findCell(hash uint64, match func(*tenant.Record) bool) (*cell, *tenant.Record) {
 	table := x.shards[hash%shards].Load()
 	if table == nil {
-		return nil
+		return nil, nil
 	}
-	mask := uint64(len(*table) - 1)
+	mask := uint64(len(*table) - 1) //nolint:gosec // it is not empty
 	for i := hash / shards & mask; (*table)[i].cell != nil; i = (i + 1) & mask {
 		if s := &(*table)[i]; s.hash == hash {
 			if r := s.cell.record.Load(); r != nil && match(r) {
-				return r
+				return s.cell, r
 			}
 		}
 	}
-	return nil
+	return nil, nil
 }
 
 // apply changes an index; what is there already is not put in twice.
@@ -85,7 +90,7 @@ func (*index) applyTo(shard *atomic.Pointer[[]slot], list []entry) {
 		size *= 2
 	}
 	table := make([]slot, size)
-	mask := uint64(size - 1)
+	mask := uint64(size - 1) //nolint:gosec // a size
 	for s := range set {
 		i := s.hash / shards & mask
 		for table[i].cell != nil {

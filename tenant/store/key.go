@@ -73,7 +73,7 @@ func makeKey(path string) (created bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	defer os.Remove(f.Name()) //nolint:errcheck // it has another name by then
+	defer os.Remove(f.Name()) // it has another name by then
 	var b [32]byte
 	rand.Read(b[:]) // it does not fail
 	_, err = fmt.Fprintln(f, base64.StdEncoding.EncodeToString(b[:]))

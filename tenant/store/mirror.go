@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"reflect"
 	"sync"
@@ -40,8 +39,9 @@ type Mirror struct {
 		sync.Mutex
 		list []func([]*tenant.Record, []string)
 	}
-	cells map[string]*cell // of all tenants; Run's own
-	saved cacheState       // Run's own
+	// Run's own:
+	saved cacheState
+	tried bool // the cache was looked at
 }
 
 type mirrorState struct {
@@ -55,9 +55,9 @@ var errNotYet = errors.New("the directory was not read yet")
 
 // NewMirror returns a Mirror that is empty until Run has read the directory.
 func NewMirror(d tenant.Directory, o MirrorOptions) *Mirror {
-	m := &Mirror{d: d, o: o, log: o.Log, ready: make(chan struct{}), cells: make(map[string]*cell)}
+	m := &Mirror{d: d, o: o, log: o.Log, ready: make(chan struct{})}
 	if m.log == nil {
-		m.log = slog.New(slog.NewTextHandler(io.Discard, nil))
+		m.log = slog.New(slog.DiscardHandler)
 	}
 	m.state.Store(&mirrorState{since: time.Now(), err: errNotYet})
 	return m
@@ -84,7 +84,8 @@ func (m *Mirror) Run(ctx context.Context) error {
 			return err
 		}
 		m.stale(err)
-		if !m.Ready() {
+		if !m.tried && !m.Ready() {
+			m.tried = true
 			m.load()
 		}
 		if !m.idle(ctx, wait) {
@@ -232,36 +233,32 @@ func (m *Mirror) apply(c tenant.Change) {
 	var b batch
 	// Who is gone lets go of its names first, so that whoever has them now is the only one.
 	for _, id := range deleted {
-		x := m.cells[id]
-		b.later.note(x, x.record.Load(), nil, true)
+		x, had := m.cell(id)
+		b.later.note(x, had, nil, true)
 		x.record.Store(nil)
-		delete(m.cells, id)
 	}
 	// Then who was there already: it gets its new names while it does not answer to them, changes at once, and loses the old ones, to which it does not answer
 	// any more. New ones come last.
-	var fresh []*tenant.Record
-	for _, r := range changed {
-		if x := m.cells[r.ID]; x != nil {
-			b.now.note(x, r, x.record.Load(), false)
-			b.later.note(x, x.record.Load(), r, true)
+	fresh := 0
+	cells := make([]*cell, len(changed))
+	for i, r := range changed {
+		x, had := m.cell(r.ID)
+		if x == nil {
+			fresh++
+			x = &cell{}
+			b.later.note(x, r, nil, false)
 		} else {
-			fresh = append(fresh, r)
+			b.now.note(x, r, had, false)
+			b.later.note(x, had, r, true)
 		}
+		cells[i] = x
 	}
 	b.now.run(m)
-	for _, r := range changed {
-		if x := m.cells[r.ID]; x != nil {
-			x.record.Store(r)
-		}
-	}
-	for _, r := range fresh {
-		x := &cell{}
-		x.record.Store(r)
-		m.cells[r.ID] = x
-		b.later.note(x, r, nil, false)
+	for i, r := range changed {
+		cells[i].record.Store(r)
 	}
 	b.later.run(m)
-	m.count.Store(int64(len(m.cells)))
+	m.count.Add(int64(fresh - len(deleted)))
 	m.saved.touch()
 	m.subs.Lock()
 	subs := m.subs.list
@@ -274,17 +271,15 @@ func (m *Mirror) apply(c tenant.Change) {
 // differences returns what a change makes different from what is known.
 func (m *Mirror) differences(c tenant.Change) (changed []*tenant.Record, deleted []string) {
 	for _, r := range c.Records {
-		if x := m.cells[r.ID]; x != nil {
-			// A directory that was restored from a backup may have other contents under the same revision.
-			if had := x.record.Load(); had.Revision == r.Revision && (!c.Reset || reflect.DeepEqual(had, r)) {
-				continue
-			}
+		// A directory that was restored from a backup may have other contents under the same revision.
+		if had := m.ByID(r.ID); had != nil && had.Revision == r.Revision && (!c.Reset || reflect.DeepEqual(had, r)) {
+			continue
 		}
 		changed = append(changed, r)
 	}
 	if !c.Reset {
 		for _, id := range c.Deleted {
-			if m.cells[id] != nil {
+			if m.ByID(id) != nil {
 				deleted = append(deleted, id)
 			}
 		}
@@ -294,12 +289,17 @@ func (m *Mirror) differences(c tenant.Change) (changed []*tenant.Record, deleted
 	for _, r := range c.Records {
 		there[r.ID] = struct{}{}
 	}
-	for id := range m.cells {
-		if _, ok := there[id]; !ok {
-			deleted = append(deleted, id)
+	for r := range m.All {
+		if _, ok := there[r.ID]; !ok {
+			deleted = append(deleted, r.ID)
 		}
 	}
 	return changed, deleted
+}
+
+// cell finds a tenant's cell and record.
+func (m *Mirror) cell(id string) (*cell, *tenant.Record) {
+	return m.ids.findCell(hashOf(id), func(r *tenant.Record) bool { return r.ID == id })
 }
 
 // batch are changes of indexes: before records are replaced, and after.

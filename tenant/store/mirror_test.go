@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/tenanttest"
 )
 
 // script is a directory that tells its watchers what a test wants.
@@ -74,7 +75,7 @@ func TestMirrorFollows(t *testing.T) {
 		if got := m.ByName("old"); got == nil || got.ID != old.ID {
 			t.Errorf("got %v, want the one that was there", got)
 		}
-		x := full("acme")
+		x := tenanttest.Full("acme")
 		x.Database = ""
 		x = put(t, a, x)
 		eventually(t, time.Second, "acme", func() bool { return m.ByName("acme") != nil })
@@ -114,8 +115,8 @@ func TestMirrorFollows(t *testing.T) {
 		if err := a.Delete(t.Context(), x, byTest("delete")); err != nil {
 			t.Fatal(err)
 		}
-		eventually(t, time.Second, "its end", func() bool { return m.ByID(x.ID) == nil })
-		if m.ByName("new") != nil || m.BySchema("other", "t_x") != nil || m.Len() != 1 {
+		eventually(t, time.Second, "its end", func() bool { return m.Len() == 1 })
+		if m.ByID(x.ID) != nil || m.ByName("new") != nil || m.BySchema("other", "t_x") != nil {
 			t.Error("who is gone is found")
 		}
 	})
@@ -301,7 +302,7 @@ func TestMirrorCache(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "cache")
 	o := MirrorOptions{Cache: path, Source: "etcd a"}
-	x, y := full("x"), newRecord("y")
+	x, y := tenanttest.Full("x"), newRecord("y")
 	x.Revision, y.Revision = 5, 6
 	d := &script{changes: make(chan tenant.Change)}
 	stop := run(t, NewMirror(d, o))
@@ -364,7 +365,7 @@ func TestMirrorCacheIsSaved(t *testing.T) {
 func TestMirrorDamagedCache(t *testing.T) {
 	t.Parallel()
 	m := NewMirror(nil, MirrorOptions{Source: "s"})
-	m.apply(tenant.Change{Reset: true, Records: []*tenant.Record{full("x"), newRecord("y")}})
+	m.apply(tenant.Change{Reset: true, Records: []*tenant.Record{tenanttest.Full("x"), newRecord("y")}})
 	var b strings.Builder
 	if err := m.write(&b); err != nil {
 		t.Fatal(err)
@@ -390,6 +391,18 @@ func TestMirrorDamagedCache(t *testing.T) {
 		t.Error("a line without an end was read")
 	}
 	path := filepath.Join(t.TempDir(), "cache")
+	if err := os.WriteFile(path, []byte(good), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(path, 0o622); err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := readCache(path, "s"); err == nil || !strings.Contains(err.Error(), "others may write") {
+		t.Errorf("got error %v, want that others may write to it", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	if err := os.WriteFile(path, []byte(good[:len(good)/2]), 0o600); err != nil {
 		t.Fatal(err)
 	}

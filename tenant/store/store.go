@@ -2,26 +2,25 @@
 // directory and answers look-ups from memory.
 //
 // Both stores keep the same things: records, each with the claims that it has on names (tenant.Record.Claims) in the same transaction; and the audit, to
-// which each transaction adds its entry. Records are JSON. Fields that this version does not know stay as they are when it writes the record, so that an
-// older version may work beside a newer one; what an older one must not overlook gets a higher format, and then that refuses to read it. A record
-// that can't be read is an error of Get, Find and List; those who watch don't see it.
+// which each transaction adds its entry. Records are kept as package envelope has them. One that can't be read is an error of Get, Find and List; those who watch
+// don't see it.
 //
-// An error that is none of tenant's and not ErrUnreachable's kind of "before it began" leaves open whether a change was made: who gets one reads again. A
-// change is never made by half.
+// A change is never made by half. An error of Put or Delete that is neither one of tenant's nor about the record leaves open whether it was made: who
+// gets one reads again.
 //
 // Goroutines: each Watch has its own, until its context ends; a lock and an Alive of etcd keep their lease. Close waits for all. Locks: fileStore.writer
-// is held while a transaction is committed and told to watchers, and takes feed.mu; all others are leaves.
+// is held while a transaction is committed and told to watchers; fileStore.mu is taken under it, and feed.mu under that. All others are leaves.
 package store
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/store/envelope"
 )
 
 // Errors besides tenant's.
@@ -29,28 +28,13 @@ var (
 	// ErrUnreachable is a store that does not answer in time.
 	ErrUnreachable = errors.New("the directory can't be reached")
 	// ErrNewer is a directory, or a record in it, that a newer version wrote in a way that this one does not understand.
-	ErrNewer = errors.New("it was written by a newer version of pgkennel")
+	ErrNewer = envelope.ErrNewer
 	// ErrClosed is a directory that was closed.
 	ErrClosed = errors.New("the directory is closed")
 )
 
 // DamagedError is a record that can't be read. List returns the others with it.
-type DamagedError struct {
-	ID  string
-	Err error
-}
-
-// Error implements error.
-func (e *DamagedError) Error() string { return fmt.Sprintf("record of tenant %s: %v", e.ID, e.Err) }
-
-// Unwrap returns why.
-func (e *DamagedError) Unwrap() error { return e.Err }
-
-// formatNow is the format of a directory that this version writes, and the highest that it reads.
-const formatNow = 1
-
-// maxClaims keeps a record's changes within one transaction of etcd's, which has 128 operations at most.
-const maxClaims = 50
+type DamagedError = envelope.DamagedError
 
 // moves are what a change does to claims.
 type moves struct {
@@ -60,7 +44,7 @@ type moves struct {
 // plan compares the claims of a record before and after; either may be nil.
 func plan(before, after *tenant.Record) moves {
 	var m moves
-	was, is := claims(before), claims(after)
+	was, is := envelope.Claims(before), envelope.Claims(after)
 	for _, c := range is {
 		if slices.Contains(was, c) {
 			m.keep = append(m.keep, c)
@@ -74,16 +58,6 @@ func plan(before, after *tenant.Record) moves {
 		}
 	}
 	return m
-}
-
-// claims returns a record's claims, each once: two of a tenant's instances may well run as one user.
-func claims(r *tenant.Record) []string {
-	if r == nil {
-		return nil
-	}
-	list := r.Claims()
-	slices.Sort(list)
-	return slices.Compact(list)
 }
 
 // complete fills in what an entry of the audit says of its tenant.

@@ -35,7 +35,7 @@ func TestMain(m *testing.M) {
 			shared.server.kill()
 			os.RemoveAll(shared.server.dir)
 		}
-		os.Exit(code)
+		os.Exit(code) //nolint:forbidigo // goleak leaves it to us
 	}), goleak.IgnoreAnyFunction("github.com/pgkennel/pgkennel/internal/pginstance.Spawn.func1"))
 }
 

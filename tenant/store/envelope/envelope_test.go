@@ -1,21 +1,24 @@
-package store
+package envelope
 
 import (
 	"encoding/json"
 	"errors"
+	"net/netip"
 	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 
 	"github.com/pgkennel/pgkennel/tenant"
+	"github.com/pgkennel/pgkennel/tenant/tenanttest"
 )
 
 // TestUnknownFieldsStay has a newer version add fields, and this one change the record.
 func TestUnknownFieldsStay(t *testing.T) {
 	t.Parallel()
-	r := full("acme")
-	b, _, err := encode(r, 7, nil)
+	r := tenanttest.Full("acme")
+	b, _, err := Write(r, 7, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -29,7 +32,7 @@ func TestUnknownFieldsStay(t *testing.T) {
 		rec["REASON"] = "" // the same as reason, for Go
 		delete(rec, "reason")
 	})
-	old, _, err := decode(r.ID, newer)
+	old, _, err := Read(r.ID, newer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -41,7 +44,7 @@ func TestUnknownFieldsStay(t *testing.T) {
 	next.Settings = nil
 	next.Logins = append([]tenant.Login{{Name: "new", Role: "t_x_9", Verifier: "v", Secret: "s"}}, next.Logins[1:]...)
 	next.Operation.ID = "o2" // another operation, which has no hint
-	b, read, err := encode(next, 8, newer)
+	b, read, err := Write(next, 8, newer)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +75,7 @@ func TestUnknownFieldsStay(t *testing.T) {
 	})
 	// What this version sets is not hidden by another spelling of it.
 	next.Reason = "now"
-	if _, read, err = encode(next, 8, newer); err != nil || read.Reason != "now" {
+	if _, read, err = Write(next, 8, newer); err != nil || read.Reason != "now" {
 		t.Errorf("got %v, %v, want the reason", read, err)
 	}
 }
@@ -92,9 +95,9 @@ func edit(t *testing.T, b []byte, f func(map[string]any)) []byte {
 	return b
 }
 
-func TestDecodeRefuses(t *testing.T) {
+func TestReadRefuses(t *testing.T) {
 	t.Parallel()
-	good, _, err := encode(newRecord("acme"), 0, nil)
+	good, _, err := Write(newRecord("acme"), 0, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -110,7 +113,7 @@ func TestDecodeRefuses(t *testing.T) {
 		"cut off":             {string(good[:len(good)/2]), "unexpected end"},
 		"more behind it":      {string(good) + "{}", "after top-level"},
 		"newer":               {`{"format":2,"record":[1]}`, "newer version"},
-		"too long":            {strings.Repeat(" ", maxRecord+1), "bytes"},
+		"too long":            {strings.Repeat(" ", MaxBytes+1), "bytes"},
 		"deep":                {strings.Repeat("[", 100000), "depth"},
 		"another's":           {string(good), "another tenant"},
 		"an unknown phase":    {record(func(m map[string]any) { m["phase"] = "flying" }), "no phase"},
@@ -120,22 +123,22 @@ func TestDecodeRefuses(t *testing.T) {
 		"a bad network":       {record(func(m map[string]any) { m["access"] = map[string]any{"networks": []string{"all"}} }), "netip"},
 		"a number for a name": {record(func(m map[string]any) { m["name"] = 5 }), "cannot unmarshal"},
 	} {
-		_, _, err := decode(r.ID, []byte(test.value))
+		_, _, err := Read(r.ID, []byte(test.value))
 		var damaged *DamagedError
 		if !errors.As(err, &damaged) || damaged.ID != r.ID || !strings.Contains(err.Error(), test.want) {
 			t.Errorf("%s: got error %v, want %q", name, err, test.want)
 		}
 	}
-	if _, _, err := decode("../x", good); err == nil {
+	if _, _, err := Read("../x", good); err == nil {
 		t.Error("an ID that is a path was taken")
 	}
 }
 
-// FuzzDecode reads records of which nothing is known: what is read can be written and read again, and has the claims that it had.
-func FuzzDecode(f *testing.F) {
-	r := full("acme")
+// FuzzRead reads records of which nothing is known: what is read can be written and read again, and has the claims that it had.
+func FuzzRead(f *testing.F) {
+	r := tenanttest.Full("acme")
 	r.ID = "aaaaaaaaaaaaaaaa"
-	good, _, err := encode(r, 5, nil)
+	good, _, err := Write(r, 5, nil)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -144,18 +147,18 @@ func FuzzDecode(f *testing.F) {
 	f.Add([]byte(`{"format":2}`))
 	f.Add([]byte(`{"format":1,"record":{"id":"aaaaaaaaaaaaaaaa","name":"a","isolation":"row","phase":"ready","logins":[null,{"role":"r","new":1}]}}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		read, at, err := decode(r.ID, b)
+		read, at, err := Read(r.ID, b)
 		if err != nil {
 			return
 		}
-		_, again, err := encode(read, at, b)
+		_, again, err := Write(read, at, b)
 		if err != nil {
-			if len(b) < maxRecord/8 && len(claims(read)) <= maxClaims {
+			if len(b) < MaxBytes/8 && len(Claims(read)) <= MaxClaims {
 				t.Fatalf("it can be read, but not written: %v", err)
 			}
 			return
 		}
-		if diff := cmp.Diff(claims(read), claims(again)); diff != "" {
+		if diff := cmp.Diff(Claims(read), Claims(again)); diff != "" {
 			t.Fatalf("written again it has other claims:\n%s", diff)
 		}
 		if again.Phase != read.Phase || again.Access.Enabled != read.Access.Enabled || again.Access.ReadOnly != read.Access.ReadOnly {
@@ -163,3 +166,11 @@ func FuzzDecode(f *testing.F) {
 		}
 	})
 }
+
+// newRecord is one with as little as possible.
+func newRecord(name string) *tenant.Record {
+	return &tenant.Record{ID: tenant.NewID(), Name: name, Isolation: tenant.Instance, Phase: tenant.Ready}
+}
+
+// prefixes compares addresses, and takes none for an empty list.
+var prefixes = cmp.Options{cmpopts.EquateComparable(netip.Prefix{}), cmpopts.EquateEmpty()}

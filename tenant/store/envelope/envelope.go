@@ -1,17 +1,53 @@
-package store
+// Package envelope writes and reads tenants' records as the stores keep them: JSON, with a format.
+//
+// Fields that this version does not know stay as they are when it writes a record, so that an older version may work beside a newer one; what an older one
+// must not overlook gets a higher format, and then that refuses to read it.
+package envelope
 
 import (
 	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/pgkennel/pgkennel/tenant"
 )
 
-// maxRecord is how many bytes a record may have. etcd takes requests of 1.5 MiB.
-const maxRecord = 512 << 10
+// The limits of a record. etcd takes requests of 1.5 MiB, and transactions of 128 operations.
+const (
+	MaxBytes  = 512 << 10
+	MaxClaims = 50
+)
+
+// Format is the format that this version writes, and the highest that it reads.
+const Format = 1
+
+// ErrNewer is what a newer version wrote in a way that this one does not understand.
+var ErrNewer = errors.New("it was written by a newer version of pgkennel")
+
+// DamagedError is a record that can't be read.
+type DamagedError struct {
+	ID  string
+	Err error
+}
+
+// Error implements error.
+func (e *DamagedError) Error() string { return fmt.Sprintf("record of tenant %s: %v", e.ID, e.Err) }
+
+// Unwrap returns why.
+func (e *DamagedError) Unwrap() error { return e.Err }
+
+// Claims returns a record's claims, each once, for two of a tenant's instances may well run as one user; none of no record.
+func Claims(r *tenant.Record) []string {
+	if r == nil {
+		return nil
+	}
+	list := r.Claims()
+	slices.Sort(list)
+	return slices.Compact(list)
+}
 
 // envelope is a record as it is kept.
 type envelope struct {
@@ -21,10 +57,10 @@ type envelope struct {
 	Record *tenant.Record `json:"record"`
 }
 
-// encode writes a record, with what before had of fields that this version does not know; before is empty if there is none. It returns the record as it
+// Write writes a record, with what before had of fields that this version does not know; before is empty if there is none. It returns the record as it
 // will be read, too.
-func encode(r *tenant.Record, at int64, before []byte) ([]byte, *tenant.Record, error) {
-	b, err := json.Marshal(envelope{formatNow, at, r})
+func Write(r *tenant.Record, at int64, before []byte) ([]byte, *tenant.Record, error) {
+	b, err := json.Marshal(envelope{Format, at, r})
 	if err != nil {
 		return nil, nil, fmt.Errorf("record of tenant %s: %w", r.ID, err)
 	}
@@ -33,21 +69,21 @@ func encode(r *tenant.Record, at int64, before []byte) ([]byte, *tenant.Record, 
 			return nil, nil, &DamagedError{r.ID, err}
 		}
 	}
-	read, _, err := decode(r.ID, b)
+	read, _, err := Read(r.ID, b)
 	if err != nil {
 		return nil, nil, err
 	}
-	if n := len(claims(read)); n > maxClaims {
-		return nil, nil, fmt.Errorf("record of tenant %s: it has %d claims on names, ports and users; %d are possible", r.ID, n, maxClaims)
+	if n := len(Claims(read)); n > MaxClaims {
+		return nil, nil, fmt.Errorf("record of tenant %s: it has %d claims on names, ports and users; %d are possible", r.ID, n, MaxClaims)
 	}
 	return b, read, nil
 }
 
-// decode reads a record of which nothing is known but the ID that it should have.
-func decode(id string, b []byte) (*tenant.Record, int64, error) {
+// Read reads a record of which nothing is known but the ID that it should have.
+func Read(id string, b []byte) (*tenant.Record, int64, error) {
 	r, at, err := parse(b)
 	if err == nil {
-		err = check(id, r)
+		err = Check(id, r)
 	}
 	if err != nil {
 		return nil, 0, &DamagedError{id, err}
@@ -56,8 +92,8 @@ func decode(id string, b []byte) (*tenant.Record, int64, error) {
 }
 
 func parse(b []byte) (*tenant.Record, int64, error) {
-	if len(b) > maxRecord {
-		return nil, 0, fmt.Errorf("it has %d bytes; %d are possible", len(b), maxRecord)
+	if len(b) > MaxBytes {
+		return nil, 0, fmt.Errorf("it has %d bytes; %d are possible", len(b), MaxBytes)
 	}
 	var e envelope
 	err := json.Unmarshal(b, &e)
@@ -69,7 +105,7 @@ func parse(b []byte) (*tenant.Record, int64, error) {
 		}
 	}
 	switch {
-	case e.Format > formatNow:
+	case e.Format > Format:
 		return nil, 0, ErrNewer
 	case err != nil:
 		return nil, 0, err
@@ -79,8 +115,8 @@ func parse(b []byte) (*tenant.Record, int64, error) {
 	return e.Record, e.At, nil
 }
 
-// check looks at what everybody else relies on: files, units and roles are named by the ID, and logins by the name.
-func check(id string, r *tenant.Record) error {
+// Check looks at what everybody else relies on: files, units and roles are named by the ID, and logins by the name.
+func Check(id string, r *tenant.Record) error {
 	switch {
 	case !tenant.ValidName(id):
 		return errors.New("its ID is not valid")
@@ -108,7 +144,7 @@ func carry(before, next []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	b, err := json.Marshal(envelope{formatNow, at, old})
+	b, err := json.Marshal(envelope{Format, at, old})
 	if err != nil {
 		return nil, err
 	}

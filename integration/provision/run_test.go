@@ -1,0 +1,162 @@
+package provision_test
+
+import (
+	"context"
+	"os"
+	"strings"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/pgkennel/pgkennel/provision"
+	"github.com/pgkennel/pgkennel/tenant"
+)
+
+// run runs the bed's manager until the test ends.
+func (b *bed) run() {
+	b.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- b.Run(ctx) }()
+	b.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			b.Errorf("run: %v", err)
+		}
+	})
+}
+
+// until waits for something that the runner does by itself.
+func (b *bed) until(what string, is func() bool) {
+	b.Helper()
+	deadline := time.Now().Add(time.Minute)
+	for !is() {
+		if time.Now().After(deadline) {
+			b.Fatalf("in a minute: not %s", what)
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+}
+
+func (b *bed) pid(name string) int {
+	b.Helper()
+	r := b.record(name)
+	s, err := b.driver.State(context.Background(), &provision.Instance{ID: r.ID, Facts: r.Facts, Endpoint: r.Endpoint})
+	if err != nil {
+		b.Fatal(err)
+	}
+	if !s.Ready {
+		return 0
+	}
+	return s.PID
+}
+
+// The runner keeps instances up that are to be, goes on with what a dead process left, has the unused fall asleep, and forgets the removed.
+func TestRunner(t *testing.T) {
+	t.Parallel()
+	var clock atomic.Int64 // that the manager sees, ahead of the real one
+	now := func() time.Time { return time.Now().Add(time.Duration(clock.Load())) }
+	var clients atomic.Int64
+	b := newBed(t, func(_ *bed, o *provision.Options) {
+		o.Now = now
+		o.Clients = func(string) int { return int(clients.Load()) }
+	})
+	b.do(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Enable: true})
+	b.run()
+	// It ended by itself: it is started again.
+	pid := b.pid("acme")
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.until("started again", func() bool { p := b.pid("acme"); return p != 0 && p != pid })
+	b.until("answering again", func() bool { _, err := b.sql("acme", "acme", "SELECT 1"); return err == nil })
+	// It is to be down: what else starts it is stopped.
+	b.do(provision.Order{Verb: provision.VerbStop, Tenant: "acme"})
+	r := b.record("acme")
+	in := &provision.Instance{ID: r.ID, Version: r.Version, Facts: r.Facts, Endpoint: r.Endpoint, Settings: r.Settings, Limits: r.Limits}
+	if err := b.driver.Start(t.Context(), in); err != nil {
+		t.Fatal(err)
+	}
+	b.until("stopped again", func() bool { return !b.up("acme") })
+	// An operation that nobody is at.
+	b.do(provision.Order{Verb: provision.VerbStart, Tenant: "acme"})
+	// Nobody uses it: it falls asleep. While a client is connected it does not.
+	clients.Store(1)
+	b.do(provision.Order{Verb: provision.VerbSet, Tenant: "acme", SuspendAfter: new(300 * time.Millisecond)})
+	time.Sleep(time.Second)
+	if b.record("acme").Phase != tenant.Ready {
+		t.Error("a tenant fell asleep that has a client")
+	}
+	clients.Store(0)
+	b.until("asleep", func() bool {
+		r := b.record("acme")
+		return r.Phase == tenant.Asleep && r.Operation == nil && !b.up("acme")
+	})
+	if !b.record("acme").Routable() {
+		t.Error("nobody can wake it")
+	}
+	b.do(provision.Order{Verb: provision.VerbWake, Tenant: "acme"})
+	b.do(provision.Order{Verb: provision.VerbSet, Tenant: "acme", SuspendAfter: new(time.Duration)})
+	// Removed, it is kept for the grace period, and then it is gone with all it had.
+	b.do(provision.Order{Verb: provision.VerbRemove, Tenant: "acme"})
+	clock.Store(int64(8 * 24 * time.Hour))
+	b.until("forgotten", func() bool {
+		_, err := b.dir.Find(context.Background(), "name/acme")
+		return err != nil
+	})
+	b.nothing()
+}
+
+// A runner that comes after one that died goes on with its operations.
+func TestRunnerTakesOver(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, nil)
+	b.killedAt(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Enable: true}, "create after init")
+	b.run()
+	b.until("made", func() bool { return b.record("acme").Routable() })
+	b.mustSQL("acme", "acme", "SELECT 1")
+	// What cannot be started stays ready, with the reason, and is tried again.
+	r := b.record("acme")
+	conf, _, _ := b.driver.DataDir(&provision.Instance{ID: r.ID, Facts: r.Facts})
+	b.do(provision.Order{Verb: provision.VerbList})
+	if err := os.Rename(conf+"/global", conf+"/global.gone"); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(b.pid("acme"), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.until("told why", func() bool { return strings.Contains(b.record("acme").Reason, "does not start") })
+	if err := os.Rename(conf+"/global.gone", conf+"/global"); err != nil {
+		t.Fatal(err)
+	}
+	b.until("up, and no reason any more", func() bool { return b.up("acme") && b.record("acme").Reason == "" })
+}
+
+// A tenant whose disk is nearly full may only read, until there is room again.
+func TestDisk(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		return // volumes of a limited size are root's
+	}
+	b := newBed(t, nil)
+	b.do(provision.Order{
+		Verb: provision.VerbCreate, Tenant: "acme", Enable: true, Limits: &tenant.Limits{Disk: 160 << 20}, Settings: map[string]string{"max_wal_size": "32MB", "min_wal_size": "32MB"},
+		Init: "CREATE TABLE big (x text)",
+	})
+	b.run()
+	b.until("full", func() bool {
+		_, _ = b.sql("acme", "acme", "INSERT INTO big SELECT repeat(md5(random()::text), 8) FROM generate_series(1, 1500)") // until it may not any more
+		return b.record("acme").Access.Full
+	})
+	b.until("read-only at the server", func() bool {
+		_, err := b.sql("acme", "acme", "INSERT INTO big VALUES ('')")
+		return err != nil && strings.Contains(err.Error(), "read-only")
+	})
+	b.mustSQL("acme", "acme", "SELECT FROM big LIMIT 1")
+	b.mustSQL("acme", "acme", "SET transaction_read_only = off; TRUNCATE big" /* the server does not hold an owner */)
+	b.until("writable again", func() bool {
+		_, err := b.sql("acme", "acme", "INSERT INTO big VALUES ('')")
+		return err == nil && !b.record("acme").Access.Full
+	})
+}

@@ -1,0 +1,359 @@
+package process
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/pgkennel/pgkennel/tenant"
+)
+
+// groups are the cgroups of instances: v2 if it has both the controllers that limits need, else v1's hierarchies.
+type groups struct {
+	parent string            // v2: the directory that ours is made in; empty = v1
+	self   bool              // v2: parent is this process's own group, which it has to leave to share out what is in it
+	v1     map[string]string // v1: the directories of hierarchies, by controller
+	name   string
+	reason error // why there are none
+}
+
+// v1Controllers are those of v1 that instances join. Without the last two, limits are enforced all the same.
+var v1Controllers = []string{"memory", "cpu", "cpuacct", "pids"}
+
+func findGroups(o Options) *groups {
+	g := &groups{name: o.Cgroup}
+	if g.name == "" {
+		sum := sha256.Sum256([]byte(o.DataDir))
+		g.name = "pgkennel-" + hex.EncodeToString(sum[:4])
+	}
+	mounts, err := os.ReadFile("/proc/self/mounts")
+	if err != nil {
+		g.reason = err
+		return g
+	}
+	own, _ := os.ReadFile("/proc/self/cgroup") // its absence is as having none
+	g.find(o.CgroupRoot, string(mounts), string(own))
+	return g
+}
+
+// find looks through the mounts below root. own is the list of this process's groups.
+func (g *groups) find(root, mounts, own string) {
+	g.v1 = map[string]string{}
+	var v2 string
+	for line := range strings.Lines(mounts) {
+		f := strings.Fields(line)
+		if len(f) < 4 || !below(root, f[1]) {
+			continue
+		}
+		switch f[2] {
+		case "cgroup2":
+			v2 = f[1]
+		case "cgroup":
+			for option := range strings.SplitSeq(f[3], ",") {
+				if slices.Contains(v1Controllers, option) {
+					g.v1[option] = f[1]
+				}
+			}
+		}
+	}
+	if v2 != "" {
+		parents := []string{v2}
+		for line := range strings.Lines(own) {
+			if path, ok := strings.CutPrefix(strings.TrimSpace(line), "0::"); ok && path != "/" {
+				parents = append(parents, filepath.Join(v2, path))
+			}
+		}
+		for i, dir := range parents {
+			have, _ := os.ReadFile(filepath.Join(dir, "cgroup.controllers")) // without the file, without the controllers
+			words := strings.Fields(string(have))
+			if slices.Contains(words, "memory") && slices.Contains(words, "cpu") && unix.Access(dir, unix.W_OK) == nil {
+				g.parent, g.self, g.v1 = dir, i > 0, nil
+				return
+			}
+		}
+	}
+	var missing []string
+	for _, c := range v1Controllers[:2] {
+		if dir := g.v1[c]; dir == "" || unix.Access(dir, unix.W_OK) != nil {
+			missing = append(missing, c)
+		}
+	}
+	for c, dir := range g.v1 {
+		if unix.Access(dir, unix.W_OK) != nil {
+			delete(g.v1, c)
+		}
+	}
+	if len(missing) > 0 {
+		g.reason = fmt.Errorf("This process may make no cgroup with the controller %s", strings.Join(missing, " and ")) //nolint:staticcheck // it is the detail of an error
+	}
+}
+
+// can reports why a controller is not at hand.
+func (g *groups) can(controller string) error {
+	if g.parent != "" || g.v1[controller] != "" {
+		return nil
+	}
+	return g.reason
+}
+
+// dirs are an instance's groups.
+func (g *groups) dirs(id string) []string {
+	if g.parent != "" {
+		return []string{filepath.Join(g.parent, g.name, id)}
+	}
+	var list []string
+	for _, c := range v1Controllers {
+		if root := g.v1[c]; root != "" {
+			if dir := filepath.Join(root, g.name, id); !slices.Contains(list, dir) {
+				list = append(list, dir) // cpu and cpuacct are one hierarchy on many hosts
+			}
+		}
+	}
+	return list
+}
+
+// setup makes an instance's groups and limits them. It says so if a limit can't be had; groups without a limit may be missing.
+func (g *groups) setup(id string, l tenant.Limits, processes int) error {
+	needed := l.CPU > 0 || l.Memory > 0
+	if g.parent == "" && len(g.v1) == 0 {
+		if needed {
+			return g.reason
+		}
+		return nil
+	}
+	err := g.make(id)
+	if err == nil {
+		err = g.limit(id, l, processes)
+	}
+	if err != nil && needed {
+		return fmt.Errorf("cgroup of instance %s: %w", id, err)
+	}
+	return nil
+}
+
+func (g *groups) make(id string) error {
+	if g.parent == "" {
+		for _, dir := range g.dirs(id) {
+			if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // as all of cgroups' are
+				return err
+			}
+		}
+		return nil
+	}
+	base := filepath.Join(g.parent, g.name)
+	if err := os.MkdirAll(base, 0o755); err != nil { //nolint:gosec // as all of cgroups' are
+		return err
+	}
+	if g.self {
+		// A group with processes in it can't share out its resources to groups below it.
+		own := filepath.Join(g.parent, "pgkennel")
+		if err := os.MkdirAll(own, 0o755); err != nil { //nolint:gosec // as all of cgroups' are
+			return err
+		}
+		if err := write(own, "cgroup.procs", strconv.Itoa(os.Getpid())); err != nil {
+			return err
+		}
+	}
+	for _, dir := range []string{g.parent, base} {
+		if err := write(dir, "cgroup.subtree_control", "+memory +cpu"); err != nil {
+			return err
+		}
+		_ = write(dir, "cgroup.subtree_control", "+pids") // not all have it
+	}
+	return os.MkdirAll(filepath.Join(base, id), 0o755) //nolint:gosec // as all of cgroups' are
+}
+
+// period is the time that CPU limits are shares of, in microseconds.
+const period = 100000
+
+func (g *groups) limit(id string, l tenant.Limits, processes int) error {
+	quota := strconv.Itoa(l.CPU * period / 1000)
+	if g.parent != "" {
+		dir := filepath.Join(g.parent, g.name, id)
+		cpu, high, most, swap := "max", "max", "max", "max"
+		if l.CPU > 0 {
+			cpu = quota
+		}
+		if l.Memory > 0 {
+			// Slowed down a little below the limit, it gives back cache and does not lose a process.
+			high, most, swap = strconv.FormatInt(l.Memory-l.Memory/16, 10), strconv.FormatInt(l.Memory, 10), "0"
+		}
+		_ = write(dir, "pids.max", strconv.Itoa(processes))
+		_ = write(dir, "memory.swap.max", swap) // not all have it
+		return errors.Join(write(dir, "cpu.max", fmt.Sprintf("%s %d", cpu, period)), write(dir, "memory.high", high), write(dir, "memory.max", most))
+	}
+	var err error
+	if root := g.v1["cpu"]; root != "" {
+		if l.CPU == 0 {
+			quota = "-1"
+		}
+		dir := filepath.Join(root, g.name, id)
+		err = errors.Join(write(dir, "cpu.cfs_period_us", strconv.Itoa(period)), write(dir, "cpu.cfs_quota_us", quota))
+	}
+	if root := g.v1["memory"]; root != "" {
+		dir, most := filepath.Join(root, g.name, id), "-1"
+		if l.Memory > 0 {
+			most = strconv.FormatInt(l.Memory, 10)
+		}
+		// The one with swap may not be below that without: which goes first depends on the way.
+		swap := write(dir, "memory.memsw.limit_in_bytes", most)
+		err = errors.Join(err, write(dir, "memory.limit_in_bytes", most))
+		if swap != nil {
+			swap = write(dir, "memory.memsw.limit_in_bytes", most)
+		}
+		if swap != nil && !errors.Is(swap, fs.ErrNotExist) && !errors.Is(swap, fs.ErrPermission) {
+			err = errors.Join(err, swap)
+		}
+	}
+	if root := g.v1["pids"]; root != "" {
+		_ = write(filepath.Join(root, g.name, id), "pids.max", strconv.Itoa(processes))
+	}
+	return err
+}
+
+// has reports whether an instance has a group of its own.
+func (g *groups) has(id string) bool {
+	dirs := g.dirs(id)
+	for _, dir := range dirs {
+		if !exists(dir) {
+			return false
+		}
+	}
+	return len(dirs) > 0
+}
+
+// join has a program that is about to be started by this thread begin in the instance's groups. Of v1, a child is where the thread was that made it; so the
+// thread goes there, and must end with its goroutine.
+func (g *groups) join(id string, attr *syscall.SysProcAttr) (done func(), err error) {
+	done = func() {}
+	if !g.has(id) {
+		return done, nil
+	}
+	if g.parent != "" {
+		f, err := os.Open(filepath.Join(g.parent, g.name, id))
+		if err != nil {
+			return done, err
+		}
+		attr.UseCgroupFD, attr.CgroupFD = true, int(f.Fd())
+		return func() { f.Close() }, nil
+	}
+	for _, dir := range g.dirs(id) {
+		if err := write(dir, "tasks", "0"); err != nil {
+			return done, err
+		}
+	}
+	return done, nil
+}
+
+// adopt moves processes that run already.
+func (g *groups) adopt(id string, pids []int) error {
+	if !g.has(id) {
+		return nil
+	}
+	var err error
+	for _, dir := range g.dirs(id) {
+		for _, pid := range pids {
+			if e := write(dir, "cgroup.procs", strconv.Itoa(pid)); e != nil && alive(pid) {
+				err = errors.Join(err, e)
+			}
+		}
+	}
+	return err
+}
+
+// cpu is how much time an instance's processes had, those that have ended too.
+func (g *groups) cpu(id string) (time.Duration, bool) {
+	if !g.has(id) {
+		return 0, false
+	}
+	if g.parent != "" {
+		b, err := os.ReadFile(filepath.Join(g.parent, g.name, id, "cpu.stat"))
+		if err != nil {
+			return 0, false
+		}
+		for line := range strings.Lines(string(b)) {
+			if word, ok := strings.CutPrefix(strings.TrimSpace(line), "usage_usec "); ok {
+				n, err := strconv.ParseInt(word, 10, 64)
+				return time.Duration(n) * time.Microsecond, err == nil
+			}
+		}
+		return 0, false
+	}
+	root := g.v1["cpuacct"]
+	if root == "" {
+		return 0, false
+	}
+	b, err := os.ReadFile(filepath.Join(root, g.name, id, "cpuacct.usage"))
+	if err != nil {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64)
+	return time.Duration(n), err == nil
+}
+
+// pids are the processes in an instance's group; nil = it has none.
+func (g *groups) pids(id string) []int {
+	dirs := g.dirs(id)
+	if len(dirs) == 0 {
+		return nil
+	}
+	b, _ := os.ReadFile(filepath.Join(dirs[0], "cgroup.procs")) // without a group, without processes
+	var list []int
+	for word := range strings.FieldsSeq(string(b)) {
+		if pid, err := strconv.Atoi(word); err == nil {
+			list = append(list, pid)
+		}
+	}
+	return list
+}
+
+// remove takes an instance's groups away, and that around them after the last.
+func (g *groups) remove(id string) error {
+	var err error
+	for _, dir := range g.dirs(id) {
+		// A process that has ended stays in its group until somebody has waited for it.
+		for range 200 {
+			if e := os.Remove(dir); e == nil || errors.Is(e, fs.ErrNotExist) {
+				break
+			} else if !errors.Is(e, unix.EBUSY) {
+				err = errors.Join(err, e)
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		if exists(dir) {
+			err = errors.Join(err, fmt.Errorf("cgroup %s can't be removed: there are processes in it", dir))
+		}
+		_ = os.Remove(filepath.Dir(dir)) // fails while there are others
+	}
+	return err
+}
+
+// list are the IDs of instances that have groups.
+func (g *groups) list() []string {
+	var ids []string
+	for _, dir := range g.dirs("x") {
+		entries, _ := os.ReadDir(filepath.Dir(dir)) // none without it
+		for _, e := range entries {
+			if e.IsDir() && goodID.MatchString(e.Name()) {
+				ids = append(ids, e.Name())
+			}
+		}
+	}
+	return ids
+}
+
+func write(dir, name, value string) error {
+	return os.WriteFile(filepath.Join(dir, name), []byte(value), 0o644) //nolint:gosec // as all of cgroups' are
+}

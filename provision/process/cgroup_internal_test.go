@@ -1,0 +1,174 @@
+package process
+
+import (
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/pgkennel/pgkennel/tenant"
+)
+
+// files writes a tree of files, as a kernel would have them.
+func files(t *testing.T, root string, contents map[string]string) {
+	t.Helper()
+	for name, text := range contents {
+		path := filepath.Join(root, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// tree reads what was written below a directory.
+func tree(t *testing.T, dir string) map[string]string {
+	t.Helper()
+	got := map[string]string{}
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, e := range entries {
+		if b, err := os.ReadFile(filepath.Join(dir, e.Name())); err == nil {
+			got[e.Name()] = string(b)
+		}
+	}
+	return got
+}
+
+func wantTree(t *testing.T, dir string, want map[string]string) {
+	t.Helper()
+	if got := tree(t, dir); !maps.Equal(got, want) {
+		t.Errorf("%s holds %v, want %v", dir, got, want)
+	}
+}
+
+func TestCgroupV2(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	files(t, root, map[string]string{"cgroup.controllers": "cpuset cpu io memory pids\n"})
+	g := &groups{name: "kennel"}
+	g.find(root, "cgroup2 "+root+" cgroup2 rw,nosuid 0 0\nproc /proc proc rw 0 0\n", "0::/user.slice\n")
+	for _, c := range []string{"cpu", "memory"} {
+		if err := g.can(c); err != nil {
+			t.Errorf("%s: %v", c, err)
+		}
+	}
+	if err := g.setup("one", tenant.Limits{CPU: 1500, Memory: 160 << 20}, 77); err != nil {
+		t.Fatal(err)
+	}
+	leaf := filepath.Join(root, "kennel", "one")
+	wantTree(t, leaf, map[string]string{
+		"cpu.max": "150000 100000", "memory.max": "167772160", "memory.high": "157286400", "memory.swap.max": "0", "pids.max": "77",
+	})
+	if err := g.setup("one", tenant.Limits{}, 77); err != nil {
+		t.Fatal(err)
+	}
+	wantTree(t, leaf, map[string]string{"cpu.max": "max 100000", "memory.max": "max", "memory.high": "max", "memory.swap.max": "max", "pids.max": "77"})
+	attr := &syscall.SysProcAttr{}
+	done, err := g.join("one", attr)
+	if err != nil || !attr.UseCgroupFD || attr.CgroupFD <= 0 {
+		t.Errorf("join: %+v, %v", attr, err)
+	}
+	done()
+	files(t, leaf, map[string]string{"cpu.stat": "usage_usec 2500000\nuser_usec 1\n"})
+	if cpu, ok := g.cpu("one"); !ok || cpu.Milliseconds() != 2500 {
+		t.Errorf("CPU: %v, %t", cpu, ok)
+	}
+	if got := g.list(); len(got) != 1 || got[0] != "one" {
+		t.Errorf("list: %v", got)
+	}
+	for name := range tree(t, leaf) { // a kernel's files go with their directory
+		os.Remove(filepath.Join(leaf, name))
+	}
+	if err := g.remove("one"); err != nil {
+		t.Error(err)
+	}
+	if got := g.list(); len(got) != 0 || g.has("one") {
+		t.Errorf("list after: %v", got)
+	}
+	if err := g.remove("one"); err != nil {
+		t.Errorf("again: %v", err)
+	}
+}
+
+// Of a service with Delegate=yes, only its own group is its own; and it has to leave that for one below.
+func TestCgroupV2Delegated(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	files(t, root, map[string]string{"cgroup.controllers": "cpuset io\n", "system.slice/k.service/cgroup.controllers": "cpu memory\n"})
+	g := &groups{name: "kennel"}
+	g.find(root, "cgroup2 "+root+" cgroup2 rw 0 0\n", "0::/system.slice/k.service\n")
+	if err := g.setup("one", tenant.Limits{CPU: 500}, 1); err != nil {
+		t.Fatal(err)
+	}
+	own := filepath.Join(root, "system.slice/k.service")
+	if got := tree(t, filepath.Join(own, "pgkennel"))["cgroup.procs"]; got == "" {
+		t.Error("this process did not go to a group of its own")
+	}
+	if got := tree(t, filepath.Join(own, "kennel", "one"))["cpu.max"]; got != "50000 100000" {
+		t.Errorf("cpu.max is %q", got)
+	}
+}
+
+func TestCgroupV1(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	files(t, root, map[string]string{"cpu,cpuacct/x": "", "memory/x": "", "unified/cgroup.controllers": "hugetlb\n"})
+	g := &groups{name: "kennel"}
+	g.find(root, strings.ReplaceAll(`cgroup R/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0
+cgroup R/memory cgroup rw,memory 0 0
+cgroup2 R/unified cgroup2 rw 0 0
+cgroup /elsewhere/pids cgroup rw,pids 0 0
+`, "R", root), "1:cpu:/\n0::/\n")
+	if err := g.setup("one", tenant.Limits{CPU: 250, Memory: 100 << 20}, 5); err != nil {
+		t.Fatal(err)
+	}
+	wantTree(t, filepath.Join(root, "cpu,cpuacct/kennel/one"), map[string]string{"cpu.cfs_period_us": "100000", "cpu.cfs_quota_us": "25000"})
+	wantTree(t, filepath.Join(root, "memory/kennel/one"), map[string]string{"memory.limit_in_bytes": "104857600", "memory.memsw.limit_in_bytes": "104857600"})
+	done, err := g.join("one", &syscall.SysProcAttr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done()
+	if got := tree(t, filepath.Join(root, "memory/kennel/one"))["tasks"]; got != "0" {
+		t.Errorf("tasks holds %q, want 0: the thread that asks", got)
+	}
+	if dirs := g.dirs("one"); len(dirs) != 2 {
+		t.Errorf("directories %v, want one of each hierarchy", dirs)
+	}
+}
+
+// Where there is nothing to limit with, it is said; and nothing is asked of who wants no limits.
+func TestNoCgroups(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	files(t, root, map[string]string{"memory/x": ""})
+	g := &groups{name: "kennel"}
+	g.find(root, "cgroup "+root+"/memory cgroup rw,memory 0 0\n", "")
+	if err := g.can("memory"); err != nil {
+		t.Errorf("memory: %v", err)
+	}
+	if err := g.can("cpu"); err == nil || !strings.Contains(err.Error(), "cpu") {
+		t.Errorf("cpu: %v, want the controller's name", err)
+	}
+	g = &groups{name: "kennel"}
+	g.find(root, "", "")
+	if err := g.can("memory"); err == nil || !strings.Contains(err.Error(), "memory and cpu") {
+		t.Errorf("memory: %v, want the controllers' names", err)
+	}
+	if err := g.setup("one", tenant.Limits{}, 1); err != nil {
+		t.Error(err)
+	}
+	if err := g.setup("one", tenant.Limits{Memory: 1 << 30}, 1); err == nil {
+		t.Error("a limit was ignored")
+	}
+	if g.has("one") || g.list() != nil {
+		t.Error("there are groups")
+	}
+}

@@ -1,0 +1,413 @@
+package provision
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgkennel/pgkennel/tenant"
+)
+
+// argFrom is the ID of the tenant whose data a new one gets.
+const argFrom = "from"
+
+// beginRestore brings back a removed tenant, or what a backup has of one that is there.
+func beginRestore(ctx context.Context, c *change) error {
+	if err := c.refuseIn(tenant.Creating, tenant.Removing); err != nil {
+		return err
+	}
+	if c.old.Phase == tenant.Removed && c.o.Backup == "" && c.o.ToTime.IsZero() {
+		return nil // it is brought back as it was
+	}
+	if c.old.Isolation == tenant.Row {
+		return Errorf(KindRefused, "tenant %s shares tables with others: its rows can't be replaced in place", c.old.Name).WithHint("restore --as NEW makes a tenant of the backup")
+	}
+	b, err := c.m.pick(ctx, c.old, c.o)
+	if err != nil {
+		return err
+	}
+	if b.Kind == Physical && c.old.Isolation != tenant.Instance {
+		return Errorf(KindRefused, "backup %s is a physical one, and tenant %s has no instance", b.ID, c.old.Name)
+	}
+	if b.Kind == Logical && !c.o.ToTime.IsZero() {
+		return Errorf(KindInvalid, "backup %s is a logical one: it has one time only, %s", b.ID, b.Started.UTC().Format("2006-01-02 15:04:05 MST"))
+	}
+	c.args = map[string]string{argBackup: b.ID, argKind: b.Kind}
+	c.detail = "backup " + b.ID
+	c.r.Phase = tenant.Stopped // until it is through
+	return nil
+}
+
+const argKind = "kind"
+
+func restoreSteps(j *job) []step {
+	kind := j.r.Operation.Args[argKind]
+	up := []step{{"volume", volume, nil}, {"configure", configure, nil}, {"start", start, nil}, {"answers", answers, nil}}
+	switch {
+	case kind == "" && j.r.Isolation != tenant.Instance:
+		return []step{{"make", makeVirtual, nil}, {"register", ready, nil}}
+	case kind == "":
+		return append(up, step{"register", ready, nil})
+	case j.r.Isolation != tenant.Instance:
+		return []step{{"keep", keep, nil}, {"load", loadVirtual, nil}, {"register", ready, nil}}
+	case kind == Physical:
+		return slices.Concat([]step{{"keep", keep, nil}, {"close", closeSessions, nil}, {"stop", stop, nil}, {"unpack", unpack, nil}}, up[1:],
+			[]step{{"roles", roles, nil}, {"register", ready, nil}})
+	}
+	return slices.Concat([]step{{"keep", keep, nil}}, up, []step{{"roles", roles, nil}, {"load", load, nil}, {"register", ready, nil}})
+}
+
+// keep makes a backup of what is there before it is replaced. What can't be read any more can't be kept: that is no reason to keep the tenant from its backup.
+func keep(ctx context.Context, j *job) error {
+	from, err := j.reachable(ctx)
+	if err == nil {
+		_, err = j.dump(ctx, from, Logical, "before restore")
+	}
+	if err != nil && ctx.Err() == nil {
+		j.m.o.Log.WarnContext(ctx, "what a restore replaces was not kept", "tenant", j.r.ID, "error", err)
+		j.note("what was there could not be kept: " + explain(err, j.r.Name).Message)
+		return nil
+	}
+	return err
+}
+
+// unpack puts a physical backup in the place of the instance's data.
+func unpack(ctx context.Context, j *job) error {
+	b, err := j.picked(ctx, j.r.ID)
+	if err != nil {
+		return err
+	}
+	return j.instance(func(in *Instance, d Driver) error {
+		return j.m.o.Archive.Unpack(ctx, b, source(j.r, in, d), j.o.ToTime, j.progress)
+	})
+}
+
+// load makes the tenant's database anew from a logical backup.
+func load(ctx context.Context, j *job) error {
+	of := j.r.Operation.Args[argFrom]
+	if of == "" {
+		of = j.r.ID
+	}
+	b, err := j.picked(ctx, of)
+	if err != nil {
+		return err
+	}
+	return j.instance(func(in *Instance, d Driver) error {
+		if err := j.m.database(ctx, in, j.r); err != nil {
+			return err
+		}
+		return j.m.o.Archive.Load(ctx, b, source(j.r, in, d), j.progress)
+	})
+}
+
+// loadVirtual makes what a virtual tenant has anew from a logical backup.
+func loadVirtual(ctx context.Context, j *job) error {
+	of := j.r.Operation.Args[argFrom]
+	if of == "" {
+		of = j.r.ID
+	}
+	b, err := j.picked(ctx, of)
+	if err != nil {
+		return err
+	}
+	if err := unmakeVirtual(ctx, j); err != nil {
+		return err
+	}
+	if err := makeVirtual(ctx, j); err != nil {
+		return err
+	}
+	to, err := j.m.o.Virtual.Source(ctx, j.r.Clone())
+	if err != nil {
+		return err
+	}
+	return j.m.o.Archive.Load(ctx, b, to, j.progress)
+}
+
+// beginClone makes the record of a new tenant with another's data: those that it has now, or, with restore --as, those of a backup.
+func beginClone(ctx context.Context, c *change) error {
+	o := c.o
+	if o.Name == "" {
+		return Errorf(KindInvalid, "%s needs a name for the new tenant", o.Verb)
+	}
+	if c.m.o.Archive == nil {
+		return errNoArchive()
+	}
+	from, err := c.m.find(ctx, o.Tenant)
+	if err != nil {
+		return err
+	}
+	if c.old != nil {
+		return Errorf(KindTaken, "there is a tenant %s already", o.Name)
+	}
+	return c.like(ctx, from, o.Name)
+}
+
+// like drafts a tenant like another, but for what the order says.
+func (c *change) like(ctx context.Context, from *tenant.Record, name string) error {
+	o := &c.o
+	full := c.o
+	if o.Isolation == "" {
+		full.Isolation = from.Isolation.String()
+	}
+	if full.Isolation == from.Isolation.String() {
+		if o.Version == "" {
+			full.Version = from.Version
+		}
+		if o.Driver == "" {
+			full.Driver = from.Driver
+		}
+		if o.Limits == nil {
+			l := from.Limits
+			full.Limits = &l
+		}
+		if o.Cluster == "" {
+			full.Cluster = from.Cluster
+		}
+		if o.Mode == "" && from.Mode != 0 {
+			full.Mode = from.Mode.String()
+		}
+	}
+	if full.Isolation == tenant.Instance.String() {
+		full.Settings = make(map[string]string)
+		maps.Copy(full.Settings, from.Settings)
+		maps.Copy(full.Settings, o.Settings)
+		if len(o.Extensions) == 0 {
+			full.Extensions = from.Extensions
+		}
+	}
+	drafted := &change{m: c.m, o: full}
+	if err := drafted.draft(ctx, name); err != nil {
+		return err
+	}
+	c.r, c.password, c.secrets = drafted.r, drafted.password, drafted.secrets
+	c.r.Origin.Template = "tenant:" + from.Name
+	c.args = map[string]string{argFrom: from.ID}
+	c.detail = "from " + from.Name
+	if o.Verb == verbRestoreAs {
+		b, err := c.m.pick(ctx, from, c.o)
+		if err != nil {
+			return err
+		}
+		if b.Kind == Physical && (c.r.Isolation != tenant.Instance || from.Isolation != tenant.Instance) {
+			return Errorf(KindRefused, "backup %s is a physical one: it makes an instance only", b.ID)
+		}
+		if b.Kind == Physical {
+			// The data directory has the roles and the database of whom it was made of.
+			c.args[argKind] = b.Kind
+			password, err := c.m.o.Vault.Open(from.ID, tenant.AdminField, from.Admin)
+			if err != nil {
+				return err
+			}
+			c.r.Admin = c.m.o.Vault.Seal(c.r.ID, tenant.AdminField, password) // the data directory has it
+		}
+		c.args[argBackup] = b.ID
+		c.detail = "backup " + b.ID + " of " + from.Name
+	} else if _, err := c.m.running(ctx, from); err != nil {
+		return err
+	} else if from.Host != c.r.Host && from.Isolation == tenant.Instance && c.r.Isolation == tenant.Instance {
+		return Errorf(KindRefused, "tenant %s is on host %s: a clone is made there", from.Name, from.Host).WithHint("--host %s", from.Host)
+	}
+	if o.DryRun {
+		return c.dryRun(ctx, cloneSteps(&job{m: c.m, r: c.r, o: c.o}))
+	}
+	return nil
+}
+
+func cloneSteps(j *job) []step {
+	first := step{"dump", dumpOther, forgetDump}
+	if j.o.Verb == verbRestoreAs {
+		first = step{"backup", nothing, nil}
+	}
+	if j.o.Verb == VerbImport {
+		first = step{"import", importFile, forgetDump}
+	}
+	if j.r.Isolation != tenant.Instance {
+		return []step{first, {"make", makeVirtual, unmakeVirtual}, {"load", loadVirtual, nil}, {"register", registerNew, nil}}
+	}
+	if op := j.r.Operation; op != nil && op.Args[argKind] == Physical {
+		return slices.Concat([]step{first}, instanceSteps()[:3], []step{{"unpack", unpackOther, nil}}, instanceSteps()[3:],
+			[]step{{"adopt", adopt, nil}, {"roles", roles, nil}, {"register", registerNew, nil}})
+	}
+	return slices.Concat([]step{first}, instanceSteps(), []step{{"roles", roles, nil}, {"load", load, nil}, {"register", registerNew, nil}})
+}
+
+func nothing(context.Context, *job) error { return nil }
+
+// dumpOther makes a backup of the tenant that is cloned. It is kept as the new one's first.
+func dumpOther(ctx context.Context, j *job) error {
+	from, err := j.m.dir.Get(ctx, j.r.Operation.Args[argFrom])
+	if err != nil {
+		return err
+	}
+	s, err := j.m.running(ctx, from)
+	if err != nil {
+		return err
+	}
+	s.Record.ID = j.r.ID
+	b, err := j.m.o.Archive.Dump(ctx, s, "clone of "+from.Name, j.progress)
+	if err != nil {
+		return err
+	}
+	j.change(func(r *tenant.Record) { r.Operation.Args[argBackup], r.Operation.Args[argFrom] = b.ID, r.ID })
+	return nil
+}
+
+func forgetDump(ctx context.Context, j *job) error { return j.m.o.Archive.Forget(ctx, j.r.ID) }
+
+// unpackOther makes the new instance's data of another's physical backup.
+func unpackOther(ctx context.Context, j *job) error {
+	b, err := j.picked(ctx, j.r.Operation.Args[argFrom])
+	if err != nil {
+		return err
+	}
+	return j.instance(func(in *Instance, d Driver) error {
+		return j.m.o.Archive.Unpack(ctx, b, source(j.r, in, d), j.o.ToTime, j.progress)
+	})
+}
+
+// beginImport makes the record of a new tenant with the data of a file.
+func beginImport(ctx context.Context, c *change) error {
+	if c.m.o.Archive == nil {
+		return errNoArchive()
+	}
+	if c.old != nil {
+		return Errorf(KindTaken, "there is a tenant %s already", c.old.Name)
+	}
+	if _, ok := c.m.o.Archive.(Transfer); !ok {
+		return Errorf(KindRefused, "the archive that is configured can't import")
+	}
+	if !filepath.IsAbs(c.o.File) {
+		return Errorf(KindInvalid, "import needs the absolute path of a file on the host of the tenant")
+	}
+	name := c.o.Tenant
+	if c.o.Name != "" {
+		name = c.o.Name
+	}
+	if err := c.draft(ctx, name); err != nil {
+		return err
+	}
+	if c.r.Host == c.m.o.Host {
+		if _, err := os.Stat(c.o.File); err != nil {
+			return Errorf(KindInvalid, "the file can't be read: %v", err)
+		}
+	}
+	if c.o.DryRun {
+		return c.dryRun(ctx, cloneSteps(&job{m: c.m, r: c.r, o: c.o}))
+	}
+	return nil
+}
+
+// importFile makes the new tenant's first backup of a file.
+func importFile(ctx context.Context, j *job) error {
+	if err := j.m.o.Archive.Forget(ctx, j.r.ID); err != nil { // of the time before
+		return err
+	}
+	f, err := os.Open(j.o.File)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	b, err := j.m.o.Archive.(Transfer).Import(ctx, j.r.ID, j.o.Passphrase, f, j.progress)
+	if err != nil {
+		return err
+	}
+	j.change(func(r *tenant.Record) { r.Operation.Args[argBackup] = b.ID })
+	return nil
+}
+
+// export writes a tenant's data into a file of this host.
+func export(ctx context.Context, m *Manager, o Order, report func(Progress)) (_ *Result, err error) {
+	r, err := m.find(ctx, o.Tenant)
+	if err != nil {
+		return nil, err
+	}
+	t, ok := m.o.Archive.(Transfer)
+	switch {
+	case m.o.Archive == nil:
+		return nil, errNoArchive()
+	case !ok:
+		return nil, Errorf(KindRefused, "the archive that is configured can't export")
+	case !filepath.IsAbs(o.File):
+		return nil, Errorf(KindInvalid, "export needs the absolute path of a file on the host of the tenant")
+	}
+	var b *Backup
+	if o.Backup != "" {
+		b, err = m.pick(ctx, r, o)
+	} else {
+		var from Source
+		if from, err = m.running(ctx, r); err == nil {
+			b, err = m.o.Archive.Dump(ctx, from, "export", report)
+		}
+	}
+	if err != nil {
+		return nil, err
+	}
+	if b.Kind != Logical {
+		return nil, Errorf(KindRefused, "backup %s is a physical one: only logical ones can be exported", b.ID)
+	}
+	// Nothing that is there is overwritten, a link of somebody else's least of all.
+	f, err := os.OpenFile(o.File, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if errors.Is(err, fs.ErrExist) {
+		return nil, Errorf(KindTaken, "there is a file %s already", o.File)
+	}
+	if err != nil {
+		return nil, Errorf(KindInvalid, "the file can't be made: %v", err)
+	}
+	err = t.Export(ctx, b, o.Passphrase, f, report)
+	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return nil, errors.Join(err, os.Remove(o.File))
+	}
+	return &Result{Changed: true, Tenants: views(r), Backups: []Backup{*b}}, nil
+}
+
+// adopt gives what a physical backup of another tenant has the new one's names. The other's further logins are no longer there.
+func adopt(ctx context.Context, j *job) error {
+	from := j.r.Operation.Args[argFrom]
+	return j.instance(func(in *Instance, _ Driver) error {
+		var databases, logins []string
+		err := as(ctx, in, "postgres", func(c *pgx.Conn) (err error) {
+			databases, err = column(ctx, c, "SELECT datname::text FROM pg_catalog.pg_database WHERE datname = $1", tenant.OwnDatabase(from))
+			if err != nil {
+				return err
+			}
+			if len(databases) > 0 {
+				if err := run(ctx, c, "ALTER DATABASE "+ident(databases[0])+" RENAME TO "+ident(j.r.Database)); err != nil {
+					return err
+				}
+			}
+			have, err := column(ctx, c, "SELECT rolname::text FROM pg_catalog.pg_roles WHERE pg_catalog.starts_with(rolname, $1)", tenant.OwnRole(from, 0))
+			if err != nil {
+				return err
+			}
+			for _, role := range have {
+				switch role {
+				case tenant.OwnerRole(from):
+					err = run(ctx, c, "ALTER ROLE "+ident(role)+" RENAME TO "+ident(tenant.OwnerRole(j.r.ID)))
+				case tenant.OwnRole(from, 0):
+					err = run(ctx, c, "ALTER ROLE "+ident(role)+" RESET ALL", "ALTER ROLE "+ident(role)+" RENAME TO "+ident(tenant.OwnRole(j.r.ID, 0)))
+				default:
+					logins = append(logins, role)
+				}
+				if err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		for _, role := range logins {
+			if err := drop(ctx, in, j.r, role); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
