@@ -153,7 +153,7 @@ func (f *follower) changed(changed []*tenant.Record, deleted []string) {
 	}
 	for _, id := range deleted {
 		if v, ok := f.instances.Load(id); ok {
-			v.(*instance).gone() //nolint:forcetypeassert // nothing else is in it
+			v.(*instance).take(cfg) //nolint:forcetypeassert // nothing else is in it
 		}
 	}
 	f.virtualChanged(changed, deleted)
@@ -230,7 +230,8 @@ func (p *Pooler) Clients(id string) int {
 		return 0
 	}
 	if v, ok := p.follower.instances.Load(id); ok {
-		return v.(*instance).u.clients() //nolint:forcetypeassert // nothing else is in it
+		in := v.(*instance) //nolint:forcetypeassert // nothing else is in it
+		return in.u.clients() + in.visitors()
 	}
 	return 0
 }
@@ -338,7 +339,7 @@ func (f *follower) virtualChanged(changed []*tenant.Record, deleted []string) {
 				return
 			}
 			for _, p := range x.Places() {
-				ends = ends || ids[p.Tenant.ID] && !same(s.tenants[a.Database], p)
+				ends = ends || ids[p.Tenant.ID] && !(same(s.tenants[a.Database], p) && allowed(x, s.tenants[a.Database].find(p.Tenant.Name)))
 			}
 		})
 		if ends {

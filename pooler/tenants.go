@@ -2,6 +2,7 @@ package pooler
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -32,6 +33,8 @@ type tenants struct {
 		// places, and accounts, are bounded by being thrown away: what is asked for again is made again.
 		places   map[string]*tenantPlace
 		accounts map[tenantAccount]*session.Account
+		// forgot counts how often tenants were forgotten: what was found before is not remembered behind that.
+		forgot uint64
 		// chosen are those of accounts that their clients chose by key, to be found without making a text of it.
 		chosen map[chosenAccount]*session.Account
 	}
@@ -41,7 +44,6 @@ type tenants struct {
 type tenantPlace struct {
 	*session.Place
 	role  string
-	u     *unit          // where its statements run
 	login *cluster.Login // nil: that of the account
 }
 
@@ -124,7 +126,7 @@ func same(t *tenants, p *session.Place) bool {
 func (t *tenants) byKey(a *session.Account, key sharding.Key) (*session.Account, *pgwire.Error) {
 	at := chosenAccount{a, key}
 	t.mu.RLock()
-	to := t.mu.chosen[at]
+	to, forgot := t.mu.chosen[at], t.mu.forgot
 	t.mu.RUnlock()
 	if to != nil {
 		return to, nil
@@ -136,7 +138,7 @@ func (t *tenants) byKey(a *session.Account, key sharding.Key) (*session.Account,
 	to, e := t.chosen(a, x)
 	if e == nil {
 		t.mu.Lock()
-		if t.mu.accounts[tenantAccount{a, x.Name, false}] == to { // else it was thrown away
+		if t.mu.accounts[tenantAccount{a, x.Name, false}] == to && t.mu.forgot == forgot { // else it was thrown away, or may have changed since it was found
 			t.mu.chosen[chosenAccount{a, to.Place.Route.Key}] = to // the key at hand may be a view of a message
 		}
 		t.mu.Unlock()
@@ -156,6 +158,7 @@ func (t *tenants) byName(a *session.Account, name string) (*session.Account, *pg
 func (t *tenants) forget(ids map[string]bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.mu.forgot++
 	for at, a := range t.mu.accounts {
 		if ids[a.Place.Tenant.ID] {
 			delete(t.mu.accounts, at)
@@ -209,6 +212,17 @@ func (t *tenants) account(a *session.Account, x *tenant.Tenant, bound bool) (*se
 	if to != nil && to.Place.Tenant == x {
 		return to, nil
 	}
+	var in *instance
+	var now *served
+	if x.Isolation == tenant.Instance {
+		if x.Down {
+			return nil, errStopped(x.Name)
+		}
+		var e *pgwire.Error
+		if in, now, e = t.u.p.follower.attach(x); e != nil {
+			return nil, e
+		}
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if to := t.mu.accounts[at]; to != nil && to.Place.Tenant == x {
@@ -220,8 +234,12 @@ func (t *tenants) account(a *session.Account, x *tenant.Tenant, bound bool) (*se
 	}
 	made := *a
 	to = &made
-	to.TenantMetrics = t.u.tenantMeters.of(x)
-	if x.ReadOnly() {
+	if in != nil {
+		in.attachedAs(now, to)
+	} else {
+		to.TenantMetrics = t.u.tenantMeters.of(x)
+	}
+	if x.ReadOnly() && in == nil {
 		to.ReadOnly = new(atomic.Bool)
 		to.ReadOnly.Store(true)
 	}
@@ -229,7 +247,7 @@ func (t *tenants) account(a *session.Account, x *tenant.Tenant, bound bool) (*se
 		to.Free = a
 	}
 	if p.login != nil {
-		to.ServerUser, to.Login = p.role, &login{u: p.u, user: a.User, login: p.login}
+		to.ServerUser, to.Login = p.role, &login{u: t.u, user: a.User, login: p.login}
 	}
 	if len(t.mu.accounts) >= mostTenants {
 		clear(t.mu.accounts)
@@ -247,12 +265,10 @@ func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
 	if e != nil {
 		return nil, e
 	}
-	p := &tenantPlace{role: x.Role, u: t.u}
+	p := &tenantPlace{role: x.Role}
 	if x.Mode == tenant.Strict {
-		if p.login = t.login(x); x.Isolation == tenant.Instance {
-			if p.u, e = t.u.p.follower.attach(x); e != nil {
-				return nil, e
-			}
+		if x.Isolation != tenant.Instance { // which has a login for it
+			p.login = t.login(x)
 		}
 		p.Place = session.NewPlace(x, route, nil, nil)
 		p.SearchPath = x.SearchPath()
@@ -273,14 +289,11 @@ func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
 func (t *tenants) login(x *tenant.Tenant) *cluster.Login {
 	name := "tenant " + x.Name + "@" + t.u.name()
 	o := cluster.LoginOptions{User: x.Role, Name: name, Database: x.Database, Budgeted: true, Tenant: x.Name}
-	if x.Isolation < tenant.Database { // others have connections to the database
+	if x.Isolation != tenant.Database { // others have connections to the database
 		o.Hears = name
 	}
 	secret := "none"
-	if x.Isolation == tenant.Instance {
-		o.Database, o.Budgeted = "", false
-		o.Credential, secret = t.u.p.follower.credential(x)
-	} else if s := t.conf.Tenancy.Secret; s != nil {
+	if s := t.conf.Tenancy.Secret; s != nil {
 		o.Credential = auth.NewClientCredential(s.RolePassword(t.u.name(), x.Role))
 		secret = s.ID()
 	}
@@ -291,9 +304,7 @@ func (t *tenants) login(x *tenant.Tenant) *cluster.Login {
 	if len(options) > 0 {
 		o.Params = []pgwire.Param{{Name: "options", Value: strings.Join(options, " ")}}
 	}
-	if x.Isolation != tenant.Instance { // there is nobody else's in it
-		o.Guard = secure.Login{Isolation: x.Isolation, Mode: x.Mode, Column: t.cfg.TenantColumn}.Guard()
-	}
+	o.Guard = secure.Login{Isolation: x.Isolation, Mode: x.Mode, Column: t.cfg.TenantColumn}.Guard()
 	o.Identity = strings.Join(append([]string{name, x.Role, x.Database, secret}, options...), "\x00")
 	return cluster.NewLogin(o)
 }
@@ -345,7 +356,9 @@ func shardOf(r *router.Router, x *tenant.Tenant, key sharding.Key) (topology.Sha
 
 // tenantRoute is what the router knows of a tenant.
 func tenantRoute(typ sharding.KeyType, r *router.Router, x *tenant.Tenant) (router.Tenant, *pgwire.Error) {
-	route := router.Tenant{Own: x.Isolation != tenant.Row, Login: x.Mode == tenant.Strict, Schema: x.Schema}
+	route := router.Tenant{
+		Own: x.Isolation != tenant.Row, Sole: x.Isolation == tenant.Instance, Login: x.Mode == tenant.Strict, Schema: x.Schema,
+	}
 	if x.Key != "" {
 		key, ok := sharding.ParseKey(typ, x.Key)
 		if !ok || key.String() != x.Key { // by another spelling it would be another tenant, in another state
@@ -469,19 +482,46 @@ func (p *Pooler) account(asked tenant.Asked) (*session.Account, tenant.Refusal) 
 		return a, tenant.Welcome
 	}
 	ts := s.tenants[id.Database]
+	if id.Tenant.Isolation == tenant.Instance {
+		if asked.Database != id.Database { // the tenant's own logins come first where the database is its own, or none
+			if own, why, found := p.follower.account(tenancy.Naming, &asked); found && why == tenant.Welcome {
+				return own, why
+			}
+		}
+		if s.disabled[id.Tenant.Name] { // by the console
+			return nil, tenant.DisabledTenant
+		}
+		made := *a // nothing is made for the tenant yet
+		made.Admit = ts.admission(a, id.Tenant, asked.From)
+		return &made, tenant.Welcome
+	}
 	to, e := ts.account(a, id.Tenant, true)
 	if e != nil {
 		return nil, tenant.UnknownTenant
 	}
-	if id.Tenant.ID != "" { // it may change while the client logs in
+	if id.Tenant.ID != "" {
 		made := *to
-		made.Admit = func() (*session.Account, tenant.Refusal, *pgwire.Error) {
-			if x := ts.u.tenants.Load().find(id.Tenant.Name); x == nil || x.ID != id.Tenant.ID || x.State != tenant.Active {
-				return nil, tenant.UnknownTenant, nil
-			}
-			return to, tenant.Welcome, nil
-		}
+		made.Admit = ts.admission(a, id.Tenant, asked.From)
 		return &made, tenant.Welcome
 	}
 	return to, tenant.Welcome
+}
+
+// admission is Admit for a tenant of the directory, which may have changed while its client logged in.
+func (t *tenants) admission(a *session.Account, as *tenant.Tenant, from netip.Addr) func() (*session.Account, tenant.Refusal, *pgwire.Error) {
+	return func() (*session.Account, tenant.Refusal, *pgwire.Error) {
+		now := t.u.tenants.Load()
+		x := now.find(as.Name)
+		switch {
+		case x == nil || x.ID != as.ID || x.State != tenant.Active:
+			return nil, tenant.UnknownTenant, nil
+		case !x.Allows(from):
+			return nil, tenant.ForeignNetwork, nil
+		}
+		to, e := now.account(a, x, true)
+		if e != nil && (x.Isolation != tenant.Instance || e.Code == pgwire.CodeInsufficientPrivilege) {
+			return nil, tenant.UnknownTenant, nil
+		}
+		return to, tenant.Welcome, e
+	}
 }

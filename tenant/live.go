@@ -53,17 +53,15 @@ func (r *Registry) followed(rec *Record) *Tenant {
 		Name: rec.Name, Key: rec.Key, Isolation: rec.Isolation, Mode: rec.Mode, Cluster: rec.Cluster, Shard: rec.Shard,
 		Schema: rec.Schema, Role: rec.Role, Database: rec.Database, ID: rec.ID, State: Active, Access: rec.Access,
 	}
+	if rec.Isolation == Instance { // where it is, and how to log in there, is the instance's to know: its sessions go on when that changes
+		t.Mode, t.Shard, t.Role, t.Database = Strict, 0, "", ""
+		t.Down = rec.Access.Enabled && (rec.Phase == Stopped || rec.Phase == Failed)
+	}
 	switch {
 	case rec.Phase == OnHold:
 		t.State = Suspended
-	case !rec.Routable():
+	case !rec.Routable() && !t.Down, rec.Isolation == Instance && (len(rec.Logins) == 0 || rec.Logins[0].Disabled):
 		t.State = Disabled
-	}
-	if rec.Isolation == Instance {
-		t.Mode, t.Shard, t.Endpoint = Strict, 0, rec.Endpoint
-		if len(rec.Logins) > 0 {
-			t.Role, t.Secret = rec.Logins[0].Role, rec.Logins[0].Secret
-		}
 	}
 	if r.names[t.Name] == nil && (t.Key == "" || r.keys[place{t.Cluster, t.Key}] == nil) && r.complete(t) == nil && !r.ownsOf(t) {
 		f.t = t

@@ -102,14 +102,13 @@ type Tenant struct {
 	Shard   int
 	// Schema and Role are its own (Schema isolation: both; else a Role where the mode is Strict).
 	Schema, Role string
-	// Database is its own on the server; empty = the shard's. Database and Instance isolation only.
+	// Database is its own on the server; empty = the shard's. Database isolation only.
 	Database string
-	// Endpoint is where its own instance listens, Secret the password of Role there.
-	Endpoint Endpoint
-	Secret   Ciphertext
 	// ID and Access are of the directory's record; empty for tenants of the configuration.
 	ID     string
 	Access Access
+	// Down: its own instance was stopped, or failed, and an operator has to start it.
+	Down bool
 
 	context []Setting
 }
@@ -159,7 +158,7 @@ func (t *Tenant) setContext(setting string) {
 	if p := t.SearchPath(); p != "" {
 		t.context = append(t.context, Setting{SearchPathSetting, p})
 	}
-	if t.ReadOnly() {
+	if t.ReadOnly() && t.Isolation != Instance { // whose login says so, and can change
 		t.context = append(t.context, Setting{ReadOnlySetting, "on"})
 	}
 	if t.Mode == Shared && t.Role != "" {
