@@ -154,23 +154,23 @@ func (t *tenants) byName(a *session.Account, name string) (*session.Account, *pg
 	return t.chosen(a, x)
 }
 
-// forget drops what is remembered of tenants of the directory, by their IDs: they have changed.
-func (t *tenants) forget(ids map[string]bool) {
+// forget drops what is remembered of tenants that may have changed with the directory.
+func (t *tenants) forget(of *touched) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.mu.forgot++
 	for at, a := range t.mu.accounts {
-		if ids[a.Place.Tenant.ID] {
+		if of.has(a.Place.Tenant) {
 			delete(t.mu.accounts, at)
 		}
 	}
 	for at, a := range t.mu.chosen {
-		if ids[a.Place.Tenant.ID] {
+		if of.has(a.Place.Tenant) {
 			delete(t.mu.chosen, at)
 		}
 	}
 	for name, p := range t.mu.places {
-		if ids[p.Tenant.ID] {
+		if of.has(p.Tenant) {
 			delete(t.mu.places, name)
 		}
 	}
@@ -471,7 +471,7 @@ func (p *Pooler) account(asked tenant.Asked) (*session.Account, tenant.Refusal) 
 	})
 	if refusal != tenant.Welcome {
 		if p.follower != nil {
-			if a, why, found := p.follower.account(tenancy.Naming, &asked); found {
+			if a, why, found := p.follower.account(tenancy.Naming, &asked); found && (why != tenant.Conflict || refusal == tenant.UnknownUser) {
 				return a, why
 			}
 		}
