@@ -313,3 +313,56 @@ func TestAttachedSleep(t *testing.T) {
 	_, err = free.Exec(t.Context(), "select * from orders where tenant_id = 7")
 	wantCode(t, "a server that another host has", "57P03", err)
 }
+
+// TestReadOnlyVisits: who is nobody's may write, but takes no leave for that to a tenant that may only read.
+func TestReadOnlyVisits(t *testing.T) {
+	t.Parallel()
+	k, _ := newCity(t)
+	for _, id := range []string{k.attached("acme", "7").ID, k.virtual("two", "2")} {
+		k.dir.change(id, func(r *tenant.Record) { r.Access.ReadOnly = true })
+	}
+	free := k.as("app", "shop", "app")
+	run(t, free, "set default_transaction_read_only = off")
+	start, err := k.try("app", "shop", "app", "default_transaction_read_only=off")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer start.Close(context.Background())
+	for name, key := range map[string]string{"acme": "7", "two": "2"} {
+		hint, insert := "/* pgkennel_tenant: "+name+" */ ", "insert into orders values ("+key+", 'x')"
+		for _, sql := range []string{
+			insert, hint + insert, hint + "begin read write", "begin read write; " + insert, "begin read write; " + hint + insert + "; commit", "begin; set transaction read write; " + insert,
+			"begin; set local transaction_read_only = off; " + insert, "begin read write; set local app.current_tenant = '" + key + "'; " + insert,
+			"begin; savepoint s; set transaction read write; rollback to s; " + insert,
+		} {
+			for who, c := range map[string]*pgx.Conn{"by SET": free, "by its start": start} {
+				_, err := c.PgConn().Exec(t.Context(), sql).ReadAll() // as one message
+				wantCode(t, who+": "+sql, "25006", err)
+				run(t, c, "rollback")
+				for part := range strings.SplitSeq(sql, "; ") { // one by one, prepared
+					if _, err = c.Exec(t.Context(), part); err != nil {
+						break
+					}
+				}
+				wantCode(t, who+", one by one: "+sql, "25006", err)
+				run(t, c, "rollback")
+			}
+		}
+		var batch pgx.Batch
+		batch.Queue("begin read write")
+		batch.Queue(insert)
+		err := free.SendBatch(t.Context(), &batch).Close()
+		wantCode(t, "a pipeline", "25006", err)
+		run(t, free, "rollback")
+		run(t, free, "set pgkennel.tenant = '"+name+"'")
+		_, err = free.Exec(t.Context(), "insert into orders (note) values ('x')")
+		wantCode(t, "chosen", "25006", err)
+		if got := notes(t, free, "where note = 'x'"); got != "" {
+			t.Errorf("%s was written to", name)
+		}
+		run(t, free, "reset pgkennel.tenant")
+	}
+	run(t, free, "begin read write") // whom nothing keeps from it may write
+	run(t, free, "insert into orders values (1, 'x')")
+	run(t, free, "commit")
+}
