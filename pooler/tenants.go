@@ -491,23 +491,13 @@ func (p *Pooler) account(asked tenant.Asked) (*session.Account, tenant.Refusal) 
 		if s.disabled[id.Tenant.Name] { // by the console
 			return nil, tenant.DisabledTenant
 		}
-		made := *a // nothing is made for the tenant yet
-		made.Admit = ts.admission(a, id.Tenant, asked.From)
-		return &made, tenant.Welcome
 	}
-	to, e := ts.account(a, id.Tenant, true)
-	if e != nil {
-		return nil, tenant.UnknownTenant
-	}
-	if id.Tenant.ID != "" {
-		made := *to
-		made.Admit = ts.admission(a, id.Tenant, asked.From)
-		return &made, tenant.Welcome
-	}
-	return to, tenant.Welcome
+	made := *a // nothing is made for the tenant yet
+	made.Said, made.Admit = tenancy.Naming.Said(asked), ts.admission(a, id.Tenant, asked.From)
+	return &made, tenant.Welcome
 }
 
-// admission is Admit for a tenant of the directory, which may have changed while its client logged in.
+// admission is Admit for a tenant, which may have changed while its client logged in.
 func (t *tenants) admission(a *session.Account, as *tenant.Tenant, from netip.Addr) func() (*session.Account, tenant.Refusal, *pgwire.Error) {
 	return func() (*session.Account, tenant.Refusal, *pgwire.Error) {
 		now := t.u.tenants.Load()
