@@ -14,13 +14,13 @@ import (
 	"github.com/pgkennel/pgkennel/tenant"
 )
 
-// attached makes a tenant acme with a database of its own on its server, to which clients of shop come as well.
-func (k *kennel) attached(key string) *tenant.Record {
+// attached makes a tenant acme with a database of its own on its server, to which clients of shop come as well, with the key 7.
+func (k *kennel) attached() *tenant.Record {
 	k.t.Helper()
 	r := k.tenant("acme")
 	k.server.Exec(k.t, r.Database, fmt.Sprintf(`create table orders (tenant_id bigint not null default nullif(current_setting('app.current_tenant', true), '')::bigint, note text);
-		insert into orders select t, 'own of acme' from generate_series(%s, 99, 92) t; grant all on orders to %q`, key, r.Logins[0].Role))
-	k.dir.change(r.ID, func(r *tenant.Record) { r.Cluster, r.Key = "shop", key })
+		insert into orders select t, 'own of acme' from generate_series(7, 99, 92) t; grant all on orders to %q`, r.Logins[0].Role))
+	k.dir.change(r.ID, func(r *tenant.Record) { r.Cluster, r.Key = "shop", "7" })
 	return k.dir.ByID(r.ID)
 }
 
@@ -35,7 +35,7 @@ const ownNotes = "own of acme,own of acme" // one row is another key's, which sa
 func TestAttachedInstances(t *testing.T) {
 	t.Parallel()
 	k, _ := newCity(t)
-	acme := k.attached("7")
+	acme := k.attached()
 	k.virtual("two", "2")
 	if n := k.follower.made.Load(); n != 0 {
 		t.Fatalf("%d instances at work", n)
@@ -131,7 +131,7 @@ func TestAttachedInstances(t *testing.T) {
 func TestAttachedAccess(t *testing.T) {
 	t.Parallel()
 	k, _ := newCity(t)
-	id := k.attached("7").ID
+	id := k.attached().ID
 	k.virtual("two", "2")
 	free := k.as("app", "shop", "app")
 	login := func() *pgx.Conn {
@@ -246,7 +246,7 @@ func TestAttachedAccess(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 	run(t, free, "reset pgkennel.tenant")
-	next := k.attached("7")
+	next := k.attached()
 	c = login()
 	if got := value(t, c, "select current_database()"); got != next.Database {
 		t.Errorf("the new tenant is where the old one was")
@@ -272,7 +272,7 @@ func TestAttachedSleep(t *testing.T) {
 	s := &sleeper{let: make(chan error, 100)}
 	k, _ := newCity(t, s.execute)
 	s.k = k
-	acme := k.attached("7")
+	acme := k.attached()
 	bound, free := k.as("app@acme", "shop", "app"), k.as("app", "shop", "app")
 	time.Sleep(300 * time.Millisecond) // longer than an instance without clients is kept
 	for n, wakes := range []func() error{
@@ -318,7 +318,7 @@ func TestAttachedSleep(t *testing.T) {
 func TestReadOnlyVisits(t *testing.T) {
 	t.Parallel()
 	k, _ := newCity(t)
-	for _, id := range []string{k.attached("7").ID, k.virtual("two", "2")} {
+	for _, id := range []string{k.attached().ID, k.virtual("two", "2")} {
 		k.dir.change(id, func(r *tenant.Record) { r.Access.ReadOnly = true })
 	}
 	free := k.as("app", "shop", "app")

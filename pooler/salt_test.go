@@ -85,7 +85,7 @@ func TestSaltsTellNothing(t *testing.T) {
 func TestSaltsOfVirtualTenants(t *testing.T) {
 	t.Parallel()
 	k, _ := newCity(t)
-	id := k.attached("7").ID
+	id := k.attached().ID
 	k.virtual("two", "2")
 	for _, database := range []string{"shop", ""} {
 		before := make(map[string]string)
