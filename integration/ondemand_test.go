@@ -479,6 +479,9 @@ admin_password_file = "admin.password"
 			t.Errorf("%s was made of %+v, want the hash %s", name, got, want)
 		}
 	}
+	k.tenant(4, "create", "an-instance", "--database", "saas", "--key", "7")
+	k.tenant(2, "create", "an-instance", "--database", "saas", "--key", "eight")
+	k.tenant(0, "create", "an-instance", "--database", "saas", "--key", "8", "--enable")
 	for _, name := range []string{"a-schema", "a-database"} {
 		const sql = "SELECT tableowner LIKE 'pgkennel_owner_%' FROM pg_tables WHERE tablename = 'orders' AND schemaname = current_schema()"
 		if code, stdout, stderr := outcomeOf(t, k.dir, k.env, "tenant", "psql", name, "--", "-Atc", sql); code != 0 || stdout != "t\n" {
@@ -486,7 +489,10 @@ admin_password_file = "admin.password"
 		}
 	}
 	ask := func(name, sql string) (string, error) { return k.ask("app@"+name, "saas", "x", sql) }
-	names := []string{"rows", "a-schema", "a-database"}
+	if _, err := ask("an-instance", "CREATE TABLE orders (tenant_id bigint DEFAULT current_setting('app.current_tenant')::bigint, note text)"); err != nil {
+		t.Error(err)
+	}
+	names := []string{"rows", "a-schema", "a-database", "an-instance"}
 	for _, name := range names {
 		key := ""
 		if name == "rows" {
@@ -513,6 +519,16 @@ admin_password_file = "admin.password"
 	if _, stdout, stderr := outcomeOf(t, k.dir, k.env, "doctor"); !strings.Contains(stdout, "2 roles of tenants") || strings.Contains(stdout, "pgkennel.tenants has it") {
 		t.Errorf("doctor: %s%s", stdout, stderr)
 	}
+	if got, err := ask("an-instance", "SELECT current_setting('app.current_tenant') || current_database()"); err != nil || !strings.HasPrefix(got, "8t_") {
+		t.Errorf("an instance is %q, %v", got, err)
+	}
+	k.tenant(0, "stop", "an-instance")
+	k.refused("app@an-instance", "saas", "x", "57P03")
+	k.tenant(0, "start", "an-instance")
+	k.tenant(0, "disable-access", "an-instance", "--now")
+	k.refused("app@an-instance", "saas", "x", "28P01")
+	k.tenant(0, "enable-access", "an-instance")
+	eventually(t, "an instance is back", func() bool { _, err := ask("an-instance", "SELECT note FROM orders"); return err == nil })
 	k.tenant(0, "disable-access", "a-schema", "--now")
 	k.refused("app@a-schema", "saas", "x", "28P01")
 	k.refused("a-schema", "saas", own["a-schema"], "28P01")

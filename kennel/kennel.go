@@ -288,7 +288,7 @@ func (k *Kennel) Execute(ctx context.Context, o provision.Order, report func(pro
 	name := o.Tenant
 	switch o.Verb {
 	case provision.VerbCreate, provision.VerbImport:
-		instance := o.Isolation == tenant.Instance.String() || o.Isolation == "" && o.Cluster == ""
+		instance := o.Isolation == tenant.Instance.String() || o.Isolation == ""
 		if d := k.cfg.Provision.SuspendAfter; d > 0 && o.SuspendAfter == nil && instance && o.Verb == provision.VerbCreate {
 			o.SuspendAfter = &d
 		}

@@ -35,6 +35,8 @@ type tenants struct {
 		// places, and accounts, are bounded by being thrown away: what is asked for again is made again.
 		places   map[string]*tenantPlace
 		accounts map[tenantAccount]*session.Account
+		// forgot counts how often tenants were forgotten: what was found before is not remembered behind that.
+		forgot uint64
 		// chosen are those of accounts that their clients chose by key, to be found without making a text of it.
 		chosen map[chosenAccount]*session.Account
 	}
@@ -126,7 +128,7 @@ func same(t *tenants, p *session.Place) bool {
 func (t *tenants) byKey(a *session.Account, key sharding.Key) (*session.Account, *pgwire.Error) {
 	at := chosenAccount{a, key}
 	t.mu.RLock()
-	to := t.mu.chosen[at]
+	to, forgot := t.mu.chosen[at], t.mu.forgot
 	t.mu.RUnlock()
 	if to != nil {
 		return to, nil
@@ -138,7 +140,7 @@ func (t *tenants) byKey(a *session.Account, key sharding.Key) (*session.Account,
 	to, e := t.chosen(a, x)
 	if e == nil {
 		t.mu.Lock()
-		if t.mu.accounts[tenantAccount{a, x.Name, false}] == to { // else it was thrown away
+		if t.mu.accounts[tenantAccount{a, x.Name, false}] == to && t.mu.forgot == forgot { // else it was thrown away, or may have changed since it was found
 			t.mu.chosen[chosenAccount{a, to.Place.Route.Key}] = to // the key at hand may be a view of a message
 		}
 		t.mu.Unlock()
@@ -154,22 +156,23 @@ func (t *tenants) byName(a *session.Account, name string) (*session.Account, *pg
 	return t.chosen(a, x)
 }
 
-// forget drops what is remembered of tenants of the directory, by their IDs: they have changed.
-func (t *tenants) forget(ids map[string]bool) {
+// forget drops what is remembered of tenants that may have changed with the directory.
+func (t *tenants) forget(of *touched) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.mu.forgot++
 	for at, a := range t.mu.accounts {
-		if ids[a.Place.Tenant.ID] {
+		if of.has(a.Place.Tenant) {
 			delete(t.mu.accounts, at)
 		}
 	}
 	for at, a := range t.mu.chosen {
-		if ids[a.Place.Tenant.ID] {
+		if of.has(a.Place.Tenant) {
 			delete(t.mu.chosen, at)
 		}
 	}
 	for name, p := range t.mu.places {
-		if ids[p.Tenant.ID] {
+		if of.has(p.Tenant) {
 			delete(t.mu.places, name)
 		}
 	}
@@ -211,6 +214,17 @@ func (t *tenants) account(a *session.Account, x *tenant.Tenant, bound bool) (*se
 	if to != nil && to.Place.Tenant == x {
 		return to, nil
 	}
+	var in *instance
+	var now *served
+	if x.Isolation == tenant.Instance {
+		if x.Down {
+			return nil, errStopped(x.Name)
+		}
+		var e *pgwire.Error
+		if in, now, e = t.u.p.follower.attach(x); e != nil {
+			return nil, e
+		}
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if to := t.mu.accounts[at]; to != nil && to.Place.Tenant == x {
@@ -222,8 +236,12 @@ func (t *tenants) account(a *session.Account, x *tenant.Tenant, bound bool) (*se
 	}
 	made := *a
 	to = &made
-	to.TenantMetrics = t.u.tenantMeters.of(x)
-	if x.ReadOnly() {
+	if in != nil {
+		in.attachedAs(now, to)
+	} else {
+		to.TenantMetrics = t.u.tenantMeters.of(x)
+	}
+	if x.ReadOnly() && in == nil {
 		to.ReadOnly = new(atomic.Bool)
 		to.ReadOnly.Store(true)
 	}
@@ -325,7 +343,9 @@ func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
 	}
 	p := &tenantPlace{role: x.Role}
 	if x.Mode == tenant.Strict {
-		p.login = t.login(x)
+		if x.Isolation != tenant.Instance { // which has a login for it
+			p.login = t.login(x)
+		}
 		p.Place = session.NewPlace(x, route, nil, nil)
 		p.SearchPath = x.SearchPath()
 	} else {
@@ -412,7 +432,9 @@ func shardOf(r *router.Router, x *tenant.Tenant, key sharding.Key) (topology.Sha
 
 // tenantRoute is what the router knows of a tenant.
 func tenantRoute(typ sharding.KeyType, r *router.Router, x *tenant.Tenant) (router.Tenant, *pgwire.Error) {
-	route := router.Tenant{Own: x.Isolation != tenant.Row, Login: x.Mode == tenant.Strict, Schema: x.Schema}
+	route := router.Tenant{
+		Own: x.Isolation != tenant.Row, Sole: x.Isolation == tenant.Instance, Login: x.Mode == tenant.Strict, Schema: x.Schema,
+	}
 	if x.Key != "" {
 		key, ok := sharding.ParseKey(typ, x.Key)
 		if !ok || key.String() != x.Key { // by another spelling it would be another tenant, in another state
@@ -474,88 +496,4 @@ func escapeOption(s string) string {
 		b.WriteByte(s[i])
 	}
 	return b.String()
-}
-
-// whose finds whose password is asked for, and why that is of no use.
-func (p *Pooler) whose(asked tenant.Asked) (*session.Account, tenant.Refusal) {
-	a, refusal := p.account(asked)
-	if a != nil && refusal == tenant.Welcome {
-		return a, refusal
-	}
-	var n tenant.Naming
-	if tenancy := p.state.Load().cfg.Tenancy; tenancy != nil {
-		n = tenancy.Naming
-	}
-	user, names := n.Said(asked, func(database string) bool { return p.state.Load().cfg.Cluster(database) != nil })
-	a = &session.Account{User: asked.User, Database: asked.Database, Said: user + "\x00" + strings.Join(names, "\x00")}
-	if p.follower != nil {
-		a.Credential = p.follower.credential(n, &asked, user, names)
-	}
-	return a, max(refusal, tenant.UnknownUser)
-}
-
-// account finds who a client is that says who it is.
-func (p *Pooler) account(asked tenant.Asked) (*session.Account, tenant.Refusal) {
-	s := p.state.Load()
-	find := func(user, database string) *session.Account {
-		if s.disabled[database] {
-			return nil
-		}
-		return s.accounts[accountKey{user, database}]
-	}
-	tenancy := s.cfg.Tenancy
-	if tenancy == nil {
-		if a := find(asked.User, asked.Database); a != nil {
-			return a, tenant.Welcome
-		}
-		if p.follower != nil {
-			a, refusal, _ := p.follower.account(tenant.Naming{}, &asked)
-			return a, refusal
-		}
-		return nil, tenant.UnknownUser
-	}
-	if a := s.accounts[accountKey{asked.User, asked.Database}]; a != nil && a.Console != nil {
-		return a, tenant.Welcome
-	}
-	id, refusal := tenancy.Registry.Identify(tenancy.Naming, asked, func(user, database string) (string, bool) {
-		u := s.cfg.User(user, database)
-		if u == nil || find(user, database) == nil {
-			return "", false
-		}
-		return u.Tenant, true
-	})
-	if refusal != tenant.Welcome {
-		if p.follower != nil {
-			if a, why, found := p.follower.account(tenancy.Naming, &asked); found {
-				return a, why
-			}
-			if a, why, found := p.follower.itself(s, &asked); found {
-				return a, why
-			}
-			if a := p.follower.stopped(&id, refusal, asked.From, find(id.User, id.Database)); a != nil {
-				return a, tenant.Welcome
-			}
-		}
-		return nil, refusal
-	}
-	a := find(id.User, id.Database)
-	if id.Tenant == nil || a == nil {
-		return a, tenant.Welcome
-	}
-	ts := s.tenants[id.Database]
-	to, e := ts.account(a, id.Tenant, true)
-	if e != nil {
-		return nil, tenant.UnknownTenant
-	}
-	if id.Tenant.ID != "" { // it may change while the client logs in
-		made := *to
-		made.Admit = func() (*session.Account, tenant.Refusal, *pgwire.Error) {
-			if x := ts.u.tenants.Load().find(id.Tenant.Name); x == nil || x.ID != id.Tenant.ID || x.State != tenant.Active {
-				return nil, tenant.UnknownTenant, nil
-			}
-			return to, tenant.Welcome, nil
-		}
-		return &made, tenant.Welcome
-	}
-	return to, tenant.Welcome
 }

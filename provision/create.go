@@ -132,8 +132,14 @@ func (c *change) draft(ctx context.Context, name string) error {
 
 func (c *change) draftInstance(ctx context.Context) error {
 	o, m, r := c.o, c.m, c.r
-	if o.Cluster != "" || o.Shard != nil || o.Mode != "" {
-		return Errorf(KindInvalid, "an instance is a tenant's own: database, shard and mode are for tenants that share one")
+	if o.Shard != nil || o.Mode != "" {
+		return Errorf(KindInvalid, "an instance is a tenant's own: shard and mode are for tenants that share one")
+	}
+	if o.Cluster != "" || o.Key != "" {
+		r.Cluster = o.Cluster
+		if err := c.attach(ctx); err != nil {
+			return err
+		}
 	}
 	r.Driver, r.Host = o.Driver, o.Host
 	if r.Driver == "" {
@@ -152,6 +158,14 @@ func (c *change) draftInstance(ctx context.Context) error {
 	r.Database = tenant.OwnDatabase(r.ID)
 	r.Admin = m.o.Vault.Seal(r.ID, tenant.AdminField, tenant.NewPassword())
 	return nil
+}
+
+// attach has clients of a database of the configuration come to the instance.
+func (c *change) attach(ctx context.Context) error {
+	if c.m.o.Virtual == nil {
+		return Errorf(KindRefused, "no database is configured whose clients could come to the tenant").WithHint("[[databases]] and [multi_tenant]; or leave the database and the key out")
+	}
+	return c.m.o.Virtual.Attach(ctx, c.r)
 }
 
 func (c *change) draftVirtual(ctx context.Context) error {

@@ -170,7 +170,7 @@ func (c *change) like(ctx context.Context, from *tenant.Record, name string) err
 			l := from.Limits
 			full.Limits = &l
 		}
-		if o.Cluster == "" {
+		if o.Cluster == "" && from.Isolation != tenant.Instance {
 			full.Cluster = from.Cluster
 		}
 		if o.Mode == "" && from.Mode != 0 {

@@ -187,7 +187,7 @@ func (a *administration) onDemand(cmd *cobra.Command, cluster *config.Cluster) (
 	}
 	var all []*tenant.Tenant
 	for _, v := range list.Tenants {
-		if v.Cluster != cluster.Name || v.Phase == tenant.Creating.String() {
+		if v.Cluster != cluster.Name || v.Phase == tenant.Creating.String() || v.Isolation == tenant.Instance.String() { // which has nothing there
 			continue
 		}
 		x := &tenant.Tenant{Name: v.Name, Key: v.Key, State: tenant.Active, Cluster: v.Cluster, Shard: -1, Schema: v.Schema, Role: v.Role, Database: v.Database}

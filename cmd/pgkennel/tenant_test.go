@@ -338,10 +338,14 @@ func TestTenantPrints(t *testing.T) {
 // psql gets what it needs by its environment: others see arguments.
 func TestTenantPsql(t *testing.T) {
 	t.Setenv("PGUSER", "postgres") // an administrator's, elsewhere
+	t.Setenv("PGSERVICE", "elsewhere")
 	e := &executor{answer: func(provision.Order) (*provision.Result, error) {
 		return &provision.Result{Connect: &provision.Connect{Host: "/run/x", Port: 15432, User: "pgkennel", Password: "canary", Database: "t_abc", Options: "-c role=x"}}, nil
 	}}
 	r := runTenant(t, e, "", "psql", "acme", "--", "-c", "SELECT 1")
+	if slices.ContainsFunc(r.env, func(v string) bool { return v == "PGUSER=postgres" || strings.HasPrefix(v, "PGSERVICE=") }) {
+		t.Error("psql is led elsewhere by the operator's environment")
+	}
 	if want := []string{"psql", "-c", "SELECT 1"}; !slices.Equal(r.exec, want) {
 		t.Errorf("psql was called with %q, want %q", r.exec, want)
 	}

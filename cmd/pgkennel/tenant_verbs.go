@@ -217,15 +217,19 @@ func (t *tenants) newPsql() *cobra.Command {
 				return t.finish(cmd, printNothing, all)
 			}
 			c := all[0].result.Connect
-			// Of a variable that is there twice, programs see the first.
-			env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
-				name, _, _ := strings.Cut(kv, "=")
-				return slices.Contains([]string{"PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGOPTIONS", "PGSERVICE"}, name)
-			})
-			env = append(env, "PGHOST="+c.Host, "PGPORT="+strconv.Itoa(c.Port), "PGUSER="+c.User, "PGPASSWORD="+c.Password, "PGDATABASE="+c.Database, "PGOPTIONS="+c.Options)
-			return t.exec(path, append([]string{"psql"}, args[1:]...), env)
+			return t.exec(path, append([]string{"psql"}, args[1:]...), psqlEnv(os.Environ(), c))
 		},
 	}, "NAME [-- ARGUMENTS OF PSQL]", 1, -1)
+}
+
+// psqlEnv is an environment that leads to a database, and nowhere else: of a variable that is there twice libpq takes the first, and the operator may have
+// those of another server, for secure.
+func psqlEnv(env []string, c *provision.Connect) []string {
+	env = slices.DeleteFunc(env, func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		return slices.Contains([]string{"PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGOPTIONS", "PGSERVICE"}, name)
+	})
+	return append(env, "PGHOST="+c.Host, "PGPORT="+strconv.Itoa(c.Port), "PGUSER="+c.User, "PGPASSWORD="+c.Password, "PGDATABASE="+c.Database, "PGOPTIONS="+c.Options)
 }
 
 func (t *tenants) newBackup() *cobra.Command {

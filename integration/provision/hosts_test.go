@@ -34,6 +34,14 @@ func (v *virtual) Place(_ context.Context, r *tenant.Record) error {
 	return nil
 }
 
+func (v *virtual) Attach(_ context.Context, r *tenant.Record) error {
+	if r.Key = strings.TrimLeft(r.Key, "0"); r.Cluster != "" && r.Cluster != "saas" {
+		return provision.Errorf(provision.KindInvalid, "there is no such database")
+	}
+	r.Cluster = "saas"
+	return nil
+}
+
 func (v *virtual) note(set map[string]bool, id string, is bool) error {
 	v.mu.Lock()
 	defer v.mu.Unlock()
@@ -103,6 +111,28 @@ func TestVirtual(t *testing.T) {
 	if res := b.do(provision.Order{Verb: provision.VerbCreate, Tenant: "dry", Isolation: "schema", DryRun: true}); !slices.Equal(res.Plan, []string{"make", "register"}) {
 		t.Errorf("got plan %v", res.Plan)
 	}
+	// Clients of the database come to an instance as well, if that is wanted; nothing is made for that there.
+	create = provision.Order{Verb: provision.VerbCreate, Tenant: "own", Cluster: "saas", Key: "042"}
+	b.do(create)
+	if r := b.record("own"); r.Isolation != tenant.Instance || r.Cluster != "saas" || r.Key != "42" || len(v.made) != 1 {
+		t.Errorf("got %+v, made %v", r, v.made)
+	}
+	b.refused(provision.Order{Verb: provision.VerbCreate, Tenant: "second", Cluster: "saas", Key: "42"}, provision.KindTaken, "key")
+	b.refused(provision.Order{Verb: provision.VerbCreate, Tenant: "x", Cluster: "sass"}, provision.KindInvalid, "database")
+	b.refused(provision.Order{Verb: provision.VerbCreate, Tenant: "x", Cluster: "saas", Mode: "strict"}, provision.KindInvalid, "mode")
+	b.refused(provision.Order{Verb: provision.VerbSet, Tenant: "own", Cluster: "sass"}, provision.KindInvalid, "database")
+	b.refused(provision.Order{Verb: provision.VerbSet, Tenant: "small", Cluster: "other"}, provision.KindRefused, "does not move")
+	if res := b.do(provision.Order{Verb: provision.VerbSet, Tenant: "own", Key: "043"}); !res.Changed || b.record("own").Key != "43" {
+		t.Errorf("got %+v", b.record("own"))
+	}
+	if res := b.do(provision.Order{Verb: provision.VerbSet, Tenant: "own", Cluster: "saas", Key: "43"}); res.Changed {
+		t.Error("what is already so was changed")
+	}
+	b.refused(provision.Order{Verb: provision.VerbSet, Tenant: "own", Key: "44", Extensions: []string{"no_such"}}, provision.KindFailed, "no_such")
+	if got := b.record("own"); got.Key != "43" || got.Phase != tenant.Ready {
+		t.Errorf("after a set that was refused: %+v", got)
+	}
+	b.do(provision.Order{Verb: provision.VerbRemove, Tenant: "own", Now: true})
 	b.do(provision.Order{Verb: provision.VerbRemove, Tenant: "small", Now: true})
 	if len(v.made) > 0 {
 		t.Errorf("left: %v", v.made)

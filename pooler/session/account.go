@@ -14,7 +14,8 @@ type Account struct {
 	User, Database string
 	// Credential is what the client proves to have.
 	Credential *auth.Credential
-	// Said is what the client said, in one form for all that mean the same, of an account that there is not.
+	// Said is what the client said, in one form for all that mean the same, of an account that there is not, or is a tenant's, so that it is the same for those:
+	// salts that no verifier has are made of it. Empty = of the user's name.
 	Said string
 	// Console is set for the admin database.
 	Console Console

@@ -249,6 +249,7 @@ func (s *Session) endTransaction() {
 	s.forgetPortals()
 	s.lost, s.gone = nil, false
 	s.chosen()
+	s.writes = nil
 	if s.ddl {
 		s.ddl = false
 		if s.sh.Descriptions != nil {

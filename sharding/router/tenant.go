@@ -16,6 +16,8 @@ type Tenant struct {
 	Shard topology.ShardID
 	// Own: its tables are its own, so that their rows' keys say nothing.
 	Own bool
+	// Sole: they are made as those are that tenants share, and a statement that names another's key is meant for that one.
+	Sole bool
 	// Schema is its own, if it has one: it names no other tenant's.
 	Schema string
 	// Login: the server knows it by its login, and not by settings.
@@ -74,7 +76,7 @@ func (rt *Route) planFor(t *Tenant, in *Input, describe bool) (sharding.Plan, *p
 				return plan, schemaElsewhere(h)
 			}
 		}
-		if t.Own || t.Key == (sharding.Key{}) {
+		if t.Own && !t.Sole || t.Key == (sharding.Key{}) {
 			continue
 		}
 		for i := range st.constraints {
