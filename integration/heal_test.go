@@ -155,6 +155,15 @@ func TestHeal(t *testing.T) {
 				h.is(ask(b, bind("", "s"), run("", 0)), "BindComplete "+newRow+" CommandComplete(SELECT 1) ReadyForQuery(I)")
 			}
 		},
+		// Two names, one text: who asks of one is not told of the other.
+		"told, by another name": func(h healing) {
+			c := h.connect(h.t)
+			ask(c, parse("s", h.all()), parse("o", h.all()), describe('S', "o"), bind("", "s"), run("", 0))
+			h.change("ADD COLUMN more int")
+			h.is(ask(c, describe('S', "s"), bind("", "s"), run("", 0), bind("", "o"), run("", 0)), "ParameterDescription() "+changedPlan+" ReadyForQuery(I)")
+			h.is(ask(c, describe('S', "s"), bind("", "s"), run("", 0)), "ParameterDescription() RowDescription(id, text, more) BindComplete "+newRow+" CommandComplete(SELECT 1) ReadyForQuery(I)")
+			h.is(ask(c, bind("", "o"), run("", 0)), changedPlan+" ReadyForQuery(I)")
+		},
 		"unnamed": func(h healing) {
 			c := h.connect(h.t)
 			ask(c, parse("", h.all()))

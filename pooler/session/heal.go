@@ -193,7 +193,7 @@ func (s *Session) repeat(tx pgwire.TxStatus) bool {
 	}
 	described, names := h.described(), c.Statements.ByName()
 	portals := make(map[string]*state.Shape)
-	asked := make(map[string]bool) // statements by name
+	asked := make(map[*state.Shape]bool) // by what the client was told: two of its names may be one statement on the server
 	i := -1
 	ok := h.each(func(st *backend.Step, body []byte) bool {
 		i++
@@ -215,7 +215,7 @@ func (s *Session) repeat(tx pgwire.TxStatus) bool {
 			shape = nil // the unit prepares it
 		}
 		if st.Kind == backend.StepDescribeStatement {
-			if asked[string(name)] = true; len(name) == 0 {
+			if asked[st.Told] = true; len(name) == 0 {
 				st.Shape = st.Told
 			}
 			return true
@@ -229,7 +229,7 @@ func (s *Session) repeat(tx pgwire.TxStatus) bool {
 		if n := b.NumResultFormats(); err != nil || n > 1 && n != shape.Columns {
 			return false
 		}
-		hears := described[i] || asked[string(name)]
+		hears := described[i] || asked[st.Told]
 		return st.Told == nil || needs(p, st.Told, body, hears).agree(shape, st.Told)
 	})
 	if !ok {
