@@ -164,6 +164,24 @@ func TestHeal(t *testing.T) {
 			h.is(ask(c, describe('S', "s"), bind("", "s"), run("", 0)), "ParameterDescription() RowDescription(id, text, more) BindComplete "+newRow+" CommandComplete(SELECT 1) ReadyForQuery(I)")
 			h.is(ask(c, bind("", "o"), run("", 0)), changedPlan+" ReadyForQuery(I)")
 		},
+		// The server keeps one statement at a time.
+		"told, without room": func(h healing) {
+			c := h.connect(h.t)
+			other := "SELECT text FROM " + h.table
+			both := []pgproto3.FrontendMessage{bind("", "s"), run("", 0), bind("", "o"), run("", 0)}
+			ask(c, parse("s", h.all()), describe('S', "s"), parse("o", other), describe('S', "o"))
+			const rows = "BindComplete " + oldRow + " CommandComplete(SELECT 1) BindComplete DataRow(a) CommandComplete(SELECT 1) ReadyForQuery(I)"
+			for range 2 {
+				h.is(ask(c, both...), rows)
+			}
+			h.change("ADD COLUMN more int")
+			for range 2 {
+				h.is(ask(c, both...), changedPlan+" ReadyForQuery(I)")
+				h.is(ask(c, bind("", "o"), run("", 0), bind("", "s"), run("", 0)), changedPlan+" ReadyForQuery(I)")
+			}
+			h.change("DROP COLUMN more")
+			h.is(ask(c, both...), rows)
+		},
 		"unnamed": func(h healing) {
 			c := h.connect(h.t)
 			ask(c, parse("", h.all()))
@@ -334,13 +352,17 @@ func TestHeal(t *testing.T) {
 		fmt.Fprintf(&schema, "CREATE TABLE t%d (id int, text text); INSERT INTO t%[1]d VALUES (1, 'a');\n", number[name])
 	}
 	one := start(t, spec{schema: schema.String(), general: "default_pool_size = 1"})
+	few := start(t, spec{schema: schema.String(), general: "default_pool_size = 1\nprepared_statements_limit = 1"})
 	two := start(t, spec{schema: schema.String(), general: "default_pool_size = 2"})
 	t.Run("case", func(t *testing.T) {
 		for name, f := range cases {
 			t.Run(name, func(t *testing.T) {
 				s := one
-				if name == "told the new" {
+				switch name {
+				case "told the new":
 					s = two
+				case "told, without room":
+					s = few
 				}
 				f(healing{s, t, fmt.Sprint("t", number[name])})
 			})
