@@ -9,42 +9,15 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 )
 
-// striking is a server under whose statements the tables change, once each.
-type striking struct {
-	*modelServer
-	cancelled bool
-	after     int // what it was asked to execute since it was to cancel
-}
-
-func (s *striking) Cancel() {
-	s.cancelled = true
-	s.modelServer.Cancel()
-}
-
-func (s *striking) Receive(b []byte) (out []byte, closed bool) {
-	if list, _ := frames(b); s.cancelled {
-		for _, f := range list {
-			if f.typ == pgwire.MsgExecute {
-				s.after++
-			}
-		}
-	}
-	return s.modelServer.Receive(b)
-}
-
 // TestCancelWhileItIsHealed: whenever it comes, what was cancelled is not sent again, and is answered.
 func TestCancelWhileItIsHealed(t *testing.T) {
 	t.Parallel()
 	answers := make(map[string]int)
 	for steps := range 60 {
 		m := newModel(t, 1, 1, 1)
-		var server *striking
-		m.servers[0] = func() MemoryServer {
-			s := newModelServer(0, 1)
-			s.changes, s.changed = rand.New(rand.NewPCG(1, 1)), new(int)
-			server = &striking{modelServer: s}
-			return server
-		}
+		server := newModelServer(0, 1)
+		server.changes, server.changed = rand.New(rand.NewPCG(1, 1)), new(int)
+		m.servers[0] = func() MemoryServer { return server }
 		k := newTalk(t, m)
 		k.login("R Z:I")
 		use := pgwire.AppendBind(nil, "", "q", pgwire.FormatText, [][]byte{[]byte("a"), []byte("2")}, pgwire.FormatText)
@@ -57,11 +30,15 @@ func TestCancelWhileItIsHealed(t *testing.T) {
 		for range steps {
 			m.Step()
 		}
+		sent, ran := len(server.in) > 0 || k.c.sess.State() == "idle", server.ran
+		for _, b := range m.backs {
+			sent = sent || len(b.toServer) > 0
+		}
 		k.c.sess.Cancel()
 		for m.Step() {
 		}
-		if server.after > 0 {
-			t.Errorf("cancelled after %d steps: executed %d times", steps, server.after)
+		if server.ran > ran && !sent {
+			t.Errorf("cancelled after %d steps, and run", steps)
 		}
 		answers[strings.Join(k.s.got, " ")]++
 	}
@@ -70,7 +47,7 @@ func TestCancelWhileItIsHealed(t *testing.T) {
 			t.Errorf("got %s", got)
 		}
 	}
-	if len(answers) != 4 {
+	if len(answers) < 3 {
 		t.Errorf("got %v", answers)
 	}
 }

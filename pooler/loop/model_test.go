@@ -27,7 +27,7 @@ type modelServer struct {
 	old     map[string]bool
 	struck  map[string]int // how often it has, since they were bound last
 	bound   bool           // in the transaction
-	changed *int // counts
+	changed *int           // counts
 
 	tx       pgwire.TxStatus
 	implicit bool // an implicit transaction is open

@@ -308,7 +308,11 @@ func (s *Session) healing(step *backend.Step, tx pgwire.TxStatus) bool {
 		s.sh.Observer.Error(s.at(), e.Code, false)
 		h.failed, h.err = true, pgwire.AppendErrorResponse(nil, e)
 	}
-	if h.failed || tx != pgwire.TxIdle || h.turn == healFailed && !s.renew() || h.turn == healRenews && !s.repeat() {
+	next := s.renew
+	if h.turn == healRenews {
+		next = s.repeat
+	}
+	if h.failed || tx != pgwire.TxIdle || !next() {
 		s.giveUp(tx)
 	}
 	return true
