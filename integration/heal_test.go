@@ -164,6 +164,26 @@ func TestHeal(t *testing.T) {
 			h.is(ask(c, describe('S', "s"), bind("", "s"), run("", 0)), "ParameterDescription() RowDescription(id, text, more) BindComplete "+newRow+" CommandComplete(SELECT 1) ReadyForQuery(I)")
 			h.is(ask(c, bind("", "o"), run("", 0)), changedPlan+" ReadyForQuery(I)")
 		},
+		// What the unit prepares behind the one that failed, it is told of as if nothing had happened.
+		"told in the unit": func(h healing) {
+			for name, describe := range map[string][]pgproto3.FrontendMessage{
+				"p": {bind("q", "p"), describe('P', "q")}, "d": {describe('S', "d"), bind("q", "d")},
+			} {
+				c := h.connect(h.t)
+				ask(c, parse("s", h.all()), bind("", "s"), run("", 0))
+				h.change("ADD COLUMN more int")
+				unit := append([]pgproto3.FrontendMessage{bind("", "s"), run("", 0), parse(name, h.all()+" WHERE '"+name+"' <> ''")}, describe...)
+				got := ask(c, append(unit, run("q", 0))...)
+				if !strings.Contains(got, "RowDescription(id, text, more)") || !strings.HasSuffix(got, newRow+" CommandComplete(SELECT 1) ReadyForQuery(I)") {
+					h.t.Error(got)
+				}
+				h.change("DROP COLUMN more")
+				for range 2 {
+					h.is(ask(c, bind("", name), run("", 0)), changedPlan+" ReadyForQuery(I)")
+				}
+				c.Terminate()
+			}
+		},
 		// The server keeps one statement at a time.
 		"told, without room": func(h healing) {
 			c := h.connect(h.t)

@@ -195,7 +195,7 @@ func (s *Session) renew() bool {
 func (s *Session) repeat() bool {
 	c, h := s.conn, s.unit.heal
 	described, names := h.described(), c.Statements.ByName()
-	portals := make(map[string]*state.Shape)
+	shapes := make(map[string]*state.Shape)    // of statements by name
 	parsed := make(map[string]*state.Prepared) // by the unit
 	asked := make(map[*state.Shape]bool)       // by what the client was told: two of its names may be one statement on the server
 	i := -1
@@ -203,32 +203,24 @@ func (s *Session) repeat() bool {
 		i++
 		name, about := statementIn(st, body)
 		if !about {
-			switch {
-			case st.Kind == backend.StepDescribePortal:
-				st.Shape = portals[string(body[1:len(body)-1])]
-			case st.Kind == backend.StepParse && !st.Unnamed:
+			if st.Kind == backend.StepParse && !st.Unnamed {
 				parsed[st.Prepared.Name] = st.Prepared
 			}
 			return true
 		}
 		p, shape := s.unnamed, &h.unnamed
-		st.Shape = nil
 		if len(name) > 0 {
-			if p = names[string(name)]; p != nil {
-				_, st.Shape, _ = c.Statements.Instance(p, c.ParseKey())
+			if p, shape = names[string(name)], nil; p != nil {
+				_, shape, _ = c.Statements.Instance(p, c.ParseKey())
+				shapes[p.Name] = shape
 			}
-			shape = st.Shape
 		} else if shape.Rows == 0 {
 			p, shape = nil, nil // the unit prepares it
 		}
 		if st.Kind == backend.StepDescribeStatement {
-			if asked[st.Told] = true; len(name) == 0 {
-				st.Shape = st.Told
-			}
+			asked[st.Told] = true
 			return true
 		}
-		portal, _, _ := bytes.Cut(body, []byte{0})
-		portals[string(portal)] = st.Shape
 		if p == nil {
 			p = parsed[string(name)]
 		}
@@ -249,17 +241,31 @@ func (s *Session) repeat() bool {
 		return false
 	}
 	h.turn = healOver
-	for i := range h.steps {
-		st := &h.steps[i]
+	portals := make(map[string]*state.Shape)
+	h.each(func(st *backend.Step, body []byte) bool {
+		name, about := statementIn(st, body)
 		switch {
+		case about && len(name) == 0:
+			if st.Shape = nil; st.Kind == backend.StepDescribeStatement {
+				st.Shape = st.Told
+			}
+		case about:
+			st.Shape = shapes[string(name)]
+		case st.Kind == backend.StepDescribePortal:
+			st.Shape = portals[string(body[1:len(body)-1])]
 		case st.Prepared == nil || st.Unnamed:
 		case st.Kind == backend.StepParse:
-			c.Statements.Add(st.Prepared)
+			shapes[st.Prepared.Name] = c.Statements.Add(st.Prepared)
 		case st.Kind == backend.StepClose:
 			c.Statements.Remove(st.Prepared)
 		}
+		if st.Kind == backend.StepBind {
+			portal, _, _ := bytes.Cut(body, []byte{0})
+			portals[string(portal)] = st.Shape
+		}
 		c.Ask(*st)
-	}
+		return true
+	})
 	if h.again == 0 {
 		s.count.Healed++
 	}
