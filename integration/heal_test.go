@@ -184,6 +184,34 @@ func TestHeal(t *testing.T) {
 				c.Terminate()
 			}
 		},
+		// What is not healed.
+		"behind BEGIN": func(h healing) {
+			c := h.connect(h.t)
+			ask(c, parse("s", h.all()), bind("", "s"), run("", 0))
+			h.change("ADD COLUMN more int")
+			c.Query("BEGIN")
+			h.is(ask(c, bind("", "s"), run("", 0)), changedPlan+" ReadyForQuery(E)")
+			c.Query("ROLLBACK")
+			h.is(ask(c, bind("", "s"), run("", 0)), "BindComplete "+newRow+" CommandComplete(SELECT 1) ReadyForQuery(I)")
+		},
+		"before Flush": func(h healing) {
+			c := h.connect(h.t)
+			ask(c, parse("s", h.all()), bind("", "s"), run("", 0))
+			h.change("ADD COLUMN more int")
+			c.Send(bind("", "s"), run("", 0), &pgproto3.Flush{})
+			h.is(pgtest.Format(c.Receive()), changedPlan)
+			h.is(ask(c), "ReadyForQuery(I)")
+			h.is(ask(c, bind("", "s"), run("", 0)), "BindComplete "+newRow+" CommandComplete(SELECT 1) ReadyForQuery(I)")
+		},
+		"unnamed, on another server": func(h healing) {
+			c, holder := h.connect(h.t), h.connect(h.t)
+			h.is(ask(c, parse("", h.all()), describe('S', "")), "ParseComplete ParameterDescription() RowDescription(id, text) ReadyForQuery(I)")
+			h.change("ADD COLUMN more int")
+			holder.Query("BEGIN")
+			holder.Query("SELECT 1") // holds the backend that described it
+			h.is(ask(c, bind("", ""), run("", 0)), "BindComplete "+newRow+" CommandComplete(SELECT 1) ReadyForQuery(I)")
+			holder.Query("COMMIT")
+		},
 		// The server keeps one statement at a time.
 		"told, without room": func(h healing) {
 			c := h.connect(h.t)
@@ -379,7 +407,7 @@ func TestHeal(t *testing.T) {
 			t.Run(name, func(t *testing.T) {
 				s := one
 				switch name {
-				case "told the new":
+				case "told the new", "unnamed, on another server":
 					s = two
 				case "told, without room":
 					s = few
