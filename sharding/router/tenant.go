@@ -29,7 +29,7 @@ func (rt *Route) Tenant() string { return rt.message.Hints.Tenant }
 
 // refuses reports that the statement is refused to somebody, however it is addressed.
 func (st *statement) refuses() bool {
-	return st.refusal != nil || st.ownerless != nil || st.shared != nil || st.shown != nil || st.common != nil || len(st.schemas) > 0
+	return st.refusal != nil || st.ownerless != nil || st.shared != nil || st.shown != nil || st.said != nil || st.common != nil || len(st.schemas) > 0
 }
 
 // planTenant is Plan for a tenant's session.
@@ -65,6 +65,8 @@ func (rt *Route) planFor(t *Tenant, in *Input, describe bool) (sharding.Plan, *p
 			return plan, st.shared
 		case st.shown != nil && !t.Own && !t.Login:
 			return plan, st.shown
+		case st.said != nil && !t.Login:
+			return plan, st.said
 		case st.common != nil && !t.Own:
 			return plan, st.common
 		case t.Schema != "" && slices.ContainsFunc(st.schemas, func(schema string) bool { return schema != t.Schema }):
