@@ -148,7 +148,7 @@ func (m *Manager) begin(ctx context.Context, v *verb, c *change) (err error) {
 		}
 	}
 	if c.old != nil && c.old.Operation != nil && !v.aside {
-		if joined, err := c.meet(); joined || err != nil {
+		if joined, err := c.meet(ctx); joined || err != nil {
 			return err
 		}
 	}
@@ -255,7 +255,7 @@ func (m *Manager) secretsOf(r *tenant.Record) ([]Secret, error) {
 }
 
 // meet says what becomes of an order for a tenant that something is being done to: it joins that, or takes its place, or is refused.
-func (c *change) meet() (joined bool, err error) {
+func (c *change) meet(ctx context.Context) (joined bool, err error) {
 	op := c.old.Operation
 	failed := c.old.Phase == tenant.Failed && op.Error != ""
 	running, err := c.m.order(c.old)
@@ -281,6 +281,10 @@ func (c *change) meet() (joined bool, err error) {
 	if failed {
 		return false, Errorf(KindState, "%s of tenant %s failed", op.Verb, c.old.Name).WithDetail("%s", op.Error).
 			WithHint("pgkennel tenant repair %s goes on with it; remove takes the tenant away", c.old.Name)
+	}
+	// Who is to be kept out may be just who holds that up.
+	if (c.o.Verb == VerbSuspend || c.o.Now && (c.o.Verb == VerbStop || c.o.Verb == VerbRemove)) && c.m.interrupt(ctx, c.old.ID) {
+		return false, tenant.ErrConflict // it is another record now
 	}
 	what := op.Verb
 	if op.Undoing {

@@ -265,7 +265,7 @@ func try(ctx context.Context, j *job) error {
 		if b.Kind == Physical {
 			return j.m.tool(ctx, to, nil, io.Discard, "pg_dump")
 		}
-		err := as(ctx, in, "postgres", func(c *pgx.Conn) error { return j.m.makeRoles(ctx, c, j.r) })
+		err := as(ctx, in, "postgres", func(ctx context.Context, c *pgx.Conn) error { return j.m.makeRoles(ctx, c, j.r) })
 		if err != nil {
 			return err
 		}

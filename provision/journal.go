@@ -21,6 +21,7 @@ type flight struct {
 
 	mu struct {
 		sync.Mutex
+		interrupt context.CancelCauseFunc // ends what is done; nil = it goes to its end
 		last    Progress
 		next    int
 		reports map[int]func(Progress)
@@ -54,6 +55,49 @@ func (f *flight) report(p Progress) {
 	f.mu.Unlock()
 	for _, r := range all {
 		r(p)
+	}
+}
+
+// errInterrupted is an operation that makes room for one that takes the tenant down.
+var errInterrupted = Errorf(KindFailed, "an order that takes the tenant down came between")
+
+// interrupt ends an operation that this process is at, and waits until it is undone. It returns false if that can't be.
+func (m *Manager) interrupt(ctx context.Context, id string) bool {
+	m.mu.Lock()
+	f := m.mu.flights[id]
+	m.mu.Unlock()
+	if f == nil {
+		return false
+	}
+	f.mu.Lock()
+	end := f.mu.interrupt
+	f.mu.Unlock()
+	if end == nil {
+		return false
+	}
+	end(errInterrupted)
+	select {
+	case <-f.done:
+	case <-ctx.Done():
+	}
+	return true
+}
+
+// interruptible is a context for the steps of an operation that may be interrupted, and that until stop is called.
+func (j *job) interruptible(ctx context.Context) (steps context.Context, stop func()) {
+	if !j.v.undo || j.v.makes {
+		return ctx, func() {}
+	}
+	set := func(end context.CancelCauseFunc) {
+		j.f.mu.Lock()
+		j.f.mu.interrupt = end
+		j.f.mu.Unlock()
+	}
+	steps, cancel := context.WithCancelCause(ctx)
+	set(cancel)
+	return steps, func() {
+		set(nil)
+		cancel(nil)
 	}
 }
 
@@ -318,6 +362,8 @@ func cause(ctx context.Context, err error) error {
 
 // forward does the steps that are not done yet. The last one's write ends the operation.
 func (j *job) forward(ctx context.Context) error {
+	interruptible, stop := j.interruptible(ctx)
+	defer stop()
 	for i, s := range j.steps {
 		op := j.r.Operation
 		if slices.Contains(op.Done, s.name) {
@@ -332,7 +378,10 @@ func (j *job) forward(ctx context.Context) error {
 		}
 		j.f.report(Progress{Tenant: j.r.Name, Step: s.name, Done: int64(i), Total: int64(len(j.steps))})
 		j.m.o.OnStep(op, s.name, "before")
-		if err := s.do(ctx, j); err != nil {
+		if err := s.do(interruptible, j); err != nil {
+			if ctx.Err() == nil && interruptible.Err() != nil {
+				err = context.Cause(interruptible)
+			}
 			return fmt.Errorf("%s: %w", s.name, err)
 		}
 		j.m.o.OnStep(op, s.name, "after")

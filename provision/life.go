@@ -125,12 +125,11 @@ func closeSessions(ctx context.Context, j *job) error {
 		if err != nil || !s.Ready || j.o.Now {
 			return err // who is left is ended by the stop
 		}
-		c, err := admin(ctx, in, "postgres")
-		if err != nil {
-			return nil // it can't be asked; the stop ends all there are
+		err = within(ctx, patience+5*time.Second, patience, in, "postgres", drain)
+		if err != nil && ctx.Err() != nil {
+			return context.Cause(ctx)
 		}
-		defer end(ctx, c)
-		return drain(ctx, c)
+		return nil // who can't be asked is stopped all the same, and that ends all there are
 	})
 }
 

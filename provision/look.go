@@ -116,7 +116,7 @@ func statsOf(ctx context.Context, in *Instance, database string) (map[string]int
 	for i := range values {
 		into[i] = &values[i]
 	}
-	err := as(ctx, in, "postgres", func(c *pgx.Conn) error {
+	err := as(ctx, in, "postgres", func(ctx context.Context, c *pgx.Conn) error {
 		return c.QueryRow(ctx, `SELECT numbackends::int8, xact_commit, xact_rollback, tup_returned, tup_fetched, tup_inserted, tup_updated, tup_deleted, blks_read,
 			blks_hit, deadlocks, temp_bytes, pg_catalog.pg_database_size(datid) FROM pg_catalog.pg_stat_database WHERE datname = $1`, database).Scan(into...)
 	})

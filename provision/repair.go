@@ -171,7 +171,7 @@ func (m *Manager) mendIdle(ctx context.Context, r *tenant.Record) (*Result, erro
 		if err := answer(ctx, in); err != nil {
 			return err
 		}
-		if err := as(ctx, in, "postgres", func(c *pgx.Conn) error { return m.heal(ctx, c, now) }); err != nil {
+		if err := as(ctx, in, "postgres", func(ctx context.Context, c *pgx.Conn) error { return m.heal(ctx, c, now) }); err != nil {
 			return err
 		}
 		return m.settle(ctx, now)

@@ -387,7 +387,7 @@ func adopt(ctx context.Context, j *job) error {
 		case refusesPassword(err):
 			in.Password = password // a try before this one came as far as that
 		}
-		err = as(ctx, in, "postgres", func(c *pgx.Conn) (err error) {
+		err = as(ctx, in, "postgres", func(ctx context.Context, c *pgx.Conn) (err error) {
 			databases, err = column(ctx, c, "SELECT datname::text FROM pg_catalog.pg_database WHERE datname = $1", tenant.OwnDatabase(from))
 			if err != nil {
 				return err
@@ -425,7 +425,7 @@ func adopt(ctx context.Context, j *job) error {
 			}
 		}
 		verifier, _ := auth.MakeVerifier(password, nil, 0).Encode()
-		return as(ctx, in, "postgres", func(c *pgx.Conn) error {
+		return as(ctx, in, "postgres", func(ctx context.Context, c *pgx.Conn) error {
 			return run(ctx, c, "ALTER ROLE "+ident(Superuser)+" PASSWORD "+literal(verifier))
 		})
 	})

@@ -16,7 +16,7 @@ import (
 // roles makes the roles of a tenant's instance, and keeps everybody else out of its databases.
 func roles(ctx context.Context, j *job) error {
 	return j.instance(func(in *Instance, _ Driver) error {
-		return as(ctx, in, "postgres", func(c *pgx.Conn) error { return j.m.makeRoles(ctx, c, j.r) })
+		return as(ctx, in, "postgres", func(ctx context.Context, c *pgx.Conn) error { return j.m.makeRoles(ctx, c, j.r) })
 	})
 }
 
@@ -115,6 +115,12 @@ func may(r *tenant.Record, l *tenant.Login) string {
 	return s + " CONNECTION LIMIT -1"
 }
 
+const (
+	longestSettle = time.Minute
+	// settleWait is short: who is to be kept out may be just who holds it up.
+	settleWait = 500 * time.Millisecond
+)
+
 // settling is the advisory lock, in the database postgres, of who settles.
 const settling = 0x736574746c65
 
@@ -134,7 +140,7 @@ func (m *Manager) settleBut(ctx context.Context, r *tenant.Record, role string) 
 	if up, err := serving(ctx, d, in, r); err != nil || !up {
 		return err
 	}
-	return as(ctx, in, "postgres", func(c *pgx.Conn) error {
+	return within(ctx, longestSettle, settleWait, in, "postgres", func(ctx context.Context, c *pgx.Conn) error {
 		// An order and the runner may be at it together. One goes after the other, and who comes last has what the record says by then: else a fence that
 		// was reported as up could be torn down by somebody slow.
 		if _, err := c.Exec(ctx, "SELECT pg_catalog.pg_advisory_lock($1)", settling); err != nil {

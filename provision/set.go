@@ -141,7 +141,7 @@ func (m *Manager) checkSettings(ctx context.Context, r *tenant.Record, settings 
 	if err != nil {
 		return err
 	}
-	return as(ctx, in, "postgres", func(c *pgx.Conn) error {
+	return as(ctx, in, "postgres", func(ctx context.Context, c *pgx.Conn) error {
 		for k, v := range settings {
 			if strings.Contains(k, ".") {
 				continue // an extension's
@@ -227,13 +227,13 @@ func reload(ctx context.Context, j *job) error {
 		if len(j.o.Extensions) == 0 {
 			return nil
 		}
-		return as(ctx, in, j.r.Database, func(c *pgx.Conn) error { return extend(ctx, c, j.o.Extensions) })
+		return as(ctx, in, j.r.Database, func(ctx context.Context, c *pgx.Conn) error { return extend(ctx, c, j.o.Extensions) })
 	})
 }
 
 // refusedSettings fails if the server did not take a value of its file.
 func refusedSettings(ctx context.Context, in *Instance, settings map[string]string) error {
-	return as(ctx, in, "postgres", func(c *pgx.Conn) error {
+	return as(ctx, in, "postgres", func(ctx context.Context, c *pgx.Conn) error {
 		// The error of what needs a restart is no error: the value is right as far as is known.
 		bad, err := column(ctx, c, `SELECT DISTINCT f.name FROM pg_catalog.pg_file_settings AS f LEFT JOIN pg_catalog.pg_settings AS s ON s.name = f.name
 			WHERE f.error IS NOT NULL AND f.name IS NOT NULL AND coalesce(s.context, '') <> 'postmaster' AND f.name = ANY($1)`, slices.Collect(maps.Keys(settings)))

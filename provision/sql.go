@@ -2,13 +2,16 @@ package provision
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"io"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/pgkennel/pgkennel/tenant"
 )
@@ -41,7 +44,46 @@ func dial(ctx context.Context, at tenant.Endpoint, w who) (*pgx.Conn, error) {
 	c.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 	c.StatementCacheCapacity, c.DescriptionCacheCapacity = 0, 0
 	c.OnNotice = func(*pgconn.PgConn, *pgconn.Notice) {}
+	c.BuildFrontend = func(r io.Reader, w io.Writer) *pgproto3.Frontend {
+		return pgproto3.NewFrontend(&bounded{r: r, left: mostHeard}, w)
+	}
 	return pgx.ConnectConfig(ctx, c)
+}
+
+// mostHeard is how much a connection to an instance may bring. Whoever is a superuser there can have its server, or what listens in its place, say anything, and
+// this process is everybody's.
+const mostHeard = 64 << 20
+
+// bounded reads so many bytes of a server's messages, and none that says that it is longer: room is made for it as soon as it is announced.
+type bounded struct {
+	r      io.Reader
+	left   int
+	header []byte // of the next message, as far as it is here
+	body   int    // what is to come of this one
+}
+
+var errTooMuch = errors.New("the instance says more than it could have to say")
+
+func (b *bounded) Read(p []byte) (int, error) {
+	n, err := b.r.Read(p)
+	if b.left -= n; b.left < 0 {
+		return 0, errTooMuch
+	}
+	for p = p[:n]; len(p) > 0; {
+		if b.body > 0 {
+			skip := min(b.body, len(p))
+			b.body, p = b.body-skip, p[skip:]
+			continue
+		}
+		if b.header, p = append(b.header, p[0]), p[1:]; len(b.header) == 5 {
+			size := binary.BigEndian.Uint32(b.header[1:])
+			if b.header = b.header[:0]; size > mostHeard {
+				return 0, errTooMuch
+			}
+			b.body = max(int(size)-4, 0)
+		}
+	}
+	return n, err
 }
 
 // dialSource connects to a database of a server that is not ours, as an operator does: with TLS as the environment says (PGSSLMODE and so on).
@@ -58,6 +100,9 @@ func dialSource(ctx context.Context, at Connect) (*pgx.Conn, error) {
 	return pgx.ConnectConfig(ctx, c)
 }
 
+// Ask connects to an instance as pgkennel's superuser, for a driver.
+func Ask(ctx context.Context, in *Instance) (*pgx.Conn, error) { return admin(ctx, in, "postgres") }
+
 // admin connects to a database of an instance as pgkennel's superuser.
 func admin(ctx context.Context, in *Instance, database string) (*pgx.Conn, error) {
 	return dial(ctx, in.Endpoint, who{user: Superuser, password: in.Password, database: database})
@@ -70,14 +115,60 @@ func end(ctx context.Context, c *pgx.Conn) {
 	_ = c.Close(ctx) // it is over either way
 }
 
-// as runs do with a connection as pgkennel's superuser.
-func as(ctx context.Context, in *Instance, database string, do func(c *pgx.Conn) error) error {
-	c, err := admin(ctx, in, database)
-	if err != nil {
-		return unreachable(in, err)
+const (
+	// longestAsk is how long an instance may take over what is done in one go. Its tenant may be a superuser, and the server what that made of it: nothing is waited
+	// for without an end.
+	longestAsk = 5 * time.Minute
+	// longestWait is how long a tenant's transactions may hold up what pgkennel does to its roles and databases.
+	longestWait = 5 * time.Second
+)
+
+// as runs do with a connection as pgkennel's superuser. What keeps it waiting for too long is ended.
+func as(ctx context.Context, in *Instance, database string, do func(ctx context.Context, c *pgx.Conn) error) error {
+	return within(ctx, longestAsk, longestWait, in, database, do)
+}
+
+// within is as with a limit of its own, and of how long it waits for the tenant's transactions.
+func within(ctx context.Context, most, wait time.Duration, in *Instance, database string, do func(ctx context.Context, c *pgx.Conn) error) error {
+	late := Errorf(KindFailed, "the instance does not answer within %s", most)
+	limited, cancel := context.WithTimeoutCause(ctx, most, late)
+	defer cancel()
+	err := func() error {
+		c, err := admin(limited, in, database)
+		if err != nil {
+			return unreachable(in, err)
+		}
+		defer end(ctx, c)
+		defer clearWay(limited, wait, in, c.PgConn().PID())()
+		return do(limited, c)
+	}()
+	if err != nil && ctx.Err() == nil && errors.Is(context.Cause(limited), late) {
+		return late.WithDetail("%v", err)
 	}
-	defer end(ctx, c)
-	return do(c)
+	return err
+}
+
+// clearWay ends the tenant's sessions whose locks a connection waits for longer than that, until its result is called: an order of the operator's comes before a
+// transaction that nobody ends.
+func clearWay(ctx context.Context, wait time.Duration, in *Instance, pid uint32) (stop func()) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for pause(ctx, wait); ctx.Err() == nil; pause(ctx, min(wait, time.Second)) {
+			c, err := admin(ctx, in, "postgres")
+			if err != nil {
+				continue // whoever waits has an end of its own
+			}
+			_, _ = c.Exec(ctx, `SELECT pg_catalog.pg_terminate_backend(pid) FROM pg_catalog.pg_stat_activity
+				WHERE pid = ANY(pg_catalog.pg_blocking_pids($1)) AND usename <> '`+Superuser+`'`, int32(pid)) //nolint:gosec // likewise; a process's number
+			end(ctx, c)
+		}
+	}()
+	return func() {
+		cancel()
+		<-done
+	}
 }
 
 func unreachable(in *Instance, err error) error {
@@ -155,7 +246,7 @@ func answer(ctx context.Context, in *Instance) error {
 	defer cancel()
 	wait := 10 * time.Millisecond
 	for {
-		err := as(ctx, in, "postgres", func(c *pgx.Conn) error {
+		err := as(ctx, in, "postgres", func(ctx context.Context, c *pgx.Conn) error {
 			var recovering bool
 			if err := c.QueryRow(ctx, "SELECT pg_is_in_recovery()").Scan(&recovering); err != nil {
 				return err

@@ -140,7 +140,7 @@ func (m *Manager) template(ctx context.Context, name string) (text, hash string,
 // database makes the tenant's database anew, empty but for its extensions, with nobody's but the tenant's roles in it.
 func (m *Manager) database(ctx context.Context, in *Instance, r *tenant.Record) error {
 	db, owner := ident(r.Database), ident(tenant.OwnerRole(r.ID))
-	err := as(ctx, in, "postgres", func(c *pgx.Conn) error {
+	err := as(ctx, in, "postgres", func(ctx context.Context, c *pgx.Conn) error {
 		todo := []string{
 			"DROP DATABASE IF EXISTS " + db + " WITH (FORCE)",
 			"CREATE DATABASE " + db + " OWNER " + owner,
@@ -151,7 +151,7 @@ func (m *Manager) database(ctx context.Context, in *Instance, r *tenant.Record) 
 	if err != nil {
 		return err
 	}
-	return as(ctx, in, r.Database, func(c *pgx.Conn) error {
+	return as(ctx, in, r.Database, func(ctx context.Context, c *pgx.Conn) error {
 		if r.Version < "14" { // as it is since
 			if err := run(ctx, c, "ALTER SCHEMA public OWNER TO "+owner); err != nil {
 				return err
@@ -219,8 +219,11 @@ func (m *Manager) schemaOf(ctx context.Context, name string) (string, error) {
 		return "", err
 	}
 	var out bytes.Buffer
-	if err := m.tool(ctx, from, nil, &out, "pg_dump", "--schema-only", "--no-owner", "--no-privileges", "--quote-all-identifiers"); err != nil {
+	if err := m.tool(ctx, from, nil, &limited{w: &out, left: mostHeard}, "pg_dump", "--schema-only", "--no-owner", "--no-privileges", "--quote-all-identifiers"); err != nil {
 		return "", err
+	}
+	if out.Len() == mostHeard {
+		return "", Errorf(KindRefused, "the schema of tenant %s is longer than %d bytes", name, mostHeard)
 	}
 	return plainSQL(out.String()), nil
 }

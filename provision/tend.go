@@ -326,7 +326,7 @@ func (w *warden) doze(ctx context.Context, c *care, r *tenant.Record, in *Instan
 
 // use finds out when an instance was used last. A pooler's idle connections are no use of it.
 func (w *warden) use(ctx context.Context, c *care, r *tenant.Record, in *Instance, now time.Time) error {
-	return as(ctx, in, "postgres", func(conn *pgx.Conn) error {
+	return as(ctx, in, "postgres", func(ctx context.Context, conn *pgx.Conn) error {
 		var busy bool
 		var since float64 // seconds since a connection did something
 		var ended int64

@@ -189,7 +189,7 @@ func userSteps(j *job) []step {
 // addLogin makes the role of a new login.
 func addLogin(ctx context.Context, j *job) error {
 	return j.instance(func(in *Instance, _ Driver) error {
-		return as(ctx, in, "postgres", func(c *pgx.Conn) error {
+		return as(ctx, in, "postgres", func(ctx context.Context, c *pgx.Conn) error {
 			l := j.r.Login(j.o.Login)
 			if l == nil {
 				return Errorf(KindFailed, "the login %s is not on record any more", j.o.Login)
@@ -247,7 +247,7 @@ func forgetLogin(ctx context.Context, j *job) error {
 // drop takes a role away.
 func drop(ctx context.Context, in *Instance, r *tenant.Record, role string) error {
 	there := false
-	err := as(ctx, in, "postgres", func(c *pgx.Conn) error {
+	err := as(ctx, in, "postgres", func(ctx context.Context, c *pgx.Conn) error {
 		have, err := column(ctx, c, "SELECT rolname::text FROM pg_catalog.pg_roles WHERE rolname = $1", role)
 		if there = len(have) > 0; err != nil || !there {
 			return err
@@ -260,13 +260,13 @@ func drop(ctx context.Context, in *Instance, r *tenant.Record, role string) erro
 	if err != nil || !there {
 		return err
 	}
-	err = as(ctx, in, r.Database, func(c *pgx.Conn) error {
+	err = as(ctx, in, r.Database, func(ctx context.Context, c *pgx.Conn) error {
 		return run(ctx, c, "REASSIGN OWNED BY "+ident(role)+" TO "+ident(tenant.OwnerRole(r.ID)), "DROP OWNED BY "+ident(role))
 	})
 	if err != nil {
 		return err
 	}
-	return as(ctx, in, "postgres", func(c *pgx.Conn) error { return run(ctx, c, "DROP ROLE "+ident(role)) })
+	return as(ctx, in, "postgres", func(ctx context.Context, c *pgx.Conn) error { return run(ctx, c, "DROP ROLE "+ident(role)) })
 }
 
 func unregisterLogin(_ context.Context, j *job) error {

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/tenant"
@@ -29,15 +31,37 @@ func complain(w io.Writer, name string, err error) {
 			name += ": "
 		}
 	}
-	fmt.Fprintf(w, "pgkennel: %s%v\n", name, err)
+	fmt.Fprintf(w, "pgkennel: %s%s\n", name, harmless(err.Error()))
 	if e, ok := errors.AsType[*provision.Error](err); ok {
 		if e.Detail != "" {
-			fmt.Fprintf(w, "detail: %s\n", e.Detail)
+			fmt.Fprintf(w, "detail: %s\n", harmless(e.Detail))
 		}
 		if e.Hint != "" {
-			fmt.Fprintf(w, "hint: %s\n", e.Hint)
+			fmt.Fprintf(w, "hint: %s\n", harmless(e.Hint))
 		}
 	}
+}
+
+// harmless is a text of who knows whom, such as a statement in a tenant's log, for a terminal: what that would take for orders is shown.
+func harmless(s string) string {
+	control := func(r rune) bool { return r != '\n' && r != '\t' && unicode.IsControl(r) || r == utf8.RuneError }
+	if !strings.ContainsFunc(s, control) {
+		return s
+	}
+	var b strings.Builder
+	for i, r := range s {
+		_, n := utf8.DecodeRuneInString(s[i:])
+		switch {
+		case r == '\r' && i+1 < len(s) && s[i+1] == '\n', r == '\r' && i+1 == len(s):
+		case r == utf8.RuneError && n == 1:
+			fmt.Fprintf(&b, `\x%02x`, s[i])
+		case control(r) && r != utf8.RuneError:
+			fmt.Fprintf(&b, `\x%02x`, r)
+		default:
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
 }
 
 func printJSON(w io.Writer, all []outcome) error {
@@ -109,7 +133,7 @@ func (t *table) row(cells ...string) {
 		if c == "" {
 			c = "-"
 		}
-		cells[i] = oneLine(strings.ReplaceAll(c, "\t", " "))
+		cells[i] = harmless(oneLine(strings.ReplaceAll(c, "\t", " ")))
 	}
 	fmt.Fprintln(t.w, strings.Join(cells, "\t"))
 }
@@ -271,7 +295,7 @@ func showOne(out io.Writer, v *provision.View) error {
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
 	line := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(w, "%s\t%s\n", name, oneLine(strings.ReplaceAll(value, "\t", " ")))
+			fmt.Fprintf(w, "%s\t%s\n", name, harmless(oneLine(strings.ReplaceAll(value, "\t", " "))))
 		}
 	}
 	line("name", v.Name)

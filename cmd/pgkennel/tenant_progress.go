@@ -87,7 +87,7 @@ func (p *progress) report(x provision.Progress) {
 		p.mu.Lock()
 		defer p.mu.Unlock()
 		if !p.mu.ended {
-			fmt.Fprintln(p.out, x.Line)
+			fmt.Fprintln(p.out, harmless(x.Line))
 		}
 		return
 	}

@@ -388,6 +388,21 @@ func TestTenantProgress(t *testing.T) {
 	}
 }
 
+// What a tenant says is not what a terminal obeys.
+func TestTenantHarmless(t *testing.T) {
+	t.Parallel()
+	var out, log bytes.Buffer
+	p := newProgress(&out, &log, "acme", "logs", false)
+	p.report(provision.Progress{Line: "ERROR:  \x1b]52;c;eA==\x07 \u009b2J\tä\xff�\r"})
+	complain(&log, "acme", provision.Errorf(provision.KindFailed, "no\x1b[2J").WithDetail("two\nlines\x08"))
+	if got, want := out.String(), `ERROR:  \x1b]52;c;eA==\x07 \x9b2J`+"\tä"+`\xff`+"�\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+	if got, want := log.String(), "pgkennel: tenant acme: no\\x1b[2J\ndetail: two\nlines\\x08\n"; got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
 // A bar is there after a while, follows what is reported, and goes.
 func TestTenantBar(t *testing.T) {
 	t.Parallel()

@@ -155,26 +155,30 @@ func (d *Driver) need(ctx context.Context, p *place, in *provision.Instance, now
 	if slices.ContainsFunc(since, func(name string) bool { return slices.Contains(held, name) }) {
 		return provision.NeedRestart, nil
 	}
-	conn, err := connect(ctx, in)
-	if err != nil {
-		if context.Cause(ctx) != nil {
-			return 0, err
-		}
-		return provision.NeedRestart, nil // it sets right one that can't be asked, too
-	}
-	defer conn.Close(context.WithoutCancel(ctx))
-	rows, err := conn.Query(ctx, `SELECT count(*) FROM pg_settings WHERE context IN ('postmaster', 'internal') AND name = ANY ($1)`, since)
-	if err != nil {
+	n, err := askContext(ctx, in, since)
+	switch {
+	case err != nil && context.Cause(ctx) != nil:
 		return 0, err
-	}
-	n, err := pgx.CollectExactlyOneRow(rows, pgx.RowTo[int64])
-	if err != nil {
-		return 0, err
-	}
-	if n > 0 {
+	case err != nil, n > 0: // a restart sets right one that can't be asked, too
 		return provision.NeedRestart, nil
 	}
 	return need, nil
+}
+
+// askContext asks a server how many of the settings count from its start on only.
+func askContext(ctx context.Context, in *provision.Instance, names []string) (int64, error) {
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	conn, err := provision.Ask(ctx, in)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close(ctx)
+	rows, err := conn.Query(ctx, `SELECT count(*) FROM pg_settings WHERE context IN ('postmaster', 'internal') AND name = ANY ($1)`, names)
+	if err != nil {
+		return 0, err
+	}
+	return pgx.CollectExactlyOneRow(rows, pgx.RowTo[int64])
 }
 
 // Reload implements provision.Driver. It returns when the server has read its configuration, if it can be asked.
@@ -211,11 +215,13 @@ func (d *Driver) Reload(ctx context.Context, in *provision.Instance) error {
 
 // loadTime is when the server read its configuration last, as a new session sees it.
 func loadTime(ctx context.Context, in *provision.Instance) (time.Time, bool) {
-	conn, err := connect(ctx, in)
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	conn, err := provision.Ask(ctx, in)
 	if err != nil {
 		return time.Time{}, false
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer conn.Close(ctx)
 	var at time.Time
 	err = conn.QueryRow(ctx, `SELECT pg_conf_load_time()`).Scan(&at)
 	return at, err == nil

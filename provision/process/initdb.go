@@ -14,8 +14,6 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/tenant"
 )
@@ -179,11 +177,13 @@ func (d *Driver) befriend(attr *syscall.SysProcAttr, in *provision.Instance) {
 func slotName(id string) string { return "r_" + strings.ReplaceAll(id, "-", "_") }
 
 func (d *Driver) makeSlot(ctx context.Context, in *provision.Instance) error {
-	conn, err := connect(ctx, in.Primary)
+	ctx, cancel := context.WithTimeout(ctx, askTimeout)
+	defer cancel()
+	conn, err := provision.Ask(ctx, in.Primary)
 	if err != nil {
 		return fmt.Errorf("primary of %s: %w", in.ID, err)
 	}
-	defer conn.Close(context.WithoutCancel(ctx))
+	defer conn.Close(ctx)
 	_, err = conn.Exec(ctx, `SELECT pg_create_physical_replication_slot($1, true) WHERE NOT EXISTS (SELECT FROM pg_replication_slots WHERE slot_name = $1)`, slotName(in.ID))
 	return err
 }
@@ -192,9 +192,9 @@ func (d *Driver) makeSlot(ctx context.Context, in *provision.Instance) error {
 func (d *Driver) dropSlot(ctx context.Context, in *provision.Instance) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	conn, err := connect(ctx, in.Primary)
+	conn, err := provision.Ask(ctx, in.Primary)
 	if err == nil {
-		defer conn.Close(context.WithoutCancel(ctx))
+		defer conn.Close(ctx)
 		_, err = conn.Exec(ctx, `SELECT pg_terminate_backend(active_pid, 2000) FROM pg_replication_slots WHERE slot_name = $1 AND active`, slotName(in.ID))
 	}
 	if err == nil {
@@ -205,19 +205,10 @@ func (d *Driver) dropSlot(ctx context.Context, in *provision.Instance) {
 	}
 }
 
-// connect reaches an instance as pgkennel's superuser.
-func connect(ctx context.Context, in *provision.Instance) (*pgx.Conn, error) {
-	config, err := pgx.ParseConfig("sslmode=disable")
-	if err != nil {
-		return nil, err
-	}
-	config.Host, config.Port = in.Endpoint.Host, uint16(in.Endpoint.Port) //nolint:gosec // Plan chose it
-	config.User, config.Password, config.Database = provision.Superuser, in.Password, "postgres"
-	config.Fallbacks, config.DefaultQueryExecMode = nil, pgx.QueryExecModeExec
-	return pgx.ConnectConfig(ctx, config)
-}
+// askTimeout is how long a server may take over a question: its tenant may have made it one that never answers, and who asks keeps the instance's lock.
+const askTimeout = 15 * time.Second
 
-// connectEnv tells libpq the same. The environment of a process is for its own user's eyes only.
+// connectEnv tells libpq how to reach an instance as pgkennel's superuser. The environment of a process is for its own user's eyes only.
 func connectEnv(in *provision.Instance) []string {
 	return []string{
 		"PGHOST=" + in.Endpoint.Host, "PGPORT=" + strconv.Itoa(in.Endpoint.Port), "PGUSER=" + provision.Superuser, "PGPASSWORD=" + in.Password,
