@@ -90,6 +90,7 @@ func (p *Pooler) socketOrder(w http.ResponseWriter, r *http.Request) {
 	uid, ok := r.Context().Value(peerKey{}).(int)
 	if !ok || uid != 0 && uid != os.Geteuid() {
 		p.log.Warn("order refused", "door", "socket", "uid", uid)
+		turnAway(w)
 		http.Error(w, "only root and the user that pgkennel runs as may give orders here", http.StatusForbidden)
 		return
 	}
@@ -103,6 +104,7 @@ func (p *Pooler) portOrder(w http.ResponseWriter, r *http.Request) {
 	a, b := sha256.Sum256([]byte(given)), sha256.Sum256([]byte(want)) // their lengths tell nothing
 	if subtle.ConstantTimeCompare(a[:], b[:]) != 1 || !ok || want == "" {
 		p.log.Warn("order refused", "door", "api", "client", r.RemoteAddr)
+		turnAway(w)
 		w.Header().Set("WWW-Authenticate", `Bearer realm="pgkennel"`)
 		http.Error(w, "the request has not the token of api_token_file", http.StatusUnauthorized)
 		return
@@ -110,7 +112,14 @@ func (p *Pooler) portOrder(w http.ResponseWriter, r *http.Request) {
 	p.order(w, r, "api")
 }
 
+// turnAway has a connection end with the refusal. What else its client announced is waited for no longer: else who has no token could keep as many as it likes.
+func turnAway(w http.ResponseWriter) {
+	w.Header().Set("Connection", "close")
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(refusedBodyTimeout)) // where that can't be, nobody waits
+}
+
 const (
+	refusedBodyTimeout = 500 * time.Millisecond
 	orderHeaderTimeout = 5 * time.Second
 	orderIdleTimeout   = 2 * time.Minute
 	orderHeaderBytes   = 16 << 10

@@ -104,6 +104,21 @@ func TestOrdersByPort(t *testing.T) {
 	if status, text := ask(t, c, url, "Bearer 0123456789abcdef"); status != 200 || text != "/v1/tenants by api" {
 		t.Errorf("got %d %q", status, text)
 	}
+	// Who has no token and never sends what it has announced does not keep a connection.
+	slow, err := net.Dial("tcp", k.APIAddr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer slow.Close()
+	if _, err := io.WriteString(slow, "POST /v1/tenants HTTP/1.1\r\nHost: pgkennel\r\nContent-Length: 1000\r\n\r\n"); err != nil {
+		t.Fatal(err)
+	}
+	if err := slow.SetReadDeadline(time.Now().Add(3 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := io.ReadAll(slow); err != nil || !strings.Contains(string(b), "401") {
+		t.Errorf("got %q, %v, want a refusal and the end", b, err)
+	}
 	for _, token := range []string{"", "Bearer ", "Bearer 0123456789abcdeg", "Bearer 0123456789abcdef0", "Basic 0123456789abcdef", "0123456789abcdef"} {
 		if status, text := ask(t, c, url, token); status != 401 || strings.Contains(text, "by api") {
 			t.Errorf("%q: got %d %q", token, status, text)
