@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 
 	"github.com/jackc/pgx/v5"
 
@@ -299,9 +300,11 @@ func beginImport(ctx context.Context, c *change) error {
 		return err
 	}
 	if c.r.Host == c.m.o.Host {
-		if _, err := os.Stat(c.o.File); err != nil {
-			return Errorf(KindInvalid, "the file can't be read: %v", err)
+		f, err := openFile(c.o.File)
+		if err != nil {
+			return err
 		}
+		f.Close()
 	}
 	if c.o.DryRun {
 		return c.dryRun(ctx, cloneSteps(&job{m: c.m, r: c.r, o: c.o}))
@@ -309,12 +312,24 @@ func beginImport(ctx context.Context, c *change) error {
 	return nil
 }
 
+// openFile opens what is imported. Others may write where it is: a pipe of theirs would be waited for without an end.
+func openFile(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
+	if err != nil {
+		return nil, Errorf(KindInvalid, "the file can't be read: %v", err)
+	}
+	if st, err := f.Stat(); err != nil || !st.Mode().IsRegular() {
+		return nil, errors.Join(Errorf(KindInvalid, "%s is not a file that could be read", path), f.Close())
+	}
+	return f, nil
+}
+
 // importFile makes the new tenant's first backup of a file.
 func importFile(ctx context.Context, j *job) error {
 	if err := j.m.o.Archive.Forget(ctx, j.r.ID); err != nil { // of the time before
 		return err
 	}
-	f, err := os.Open(j.o.File)
+	f, err := openFile(j.o.File)
 	if err != nil {
 		return err
 	}

@@ -2,6 +2,7 @@ package provision_test
 
 import (
 	"path/filepath"
+	"syscall"
 	"testing"
 	"time"
 
@@ -77,6 +78,11 @@ func TestBackups(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "acme")
 	b.do(provision.Order{Verb: provision.VerbExport, Tenant: "acme", File: file, Passphrase: "secret words"})
 	b.refused(provision.Order{Verb: provision.VerbExport, Tenant: "acme", File: file}, provision.KindTaken, "already")
+	pipe := filepath.Join(t.TempDir(), "pipe") // nobody writes to it
+	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	b.refused(provision.Order{Verb: provision.VerbImport, Tenant: "piped", File: pipe}, provision.KindInvalid, "is not a file")
 	b.do(provision.Order{Verb: provision.VerbImport, Tenant: "moved", File: file, Passphrase: "secret words"})
 	if a, m := sum("acme"), sum("moved"); a != m {
 		t.Errorf("import: got %s, want %s", m, a)
