@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/tenant"
@@ -217,9 +218,26 @@ func (t *tenants) newPsql() *cobra.Command {
 			}
 			c := all[0].result.Connect
 			env := append(os.Environ(), "PGHOST="+c.Host, "PGPORT="+strconv.Itoa(c.Port), "PGUSER="+c.User, "PGPASSWORD="+c.Password, "PGDATABASE="+c.Database, "PGOPTIONS="+c.Options)
+			if c.CA != "" {
+				file, err := authorityFile(c.CA)
+				if err != nil {
+					return err
+				}
+				env = append(env, "PGSSLMODE=verify-full", "PGSSLROOTCERT="+file)
+			}
 			return t.exec(path, append([]string{"psql"}, args[1:]...), env)
 		},
 	}, "NAME [-- ARGUMENTS OF PSQL]", 1, -1)
+}
+
+// authorityFile holds a certificate where psql finds it, which this process becomes: without a name, so that nothing is left of it.
+func authorityFile(text string) (string, error) {
+	fd, err := unix.MemfdCreate("authority", 0)
+	if err != nil {
+		return "", err
+	}
+	path := fmt.Sprintf("/proc/self/fd/%d", fd)
+	return path, os.WriteFile(path, []byte(text), 0o600)
 }
 
 func (t *tenants) newBackup() *cobra.Command {
