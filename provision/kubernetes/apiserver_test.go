@@ -15,7 +15,6 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -78,7 +77,7 @@ func startAPIServer(t *testing.T, api, etcd string) *apiServer {
 	run(t, api, dir, "--etcd-servers="+store, "--bind-address=127.0.0.1", "--advertise-address=127.0.0.1", "--secure-port="+strconv.Itoa(at),
 		"--cert-dir="+filepath.Join(dir, "certs"), "--service-cluster-ip-range=10.0.0.0/24", "--service-account-issuer=https://kubernetes.default.svc",
 		"--service-account-key-file="+accounts, "--service-account-signing-key-file="+accounts, "--authorization-mode=RBAC", "--token-auth-file="+tokens,
-		"--endpoint-reconciler-type=none", "--disable-admission-plugins=ServiceAccount,ResourceQuota", "--profiling=false")
+		"--endpoint-reconciler-type=none", "--disable-admission-plugins=ServiceAccount,ResourceQuota,StorageObjectInUseProtection", "--profiling=false")
 	s := &apiServer{url: "https://127.0.0.1:" + strconv.Itoa(at)}
 	s.admin, err = dynamic.NewForConfig(&rest.Config{Host: s.url, BearerToken: adminToken, TLSClientConfig: rest.TLSClientConfig{Insecure: true}, QPS: 1000, Burst: 1000})
 	if err != nil {
@@ -114,7 +113,6 @@ func run(t *testing.T, program, dir string, args ...string) {
 	}
 	cmd := exec.CommandContext(context.Background(), program, args...)
 	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +121,7 @@ func run(t *testing.T, program, dir string, args ...string) {
 		_ = cmd.Wait() // it was killed
 		if t.Failed() {
 			end, _ := log.Seek(0, io.SeekEnd)
-			text := make([]byte, min(end, 3000))
+			text := make([]byte, min(end, 1000))
 			_, _ = log.ReadAt(text, end-int64(len(text)))
 			t.Logf("%s said at last:\n%s", filepath.Base(program), text)
 		}
@@ -169,7 +167,7 @@ func objects(t *testing.T, text string) []*unstructured.Unstructured {
 }
 
 // rules are those that the documentation gives pgkennel.
-func rules(t *testing.T, namespace string) []*unstructured.Unstructured {
+func rules(t *testing.T) []*unstructured.Unstructured {
 	t.Helper()
 	text, err := os.ReadFile("../../docs/provisioning.md")
 	if err != nil {
@@ -179,7 +177,7 @@ func rules(t *testing.T, namespace string) []*unstructured.Unstructured {
 	if m == nil {
 		t.Fatal("docs/provisioning.md has no roles for pgkennel")
 	}
-	return objects(t, strings.ReplaceAll(string(m[1]), "namespace: tenants", "namespace: "+namespace))
+	return objects(t, string(m[1]))
 }
 
 var roles = map[string]schema.GroupVersionResource{
@@ -192,7 +190,10 @@ func (s *apiServer) namespace(t testing.TB, documented []*unstructured.Unstructu
 	t.Helper()
 	put := func(r schema.GroupVersionResource, namespaced bool, u map[string]any) {
 		t.Helper()
-		o := &unstructured.Unstructured{Object: u}
+		o := (&unstructured.Unstructured{Object: u}).DeepCopy()
+		if namespaced {
+			o.SetNamespace(name)
+		}
 		body, err := o.MarshalJSON()
 		if err != nil {
 			t.Fatal(err)

@@ -21,6 +21,8 @@ const (
 	stopPatience = 2 * time.Minute
 	// destroyPatience is how long pods and volumes may take to go.
 	destroyPatience = 5 * time.Minute
+	// growPatience is how long a volume may take to grow.
+	growPatience = time.Minute
 	// reloadPatience is how long the operator may take to bring settings to the server.
 	reloadPatience = 30 * time.Second
 )
@@ -135,7 +137,45 @@ func (d *Driver) Configure(ctx context.Context, in *provision.Instance) (provisi
 		need = provision.NeedRestart
 	}
 	keep(now, u)
-	return need, d.apply(ctx, clusters, now, manager, false)
+	if err := d.apply(ctx, clusters, now, manager, false); err != nil {
+		return 0, err
+	}
+	return need, d.grown(ctx, in)
+}
+
+// grown waits until the volume is as large as it is to be.
+func (d *Driver) grown(ctx context.Context, in *provision.Instance) error {
+	ctx, cancel := context.WithTimeout(ctx, growPatience)
+	defer cancel()
+	for {
+		has, err := d.capacity(ctx, in)
+		if want := d.diskOf(in); err == nil && has > 0 && has < want {
+			err = provision.Errorf(provision.KindFailed, "the disk of instance %s does not become larger", in.ID).
+				WithDetail("After %s its volume has %d bytes, and %d are wanted: its storage class may not let it grow.", growPatience, has, want)
+			if ctx.Err() == nil {
+				pause(ctx, 100*time.Millisecond)
+				continue
+			}
+		}
+		return err
+	}
+}
+
+// capacity is how large the volume is; 0 = there is none yet.
+func (d *Driver) capacity(ctx context.Context, in *provision.Instance) (int64, error) {
+	// What is known stays so when there is no time left.
+	list, err := d.of(claims).List(context.WithoutCancel(ctx), metav1.ListOptions{LabelSelector: ofCluster + "=" + clusterOf(in)})
+	if err != nil {
+		return 0, d.explain(ctx, "list "+claims.Resource, err)
+	}
+	var size int64
+	for i := range list.Items {
+		m, _, _ := unstructured.NestedStringMap(list.Items[i].Object, "status", "capacity")
+		if q, err := resource.ParseQuantity(m["storage"]); err == nil && (size == 0 || q.Value() < size) {
+			size = q.Value()
+		}
+	}
+	return size, nil
 }
 
 // keep has the resources stay as they are.
@@ -306,7 +346,7 @@ func (d *Driver) Start(ctx context.Context, in *provision.Instance) error {
 	if err == nil {
 		err = d.lets(ctx, in)
 	}
-	if e := (*provision.Error)(nil); err != nil && !errors.As(err, &e) {
+	if e := (*provision.Error)(nil); err != nil && !errors.As(err, &e) && !errors.Is(err, context.Canceled) {
 		return provision.Errorf(provision.KindFailed, "instance %s does not start: %v", in.ID, err).WithDetail("%s", d.trouble(context.WithoutCancel(ctx), name, last))
 	}
 	return err

@@ -18,7 +18,6 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
-	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/watch"
@@ -238,15 +237,9 @@ func (d *Driver) Usage(ctx context.Context, in *provision.Instance) (provision.U
 	if err := d.here(in); err != nil {
 		return u, err
 	}
-	list, err := d.of(claims).List(ctx, metav1.ListOptions{LabelSelector: ofCluster + "=" + clusterOf(in)})
-	if err != nil {
-		return u, d.explain(ctx, "list "+claims.Resource, err)
-	}
-	for i := range list.Items {
-		m, _, _ := unstructured.NestedStringMap(list.Items[i].Object, "status", "capacity")
-		if q, err := resource.ParseQuantity(m["storage"]); err == nil {
-			u.DiskSize = max(u.DiskSize, q.Value())
-		}
+	var err error
+	if u.DiskSize, err = d.capacity(ctx, in); err != nil {
+		return u, err
 	}
 	conn, err := connect(ctx, in)
 	if err != nil {

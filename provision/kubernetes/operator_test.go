@@ -74,6 +74,7 @@ type member struct {
 	proxies    []*proxy
 	known      bool // it was ready once
 	ready      int
+	pid        int // of the server
 	since      string
 }
 
@@ -129,7 +130,7 @@ func startOperator(t testing.TB, s *apiServer, namespace, dir string) *operator 
 				return
 			case name := <-o.wake:
 				work.Go(func() {
-					if err := o.reconcile(ctx, name); err != nil && ctx.Err() == nil && !apierrors.IsConflict(err) {
+					if err := o.reconcile(ctx, name); err != nil && ctx.Err() == nil && !apierrors.IsNotFound(err) {
 						t.Logf("operator: %s: %v", name, err)
 					}
 				})
@@ -195,6 +196,17 @@ func (o *operator) reconcile(ctx context.Context, name string) error {
 	if err := o.up(ctx, m.in, u, m, "-rw", 1); err != nil {
 		return errors.Join(err, o.report(ctx, u, m, "Waiting for the instances to become active", explain(err)))
 	}
+	st, err := o.servers.State(ctx, m.in)
+	if err != nil {
+		return err
+	}
+	if m.ready > 0 && m.pid != st.PID { // it ended, and nobody has heard of that
+		m.ready = 0
+		if err := o.report(ctx, u, m, "Failing over", ""); err != nil {
+			return err
+		}
+	}
+	m.pid = st.PID
 	ready := 1
 	if n, _, _ := unstructured.NestedInt64(u.Object, "spec", "instances"); n > 1 {
 		if m.second == nil {
@@ -424,7 +436,7 @@ func (o *operator) report(ctx context.Context, u *unstructured.Unstructured, m *
 	u.Object["status"] = status
 	_, err = o.api(clusters).UpdateStatus(ctx, u, metav1.UpdateOptions{})
 	if apierrors.IsConflict(err) {
-		o.wake <- u.GetName()
+		return o.report(ctx, u, m, phase, reason)
 	}
 	return err
 }
