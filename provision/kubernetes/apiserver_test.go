@@ -39,11 +39,9 @@ const adminToken, driverToken = "admin-token", "driver-token"
 // binaries finds kube-apiserver and etcd; empty = they are not here.
 func binaries() (api, etcd string) {
 	look := func(name string) string {
-		for _, dir := range []string{os.Getenv("KUBEBUILDER_ASSETS"), "../../bin/tools"} {
-			if path := filepath.Join(dir, name); dir != "" {
-				if _, err := os.Stat(path); err == nil {
-					return path
-				}
+		if path := filepath.Join(os.Getenv("KUBEBUILDER_ASSETS"), name); filepath.IsAbs(path) {
+			if _, err := os.Stat(path); err == nil {
+				return path
 			}
 		}
 		path, _ := exec.LookPath(name) // empty
