@@ -284,9 +284,8 @@ const tick = 10 * time.Millisecond
 
 // cpuTime reads what a process used, and, of the server itself, what its children used that have ended.
 func cpuTime(stat string, server bool) (time.Duration, bool) {
-	_, rest, ok := strings.Cut(stat, ") ")
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 15 {
+	fields := strings.Fields(stat[strings.LastIndex(stat, ")")+1:]) // its name may have anything in it
+	if len(fields) < 15 {
 		return 0, false
 	}
 	n := 2

@@ -61,7 +61,7 @@ func (d *Driver) render(in *provision.Instance, settings map[string]string) *uns
 	if len(libraries) > 0 {
 		postgresql["shared_preload_libraries"] = libraries
 	}
-	storage := object{"size": bytes(d.diskOf(in))}
+	storage := object{"size": decimal(d.diskOf(in))}
 	if d.o.StorageClass != "" {
 		storage["storageClass"] = d.o.StorageClass
 	}
@@ -97,7 +97,7 @@ func resources(in *provision.Instance) object {
 		r["cpu"] = strconv.Itoa(n) + "m"
 	}
 	if n := in.Limits.Memory; n > 0 {
-		r["memory"] = bytes(n)
+		r["memory"] = decimal(n)
 	}
 	if len(r) == 0 {
 		return nil
@@ -109,7 +109,7 @@ func resources(in *provision.Instance) object {
 	return object{"limits": r, "requests": requests}
 }
 
-func bytes(n int64) string { return strconv.FormatInt(n, 10) }
+func decimal(n int64) string { return strconv.FormatInt(n, 10) }
 
 func (d *Driver) diskOf(in *provision.Instance) int64 {
 	if in.Limits.Disk > 0 {

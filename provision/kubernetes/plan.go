@@ -47,7 +47,7 @@ func (d *Driver) check(in *provision.Instance) error {
 	case in.Archive:
 		return refuse("an archive of WAL", "WAL is in the instance's volume, where pgkennel does not reach; let CloudNativePG archive it.")
 	case in.Limits.Memory > 0 && in.Limits.Memory < leastMemory:
-		return refuse("a memory limit of "+bytes(in.Limits.Memory)+" bytes", "The operator's own program runs beside PostgreSQL: 128 MiB are the least.")
+		return refuse("a memory limit of "+decimal(in.Limits.Memory)+" bytes", "The operator's own program runs beside PostgreSQL: 128 MiB are the least.")
 	}
 	return checkSettings(in.Settings)
 }
