@@ -107,6 +107,7 @@ func TestDriver(t *testing.T) {
 	t.Run("all", func(t *testing.T) { // so that the API server ends after them
 		drivertest.Run(t, open, drivertest.Caps{CPU: root, Memory: root, Disk: root, Replicas: true, Elsewhere: true})
 		t.Run("Objects", func(t *testing.T) { t.Parallel(); objectsOf(t, s, options(t)) })
+		t.Run("Manager", func(t *testing.T) { t.Parallel(); managed(t, open(t)) })
 		t.Run("Broken", func(t *testing.T) { t.Parallel(); broken(t, options(t)) })
 	})
 }
