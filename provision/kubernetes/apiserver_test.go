@@ -30,7 +30,7 @@ import (
 // apiServer is a Kubernetes of a test's own: etcd and kube-apiserver, without anything that runs pods.
 type apiServer struct {
 	url   string
-	admin   dynamic.Interface
+	admin dynamic.Interface
 }
 
 // The tokens of who may do everything, and of pgkennel, which may do what docs/provisioning.md says.

@@ -22,7 +22,7 @@ import (
 )
 
 const (
-	authoritySecret = "pgkennel-ca" //nolint:gosec // its name
+	authoritySecret = "pgkennel-ca"
 	certField       = "ca.crt"
 	keyField        = "ca.key"
 

@@ -433,7 +433,7 @@ func (d *Driver) Tool(ctx context.Context, in *provision.Instance, name string, 
 	if err != nil {
 		return nil, err
 	}
-	f := os.NewFile(uintptr(fd), "authority") //nolint:gosec // a descriptor
+	f := os.NewFile(uintptr(fd), "authority")
 	if _, err := f.WriteString(in.Endpoint.CA); err != nil {
 		f.Close()
 		return nil, err

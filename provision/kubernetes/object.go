@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"encoding/base64"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -21,9 +22,7 @@ func (d *Driver) object(version, kind, name, id string, rest object) *unstructur
 		meta["labels"] = object{idLabel: id}
 	}
 	u := object{"apiVersion": version, "kind": kind, "metadata": meta}
-	for k, v := range rest {
-		u[k] = v
-	}
+	maps.Copy(u, rest)
 	return &unstructured.Unstructured{Object: u}
 }
 
@@ -75,12 +74,12 @@ func (d *Driver) render(in *provision.Instance, settings map[string]string) *uns
 	spec := object{
 		"imageName":             d.image(in.Version),
 		"enableSuperuserAccess": false, // the operator's postgres has no password
-		"bootstrap": object{"initdb": initdb},
-		"managed":           object{"roles": []any{role}},
-		"certificates":      object{"serverCASecret": serverSecret(in.ID), "serverTLSSecret": serverSecret(in.ID)},
-		"inheritedMetadata": object{"labels": object{idLabel: in.ID}},
-		"postgresql":        postgresql,
-		"storage":           storage,
+		"bootstrap":             object{"initdb": initdb},
+		"managed":               object{"roles": []any{role}},
+		"certificates":          object{"serverCASecret": serverSecret(in.ID), "serverTLSSecret": serverSecret(in.ID)},
+		"inheritedMetadata":     object{"labels": object{idLabel: in.ID}},
+		"postgresql":            postgresql,
+		"storage":               storage,
 		// Sessions are closed before a stop: who is left is not waited for.
 		"smartShutdownTimeout": int64(1), "stopDelay": int64(60),
 	}
@@ -102,11 +101,7 @@ func resources(in *provision.Instance) object {
 	if len(r) == 0 {
 		return nil
 	}
-	requests := object{}
-	for k, v := range r {
-		requests[k] = v
-	}
-	return object{"limits": r, "requests": requests}
+	return object{"limits": r, "requests": maps.Clone(r)}
 }
 
 func decimal(n int64) string { return strconv.FormatInt(n, 10) }

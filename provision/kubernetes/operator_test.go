@@ -22,8 +22,8 @@ import (
 	"testing"
 	"time"
 
-	"k8s.io/apimachinery/pkg/api/resource"
 	apierrors "k8s.io/apimachinery/pkg/api/errors"
+	"k8s.io/apimachinery/pkg/api/resource"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/apimachinery/pkg/runtime/schema"
@@ -81,7 +81,7 @@ type member struct {
 // address is where a service is, in tests: on the loopback network, with PostgreSQL's own port.
 func address(service, namespace string) string {
 	h := fnv.New32a()
-	io.WriteString(h, namespace+"/"+service)
+	h.Write([]byte(namespace + "/" + service))
 	n := h.Sum32()
 	return fmt.Sprintf("127.%d.%d.%d", n>>16&127+64, n>>8&255, n&127+2)
 }
