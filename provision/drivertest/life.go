@@ -212,7 +212,7 @@ func (k Kit) kill(in *provision.Instance, caps Caps) {
 	k.Helper()
 	st := k.state(in, true, true)
 	if !caps.Kill {
-		k.SQL(in, "COPY (SELECT 1) TO PROGRAM 'kill -9 $(head -1 postmaster.pid)'")
+		_, _ = k.Try(in, in.Password, "COPY (SELECT 1) TO PROGRAM 'cat >/dev/null; kill -9 $(head -1 postmaster.pid)'") // it may end before it answers
 		return
 	}
 	if err := syscall.Kill(st.PID, syscall.SIGKILL); err != nil {

@@ -99,7 +99,15 @@ func startOperator(t testing.TB, s *apiServer, namespace, dir string) *operator 
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		_ = servers.Watch(ctx, func(id string) { o.wake <- "t-" + id }) // until ctx is done
+		for tick := time.NewTicker(100 * time.Millisecond); ; {
+			select {
+			case <-ctx.Done():
+				tick.Stop()
+				return
+			case <-tick.C:
+				o.probe(ctx)
+			}
+		}
 	})
 	wg.Go(func() {
 		for ctx.Err() == nil {
@@ -146,6 +154,23 @@ func startOperator(t testing.TB, s *apiServer, namespace, dir string) *operator 
 		}
 	})
 	return o
+}
+
+// probe looks for servers that ended by themselves.
+func (o *operator) probe(ctx context.Context) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for name, m := range o.mu.members {
+		if !m.TryLock() {
+			continue // it is being looked at
+		}
+		if m.ready > 0 {
+			if st, err := o.servers.State(ctx, m.in); err == nil && st.PID != m.pid {
+				o.wake <- name
+			}
+		}
+		m.Unlock()
+	}
 }
 
 func (o *operator) reconcile(ctx context.Context, name string) error {
