@@ -9,13 +9,13 @@ PKG       ?= ./...
 TIMEOUT   ?= 8m
 PURE      ?= ./parser ./config ./sharding/...
 # Those of their tests that have several goroutines at one thing; the race detector has nothing to find in the others.
-TOGETHER  ?= 'Cache|Together'
+TOGETHER  ?= Cache|Together
 # Tests of allocations and of the program's memory: the race detector has both grow.
-MEASURED  ?= 'Allocat|SilentClients|TestHostile(Announcements|Syncs|Batches|SlowReader|Idlers)'
-# Tests that have PostgreSQL at work, and little of ours beside each other: they run without the race detector.
-SERVER    ?= '^(Test|Fuzz)(Secure|Isolation|Doctor|Seal|Schemas|TenantsOfMappings|TenantsBySchemas|AThousandTenants)'
+MEASURED  ?= Allocat|SilentClients|PipelineWithoutEnd|TestHostile(Announcements|Syncs|Batches|SlowReader|Idlers)
+# Tests that have PostgreSQL or the program at work, and little of their own beside each other: they run without the race detector.
+SERVER    ?= Test(Secure|Isolation|Doctor|Seal|Schemas|TenantsOfMappings|TenantsBySchemas|AThousandTenants|OnDemand|TwoPoolers)|FuzzIsolation
 # Likewise whole packages; `make race-all` has them under it, too.
-SERVERS   ?= ./provision/process ./provision/systemd ./provision/docker ./provision/kubernetes ./provision/backup ./provision/external ./integration/provision
+SERVERS   ?= ./provision/process ./provision/systemd ./provision/docker ./provision/kubernetes ./provision/backup ./provision/external ./integration/provision ./internal/demo
 FUZZTOTAL ?= 30# seconds that `make fuzz` shares out among all targets
 BENCHTIME ?= 1x
 
@@ -28,6 +28,10 @@ SCENES     = $(if $(filter-out 0,$(QUICK)),-quick) $(if $(SCENARIOS),-scenarios 
 GOLANGCI := bin/tools/golangci-lint
 TOOL     := $(GO) tool -modfile=tools/go.mod
 START    := $(shell date +%s)
+# The packages of $(2) that have a test whose name matches $(1): a test binary takes longer to link than most take to run.
+having     = $$(comm -12 <(grep -lrE --include='*_test.go' '^func (Test|Fuzz)?[A-Za-z]*($(1))' . | xargs -n1 dirname | sort -u) <($(GO) list -f '{{.Dir}}' $(2) | sed 's,^$(CURDIR),.,' | sort -u))
+# What the race detector has a look at.
+raced     = $$($(GO) list $(PKG) | grep -vxF -f <($(GO) list $(PURE) $(SERVERS)))
 step      = @printf '\n==> %s (after %ds)\n' '$(1)' $$(( $$(date +%s) - $(START) ))
 
 .DEFAULT_GOAL := help
@@ -62,7 +66,7 @@ deps: ## install what is missing on this machine (as root), or say what is
 .PHONY: test
 test: export FUZZSHARE := 3
 test: FUZZTOTAL := 12
-test: deps fmt-check tidy-check vet arch lint pure race fuzz benches ## everything, cheapest first; eleven minutes on two cores
+test: deps fmt-check tidy-check vet arch lint pure servers race fuzz benches ## everything, cheapest first; eleven minutes on two cores
 
 .PHONY: check
 check: fmt-check vet arch lint short ## what to run before each commit
@@ -114,15 +118,19 @@ pure: ## the packages without goroutines, in full, and what the race detector fa
 	$(call step,tests of pure packages)
 	@$(GO) test -count=1 -timeout=$(TIMEOUT) $(PURE)
 	$(call step,what is measured)
-	@$(GO) test -count=1 -timeout=$(TIMEOUT) -run=$(MEASURED) ./pooler/loop ./pooler/backend ./integration
+	@$(GO) test -count=1 -timeout=$(TIMEOUT) -run='$(MEASURED)' $(call having,$(MEASURED),$(raced))
+
+.PHONY: servers
+servers: ## tests that have PostgreSQL, or the program, do the work
+	$(call step,tests of servers)
 	@$(GO) test -count=1 -timeout=$(TIMEOUT) -p 3 $(SERVERS)
-	@$(GO) test -count=1 -timeout=$(TIMEOUT) -run=$(SERVER) $$($(GO) list $(PKG) | grep -vxF -f <($(GO) list $(SERVERS))) | grep -v 'no test' # all packages: what race skips by name runs here, wherever it is
+	@$(GO) test -count=1 -timeout=$(TIMEOUT) -run='$(SERVER)' $(call having,$(SERVER),$(raced))
 
 .PHONY: race
 race: ## unit and integration tests under the race detector
 	$(call step,tests with -race)
-	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) -run=$(TOGETHER) $(PURE)
-	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) -skip=$(SERVER) $$($(GO) list $(PKG) | grep -vxF -f <($(GO) list $(PURE) $(SERVERS)))
+	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) -run='$(TOGETHER)' $(call having,$(TOGETHER),$(PURE))
+	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) -skip='$(SERVER)|$(MEASURED)' $(raced)
 
 .PHONY: race-all
 race-all: ## every test under the race detector

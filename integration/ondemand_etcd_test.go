@@ -470,8 +470,8 @@ func (p *pair) dies() {
 	p.with()
 }
 
-// takeover is how long a host may be without a runner: as long as the dead one's lease, and some more.
-const takeover = 15 * time.Second
+// takeover is how long it may take until another goes on with what a dead runner had begun, and has done it: its lease, and the work, on a busy machine.
+const takeover = 45 * time.Second
 
 // runnerDies kills the first pooler when it is making a tenant. The other goes on with that.
 func (p *pair) runnerDies() {

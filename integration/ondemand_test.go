@@ -36,13 +36,7 @@ type kennel struct {
 // newKennel writes a configuration with no more than a directory, and rest. At the end every tenant is removed, and nothing may be left.
 func newKennel(t *testing.T, rest string) *kennel {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "pgk-") // paths of unix sockets have to be short
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(dir, 0o711); err != nil { // users of instances pass through
-		t.Fatal(err)
-	}
+	dir := pgtest.Dir(t)
 	port := strconv.Itoa(pgtest.FreePort(t))
 	k := &kennel{
 		stand: &stand{t: t, dir: dir, log: new(testbed.Log), addr: net.JoinHostPort("127.0.0.1", port)},

@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/provision/backup"
 	"github.com/pgkennel/pgkennel/provision/process"
@@ -79,13 +80,7 @@ func archived(t testing.TB) func(b *bed, o *provision.Options) {
 // newBed makes a host. At its end nothing may be left on it.
 func newBed(t testing.TB, change func(b *bed, o *provision.Options)) *bed {
 	t.Helper()
-	root, err := os.MkdirTemp("/tmp", "pgk-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Chmod(root, 0o711); err != nil { // instances' users pass through
-		t.Fatal(err)
-	}
+	root := pgtest.Dir(t)
 	b := &bed{TB: t, root: root}
 	t.Cleanup(func() {
 		if err := os.RemoveAll(root); err != nil {

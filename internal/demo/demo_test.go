@@ -14,12 +14,13 @@ import (
 	"time"
 
 	"github.com/pgkennel/pgkennel/internal/pginstance"
+	"github.com/pgkennel/pgkennel/internal/pgtest"
 )
 
 // testShards runs the demo's instances for one test.
 func testShards(t *testing.T) shards {
 	t.Helper()
-	scratch, err := pginstance.OpenScratch(fmt.Sprintf("/tmp/pgkennel-test-%d", os.Geteuid()))
+	scratch, err := pginstance.OpenScratch(pgtest.Base())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,16 +4,14 @@
 // Start runs an instance for one test, Shared one for the whole test binary. Both need the PostgreSQL binaries
 // (scripts/deps installs them) and fail the test without them: a test that silently skips protects nothing. Instances
 // run as the user postgres when the test is root, listen on 127.0.0.1 and on a unix socket, use ports that they found
-// free themselves, and are gone after the test, also when it is killed. $PGKENNEL_TEST_DIR moves their folder, which
-// is otherwise under /tmp.
+// free themselves, and are gone after the test, also when it is killed. Root is where their
+// folder is; $PGKENNEL_TEST_DIR moves it.
 //
 // Client sends and receives exact messages. FakeServer plays PostgreSQL from a script, with faults.
 package pgtest
 
 import (
 	"errors"
-	"fmt"
-	"os"
 	"strconv"
 	"strings"
 	"sync"
@@ -240,11 +238,7 @@ func useScratch() (*pginstance.Scratch, error) {
 	scratch.Lock()
 	defer scratch.Unlock()
 	if scratch.dir == nil {
-		base := os.Getenv("PGKENNEL_TEST_DIR")
-		if base == "" {
-			base = fmt.Sprintf("/tmp/pgkennel-test-%d", os.Geteuid())
-		}
-		dir, err := pginstance.OpenScratch(base)
+		dir, err := pginstance.OpenScratch(Base())
 		if err != nil {
 			return nil, err
 		}

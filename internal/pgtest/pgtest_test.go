@@ -178,10 +178,7 @@ func TestKilledTestLeavesNothing(t *testing.T) {
 		select {}
 	}
 	t.Parallel()
-	base, err := os.MkdirTemp("/tmp", "pgo") // t.TempDir is too long for a socket path
-	if err != nil {
-		t.Fatal(err)
-	}
+	base := pgtest.Dir(t)
 	defer os.RemoveAll(base)
 	victim := func() (*exec.Cmd, int, string) {
 		cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestKilledTestLeavesNothing$")

@@ -14,6 +14,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/provision/process"
 	"github.com/pgkennel/pgkennel/tenant"
@@ -29,8 +30,7 @@ type live struct {
 
 func startLive(t testing.TB, settings map[string]string) *live {
 	t.Helper()
-	dir, err := os.MkdirTemp("/tmp", "pgk-")
-	check(t, err)
+	dir := pgtest.Dir(t)
 	d := must[*process.Driver](t)(process.New(process.Options{DataDir: dir, NoSync: true}))
 	in := &provision.Instance{ID: tenant.NewID(), Password: tenant.NewPassword(), Archive: true, Settings: settings}
 	t.Cleanup(func() {

@@ -13,6 +13,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/provision/drivertest"
 	"github.com/pgkennel/pgkennel/provision/kubernetes"
@@ -88,7 +89,7 @@ func TestDriver(t *testing.T) {
 		defer mu.Unlock()
 		if operators[namespace] == nil {
 			s.namespace(t, documented, namespace)
-			operators[namespace] = startOperator(t, s, namespace, drivertest.Dir(t, "/tmp"))
+			operators[namespace] = startOperator(t, s, namespace, drivertest.Dir(t, pgtest.Root()))
 		}
 		return kubernetes.Options{
 			Kubeconfig: s.kubeconfig(t, namespace), Context: "test", Version: "15", DefaultDisk: noLimit, Timeout: time.Minute, Address: address,

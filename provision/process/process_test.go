@@ -7,6 +7,7 @@ import (
 	"os"
 	"testing"
 
+	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/provision/drivertest"
 	"github.com/pgkennel/pgkennel/provision/process"
@@ -31,7 +32,7 @@ var root = os.Geteuid() == 0
 // options are those of a test: over a data directory of its own.
 func options(t testing.TB) process.Options {
 	t.Helper()
-	return process.Options{DataDir: drivertest.Dir(t, "/tmp"), NoSync: true}
+	return process.Options{DataDir: drivertest.Dir(t, pgtest.Root()), NoSync: true}
 }
 
 func openWith(t testing.TB, o process.Options) provision.Driver {
