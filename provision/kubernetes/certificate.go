@@ -145,18 +145,22 @@ func (d *Driver) hosts(id string) []string {
 	return slices.Compact(list)
 }
 
-// certificate sees to it that the server's certificate is there, and good for years.
-func (d *Driver) certificate(ctx context.Context, id string) error {
+// certificate sees to it that the server's certificate is there, and good for years. It is of the authority that poolers were told, or none.
+func (d *Driver) certificate(ctx context.Context, in *provision.Instance) error {
+	name, hosts := serverSecret(in.ID), d.hosts(in.ID)
+	u, err := d.get(ctx, secrets, name)
+	if err != nil || u != nil && signed(u, in.Endpoint.CA, hosts) {
+		return err
+	}
 	a, err := d.authority(ctx)
 	if err != nil {
 		return err
 	}
-	name, hosts := serverSecret(id), d.hosts(id)
-	u, err := d.get(ctx, secrets, name)
-	if err != nil || u != nil && a.signed(u, hosts) {
-		return err
+	if a.pem != in.Endpoint.CA {
+		return provision.Errorf(provision.KindFailed, "instance %s can't have a certificate: its authority is not in the secret %s of namespace %s any more",
+			in.ID, authoritySecret, d.o.Namespace).WithHint("bring that secret back from a backup")
 	}
-	t := template(nameOf(id))
+	t := template(nameOf(in.ID))
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	for _, h := range hosts {
 		if ip := net.ParseIP(h); ip != nil {
@@ -169,17 +173,21 @@ func (d *Driver) certificate(ctx context.Context, id string) error {
 	if err != nil {
 		return err
 	}
-	s := d.object("v1", "Secret", name, id, object{
+	s := d.object("v1", "Secret", name, in.ID, object{
 		"type": "kubernetes.io/tls", "data": object{certField: encode([]byte(a.pem)), "tls.crt": encode(cert), "tls.key": encode(key)},
 	})
 	reloaded(s)
 	return d.apply(ctx, secrets, s, manager, false)
 }
 
-// signed reports whether a server's certificate is this authority's, and will do.
-func (a *authority) signed(u *unstructured.Unstructured, hosts []string) bool {
+// signed reports whether a server's certificate is an authority's, and will do.
+func signed(u *unstructured.Unstructured, authority string, hosts []string) bool {
+	by, err := parseCert([]byte(authority))
+	if err != nil {
+		return false
+	}
 	c, err := parseCert(data(u, "tls.crt"))
-	if err != nil || c.CheckSignatureFrom(a.cert) != nil || time.Until(c.NotAfter) < renewal || string(data(u, certField)) != a.pem {
+	if err != nil || c.CheckSignatureFrom(by) != nil || time.Until(c.NotAfter) < renewal || string(data(u, certField)) != authority {
 		return false
 	}
 	return !slices.ContainsFunc(hosts, func(h string) bool { return c.VerifyHostname(h) != nil })

@@ -187,11 +187,27 @@ func objectsOf(t *testing.T, s *apiServer, o kubernetes.Options) {
 		t.Error("the server's certificate was made anew without need")
 	}
 
-	// An instance of another namespace is not made a second time, and what is not pgkennel's stays.
+	// Without the authority that poolers were told, what is good goes on, and nothing is made that they would not believe.
+	drop := func(name string) {
+		t.Helper()
+		if err := s.admin.Resource(secrets).Namespace(namespace).Delete(t.Context(), name, metav1.DeleteOptions{}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	drop("pgkennel-ca")
+	k.Do("volume", func(ctx context.Context) error { return k.Volume(ctx, in) })
+	drop("t-" + in.ID + "-server")
+	if err := k.Volume(t.Context(), in); drivertest.Kind(err) != provision.KindFailed || !strings.Contains(err.Error(), "pgkennel-ca") {
+		t.Errorf("a certificate of another authority: %v", err)
+	}
+
+	// An instance of another namespace is not made a second time, nor taken for gone.
 	moved := *in
 	moved.Facts = map[string]string{"cluster": in.Facts["cluster"], "namespace": "elsewhere"}
-	if err := k.Start(t.Context(), &moved); drivertest.Kind(err) != provision.KindFailed || !strings.Contains(err.Error(), "is in namespace elsewhere") {
-		t.Errorf("start of one of another namespace: %v", err)
+	for _, err := range []error{k.Start(t.Context(), &moved), k.Destroy(t.Context(), &moved)} {
+		if drivertest.Kind(err) != provision.KindFailed || !strings.Contains(err.Error(), "is in namespace elsewhere") {
+			t.Errorf("one of another namespace: %v", err)
+		}
 	}
 	k.Twice("destroy", func(ctx context.Context) error { return k.Destroy(ctx, in) })
 	k.Nothing()

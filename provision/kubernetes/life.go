@@ -48,7 +48,7 @@ func (d *Driver) Volume(ctx context.Context, in *provision.Instance) error {
 	if err := d.apply(ctx, secrets, d.password(in), manager, false); err != nil {
 		return err
 	}
-	return d.certificate(ctx, in.ID)
+	return d.certificate(ctx, in)
 }
 
 // sized refuses a volume that is to become smaller: no volume of Kubernetes' can.
@@ -410,7 +410,7 @@ func (d *Driver) Stop(ctx context.Context, in *provision.Instance) error {
 
 // Destroy implements provision.Driver. The Secrets go last: as long as anything is left, so are they, and the instance is found.
 func (d *Driver) Destroy(ctx context.Context, in *provision.Instance) error {
-	if err := checkID(in.ID); err != nil {
+	if err := d.inside(in); err != nil { // of what was left over, there are no facts
 		return err
 	}
 	if err := d.detach(ctx, in.ID); err != nil {

@@ -142,7 +142,7 @@ func TestAuthority(t *testing.T) {
 	secret := func(crt []byte, ca string) *unstructured.Unstructured {
 		return &unstructured.Unstructured{Object: object{"data": object{"tls.crt": encode(crt), certField: encode([]byte(ca))}}}
 	}
-	if !a.signed(secret(made, a.pem), hosts) {
+	if !signed(secret(made, a.pem), a.pem, hosts) {
 		t.Error("its own certificate is not good")
 	}
 	for _, want := range []string{"t-abc-rw.db.example.com", "t-abc-ro.db.example.com", "t-abc-rw.tenants.svc"} {
@@ -174,8 +174,8 @@ func TestAuthority(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, good := range map[string]bool{
-		"another authority's": b.signed(secret(made, b.pem), hosts), "one beside another authority": a.signed(secret(made, b.pem), hosts),
-		"one that ends": a.signed(secret(old, a.pem), hosts), "another host's": a.signed(secret(made, a.pem), d.hosts("xyz")), "none": a.signed(secret(nil, a.pem), hosts),
+		"another authority's": signed(secret(made, b.pem), b.pem, hosts), "one beside another authority": signed(secret(made, b.pem), a.pem, hosts),
+		"one that ends": signed(secret(old, a.pem), a.pem, hosts), "another host's": signed(secret(made, a.pem), a.pem, d.hosts("xyz")), "none": signed(secret(nil, a.pem), a.pem, hosts), "no authority": signed(secret(made, ""), "", hosts),
 	} {
 		if good {
 			t.Errorf("certificate of %s is good", name)

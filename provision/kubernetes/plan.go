@@ -87,13 +87,21 @@ func (d *Driver) Plan(ctx context.Context, in *provision.Instance, others []*pro
 	return nil
 }
 
-// here refuses an instance that was planned for another namespace: it would be made a second time.
-func (d *Driver) here(in *provision.Instance) error {
+// inside refuses an instance of another namespace: it would be made a second time, or taken for gone.
+func (d *Driver) inside(in *provision.Instance) error {
 	if err := checkID(in.ID); err != nil {
 		return err
 	}
 	if ns := in.Facts[namespaceFact]; ns != "" && ns != d.o.Namespace {
 		return provision.Errorf(provision.KindFailed, "instance %s is in namespace %s, and pgkennel is told to use %s", in.ID, ns, d.o.Namespace)
+	}
+	return nil
+}
+
+// here refuses, besides, one that was not planned.
+func (d *Driver) here(in *provision.Instance) error {
+	if err := d.inside(in); err != nil {
+		return err
 	}
 	if name := in.Facts[clusterFact]; name == "" {
 		return provision.Errorf(provision.KindFailed, "instance %s was not planned by driver kubernetes", in.ID)
