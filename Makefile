@@ -23,6 +23,7 @@ BENCHTIME ?= 1x
 QUICK     ?=
 SCENARIOS ?=
 BENCH     ?=
+DENSITY   ?=
 SCENES     = $(if $(filter-out 0,$(QUICK)),-quick) $(if $(SCENARIOS),-scenarios $(SCENARIOS))
 
 GOLANGCI := bin/tools/golangci-lint
@@ -45,7 +46,7 @@ help: ## this text
 		/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
-demo: deps build ## three real PostgreSQL instances, pgkennel before them, and sample tenants; ONESHOT=1 ends after the samples
+demo: deps build ## real PostgreSQL instances, pgkennel before them, sample tenants, and some made on demand; ONESHOT=1 ends after the samples
 	@$(GO) build -o bin/demo ./cmd/demo
 	@bin/demo $(if $(filter-out 0,$(ONESHOT)),--oneshot)
 
@@ -187,6 +188,11 @@ bench-compare: deps build ## the same beside another commit of ours: BASE=main~1
 	@rm -rf bin/base && git worktree prune && git worktree add -q --detach bin/base $(BASE)
 	@cd bin/base && $(GO) build -o ../pgkennel-base ./cmd/pgkennel; status=$$?; cd ../.. && git worktree remove --force bin/base; exit $$status
 	@$(GO) run ./bench -pgkennel bin/pgkennel -base bin/pgkennel-base -out bin/bench $(if $(SCENARIOS),,-scenarios range,login) $(SCENES) $(BENCH)
+
+.PHONY: density
+density: deps build ## fifty tenants with instances of their own, and their neighbours, into docs/density.md; DENSITY="-scenarios density -tenants 200"
+	@$(GO) build -o bin/density ./bench/density
+	@bin/density $(DENSITY)
 
 .PHONY: vuln
 vuln: ## known vulnerabilities in what we import

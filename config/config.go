@@ -244,7 +244,10 @@ type Endpoint struct {
 	Host         string // a directory if it begins with /
 	Port         int
 	DatabaseName string // in the instance
-	Pos          Pos
+	// AdminUser makes and secures tenants there; empty = whom the environment names.
+	AdminUser     string
+	AdminPassword Secret
+	Pos           Pos
 
 	t *table
 }

@@ -1,7 +1,9 @@
 package config
 
 import (
+	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"slices"
 	"strconv"
@@ -65,6 +67,51 @@ func (b *builder) addEndpoint(cl *Cluster, t *table) {
 		cl.Shards = [][]*Endpoint{nil}
 	}
 	cl.Shards[0] = append(cl.Shards[0], e)
+}
+
+// adminPasswords reads the passwords of administrators, each file once.
+func (b *builder) adminPasswords(readFile func(string) ([]byte, error)) {
+	read := make(map[string]string)
+	for _, cl := range b.cfg.Clusters {
+		for _, e := range slices.Concat(cl.Shards...) {
+			if e.AdminUser = e.t.text("admin_user"); e.AdminUser == "" && e.t.has("admin_password_file") && !e.t.badKey("admin_user") {
+				b.r.fail(e.t.placeOf("admin_password_file"), "add admin_user", "admin_password_file is set without admin_user")
+			}
+			path := b.below(e.t.text("admin_password_file"), readFile != nil)
+			if path == "" || readFile == nil {
+				continue
+			}
+			password, ok := read[path]
+			if !ok {
+				text, err := readFile(path)
+				if pe, ok := errors.AsType[*fs.PathError](err); ok {
+					err = pe.Err
+				}
+				password = strings.TrimRight(string(text), "\r\n")
+				if err == nil && (password == "" || strings.ContainsAny(password, "\x00\n")) {
+					err = errors.New("a password is one line")
+				}
+				if err != nil {
+					b.r.fail(e.t.placeOf("admin_password_file"), "it has the password of admin_user, and nothing else", "admin_password_file %s: %s", strconv.Quote(path), err)
+				}
+				read[path] = password
+			}
+			e.AdminPassword = Secret(password)
+		}
+	}
+}
+
+// Administrator is who makes and secures tenants at the endpoint, as pgx reads it; empty = whom the environment names.
+func (e *Endpoint) Administrator() string {
+	if e.AdminUser == "" {
+		return ""
+	}
+	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
+	s := "user='" + quote.Replace(e.AdminUser) + "'"
+	if p := e.AdminPassword.Reveal(); p != "" {
+		s += " password='" + quote.Replace(p) + "'"
+	}
+	return s
 }
 
 // shardID is the number of a shard; what is out of range has been refused.

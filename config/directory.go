@@ -25,6 +25,9 @@ type Directory struct {
 	User                    string
 	Password                Secret
 	KeyFile                 string // empty = as the store has it
+	MoreKeyFiles            []string
+	AuditKeep               time.Duration // 0 = for ever
+	AuditEntries            int           // 0 = all
 	Cache                   string
 }
 
@@ -41,6 +44,13 @@ type Provision struct {
 	UIDMin       int
 	UIDMax       int
 	MaxInstances int           // 0 = no limit
+	Account      string        // who runs initdb; empty = postgres, or nobody
+	LogSize      int64         // in bytes
+	Cgroup       string        // empty = one of our own
+	UnitDir      string        // of systemd
+	DockerSocket string        // empty = as the environment says
+	DockerImage  string        // with {version}
+	DockerNet    string        // empty = none
 	Grace        time.Duration // 0 = a removed tenant is gone
 	SuspendAfter time.Duration // 0 = never
 	Kubernetes   Kubernetes
@@ -57,22 +67,14 @@ type Kubernetes struct {
 // buildDirectory fills in what [directory], [provision] and the parts of [admin] beside the database say. readFile is nil where files are not looked at.
 func (b *builder) buildDirectory(readFile func(string) ([]byte, error)) {
 	c, d, p, a := b.cfg, b.cfg.directory, b.cfg.provision, b.cfg.admin
-	below := func(path string) string {
-		if path == "" {
-			return ""
-		}
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(filepath.Dir(b.config.name), path)
-		}
-		if whole, err := filepath.Abs(path); err == nil && readFile != nil {
-			path = whole
-		}
-		return path
-	}
+	below := func(path string) string { return b.below(path, readFile != nil) }
 	c.Provision = Provision{
 		Driver: p.text("driver"), Host: p.text("host"), DataDir: below(p.text("data_dir")), BinDirs: p.value("bin_dirs").list,
 		Templates: below(p.text("templates")), Backups: below(p.text("backups")), PortMin: p.int("port_min"), PortMax: p.int("port_max"),
-		UIDMin: p.int("uid_min"), UIDMax: p.int("uid_max"), MaxInstances: p.int("max_instances"), Grace: p.millis("grace"), SuspendAfter: p.millis("suspend_after"),
+		UIDMin: p.int("uid_min"), UIDMax: p.int("uid_max"), MaxInstances: p.int("max_instances"),
+		Account: p.text("account"), LogSize: int64(p.int("log_size")), Cgroup: p.text("cgroup"), UnitDir: below(p.text("systemd_unit_dir")),
+		DockerSocket: below(p.text("docker_socket")), DockerImage: p.text("docker_image"), DockerNet: p.text("docker_network"),
+		Grace: p.millis("grace"), SuspendAfter: p.millis("suspend_after"),
 	}
 	b.buildKubernetes(below)
 	b.inOrder(p.value("port_min"), p.value("port_max"), "")
@@ -81,6 +83,15 @@ func (b *builder) buildDirectory(readFile func(string) ([]byte, error)) {
 		if !filepath.IsAbs(dir) {
 			b.r.fail(p.elemPlace("bin_dirs", i), "write the whole path, beginning with /", "bin_dirs: %q is not an absolute path", dir)
 		}
+	}
+	if p.usable("docker_image") && !strings.Contains(p.text("docker_image"), "{version}") {
+		b.r.fail(p.placeOf("docker_image"), "such as postgres:{version}", "docker_image %q does not say where the version goes", p.text("docker_image"))
+	}
+	if p.text("docker_network") == "host" {
+		b.r.fail(p.placeOf("docker_network"), "make one for tenants: docker network create", "docker_network can't be the host's: tenants could connect to each other's servers")
+	}
+	if g := p.text("cgroup"); g != "" && !filepath.IsLocal(g) {
+		b.r.fail(p.placeOf("cgroup"), "such as pgkennel.slice", "cgroup %q is no path below the root of control groups", g)
 	}
 	if p.doc != nil && d.doc == nil {
 		b.r.fail(p.at(), "add it", "[provision] needs a section [directory]")
@@ -91,6 +102,10 @@ func (b *builder) buildDirectory(readFile func(string) ([]byte, error)) {
 			Store: d.text("store"), Path: path, Endpoints: d.value("endpoints").list, Prefix: d.text("prefix"),
 			CACertificate: below(d.text("tls_ca_certificate")), Certificate: below(d.text("tls_certificate")), PrivateKey: below(d.text("tls_private_key")),
 			User: d.text("user"), Password: d.secret("password"), KeyFile: below(d.text("key_file")), Cache: below(d.text("cache")),
+			AuditKeep: d.millis("audit_keep"), AuditEntries: d.int("audit_entries"),
+		}
+		for _, path := range d.value("more_key_files").list {
+			c.Directory.MoreKeyFiles = append(c.Directory.MoreKeyFiles, below(path))
 		}
 		if c.Directory.Cache == "" {
 			c.Directory.Cache = path + ".cache"
@@ -126,6 +141,20 @@ func (b *builder) buildKubernetes(below func(string) string) {
 			b.r.fail(k.placeOf(want.key), "", "%s: %s has to be in it", want.key, want.part)
 		}
 	}
+}
+
+// below is a path as seen from the configuration's directory; a whole one, where files are looked at.
+func (b *builder) below(path string, whole bool) string {
+	if path == "" {
+		return ""
+	}
+	if !filepath.IsAbs(path) {
+		path = filepath.Join(filepath.Dir(b.config.name), path)
+	}
+	if abs, err := filepath.Abs(path); err == nil && whole {
+		path = abs
+	}
+	return path
 }
 
 // checkDirectory reports keys of [directory] that lack another one, or have no meaning.

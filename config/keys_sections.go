@@ -33,6 +33,8 @@ var databasesSection = newSection(section{
 		&key{name: "database_name", kind: kText, doc: "Name of the database in the instance. Not set: name."},
 		&key{name: "user", kind: kText, doc: "Log in there as this user. Not set: the client's server_user, or its name."},
 		&key{name: "password", kind: kSecret, doc: "Log in there with this password. Not set: the client's server_password, or its password."},
+		&key{name: "admin_user", kind: kText, ours: true, restart: true, example: `"postgres"`, doc: "Administrator who makes tenants there on demand, and whom secure and doctor log in as; of the primary only. Not set: whom PGUSER names."},
+		&key{name: "admin_password_file", kind: kPath, ours: true, restart: true, example: `"admin.password"`, doc: "File with the password of admin_user, below the directory of this file. Not set: PGPASSWORD."},
 		&key{name: "lb_weight", kind: kInt, def: "255", notYet: true, doc: "Weight among replicas."},
 		&key{name: "resharding_only", kind: kBool, def: "false", notYet: true, doc: "Use it for resharding only."},
 	),

@@ -136,6 +136,7 @@ func (b *builder) build(config, users File, environ []string, readFile func(stri
 		b.checkTLSFiles(readFile)
 	}
 	b.buildClusters()
+	b.adminPasswords(readFile)
 	b.buildSharding()
 	b.buildSchemas()
 	b.buildUsers()

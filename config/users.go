@@ -126,6 +126,14 @@ func (b *builder) userMode(t *table, cl *Cluster) PoolerMode {
 	return PoolerMode(b.cfg.general.text("pooler_mode"))
 }
 
+// TenantMode is how long clients keep a connection who log in to a cluster as tenants.
+func (c *Config) TenantMode(cl *Cluster) PoolerMode {
+	if v := cl.Shards[0][0].t.value("pooler_mode"); v.set && v.s != "" {
+		return PoolerMode(v.s)
+	}
+	return c.InstanceMode()
+}
+
 // checkPasswords reports users that could never log in, and verifiers that are none.
 func (b *builder) checkPasswords(t *table) {
 	who, g := userLabel(t), b.cfg.general

@@ -155,6 +155,81 @@ func TestHeal(t *testing.T) {
 				h.is(ask(b, bind("", "s"), run("", 0)), "BindComplete "+newRow+" CommandComplete(SELECT 1) ReadyForQuery(I)")
 			}
 		},
+		// Two names, one text: who asks of one is not told of the other.
+		"told, by another name": func(h healing) {
+			c := h.connect(h.t)
+			ask(c, parse("s", h.all()), parse("o", h.all()), describe('S', "o"), bind("", "s"), run("", 0))
+			h.change("ADD COLUMN more int")
+			h.is(ask(c, describe('S', "s"), bind("", "s"), run("", 0), bind("", "o"), run("", 0)), "ParameterDescription() "+changedPlan+" ReadyForQuery(I)")
+			h.is(ask(c, describe('S', "s"), bind("", "s"), run("", 0)), "ParameterDescription() RowDescription(id, text, more) BindComplete "+newRow+" CommandComplete(SELECT 1) ReadyForQuery(I)")
+			h.is(ask(c, bind("", "o"), run("", 0)), changedPlan+" ReadyForQuery(I)")
+		},
+		// What the unit prepares behind the one that failed, it is told of as if nothing had happened.
+		"told in the unit": func(h healing) {
+			for name, describe := range map[string][]pgproto3.FrontendMessage{
+				"p": {bind("q", "p"), describe('P', "q")}, "d": {describe('S', "d"), bind("q", "d")},
+			} {
+				c := h.connect(h.t)
+				ask(c, parse("s", h.all()), bind("", "s"), run("", 0))
+				h.change("ADD COLUMN more int")
+				unit := append([]pgproto3.FrontendMessage{bind("", "s"), run("", 0), parse(name, h.all()+" WHERE '"+name+"' <> ''")}, describe...)
+				got := ask(c, append(unit, run("q", 0))...)
+				if !strings.Contains(got, "RowDescription(id, text, more)") || !strings.HasSuffix(got, newRow+" CommandComplete(SELECT 1) ReadyForQuery(I)") {
+					h.t.Error(got)
+				}
+				h.change("DROP COLUMN more")
+				for range 2 {
+					h.is(ask(c, bind("", name), run("", 0)), changedPlan+" ReadyForQuery(I)")
+				}
+				c.Terminate()
+			}
+		},
+		// What is not healed.
+		"behind BEGIN": func(h healing) {
+			c := h.connect(h.t)
+			ask(c, parse("s", h.all()), bind("", "s"), run("", 0))
+			h.change("ADD COLUMN more int")
+			c.Query("BEGIN")
+			h.is(ask(c, bind("", "s"), run("", 0)), changedPlan+" ReadyForQuery(E)")
+			c.Query("ROLLBACK")
+			h.is(ask(c, bind("", "s"), run("", 0)), "BindComplete "+newRow+" CommandComplete(SELECT 1) ReadyForQuery(I)")
+		},
+		"before Flush": func(h healing) {
+			c := h.connect(h.t)
+			ask(c, parse("s", h.all()), bind("", "s"), run("", 0))
+			h.change("ADD COLUMN more int")
+			c.Send(bind("", "s"), run("", 0), &pgproto3.Flush{})
+			h.is(pgtest.Format(c.Receive()), changedPlan)
+			h.is(ask(c), "ReadyForQuery(I)")
+			h.is(ask(c, bind("", "s"), run("", 0)), "BindComplete "+newRow+" CommandComplete(SELECT 1) ReadyForQuery(I)")
+		},
+		"unnamed, on another server": func(h healing) {
+			c, holder := h.connect(h.t), h.connect(h.t)
+			h.is(ask(c, parse("", h.all()), describe('S', "")), "ParseComplete ParameterDescription() RowDescription(id, text) ReadyForQuery(I)")
+			h.change("ADD COLUMN more int")
+			holder.Query("BEGIN")
+			holder.Query("SELECT 1") // holds the backend that described it
+			h.is(ask(c, bind("", ""), run("", 0)), "BindComplete "+newRow+" CommandComplete(SELECT 1) ReadyForQuery(I)")
+			holder.Query("COMMIT")
+		},
+		// The server keeps one statement at a time.
+		"told, without room": func(h healing) {
+			c := h.connect(h.t)
+			other := "SELECT text FROM " + h.table
+			both := []pgproto3.FrontendMessage{bind("", "s"), run("", 0), bind("", "o"), run("", 0)}
+			ask(c, parse("s", h.all()), describe('S', "s"), parse("o", other), describe('S', "o"))
+			const rows = "BindComplete " + oldRow + " CommandComplete(SELECT 1) BindComplete DataRow(a) CommandComplete(SELECT 1) ReadyForQuery(I)"
+			for range 2 {
+				h.is(ask(c, both...), rows)
+			}
+			h.change("ADD COLUMN more int")
+			for range 2 {
+				h.is(ask(c, both...), changedPlan+" ReadyForQuery(I)")
+				h.is(ask(c, bind("", "o"), run("", 0), bind("", "s"), run("", 0)), changedPlan+" ReadyForQuery(I)")
+			}
+			h.change("DROP COLUMN more")
+			h.is(ask(c, both...), rows)
+		},
 		"unnamed": func(h healing) {
 			c := h.connect(h.t)
 			ask(c, parse("", h.all()))
@@ -325,13 +400,17 @@ func TestHeal(t *testing.T) {
 		fmt.Fprintf(&schema, "CREATE TABLE t%d (id int, text text); INSERT INTO t%[1]d VALUES (1, 'a');\n", number[name])
 	}
 	one := start(t, spec{schema: schema.String(), general: "default_pool_size = 1"})
+	few := start(t, spec{schema: schema.String(), general: "default_pool_size = 1\nprepared_statements_limit = 1"})
 	two := start(t, spec{schema: schema.String(), general: "default_pool_size = 2"})
 	t.Run("case", func(t *testing.T) {
 		for name, f := range cases {
 			t.Run(name, func(t *testing.T) {
 				s := one
-				if name == "told the new" {
+				switch name {
+				case "told the new", "unnamed, on another server":
 					s = two
+				case "told, without room":
+					s = few
 				}
 				f(healing{s, t, fmt.Sprint("t", number[name])})
 			})

@@ -65,12 +65,16 @@ func TestLeftoversCloseTheBackend(t *testing.T) {
 					t.Errorf("the metric counted %v for %s, not 1", now-closed, x.reason)
 				}
 				protocols[0].play(t, other,
-					"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'", "0; SELECT 1; I",
+					"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()", "0; SELECT 1; I",
 					"SELECT to_regclass('left_behind')", "∅; SELECT 1; I",
 					"SELECT count(*) FROM pg_listening_channels()", "0; SELECT 1; I",
 					"SELECT current_setting('app.left', true)", "∅; SELECT 1; I",
 					"SHOW work_mem", "4MB; SHOW; I",
 				)
+				// A server's process that is left ends in its own time, and its locks with it.
+				eventually(t, "nobody holds a lock", func() bool {
+					return s.shards[0].rows(t, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND database = (SELECT oid FROM pg_database WHERE datname = current_database())")[0] == "0"
+				})
 			})
 		}
 	}

@@ -3,6 +3,7 @@ package integration
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -438,13 +439,15 @@ name = "saas"
 host = "127.0.0.1"
 port = %d
 database_name = %q
-`, server.Port, db))
-	for name, text := range map[string]string{"role.secret": secureSecret, "users.toml": "[[users]]\nname = \"app\"\ndatabase = \"saas\"\npassword = \"x\"\nserver_user = \"" + app + "\"\n"} {
+admin_user = %q
+admin_password_file = "admin.password"
+`, server.Port, db, pgtest.Superuser))
+	for name, text := range map[string]string{"role.secret": secureSecret, "admin.password": "it's \\ a secret\n", "users.toml": "[[users]]\nname = \"app\"\ndatabase = \"saas\"\npassword = \"x\"\nserver_user = \"" + app + "\"\n"} {
 		if err := os.WriteFile(filepath.Join(k.dir, name), []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}
 	}
-	k.env = []string{"PGUSER=" + pgtest.Superuser, "PGSSLMODE=disable"}
+	k.env = []string{"PGUSER=nobody", "PGPASSWORD=x", "PGSSLMODE=disable"}
 	server.Exec(t, "postgres", "CREATE ROLE "+app+" LOGIN; ALTER DATABASE "+db+" OWNER TO "+app)
 	server.Exec(t, db, "SET ROLE "+app+"; CREATE TABLE orders (tenant_id bigint NOT NULL, note text); CREATE INDEX ON orders (tenant_id)")
 	k.serve()
@@ -455,15 +458,41 @@ database_name = %q
 	}
 	k.tenant(0, "create", "rows", "--isolation", "row", "--database", "saas", "--key", "7", "--enable")
 	k.tenant(4, "create", "others", "--isolation", "row", "--database", "saas", "--key", "7")
-	k.tenant(0, "create", "a-schema", "--isolation", "schema", "--database", "saas", "--enable")
-	k.tenant(0, "create", "a-database", "--isolation", "database", "--enable")
+	// What a schema is made of is made by the role that owns it.
+	if err := os.Mkdir(filepath.Join(k.dir, "templates"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	const template = "CREATE TABLE orders (tenant_id bigint DEFAULT 0, note text);"
+	for name, text := range map[string]string{"app.sql": template, "bad.sql": template + "CREATE TABLE orders ();"} {
+		if err := os.WriteFile(filepath.Join(k.dir, "templates", name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.tenant(2, "create", "no-rows", "--isolation", "row", "--database", "saas", "--key", "8", "--template", "app")
+	k.tenant(2, "create", "a-schema", "--isolation", "schema", "--database", "saas", "--template", "tenant:rows")
+	own := map[string]string{}
+	for _, name := range []string{"schema", "database"} {
+		k.tenant(1, "create", "a-"+name, "--isolation", name, "--database", "saas", "--template", "bad")
+		r := k.tenant(0, "create", "a-"+name, "--isolation", name, "--database", "saas", "--template", "app", "--enable")
+		own["a-"+name] = r.Secrets[0].Password
+		if got, want := r.Tenants[0].Origin, fmt.Sprintf("%x", sha256.Sum256([]byte(template))); got.Template != "app" || got.Hash != want {
+			t.Errorf("%s was made of %+v, want the hash %s", name, got, want)
+		}
+	}
+	k.tenant(4, "create", "an-instance", "--database", "saas", "--key", "7")
+	k.tenant(2, "create", "an-instance", "--database", "saas", "--key", "eight")
+	k.tenant(0, "create", "an-instance", "--database", "saas", "--key", "8", "--enable")
 	for _, name := range []string{"a-schema", "a-database"} {
-		if code, stdout, stderr := outcomeOf(t, k.dir, k.env, "tenant", "psql", name, "--", "-c", "CREATE TABLE orders (tenant_id bigint DEFAULT 0, note text)"); code != 0 || stdout != "CREATE TABLE\n" {
+		const sql = "SELECT tableowner LIKE 'pgkennel_owner_%' FROM pg_tables WHERE tablename = 'orders' AND schemaname = current_schema()"
+		if code, stdout, stderr := outcomeOf(t, k.dir, k.env, "tenant", "psql", name, "--", "-Atc", sql); code != 0 || stdout != "t\n" {
 			t.Errorf("psql in %s: %s%s", name, stdout, stderr)
 		}
 	}
 	ask := func(name, sql string) (string, error) { return k.ask("app@"+name, "saas", "x", sql) }
-	names := []string{"rows", "a-schema", "a-database"}
+	if _, err := ask("an-instance", "CREATE TABLE orders (tenant_id bigint DEFAULT current_setting('app.current_tenant')::bigint, note text)"); err != nil {
+		t.Error(err)
+	}
+	names := []string{"rows", "a-schema", "a-database", "an-instance"}
 	for _, name := range names {
 		key := ""
 		if name == "rows" {
@@ -478,12 +507,31 @@ database_name = %q
 			t.Errorf("%s reads %q, %v", name, got, err)
 		}
 	}
+	for name, password := range own { // a tenant is a login
+		for _, database := range []string{name, "saas"} {
+			if got, err := k.ask(name, database, password, "SELECT string_agg(note, ',') FROM orders"); err != nil || got != "of "+name {
+				t.Errorf("%s in %s reads %q, %v", name, database, got, err)
+			}
+		}
+		k.refused(name, "saas", "x", "28P01")
+	}
 	// The shared server trusts everybody, which doctor says; of the tenants it says nothing.
 	if _, stdout, stderr := outcomeOf(t, k.dir, k.env, "doctor"); !strings.Contains(stdout, "2 roles of tenants") || strings.Contains(stdout, "pgkennel.tenants has it") {
 		t.Errorf("doctor: %s%s", stdout, stderr)
 	}
+	if got, err := ask("an-instance", "SELECT current_setting('app.current_tenant') || current_database()"); err != nil || !strings.HasPrefix(got, "8t_") {
+		t.Errorf("an instance is %q, %v", got, err)
+	}
+	k.tenant(0, "stop", "an-instance")
+	k.refused("app@an-instance", "saas", "x", "57P03")
+	k.tenant(0, "start", "an-instance")
+	k.tenant(0, "disable-access", "an-instance", "--now")
+	k.refused("app@an-instance", "saas", "x", "28P01")
+	k.tenant(0, "enable-access", "an-instance")
+	eventually(t, "an instance is back", func() bool { _, err := ask("an-instance", "SELECT note FROM orders"); return err == nil })
 	k.tenant(0, "disable-access", "a-schema", "--now")
 	k.refused("app@a-schema", "saas", "x", "28P01")
+	k.refused("a-schema", "saas", own["a-schema"], "28P01")
 	k.tenant(0, "remove", "a-database")
 	k.refused("app@a-database", "saas", "x", "28P01")
 	k.tenant(0, "restore", "a-database")

@@ -69,14 +69,22 @@ func Open(ctx context.Context, o Options) (_ *Kennel, err error) {
 	if err != nil {
 		return nil, err
 	}
-	k.Vault = tenant.NewVault(key)
+	var more []*tenant.Secret
+	for _, path := range cfg.Directory.MoreKeyFiles {
+		s, _, err := store.LoadKey(path, "", false)
+		if err != nil {
+			return nil, fmt.Errorf("more_key_files of [directory]: %w", err)
+		}
+		more = append(more, s)
+	}
+	k.Vault = tenant.NewVault(key, more...)
 	if err := k.keyFits(ctx); err != nil {
 		return nil, err
 	}
 	k.Mirror = store.NewMirror(k.Directory, store.MirrorOptions{Cache: cfg.Directory.Cache, Source: source(cfg.Directory), Log: o.Log})
 	m := provision.Options{
 		Directory: k.Directory, Vault: k.Vault, Default: cfg.Provision.Driver, Templates: cfg.Provision.Templates, Log: o.Log,
-		Grace: max(cfg.Provision.Grace, 1), Clients: k.clients,
+		Grace: max(cfg.Provision.Grace, 1), Clients: k.clients, AuditKeep: cfg.Directory.AuditKeep, AuditEntries: cfg.Directory.AuditEntries,
 	}
 	if m.Host = cfg.Provision.Host; m.Host == "" {
 		if m.Host, err = os.Hostname(); err != nil {
@@ -86,7 +94,7 @@ func Open(ctx context.Context, o Options) (_ *Kennel, err error) {
 	if m.Drivers, err = drivers(&cfg.Provision, o.Log); err != nil { //nolint:contextcheck // what asks an engine has its own time-outs
 		return nil, err
 	}
-	if m.Archive, err = backup.New(backup.Options{Dir: cfg.Provision.Backups, Key: key, Log: o.Log}); err != nil {
+	if m.Archive, err = backup.New(backup.Options{Dir: cfg.Provision.Backups, Key: key, Before: more, Log: o.Log}); err != nil {
 		return nil, err
 	}
 	if m.Virtual, err = virtual(cfg, o.Log); err != nil {
@@ -177,21 +185,17 @@ const keyPatience = 3 * time.Second
 
 // drivers are what makes instances: the one driver of the configuration, whose directories are no other's.
 func drivers(p *config.Provision, log *slog.Logger) (map[string]provision.Driver, error) {
-	o := process.Options{
-		DataDir: p.DataDir, PortMin: p.PortMin, PortMax: p.PortMax, UIDMin: p.UIDMin, UIDMax: p.UIDMax, MaxInstances: p.MaxInstances, Bins: p.BinDirs, Log: log,
-		NoTCP: true, // the pooler is the way in, and tenants' programs reach all ports of the loopback address
-	}
 	var d provision.Driver
 	var err error
 	switch p.Driver {
 	case "systemd":
-		d, err = systemd.New(systemd.Options{Process: o})
+		d, err = systemd.New(systemdOptions(p, log))
 	case "docker":
-		d, err = docker.New(docker.Options{Process: o})
+		d, err = docker.New(dockerOptions(p, log))
 	case "kubernetes":
 		d, err = newKubernetes(p, log)
 	default:
-		d, err = process.New(o)
+		d, err = process.New(processOptions(p, log))
 	}
 	if err != nil {
 		return nil, err
@@ -216,6 +220,30 @@ func newKubernetes(p *config.Provision, log *slog.Logger) (provision.Driver, err
 			return strings.NewReplacer("{service}", service, "{namespace}", namespace).Replace(address)
 		},
 	})
+}
+
+func processOptions(p *config.Provision, log *slog.Logger) process.Options {
+	return process.Options{
+		DataDir: p.DataDir, PortMin: p.PortMin, PortMax: p.PortMax, UIDMin: p.UIDMin, UIDMax: p.UIDMax, MaxInstances: p.MaxInstances, Bins: p.BinDirs,
+		Account: p.Account, LogSize: p.LogSize, Cgroup: p.Cgroup, Log: log,
+		NoTCP: true, // the pooler is the way in, and tenants' programs reach all ports of the loopback address
+	}
+}
+
+func systemdOptions(p *config.Provision, log *slog.Logger) systemd.Options {
+	return systemd.Options{Process: processOptions(p, log), UnitDir: p.UnitDir}
+}
+
+func dockerOptions(p *config.Provision, log *slog.Logger) docker.Options {
+	return docker.Options{Process: processOptions(p, log), Host: dockerHost(p.DockerSocket), Image: p.DockerImage, Network: p.DockerNet}
+}
+
+// dockerHost is a socket as the engine's clients name it.
+func dockerHost(socket string) string {
+	if socket == "" {
+		return ""
+	}
+	return "unix://" + socket
 }
 
 // Pooler is what a Kennel asks the pooler beside it.
@@ -282,7 +310,7 @@ func (k *Kennel) Execute(ctx context.Context, o provision.Order, report func(pro
 	name := o.Tenant
 	switch o.Verb {
 	case provision.VerbCreate, provision.VerbImport:
-		instance := o.Isolation == tenant.Instance.String() || o.Isolation == "" && o.Cluster == ""
+		instance := o.Isolation == tenant.Instance.String() || o.Isolation == ""
 		if d := k.cfg.Provision.SuspendAfter; d > 0 && o.SuspendAfter == nil && instance && o.Verb == provision.VerbCreate {
 			o.SuspendAfter = &d
 		}
@@ -296,5 +324,37 @@ func (k *Kennel) Execute(ctx context.Context, o provision.Order, report func(pro
 			return nil, provision.Errorf(provision.KindTaken, "the name %s is taken: %s", name, why)
 		}
 	}
-	return k.Manager.Execute(ctx, o, report)
+	res, err := k.Manager.Execute(ctx, o, report)
+	if err == nil && res.Changed && k.pooler.Load() != nil {
+		for _, v := range res.Tenants {
+			if err := k.heard(ctx, v.ID); err != nil {
+				res.Notes = append(res.Notes, fmt.Sprintf("this pooler has not heard yet how tenant %s is now: %v", v.Name, err))
+			}
+		}
+	}
+	return res, err
+}
+
+// hearing is how long an order waits for the pooler beside it to hear of what was done. It is a moment, but where the directory is not followed just now.
+const hearing = 3 * time.Second
+
+// heard waits until the mirror has a tenant as the directory has it: whoever gave an order may log in as soon as it is carried out.
+func (k *Kennel) heard(ctx context.Context, id string) error {
+	ctx, cancel := context.WithTimeout(ctx, hearing)
+	defer cancel()
+	r, err := k.Directory.Get(ctx, id)
+	gone := errors.Is(err, tenant.ErrNotFound)
+	if err != nil && !gone {
+		return err
+	}
+	for wait := time.Millisecond; ; wait = min(2*wait, 50*time.Millisecond) {
+		if known := k.Mirror.ByID(id); known == nil && gone || known != nil && !gone && known.Revision >= r.Revision {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(wait):
+		}
+	}
 }

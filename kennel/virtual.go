@@ -15,7 +15,7 @@ import (
 	"github.com/pgkennel/pgkennel/tenant/secure"
 )
 
-// virtual makes tenants in the configuration's databases; nil, if it says nothing of tenants in them. Its administrator is who PGUSER and PGPASSWORD say.
+// virtual makes tenants in the configuration's databases; nil, if it says nothing of tenants in them. Their administrators are whom the configuration names, else PGUSER and PGPASSWORD.
 func virtual(cfg *config.Config, log *slog.Logger) (provision.Virtual, error) {
 	if cfg.Tenancy == nil || len(cfg.Clusters) == 0 {
 		return nil, nil //nolint:nilnil // there are none
@@ -51,7 +51,7 @@ func shared(cfg *config.Config, c *config.Cluster, entries []*tenant.Tenant) (x 
 	}
 	for _, endpoints := range c.Shards {
 		e := Primary(endpoints)
-		x.Shards = append(x.Shards, external.Shard{At: secure.Place{Host: e.Host, Port: e.Port, Database: e.DatabaseName}, Logins: Logins(cfg, e)})
+		x.Shards = append(x.Shards, external.Shard{At: secure.Place{Host: e.Host, Port: e.Port, Database: e.DatabaseName}, Admin: e.Administrator(), Logins: Logins(cfg, e)})
 	}
 	shardOf, err := pooler.TenantShards(c)
 	if err != nil {

@@ -213,9 +213,12 @@ func (c controller) Kill(database string) error {
 func (p *Pooler) killClients(of func(*unit) bool) {
 	var wg sync.WaitGroup
 	for _, client := range p.driver.Clients() {
-		var u *unit
-		client.Inspect(func(s *session.Session, _ net.Conn) { u = unitOf(s.Account()) })
-		if u != nil && of(u) {
+		ends := false
+		client.Inspect(func(s *session.Session, _ net.Conn) {
+			u := unitOf(s.Account())
+			ends = u != nil && (of(u) || slices.ContainsFunc(p.visited(s), of))
+		})
+		if ends {
 			wg.Go(func() { client.Kill(errKilled, session.CloseKilled) })
 		}
 	}

@@ -153,7 +153,7 @@ func (f *follower) changed(changed []*tenant.Record, deleted []string) {
 	}
 	for _, id := range deleted {
 		if v, ok := f.instances.Load(id); ok {
-			v.(*instance).gone() //nolint:forcetypeassert // nothing else is in it
+			v.(*instance).take(cfg) //nolint:forcetypeassert // nothing else is in it
 		}
 	}
 	f.virtualChanged(changed, deleted)
@@ -230,7 +230,8 @@ func (p *Pooler) Clients(id string) int {
 		return 0
 	}
 	if v, ok := p.follower.instances.Load(id); ok {
-		return v.(*instance).u.clients() //nolint:forcetypeassert // nothing else is in it
+		in := v.(*instance) //nolint:forcetypeassert // nothing else is in it
+		return in.u.clients() + in.visitors()
 	}
 	return 0
 }
@@ -308,27 +309,30 @@ func (f *follower) clusterState() (sum metrics.ClusterState) {
 	return sum
 }
 
-// virtualChanged brings what is remembered of virtual tenants up to date, and ends the sessions of those that may not be used any more, or are not what
+// virtualChanged brings what is remembered of tenants in clusters up to date, and ends the sessions of those that may not be used any more, or are not what
 // they were: at once where nothing is under way, else behind their transactions.
 func (f *follower) virtualChanged(changed []*tenant.Record, deleted []string) {
 	s := f.p.state.Load()
 	if s.cfg.Tenancy == nil {
 		return
 	}
-	ids := make(map[string]bool)
+	of := touched{ids: make(map[string]bool), names: make(map[string]bool), keys: make(map[[2]string]bool)}
 	for _, r := range changed {
-		if r.Virtual() {
-			ids[r.ID] = true
+		if r.InCluster() {
+			of.ids[r.ID], of.names[r.Name] = true, true
+			if r.Key != "" {
+				of.keys[[2]string{r.Cluster, r.Key}] = true
+			}
 		}
 	}
 	for _, id := range deleted {
-		ids[id] = true
+		of.ids[id] = true
 	}
-	if len(ids) == 0 {
+	if len(of.ids) == 0 {
 		return
 	}
 	for _, t := range s.tenants {
-		t.forget(ids)
+		t.forget(&of)
 	}
 	for _, c := range f.p.driver.Clients() {
 		ends := false
@@ -338,11 +342,25 @@ func (f *follower) virtualChanged(changed []*tenant.Record, deleted []string) {
 				return
 			}
 			for _, p := range x.Places() {
-				ends = ends || ids[p.Tenant.ID] && !same(s.tenants[a.Database], p)
+				ends = ends || of.has(p.Tenant) && !(same(s.tenants[a.Database], p) && allowed(x, s.tenants[a.Database].find(p.Tenant.Name)))
 			}
 		})
 		if ends {
 			c.Retire(errRetired, session.CloseKilled)
 		}
 	}
+}
+
+// touched are tenants that a change of the directory may be about.
+type touched struct {
+	ids, names map[string]bool
+	keys       map[[2]string]bool // with their clusters
+}
+
+// has reports whether a tenant is one of them: by its ID; or by its name or key, if it has no record and one may stand for it now.
+func (c *touched) has(x *tenant.Tenant) bool {
+	if x.ID != "" {
+		return c.ids[x.ID]
+	}
+	return c.names[x.Name] || c.keys[[2]string{x.Cluster, x.Key}]
 }

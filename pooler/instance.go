@@ -2,9 +2,11 @@ package pooler
 
 import (
 	"cmp"
+	"context"
 	"errors"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -31,7 +33,9 @@ type instance struct {
 	now     atomic.Pointer[served]
 	used    atomic.Int64 // when a login asked for it last, in Unix nanoseconds
 	dropped atomic.Bool  // it is at work no more
-	gate    gate
+	// attached: sessions of a database of the configuration come to it, which it does not count. It stays, then, as long as its tenant does.
+	attached atomic.Bool
+	gate     gate
 
 	mu sync.Mutex // makes changes happen one after the other
 	// readOnly are what sessions look at, by the login's role: they outlive changes.
@@ -43,6 +47,9 @@ type served struct {
 	conf     *config.Config
 	rec      *tenant.Record // nil: the tenant is gone
 	accounts map[string]*session.Account
+	// attached is how sessions of a database of the configuration log in, as the tenant's own login; nil = they can't. readOnly is what they look at.
+	attached *cluster.Login
+	readOnly *atomic.Bool
 }
 
 // open is the instance's unit and accounts, made if need be.
@@ -75,11 +82,12 @@ func (f *follower) open(r *tenant.Record) (*instance, error) {
 	if f.paused.Load() {
 		u.cl.Pause()
 	}
+	in.turn(conf)
 	f.instances.Store(r.ID, in)
 	f.made.Add(1)
 	f.background(u.run)
-	// Whatever changed since the record was looked up, the directory says now, or will to an instance that it finds.
-	in.take(f.p.state.Load().cfg)
+	// Whatever changed before it could be found, the directory says now. The caller may hold a session, as who ends others must not.
+	f.background(func(context.Context) { in.take(f.p.state.Load().cfg) })
 	return in, nil
 }
 
@@ -92,7 +100,7 @@ func (f *follower) sweep() {
 	oldest := time.Now().Add(-max(f.idleAfter, conf.Clients.LoginTimeout+time.Second)).UnixNano()
 	f.instances.Range(func(_, v any) bool {
 		in := v.(*instance) //nolint:forcetypeassert // nothing else is in it
-		if in.used.Load() < oldest && in.u.clients() == 0 {
+		if in.used.Load() < oldest && in.unused() {
 			f.drop(in, oldest)
 		}
 		return true
@@ -104,13 +112,18 @@ func (f *follower) drop(in *instance, oldest int64) {
 	defer f.mu.Unlock()
 	// A login that comes now either sees this, or is seen.
 	in.dropped.Store(true)
-	if in.used.Load() >= oldest || in.u.clients() > 0 {
+	if in.used.Load() >= oldest || !in.unused() {
 		in.dropped.Store(false)
 		return
 	}
 	f.instances.Delete(in.id)
 	f.made.Add(-1)
 	f.p.closing.Go(in.u.close)
+}
+
+// unused reports whether nobody would miss the instance.
+func (in *instance) unused() bool {
+	return in.u.clients() == 0 && (!in.attached.Load() || in.now.Load().rec == nil)
 }
 
 // clients is how many have logged in to the unit's databases.
@@ -124,18 +137,32 @@ func (u *unit) clients() int {
 
 // take puts a configuration, and what the directory has by now, in force.
 func (in *instance) take(conf *config.Config) {
-	in.mu.Lock()
-	r := in.f.dir.ByID(in.id)
-	// Who comes late must not bring an old record back. Revisions don't tell: those of a directory that was restored begin anew.
-	if r == nil {
-		in.mu.Unlock()
-		in.gone()
-		return
+	if was, now := in.turn(conf); now != nil {
+		in.retire(was, now)
 	}
-	was := in.now.Load()
+}
+
+// turn is take without the end of sessions. It returns what was in force, and what is now; nil if that is the same.
+func (in *instance) turn(conf *config.Config) (was, now *served) {
+	if was, now = in.replace(conf); now != nil {
+		in.gate.turn(now.rec)
+	}
+	return was, now
+}
+
+func (in *instance) replace(conf *config.Config) (was, now *served) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	was = in.now.Load()
+	// Who comes late must not bring an old record back. Revisions don't tell: those of a directory that was restored begin anew.
+	r := in.f.dir.ByID(in.id)
+	if r == nil {
+		now = &served{conf: conf}
+		in.now.Store(now)
+		return was, now
+	}
 	if was != nil && was.rec == r && was.conf == conf {
-		in.mu.Unlock()
-		return
+		return was, nil
 	}
 	o, logins := in.options(conf, r)
 	if was != nil && (was.conf != conf || !sameServer(was.rec, r)) || was == nil && in.madeOf != r {
@@ -146,29 +173,19 @@ func (in *instance) take(conf *config.Config) {
 	if was != nil && shut(was.rec) && !shut(r) {
 		in.u.cl.Reconnect() // that the server refused its roles does not count any more
 	}
-	now := &served{conf: conf, rec: r, accounts: make(map[string]*session.Account, len(r.Logins))}
+	now = &served{conf: conf, rec: r, accounts: make(map[string]*session.Account, len(r.Logins)), attached: logins[attachedRole]}
 	for i := range r.Logins {
 		l := &r.Logins[i]
+		ro := in.reads(r, l)
+		if i == 0 {
+			now.readOnly = ro
+		}
 		if a := in.account(conf, r, l, logins[l.Role]); a != nil {
 			now.accounts[l.Name] = a
 		}
 	}
 	in.now.Store(now)
-	in.mu.Unlock()
-	in.gate.turn(r)
-	in.retire(was, now)
-}
-
-// gone ends an instance whose record was deleted.
-func (in *instance) gone() {
-	in.mu.Lock()
-	was := in.now.Load()
-	conf := in.f.p.state.Load().cfg
-	now := &served{conf: conf}
-	in.now.Store(now)
-	in.mu.Unlock()
-	in.gate.turn(nil)
-	in.retire(was, now)
+	return was, now
 }
 
 // retire ends the sessions of those who may not be there any more: at once where nothing is under way, else behind their transactions.
@@ -219,7 +236,7 @@ var errRetired = pgwire.Fatalf(pgwire.CodeAdminShutdown, "terminating connection
 
 // sameServer reports whether connections for the one record are good for the other.
 func sameServer(a, b *tenant.Record) bool {
-	if a == nil || a.Name != b.Name || a.Endpoint != b.Endpoint || a.Database != b.Database || a.Limits.Connections != b.Limits.Connections ||
+	if a == nil || a.Name != b.Name || a.Cluster != b.Cluster || a.Key != b.Key || a.Endpoint != b.Endpoint || a.Database != b.Database || a.Limits.Connections != b.Limits.Connections ||
 		a.Access.ReadOnly != b.Access.ReadOnly || a.Access.Full != b.Access.Full || len(a.Logins) != len(b.Logins) {
 		return false
 	}
@@ -288,11 +305,31 @@ func (in *instance) options(conf *config.Config, r *tenant.Record) (cluster.Opti
 			settings.Max = min(cmp.Or(r.Limits.Connections, l.Connections), l.Connections)
 		}
 		lo.Settings = func(*cluster.Endpoint) pool.Settings { return settings }
+		if i == 0 && r.InCluster() && conf.Tenancy != nil {
+			attached := attachedLogin(conf, r, lo)
+			logins[attachedRole] = attached
+			o.Logins = append(o.Logins, attached)
+		}
 		login := cluster.NewLogin(lo)
 		logins[l.Role] = login
 		o.Logins = append(o.Logins, login)
 	}
 	return o, logins
+}
+
+// attachedRole is no role: among an instance's logins it stands for its own one, as sessions of a database of the configuration have it.
+const attachedRole = ""
+
+// attachedLogin is the tenant's own login with what tells a server whose connection it is, as virtual tenants' have it.
+func attachedLogin(conf *config.Config, r *tenant.Record, own cluster.LoginOptions) *cluster.Login {
+	own.Name = "(" + r.Cluster + ")@" + r.Name // no login of a tenant's can be called so
+	own.Identity += "/attached"
+	if setting := conf.Tenancy.Registry.Setting(); r.Key != "" && setting != "" {
+		option := "-c " + escapeOption(setting+"="+r.Key)
+		own.Params = append(slices.Clone(own.Params), pgwire.Param{Name: "options", Value: option})
+		own.Identity += " " + option
+	}
+	return cluster.NewLogin(own)
 }
 
 // readsOnly reports whether sessions of a login may only read.
@@ -309,6 +346,17 @@ func local(host string) bool {
 	return ip != nil && ip.IsLoopback()
 }
 
+// reads is what the sessions of a login look at, to see whether they may only read. in.mu is held.
+func (in *instance) reads(r *tenant.Record, l *tenant.Login) *atomic.Bool {
+	ro := in.readOnly[l.Role]
+	if ro == nil {
+		ro = new(atomic.Bool)
+		in.readOnly[l.Role] = ro
+	}
+	ro.Store(readsOnly(r, l))
+	return ro
+}
+
 // account is what a login is checked against, and what its sessions may do; nil = there is no such login. in.mu is held.
 func (in *instance) account(conf *config.Config, r *tenant.Record, l *tenant.Login, how *cluster.Login) *session.Account {
 	if l.Disabled {
@@ -319,12 +367,6 @@ func (in *instance) account(conf *config.Config, r *tenant.Record, l *tenant.Log
 		in.f.log().Error("a tenant's login has no verifier", "tenant", r.Name, "login", l.Name, "error", err)
 		return nil
 	}
-	ro := in.readOnly[l.Role]
-	if ro == nil {
-		ro = new(atomic.Bool)
-		in.readOnly[l.Role] = ro
-	}
-	ro.Store(readsOnly(r, l))
 	inSessions := conf.InstanceMode() == config.ModeSession
 	a := &session.Account{
 		User: l.Name, Database: r.Name, Credential: auth.NewCredential(v), Cluster: in.u, ServerUser: l.Role,
@@ -332,8 +374,8 @@ func (in *instance) account(conf *config.Config, r *tenant.Record, l *tenant.Log
 		QueryTimeout: int64(conf.Clients.QueryTimeout), IdleTimeout: int64(conf.Clients.IdleTimeout),
 		IdleTransactionTimeout: int64(conf.Clients.IdleInTransactionTimeout), CancelTimeout: int64(conf.Timeouts.Rollback),
 		Login: &login{u: in.u, user: l.Name, login: how}, Metrics: in.u.meters.of(in.u, l.Name),
-		TenantMetrics: in.f.meters.of(&tenant.Tenant{Name: r.Name, ID: r.ID, Isolation: tenant.Instance, Cluster: tenantsLabel, State: tenant.Active}),
-		ReadOnly:      ro, Own: true,
+		TenantMetrics: in.meter(r),
+		ReadOnly:      in.readOnly[l.Role], Own: true,
 	}
 	usable := how != nil
 	role := l.Role

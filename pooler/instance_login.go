@@ -186,10 +186,12 @@ func (f *follower) account(n tenant.Naming, asked *tenant.Asked) (a *session.Acc
 }
 
 // credential is that of a login that is refused for now: its salt may not change with that.
-func (f *follower) credential(n tenant.Naming, asked *tenant.Asked) *auth.Credential {
+func (f *follower) credential(n tenant.Naming, asked *tenant.Asked, user string, names []string) *auth.Credential {
 	r, login, refusal := f.named(n, asked)
 	if r == nil || refusal != tenant.Welcome {
-		return nil
+		if r, login = f.dir.ByName(names[0]), user; r == nil || len(names) > 1 {
+			return nil
+		}
 	}
 	l := r.Login(login)
 	if l == nil {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -205,7 +206,10 @@ func newKennel(t testing.TB, o kennelOptions) *kennel {
 func (k *kennel) write(o kennelOptions) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.files[0] = fmt.Sprintf("[general]\nhost = \"127.0.0.1\"\ncheckout_timeout = 30000\nconnect_timeout = 30000\nload_schema = \"off\"\n%s\n[admin]\nuser = %q\npassword = %q\n[provision]\nhost = \"here\"\n[directory]\n%s\n",
+	if !strings.Contains(o.general, "load_schema") {
+		o.general += "\nload_schema = \"off\""
+	}
+	k.files[0] = fmt.Sprintf("[general]\nhost = \"127.0.0.1\"\ncheckout_timeout = 30000\nconnect_timeout = 30000\n%s\n[admin]\nuser = %q\npassword = %q\n[provision]\nhost = \"here\"\n[directory]\n%s\n",
 		o.general, operator, operatorSecret, o.config)
 	k.files[1] = o.users
 }

@@ -80,3 +80,32 @@ func TestSaltsTellNothing(t *testing.T) {
 		t.Error("a restart gives logins that there are not other salts")
 	}
 }
+
+// Nor which tenants a database has, virtual ones or others, to which its user logs in as user@tenant.
+func TestSaltsOfVirtualTenants(t *testing.T) {
+	t.Parallel()
+	k, _ := newCity(t)
+	id := k.attached().ID
+	k.virtual("two", "2")
+	for _, database := range []string{"shop", ""} {
+		before := make(map[string]string)
+		for _, name := range []string{"acme", "two", "one", "nobody"} {
+			before[name] = k.salt("app@"+name, database)
+		}
+		for name, salt := range before { // whether there is such a tenant or not
+			if k.salt("app@"+name, "shop") != salt || k.salt("app@"+name, "") != salt {
+				t.Errorf("the salt tells that there is a tenant %s", name)
+			}
+		}
+		k.dir.change(id, func(r *tenant.Record) { r.Access.Enabled = false })
+		if k.salt("app@acme", database) != before["acme"] {
+			t.Error("the salt tells that the tenant may not log in")
+		}
+		k.dir.change(id, func(r *tenant.Record) { r.Access.Enabled = true })
+	}
+	c, err := k.app("two")
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Close(t.Context())
+}

@@ -155,14 +155,15 @@ func (p *Pooler) publishLocked(cfg *config.Config) {
 		cfg: cfg, epoch: p.mu.epoch, accounts: make(map[accountKey]*session.Account, len(cfg.Users)+1), units: maps.Clone(p.mu.units),
 		disabled: maps.Clone(p.mu.disabled), tenants: make(map[string]*tenants),
 	}
+	if cfg.Tenancy != nil {
+		for name, u := range p.mu.units {
+			s.tenants[name] = newTenants(u, cfg)
+		}
+	}
 	for _, user := range cfg.Users {
 		u := p.mu.units[user.Database]
 		if u == nil {
 			continue
-		}
-		if cfg.Tenancy != nil && s.tenants[u.name()] == nil {
-			s.tenants[u.name()] = newTenants(u, cfg)
-			u.tenants.Store(s.tenants[u.name()])
 		}
 		credential := auth.NewCredential(verifiers(user)...)
 		credential.Warm(user.Name, p.shared.Auth)
@@ -182,6 +183,10 @@ func (p *Pooler) publishLocked(cfg *config.Config) {
 		if s.tenants[u.name()] != nil {
 			s.accounts[accountKey{user.Name, user.Database}].Tenants = todays{u}
 		}
+	}
+	for name, t := range s.tenants { // complete: sessions see them from here on
+		t.lender = lender(cfg, name, s.accounts)
+		t.u.tenants.Store(t)
 	}
 	if a := cfg.Admin; a.Password != "" {
 		credential := auth.NewCredential(auth.PlainPassword(a.Password.Reveal()))
@@ -218,6 +223,12 @@ func (p *Pooler) evict() {
 		}
 		detail := ""
 		switch has := now.accounts[accountKey{a.User, a.Database}]; {
+		case a.Itself && now.tenants[a.Database] == nil:
+			detail = "The database is no longer configured, or has no tenants."
+		case a.Itself: // below
+			if !same(now.tenants[a.Database], a.Place) {
+				detail = "The tenant is no longer what it was."
+			}
 		case has == nil:
 			detail = "The user or the database is no longer configured."
 		case (has.Tenants == nil) != (a.Tenants == nil):

@@ -98,7 +98,9 @@ func (p *Pooler) tenantClients() map[[2]string]tenantClients {
 				return
 			}
 			var at [2]string
-			if x := s.Tenant(); x != nil {
+			if x := s.Tenant(); x != nil && x.Isolation == tenant.Instance { // whichever way it came
+				at = [2]string{x.Name, x.Name}
+			} else if x != nil {
 				at = [2]string{x.Cluster, x.Name}
 			} else if name := tenantOf(s); name != "" {
 				at = [2]string{name, name}
@@ -125,6 +127,9 @@ func (i inspector) Tenants(limit int) (rows []admin.TenantInfo, total int) {
 		at := [2]string{database, x.Name}
 		known[at] = true
 		n := clients[at]
+		if x.Isolation == tenant.Instance {
+			n = clients[[2]string{x.Name, x.Name}]
+		}
 		info := admin.TenantInfo{
 			Database: database, Name: x.Name, Key: x.Key, Isolation: x.Isolation.String(), Mode: x.Mode.String(), State: x.State.String(),
 			Clients: n.clients, Waiting: n.waiting,

@@ -27,11 +27,16 @@ type tenants struct {
 	reg  *tenant.Registry
 	typ  sharding.KeyType
 
+	// lender is whose server login tenants use that log in by themselves and have none on the server; nil = there is no such user.
+	lender *session.Account
+
 	mu struct {
 		sync.RWMutex
 		// places, and accounts, are bounded by being thrown away: what is asked for again is made again.
 		places   map[string]*tenantPlace
 		accounts map[tenantAccount]*session.Account
+		// forgot counts how often tenants were forgotten: what was found before is not remembered behind that.
+		forgot uint64
 		// chosen are those of accounts that their clients chose by key, to be found without making a text of it.
 		chosen map[chosenAccount]*session.Account
 	}
@@ -123,7 +128,7 @@ func same(t *tenants, p *session.Place) bool {
 func (t *tenants) byKey(a *session.Account, key sharding.Key) (*session.Account, *pgwire.Error) {
 	at := chosenAccount{a, key}
 	t.mu.RLock()
-	to := t.mu.chosen[at]
+	to, forgot := t.mu.chosen[at], t.mu.forgot
 	t.mu.RUnlock()
 	if to != nil {
 		return to, nil
@@ -135,7 +140,7 @@ func (t *tenants) byKey(a *session.Account, key sharding.Key) (*session.Account,
 	to, e := t.chosen(a, x)
 	if e == nil {
 		t.mu.Lock()
-		if t.mu.accounts[tenantAccount{a, x.Name, false}] == to { // else it was thrown away
+		if t.mu.accounts[tenantAccount{a, x.Name, false}] == to && t.mu.forgot == forgot { // else it was thrown away, or may have changed since it was found
 			t.mu.chosen[chosenAccount{a, to.Place.Route.Key}] = to // the key at hand may be a view of a message
 		}
 		t.mu.Unlock()
@@ -151,22 +156,23 @@ func (t *tenants) byName(a *session.Account, name string) (*session.Account, *pg
 	return t.chosen(a, x)
 }
 
-// forget drops what is remembered of tenants of the directory, by their IDs: they have changed.
-func (t *tenants) forget(ids map[string]bool) {
+// forget drops what is remembered of tenants that may have changed with the directory.
+func (t *tenants) forget(of *touched) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	t.mu.forgot++
 	for at, a := range t.mu.accounts {
-		if ids[a.Place.Tenant.ID] {
+		if of.has(a.Place.Tenant) {
 			delete(t.mu.accounts, at)
 		}
 	}
 	for at, a := range t.mu.chosen {
-		if ids[a.Place.Tenant.ID] {
+		if of.has(a.Place.Tenant) {
 			delete(t.mu.chosen, at)
 		}
 	}
 	for name, p := range t.mu.places {
-		if ids[p.Tenant.ID] {
+		if of.has(p.Tenant) {
 			delete(t.mu.places, name)
 		}
 	}
@@ -208,6 +214,17 @@ func (t *tenants) account(a *session.Account, x *tenant.Tenant, bound bool) (*se
 	if to != nil && to.Place.Tenant == x {
 		return to, nil
 	}
+	var in *instance
+	var now *served
+	if x.Isolation == tenant.Instance {
+		if x.Down {
+			return nil, errStopped(x.Name)
+		}
+		var e *pgwire.Error
+		if in, now, e = t.u.p.follower.attach(x); e != nil {
+			return nil, e
+		}
+	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if to := t.mu.accounts[at]; to != nil && to.Place.Tenant == x {
@@ -219,8 +236,12 @@ func (t *tenants) account(a *session.Account, x *tenant.Tenant, bound bool) (*se
 	}
 	made := *a
 	to = &made
-	to.TenantMetrics = t.u.tenantMeters.of(x)
-	if x.ReadOnly() {
+	if in != nil {
+		in.attachedAs(now, to)
+	} else {
+		to.TenantMetrics = t.u.tenantMeters.of(x)
+	}
+	if x.ReadOnly() && in == nil {
 		to.ReadOnly = new(atomic.Bool)
 		to.ReadOnly.Store(true)
 	}
@@ -238,6 +259,80 @@ func (t *tenants) account(a *session.Account, x *tenant.Tenant, bound bool) (*se
 	return to, nil
 }
 
+// lender finds the user whose login sealed and shared tenants use that log in by themselves: it has to be plain which, and that it is made for tenants.
+func lender(cfg *config.Config, database string, accounts map[accountKey]*session.Account) *session.Account {
+	var found *session.Account
+	var of *config.User
+	for _, chooses := range []bool{true, false} { // the application's own goes first
+		for _, user := range cfg.Users {
+			a := accounts[accountKey{user.Name, user.Database}]
+			if user.Database != database || a == nil || user.TenantSwitch != chooses || user.Tenant != "" || user.MaySetRole || a.Login.(*login).keyed { //nolint:forcetypeassert // the pooler's own
+				continue
+			}
+			if of == nil {
+				found, of = a, user
+			}
+			for _, endpoints := range cfg.Cluster(database).Shards {
+				for _, e := range endpoints {
+					if x, y := cfg.Pool(of, e), cfg.Pool(user, e); x.User != y.User {
+						return nil
+					}
+				}
+			}
+		}
+		if found != nil {
+			return found
+		}
+	}
+	return nil
+}
+
+// itself is the account of a tenant that logs in by itself.
+func (t *tenants) itself(x *tenant.Tenant, user string) (*session.Account, *pgwire.Error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	at := tenantAccount{nil, x.Name, true}
+	if to := t.mu.accounts[at]; to != nil && to.Place.Tenant == x {
+		return to, nil
+	}
+	p, e := t.placeLocked(x)
+	if e != nil {
+		return nil, e
+	}
+	inSessions := t.conf.TenantMode(t.cfg) == config.ModeSession
+	a := &session.Account{
+		User: user, Database: t.u.name(), Cluster: t.u, Tenants: todays{t.u}, Place: p.Place, Itself: true,
+		Session: inSessions, Statements: t.conf.Prepared.Enabled && !inSessions,
+		QueryTimeout: int64(t.conf.Clients.QueryTimeout), IdleTimeout: int64(t.conf.Clients.IdleTimeout),
+		IdleTransactionTimeout: int64(t.conf.Clients.IdleInTransactionTimeout), CancelTimeout: int64(t.conf.Timeouts.Rollback),
+		Metrics: t.u.meters.of(t.u, tenantsLabel), TenantMetrics: t.u.tenantMeters.of(x),
+	}
+	switch {
+	case p.login != nil:
+		a.ServerUser, a.Login = p.role, &login{u: t.u, user: user, login: p.login}
+	case t.lender != nil:
+		a.ServerUser, a.Login = t.lender.ServerUser, &login{u: t.u, user: user, login: t.lender.Login.(*login).login} //nolint:forcetypeassert // the pooler's own
+	default:
+		return nil, errNoLender(x.Name)
+	}
+	if x.ReadOnly() {
+		a.ReadOnly = new(atomic.Bool)
+		a.ReadOnly.Store(true)
+	}
+	if len(t.mu.accounts) >= mostTenants {
+		clear(t.mu.accounts)
+		clear(t.mu.chosen)
+	}
+	t.mu.accounts[at] = a
+	return a, nil
+}
+
+func errNoLender(name string) *pgwire.Error {
+	return pgwire.Errorf(pgwire.CodeCannotConnectNow, "tenant %q can't log in by itself", name).WithRoutine("tenant_unavailable").
+		WithDetail("In its mode, it has no login of its own on the server, and its database has not one user of the application whose login it could use.").
+		WithHint("Log in as USER@%s.", name)
+}
+
 func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
 	if p := t.mu.places[x.Name]; p != nil && p.Tenant == x {
 		return p, nil
@@ -248,7 +343,9 @@ func (t *tenants) placeLocked(x *tenant.Tenant) (*tenantPlace, *pgwire.Error) {
 	}
 	p := &tenantPlace{role: x.Role}
 	if x.Mode == tenant.Strict {
-		p.login = t.login(x)
+		if x.Isolation != tenant.Instance { // which has a login for it
+			p.login = t.login(x)
+		}
 		p.Place = session.NewPlace(x, route, nil, nil)
 		p.SearchPath = x.SearchPath()
 	} else {
@@ -335,7 +432,9 @@ func shardOf(r *router.Router, x *tenant.Tenant, key sharding.Key) (topology.Sha
 
 // tenantRoute is what the router knows of a tenant.
 func tenantRoute(typ sharding.KeyType, r *router.Router, x *tenant.Tenant) (router.Tenant, *pgwire.Error) {
-	route := router.Tenant{Own: x.Isolation != tenant.Row, Login: x.Mode == tenant.Strict, Schema: x.Schema}
+	route := router.Tenant{
+		Own: x.Isolation != tenant.Row, Sole: x.Isolation == tenant.Instance, Login: x.Mode == tenant.Strict, Schema: x.Schema,
+	}
 	if x.Key != "" {
 		key, ok := sharding.ParseKey(typ, x.Key)
 		if !ok || key.String() != x.Key { // by another spelling it would be another tenant, in another state
@@ -397,81 +496,4 @@ func escapeOption(s string) string {
 		b.WriteByte(s[i])
 	}
 	return b.String()
-}
-
-// whose finds whose password is asked for, and why that is of no use.
-func (p *Pooler) whose(asked tenant.Asked) (*session.Account, tenant.Refusal) {
-	a, refusal := p.account(asked)
-	if a != nil && refusal == tenant.Welcome {
-		return a, refusal
-	}
-	var n tenant.Naming
-	if tenancy := p.state.Load().cfg.Tenancy; tenancy != nil {
-		n = tenancy.Naming
-	}
-	a = &session.Account{User: asked.User, Database: asked.Database, Said: n.Said(asked)}
-	if p.follower != nil {
-		a.Credential = p.follower.credential(n, &asked)
-	}
-	return a, max(refusal, tenant.UnknownUser)
-}
-
-// account finds who a client is that says who it is.
-func (p *Pooler) account(asked tenant.Asked) (*session.Account, tenant.Refusal) {
-	s := p.state.Load()
-	find := func(user, database string) *session.Account {
-		if s.disabled[database] {
-			return nil
-		}
-		return s.accounts[accountKey{user, database}]
-	}
-	tenancy := s.cfg.Tenancy
-	if tenancy == nil {
-		if a := find(asked.User, asked.Database); a != nil {
-			return a, tenant.Welcome
-		}
-		if p.follower != nil {
-			a, refusal, _ := p.follower.account(tenant.Naming{}, &asked)
-			return a, refusal
-		}
-		return nil, tenant.UnknownUser
-	}
-	if a := s.accounts[accountKey{asked.User, asked.Database}]; a != nil && a.Console != nil {
-		return a, tenant.Welcome
-	}
-	id, refusal := tenancy.Registry.Identify(tenancy.Naming, asked, func(user, database string) (string, bool) {
-		u := s.cfg.User(user, database)
-		if u == nil || find(user, database) == nil {
-			return "", false
-		}
-		return u.Tenant, true
-	})
-	if refusal != tenant.Welcome {
-		if p.follower != nil {
-			if a, why, found := p.follower.account(tenancy.Naming, &asked); found {
-				return a, why
-			}
-		}
-		return nil, refusal
-	}
-	a := find(id.User, id.Database)
-	if id.Tenant == nil || a == nil {
-		return a, tenant.Welcome
-	}
-	ts := s.tenants[id.Database]
-	to, e := ts.account(a, id.Tenant, true)
-	if e != nil {
-		return nil, tenant.UnknownTenant
-	}
-	if id.Tenant.ID != "" { // it may change while the client logs in
-		made := *to
-		made.Admit = func() (*session.Account, tenant.Refusal, *pgwire.Error) {
-			if x := ts.u.tenants.Load().find(id.Tenant.Name); x == nil || x.ID != id.Tenant.ID || x.State != tenant.Active {
-				return nil, tenant.UnknownTenant, nil
-			}
-			return to, tenant.Welcome, nil
-		}
-		return &made, tenant.Welcome
-	}
-	return to, tenant.Welcome
 }

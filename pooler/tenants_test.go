@@ -3,6 +3,7 @@ package pooler
 import (
 	"testing"
 
+	"github.com/pgkennel/pgkennel/pooler/session"
 	"github.com/pgkennel/pgkennel/tenant"
 )
 
@@ -11,12 +12,20 @@ import (
 func TestTenantsAccountsAreShared(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, extra{config: "[multi_tenant]\ncolumn = \"tenant_id\"\nmode = \"shared\"\n[[tenants]]\nname = \"acme\"\nkey = 42\n", users: "tenant_switch = true\n"})
-	asked := tenant.Asked{User: h.user + "@acme", Database: "shop"}
-	first, refusal := h.account(asked)
-	if first == nil || refusal != tenant.Welcome || first.Free != nil || first.Place == nil || first.Place.Tenant.Key != "42" {
-		t.Fatalf("got %+v, %v", first, refusal)
+	bound := func() *session.Account {
+		t.Helper()
+		a, refusal := h.account(tenant.Asked{User: h.user + "@acme", Database: "shop"})
+		if a == nil || refusal != tenant.Welcome || a.Place != nil {
+			t.Fatalf("before its login: %+v, %v", a, refusal)
+		}
+		a, refusal, e := a.Admit()
+		if a == nil || refusal != tenant.Welcome || e != nil || a.Free != nil || a.Place == nil || a.Place.Tenant.Key != "42" {
+			t.Fatalf("got %+v, %v, %v", a, refusal, e)
+		}
+		return a
 	}
-	if again, _ := h.account(asked); again != first {
+	first := bound()
+	if bound() != first {
 		t.Error("another client of the tenant has another account")
 	}
 	free, _ := h.account(tenant.Asked{User: h.user, Database: "shop"})

@@ -3,7 +3,9 @@ package pooler
 import (
 	"fmt"
 	"net/netip"
+	"strings"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -11,18 +13,23 @@ import (
 )
 
 // newCity is a kennel whose tenants share the tables of a database shop, in which an application's user may choose among them.
-func newCity(t *testing.T) (*kennel, string) {
+func newCity(t *testing.T, orders ...executor) (*kennel, string) {
 	t.Helper()
-	k := newKennel(t, kennelOptions{})
+	o := kennelOptions{unused: 100 * time.Millisecond, general: "client_login_timeout = 1500\nload_schema = \"on\""}
+	if len(orders) > 0 {
+		o.orders = orders[0]
+	}
+	k := newKennel(t, o)
 	db := k.server.CreateDatabase(t, `create table orders (tenant_id bigint not null default nullif(current_setting('app.current_tenant', true), '')::bigint, note text)`,
 		"insert into orders select t, 'of ' || t from generate_series(1, 5) t", "alter table orders enable row level security",
 		"create policy mine on orders using (tenant_id = nullif(current_setting('app.current_tenant', true), '')::bigint)")
 	user := k.server.CreateUser(t, "app", "scram-sha-256")
-	k.server.Exec(t, db, fmt.Sprintf("grant all on orders to %q", user))
+	k.server.Exec(t, db, fmt.Sprintf("grant all on orders to %[1]q; grant create on schema public to %[1]q", user))
 	k.write(kennelOptions{
-		config: fmt.Sprintf("[multi_tenant]\ncolumn = \"tenant_id\"\nmode = \"shared\"\n[[databases]]\nname = \"shop\"\nhost = \"127.0.0.1\"\nport = %d\ndatabase_name = %q\n"+
+		general: o.general, config: fmt.Sprintf("[multi_tenant]\ncolumn = \"tenant_id\"\nmode = \"shared\"\n[[databases]]\nname = \"shop\"\nhost = \"127.0.0.1\"\nport = %d\ndatabase_name = %q\n"+
 			"[[tenants]]\nname = \"one\"\nkey = 1\n", k.server.Port, db),
-		users: fmt.Sprintf("[[users]]\nname = \"app\"\ndatabase = \"shop\"\npassword = \"app\"\nserver_user = %q\ntenant_switch = true\n", user),
+		users: fmt.Sprintf("[[users]]\nname = \"app\"\ndatabase = \"shop\"\npassword = \"app\"\nserver_user = %[1]q\ntenant_switch = true\n"+
+			"[[users]]\nname = \"keeper\"\ndatabase = \"shop\"\npassword = \"app\"\nserver_user = %[1]q\ntenant_switch = true\npooler_mode = \"session\"\n", user),
 	})
 	if err := k.Reload(); err != nil {
 		t.Fatal(err)
@@ -37,6 +44,118 @@ func (k *kennel) virtual(name, key string) string {
 	}
 	k.dir.put(r)
 	return r.ID
+}
+
+// itself gives a virtual tenant a login of its own.
+func (k *kennel) itself(id string) {
+	k.dir.change(id, func(r *tenant.Record) {
+		r.Logins = []tenant.Login{{Name: r.Name, Role: r.Role, Verifier: verifier(k.t, password(r.Name))}}
+	})
+}
+
+// TestVirtualTenantsThemselves: a tenant is a login.
+func TestVirtualTenantsThemselves(t *testing.T) {
+	t.Parallel()
+	k, user := newCity(t)
+	id := k.virtual("two", "2")
+	k.itself(id)
+	k.itself(k.virtual("three", "3"))
+	login := func(user, database string) *pgx.Conn {
+		t.Helper()
+		c := k.as(user, database, password("two"))
+		if got := value(t, c, "select string_agg(note, ',') from orders"); got != "of 2" {
+			t.Errorf("%s to %s reads %q", user, database, got)
+		}
+		return c
+	}
+	for _, way := range [][2]string{{"two", "shop"}, {"two", "two"}, {"two", ""}, {"two@two", "shop"}, {"two@two", "two"}, {"two@two", ""}} {
+		login(way[0], way[1])
+	}
+	c := login("two", "two")
+	for _, sql := range []string{"set pgkennel.tenant = 'three'", "set app.current_tenant = '3'", "set role " + user, "select note from orders where tenant_id = 3"} {
+		_, err := c.Exec(t.Context(), sql)
+		wantCode(t, sql, "42501", err)
+	}
+	refused := func(why string) {
+		t.Helper()
+		for _, way := range [][2]string{{"two", "shop"}, {"two", "two"}, {"two@two", "shop"}} {
+			_, err := k.try(way[0], way[1], password("two"))
+			wantCode(t, why, "28P01", err)
+		}
+	}
+	_, err := k.try("two", "shop", password("three"))
+	wantCode(t, "another's password", "28P01", err)
+	for _, way := range [][2]string{{"two", "three"}, {"two", "elsewhere"}, {"two@three", "shop"}, {"three@two", "shop"}, {"two", "admin"}, {"one", "shop"}} {
+		_, err := k.try(way[0], way[1], password("two"))
+		wantCode(t, "at odds", "28P01", err)
+	}
+	salt := k.salt("two", "shop")
+	for _, name := range []string{"two", "nobody"} { // the salt tells not which of them there is
+		first := k.salt(name, "shop")
+		for _, way := range [][2]string{{"%", "%"}, {"%", ""}, {"%@%", "shop"}, {"%@%", ""}} {
+			if k.salt(strings.ReplaceAll(way[0], "%", name), strings.ReplaceAll(way[1], "%", name)) != first {
+				t.Errorf("%s, named as %v, has another salt", name, way)
+			}
+		}
+		for _, way := range [][2]string{{"%", "admin"}, {"%", "three"}, {"%", "elsewhere"}, {"%@three", "shop"}, {"three@%", "shop"}} {
+			if k.salt(strings.ReplaceAll(way[0], "%", name), strings.ReplaceAll(way[1], "%", name)) == first {
+				t.Errorf("%s, named as %v, has the same salt", name, way)
+			}
+		}
+	}
+	change := func(f func(*tenant.Record)) {
+		t.Helper()
+		k.dir.change(id, f)
+		if k.salt("two", "shop") != salt || k.salt("two", "two") != salt {
+			t.Error("the salt tells that something changed")
+		}
+	}
+	change(func(r *tenant.Record) { r.Access.Enabled = false })
+	wantEnded(t, c)
+	refused("disabled")
+	change(func(r *tenant.Record) { r.Access.Enabled, r.Phase = true, tenant.OnHold })
+	refused("suspended")
+	change(func(r *tenant.Record) {
+		r.Phase, r.Access.Networks = tenant.Ready, []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")}
+	})
+	refused("elsewhere")
+	change(func(r *tenant.Record) { r.Access.Networks, r.Logins[0].Disabled = nil, true })
+	refused("login disabled")
+	change(func(r *tenant.Record) { r.Logins[0].Disabled, r.Access.ReadOnly = false, true })
+	c = login("two", "two")
+	_, err = c.Exec(t.Context(), "insert into orders (note) values ('more')")
+	wantCode(t, "read only", "25006", err)
+	change(func(r *tenant.Record) { r.Access.ReadOnly = false })
+	c = login("two", "two")
+	if err := k.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	run(t, c, "select 1")
+	change(func(r *tenant.Record) { r.Phase = tenant.Stopped })
+	wantEnded(t, c)
+	for _, way := range [][2]string{{"two", "two"}, {"two", "shop"}} {
+		_, err = k.try(way[0], way[1], password("two"))
+		wantCode(t, "stopped", "57P03", err)
+		_, err = k.try(way[0], way[1], "wrong")
+		wantCode(t, "stopped, by a stranger", "28P01", err)
+	}
+	_, err = k.app("two")
+	wantCode(t, "stopped", "57P03", err)
+	_, err = k.try("app@two", "shop", "wrong")
+	wantCode(t, "stopped, by a stranger", "28P01", err)
+	change(func(r *tenant.Record) { r.Access.Enabled = false })
+	refused("stopped and disabled")
+	_, err = k.app("two")
+	wantCode(t, "stopped and disabled", "28P01", err)
+	// Names of the configuration are its own.
+	k.dir.change(id, func(r *tenant.Record) { r.Access.Enabled, r.Phase, r.Name = true, tenant.Ready, "app" })
+	k.itself(id)
+	free := k.as("app", "shop", "app")
+	if _, err := free.Exec(t.Context(), "set pgkennel.tenant = 'three'"); err != nil {
+		t.Errorf("the user of a tenant's name: %v", err)
+	}
+	_, err = k.try("app", "shop", password("app"))
+	wantCode(t, "the tenant of a user's name", "28P01", err)
 }
 
 func (k *kennel) app(tenant string) (*pgx.Conn, error) {
@@ -91,9 +210,10 @@ func TestVirtualTenantsOfTheDirectory(t *testing.T) {
 	k.dir.change(id, func(r *tenant.Record) { r.Phase = tenant.Ready })
 	c = login("two", "of 2")
 	k.dir.change(id, func(r *tenant.Record) { r.Access.Networks = []netip.Prefix{netip.MustParsePrefix("10.0.0.0/8")} })
+	wantEnded(t, c)
 	refused("elsewhere")
 	k.dir.change(id, func(r *tenant.Record) { r.Access.Networks = nil })
-	run(t, c, "insert into orders (note) values ('more')")
+	run(t, login("two", "of 2"), "insert into orders (note) values ('more')")
 	k.dir.change(id, func(r *tenant.Record) { r.Access.ReadOnly = true })
 	c = login("two", "of 2,more")
 	for _, sql := range []string{"insert into orders (note) values ('more')", "begin read write", "set default_transaction_read_only = off"} {

@@ -78,6 +78,9 @@ type Transfer interface {
 type Virtual interface {
 	// Place completes the record of a new tenant: its database, shard, schema, role; or refuses it. It makes nothing.
 	Place(ctx context.Context, r *tenant.Record) error
+	// Attach completes the record of a tenant with an instance of its own to which clients of such a database come as well: the database, and its key there;
+	// or refuses it. It makes nothing, and asks no server.
+	Attach(ctx context.Context, r *tenant.Record) error
 	// Make makes what the record says (schema, role, privileges, database), Unmake takes it away with all data. Both can be repeated.
 	Make(ctx context.Context, r *tenant.Record) error
 	Unmake(ctx context.Context, r *tenant.Record) error

@@ -207,10 +207,10 @@ func (c *change) journal(now time.Time) error {
 	}
 	op := &tenant.Operation{ID: id, Verb: o.Verb, By: o.By, Started: now, Args: map[string]string{}}
 	maps.Copy(op.Args, c.args)
-	op.Args[argOrder] = string(c.m.o.Vault.Seal(c.r.ID, "operation/"+id, string(text)))
+	op.Args[argOrder] = string(c.m.o.Vault.Seal(c.r.ID, orderField(id), string(text)))
 	op.Args[argPhase] = c.r.Phase.String()
 	if c.password != "" {
-		op.Args[argPassword] = string(c.m.o.Vault.Seal(c.r.ID, "password/"+id, c.password))
+		op.Args[argPassword] = string(c.m.o.Vault.Seal(c.r.ID, passwordField(id), c.password))
 	}
 	if c.old != nil {
 		op.From = c.old.Phase
@@ -225,7 +225,7 @@ func (c *change) journal(now time.Time) error {
 // order reads the order of an operation back.
 func (m *Manager) order(r *tenant.Record) (Order, error) {
 	op := r.Operation
-	text, err := m.o.Vault.Open(r.ID, "operation/"+op.ID, tenant.Ciphertext(op.Args[argOrder]))
+	text, err := m.o.Vault.Open(r.ID, orderField(op.ID), tenant.Ciphertext(op.Args[argOrder]))
 	if err != nil {
 		return Order{}, err
 	}
@@ -243,7 +243,7 @@ func (m *Manager) secretsOf(r *tenant.Record) ([]Secret, error) {
 	if op == nil || op.Args[argPassword] == "" {
 		return nil, nil
 	}
-	p, err := m.o.Vault.Open(r.ID, "password/"+op.ID, tenant.Ciphertext(op.Args[argPassword]))
+	p, err := m.o.Vault.Open(r.ID, passwordField(op.ID), tenant.Ciphertext(op.Args[argPassword]))
 	if err != nil {
 		return nil, err
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/tenant"
@@ -131,8 +132,14 @@ func (c *change) draft(ctx context.Context, name string) error {
 
 func (c *change) draftInstance(ctx context.Context) error {
 	o, m, r := c.o, c.m, c.r
-	if o.Cluster != "" || o.Shard != nil || o.Mode != "" {
-		return Errorf(KindInvalid, "an instance is a tenant's own: database, shard and mode are for tenants that share one")
+	if o.Shard != nil || o.Mode != "" {
+		return Errorf(KindInvalid, "an instance is a tenant's own: shard and mode are for tenants that share one")
+	}
+	if o.Cluster != "" || o.Key != "" {
+		r.Cluster = o.Cluster
+		if err := c.attach(ctx); err != nil {
+			return err
+		}
 	}
 	r.Driver, r.Host = o.Driver, o.Host
 	if r.Driver == "" {
@@ -153,6 +160,14 @@ func (c *change) draftInstance(ctx context.Context) error {
 	return nil
 }
 
+// attach has clients of a database of the configuration come to the instance.
+func (c *change) attach(ctx context.Context) error {
+	if c.m.o.Virtual == nil {
+		return Errorf(KindRefused, "no database is configured whose clients could come to the tenant").WithHint("[[databases]] and [multi_tenant]; or leave the database and the key out")
+	}
+	return c.m.o.Virtual.Attach(ctx, c.r)
+}
+
 func (c *change) draftVirtual(ctx context.Context) error {
 	o, m, r := c.o, c.m, c.r
 	if m.o.Virtual == nil {
@@ -161,10 +176,18 @@ func (c *change) draftVirtual(ctx context.Context) error {
 	for what, has := range map[string]bool{
 		"driver": o.Driver != "", "host": o.Host != "", "version": o.Version != "", "settings": len(o.Settings) > 0, "superuser": o.Superuser,
 		"cpu, memory and disk limits": r.Limits.CPU != 0 || r.Limits.Memory != 0 || r.Limits.Disk != 0, "suspend_after": r.SuspendAfter > 0,
-		"archive": r.Backups.Archive, "init": o.Init != "", "template": o.Template != "",
+		"archive": r.Backups.Archive,
 	} {
 		if has {
 			return Errorf(KindInvalid, "%s: only a tenant with an instance of its own can have that", what).WithHint("--isolation instance")
+		}
+	}
+	if o.Template != "" || o.Init != "" {
+		switch {
+		case r.Isolation == tenant.Row:
+			return Errorf(KindInvalid, "template, init: the tables of tenants that share them are there already").WithHint("--isolation schema, database or instance")
+		case strings.HasPrefix(o.Template, fromTenant): // who wrote that may be the tenant, and the session could become the administrator's
+			return Errorf(KindInvalid, "only a tenant with an instance of its own can have another's schema").WithHint("--isolation instance, a file in the template directory, or clone")
 		}
 	}
 	if o.Mode != "" {
@@ -222,7 +245,7 @@ func (c *change) dryRun(ctx context.Context, steps []step) error {
 // createSteps are those of a new tenant.
 func createSteps(j *job) []step {
 	if j.r.Isolation != tenant.Instance {
-		return []step{{"make", makeVirtual, unmakeVirtual}, {"register", registerNew, nil}}
+		return []step{{"make", fillVirtual, unmakeVirtual}, {"register", registerNew, nil}}
 	}
 	return append(instanceSteps(), step{"roles", roles, nil}, step{"template", fill, nil}, step{"register", registerNew, nil})
 }
@@ -334,6 +357,40 @@ func destroy(ctx context.Context, j *job) error {
 }
 
 func makeVirtual(ctx context.Context, j *job) error { return j.m.o.Virtual.Make(ctx, j.r.Clone()) }
+
+// fillVirtual makes what a new tenant has, with what is in it at the beginning. When it is repeated, it begins anew.
+func fillVirtual(ctx context.Context, j *job) error {
+	text, hash, err := j.m.template(ctx, j.r.Origin.Template)
+	if err != nil {
+		return err
+	}
+	if text == "" && j.o.Init == "" {
+		return makeVirtual(ctx, j)
+	}
+	if err := unmakeVirtual(ctx, j); err != nil {
+		return err
+	}
+	if err := makeVirtual(ctx, j); err != nil {
+		return err
+	}
+	s, err := j.m.o.Virtual.Source(ctx, j.r.Clone())
+	if err != nil {
+		return err
+	}
+	c, err := dialSource(ctx, s.Connect)
+	if err != nil {
+		return err
+	}
+	defer end(ctx, c)
+	if err := runText(ctx, c, "template "+j.r.Origin.Template, text); err != nil {
+		return err
+	}
+	if err := runText(ctx, c, "init SQL", j.o.Init); err != nil {
+		return err
+	}
+	j.change(func(r *tenant.Record) { r.Origin.Hash = hash })
+	return nil
+}
 
 func unmakeVirtual(ctx context.Context, j *job) error { return j.m.o.Virtual.Unmake(ctx, j.r.Clone()) }
 

@@ -35,6 +35,9 @@ type Options struct {
 	Every time.Duration
 	Log   *slog.Logger
 	Now   func() time.Time
+	// AuditKeep is how long entries of the audit are kept, AuditEntries how many; 0 = all.
+	AuditKeep    time.Duration
+	AuditEntries int
 	// OnStep is told of each step of an operation, before and after it is done, or undone; for tests.
 	OnStep func(op *tenant.Operation, step, when string)
 }

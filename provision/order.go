@@ -42,6 +42,8 @@ const (
 	VerbClone     = "clone"
 	VerbRemove    = "remove"
 	VerbRepair    = "repair"
+	VerbRekey     = "rekey"
+	VerbDrop      = "drop" // a record that can't be read, by its ID
 	VerbImport    = "import"
 	VerbExport    = "export"
 	VerbUser      = "user"
@@ -56,7 +58,7 @@ const (
 // Order is one thing to be done. Fields that its verb has no use for are an error.
 type Order struct {
 	Verb   string `json:"verb"`
-	Tenant string `json:"tenant,omitempty"` // its name; repair and list may have none: all
+	Tenant string `json:"tenant,omitempty"` // its name; repair, list and rekey may have none: all
 	By     string `json:"-"`                // who wants it; the API sets it
 
 	// create, clone, set

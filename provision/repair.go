@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
+	"github.com/jackc/pgx/v5"
+
+	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/tenant"
 )
 
@@ -75,6 +79,7 @@ func (m *Manager) mend(ctx context.Context, r *tenant.Record, o Order, report fu
 			return nil, err
 		}
 		if local {
+			m.letIn(ctx, r)
 			f, err := m.drive(r.ID)
 			if err != nil {
 				return nil, err
@@ -160,7 +165,13 @@ func (m *Manager) mendIdle(ctx context.Context, r *tenant.Record) (*Result, erro
 				return err
 			}
 		}
+		if err := m.unlock(ctx, in, now); err != nil {
+			return err
+		}
 		if err := answer(ctx, in); err != nil {
+			return err
+		}
+		if err := as(ctx, in, "postgres", func(c *pgx.Conn) error { return m.heal(ctx, c, now) }); err != nil {
 			return err
 		}
 		return m.settle(ctx, now)
@@ -169,6 +180,66 @@ func (m *Manager) mendIdle(ctx context.Context, r *tenant.Record) (*Result, erro
 		return nil, err
 	}
 	return res, nil
+}
+
+// unlock gives pgkennel's superuser its password again, where a tenant that is one too has changed it, by the tenant's login.
+func (m *Manager) unlock(ctx context.Context, in *Instance, r *tenant.Record) error {
+	c, err := admin(ctx, in, "postgres")
+	if err == nil {
+		end(ctx, c)
+		return nil
+	}
+	if !refusesPassword(err) || !in.Superuser {
+		return nil // who asks next says what it is
+	}
+	l := &r.Logins[0]
+	secret, err := m.o.Vault.Open(r.ID, l.Field(), l.Secret)
+	if err != nil {
+		return err
+	}
+	if c, err = dial(ctx, in.Endpoint, who{user: l.Role, password: secret, database: "postgres"}); err != nil {
+		return unreachable(in, err)
+	}
+	defer end(ctx, c)
+	verifier, _ := auth.MakeVerifier(in.Password, nil, 0).Encode()
+	m.o.Log.WarnContext(ctx, "the tenant had changed pgkennel's role", "tenant", r.ID)
+	return run(ctx, c, "ALTER ROLE "+ident(Superuser)+" LOGIN SUPERUSER VALID UNTIL 'infinity' PASSWORD "+literal(verifier))
+}
+
+// letIn is unlock in front of an operation, which may fail for just that; what else is wrong the operation says.
+func (m *Manager) letIn(ctx context.Context, r *tenant.Record) {
+	if r.Isolation != tenant.Instance || len(r.Facts) == 0 || !superuser(r) {
+		return
+	}
+	in, d, err := m.instance(r)
+	if err == nil {
+		var s State
+		if s, err = d.State(ctx, in); err == nil && s.Ready {
+			err = m.unlock(ctx, in, r)
+		}
+	}
+	if err != nil {
+		m.o.Log.WarnContext(ctx, "instance not looked at before it is repaired", "tenant", r.ID, "error", err)
+	}
+}
+
+// heal gives the roles of a tenant's logins the passwords that the pooler has: a tenant can change them, as its own or as a superuser, and locks itself out.
+func (m *Manager) heal(ctx context.Context, c *pgx.Conn, r *tenant.Record) error {
+	have, err := column(ctx, c, "SELECT rolname::text FROM pg_catalog.pg_roles WHERE rolname LIKE 't\\_%'")
+	if err != nil {
+		return err
+	}
+	var todo []string
+	for i := range r.Logins {
+		if l := &r.Logins[i]; slices.Contains(have, l.Role) {
+			more, err := m.role(r, l, true)
+			if err != nil {
+				return err
+			}
+			todo = append(todo, more...)
+		}
+	}
+	return run(ctx, c, todo...)
 }
 
 func configured(_ Need, err error) error { return err }

@@ -11,11 +11,15 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // argFrom is the ID of the tenant whose data a new one gets.
 const argFrom = "from"
+
+// argAdmin is the password that the superuser of a data directory gets which another tenant's backup was unpacked into, sealed as Record.Admin is.
+const argAdmin = "admin"
 
 // beginRestore brings back a removed tenant, or what a backup has of one that is there.
 func beginRestore(ctx context.Context, c *change) error {
@@ -166,7 +170,7 @@ func (c *change) like(ctx context.Context, from *tenant.Record, name string) err
 			l := from.Limits
 			full.Limits = &l
 		}
-		if o.Cluster == "" {
+		if o.Cluster == "" && from.Isolation != tenant.Instance {
 			full.Cluster = from.Cluster
 		}
 		if o.Mode == "" && from.Mode != 0 {
@@ -186,7 +190,7 @@ func (c *change) like(ctx context.Context, from *tenant.Record, name string) err
 		return err
 	}
 	c.r, c.password, c.secrets = drafted.r, drafted.password, drafted.secrets
-	c.r.Origin.Template = "tenant:" + from.Name
+	c.r.Origin.Template = fromTenant + from.Name
 	c.args = map[string]string{argFrom: from.ID}
 	c.detail = "from " + from.Name
 	if o.Verb == verbRestoreAs {
@@ -204,7 +208,9 @@ func (c *change) like(ctx context.Context, from *tenant.Record, name string) err
 			if err != nil {
 				return err
 			}
-			c.r.Admin = c.m.o.Vault.Seal(c.r.ID, tenant.AdminField, password) // the data directory has it
+			// The data directory has it, until the new tenant gets one of its own.
+			c.r.Admin = c.m.o.Vault.Seal(c.r.ID, tenant.AdminField, password)
+			c.args[argAdmin] = string(c.m.o.Vault.Seal(c.r.ID, tenant.AdminField, tenant.NewPassword()))
 		}
 		c.args[argBackup] = b.ID
 		c.detail = "backup " + b.ID + " of " + from.Name
@@ -368,10 +374,20 @@ func export(ctx context.Context, m *Manager, o Order, report func(Progress)) (_ 
 
 // adopt gives what a physical backup of another tenant has the new one's names. The other's further logins are no longer there.
 func adopt(ctx context.Context, j *job) error {
-	from := j.r.Operation.Args[argFrom]
-	return j.instance(func(in *Instance, _ Driver) error {
+	from, next := j.r.Operation.Args[argFrom], tenant.Ciphertext(j.r.Operation.Args[argAdmin])
+	err := j.instance(func(in *Instance, _ Driver) error {
 		var databases, logins []string
-		err := as(ctx, in, "postgres", func(c *pgx.Conn) (err error) {
+		password, err := j.m.o.Vault.Open(j.r.ID, tenant.AdminField, next)
+		if err != nil {
+			return err
+		}
+		switch c, err := admin(ctx, in, "postgres"); {
+		case err == nil:
+			end(ctx, c)
+		case refusesPassword(err):
+			in.Password = password // a try before this one came as far as that
+		}
+		err = as(ctx, in, "postgres", func(c *pgx.Conn) (err error) {
 			databases, err = column(ctx, c, "SELECT datname::text FROM pg_catalog.pg_database WHERE datname = $1", tenant.OwnDatabase(from))
 			if err != nil {
 				return err
@@ -408,6 +424,13 @@ func adopt(ctx context.Context, j *job) error {
 				return err
 			}
 		}
-		return nil
+		verifier, _ := auth.MakeVerifier(password, nil, 0).Encode()
+		return as(ctx, in, "postgres", func(c *pgx.Conn) error {
+			return run(ctx, c, "ALTER ROLE "+ident(Superuser)+" PASSWORD "+literal(verifier))
+		})
 	})
+	if err == nil {
+		j.change(func(r *tenant.Record) { r.Admin = next })
+	}
+	return err
 }

@@ -47,6 +47,7 @@ func (m *Manager) run(ctx context.Context) error {
 		wg.Go(func() { w.watch(ctx, name, d) })
 	}
 	wg.Go(func() { w.leaks(ctx) })
+	wg.Go(func() { m.prune(ctx) })
 	defer w.answers.Wait()
 	defer wg.Wait()
 	defer cancel(nil)
@@ -284,5 +285,29 @@ func (w *warden) leaks(ctx context.Context) {
 	}
 	for _, s := range list {
 		w.m.o.Log.WarnContext(ctx, "something is left of an instance that no record knows; repair says more", "driver", s.driver.Name(), "instance", s.id)
+	}
+}
+
+// pruneEvery is how often the audit is looked at.
+const pruneEvery = time.Hour
+
+// prune takes out of the audit what is older, or more, than is to be kept.
+func (m *Manager) prune(ctx context.Context) {
+	if m.o.AuditKeep <= 0 && m.o.AuditEntries <= 0 {
+		return
+	}
+	for ctx.Err() == nil {
+		var before time.Time
+		if m.o.AuditKeep > 0 {
+			before = m.o.Now().Add(-m.o.AuditKeep)
+		}
+		n, err := m.dir.Prune(ctx, before, m.o.AuditEntries)
+		switch {
+		case err != nil && ctx.Err() == nil:
+			m.o.Log.WarnContext(ctx, "the audit was not pruned", "error", err)
+		case n > 0:
+			m.o.Log.InfoContext(ctx, "the audit was pruned", "entries", n)
+		}
+		pause(ctx, pruneEvery)
 	}
 }

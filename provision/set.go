@@ -1,6 +1,7 @@
 package provision
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"maps"
@@ -21,6 +22,7 @@ type before struct {
 	Settings   map[string]string `json:"settings"`
 	Extensions []string          `json:"extensions"`
 	Backups    tenant.Backups    `json:"backups"`
+	Place      *[2]string        `json:"place,omitempty"` // database and key; nil = as they are
 }
 
 // beginSet changes limits, settings and what else can be changed of a tenant. What is refused by its instance is undone.
@@ -29,7 +31,7 @@ func beginSet(ctx context.Context, c *change) error {
 	if err := c.refuseIn(tenant.Creating, tenant.Removing, tenant.Removed); err != nil {
 		return err
 	}
-	was, err := json.Marshal(before{r.Limits, r.Settings, r.Extensions, r.Backups})
+	was, err := json.Marshal(before{r.Limits, r.Settings, r.Extensions, r.Backups, &[2]string{r.Cluster, r.Key}})
 	if err != nil {
 		return err
 	}
@@ -72,11 +74,16 @@ func beginSet(ctx context.Context, c *change) error {
 	if o.SuspendAfter != nil {
 		r.SuspendAfter = *o.SuspendAfter
 	}
-	if o.Key != "" {
-		if virtual && o.Key != r.Key {
-			return Errorf(KindRefused, "the key of a tenant that shares tables can't be changed: its rows have it")
+	switch {
+	case virtual && o.Cluster != "" && o.Cluster != r.Cluster:
+		return Errorf(KindRefused, "tenant %s is in database %q, and does not move", r.Name, r.Cluster)
+	case virtual && o.Key != "" && o.Key != r.Key:
+		return Errorf(KindRefused, "the key of a tenant that shares tables can't be changed: its rows have it")
+	case !virtual && (o.Cluster != "" || o.Key != ""):
+		r.Cluster, r.Key = cmp.Or(o.Cluster, r.Cluster), cmp.Or(o.Key, r.Key)
+		if err := c.attach(ctx); err != nil {
+			return err
 		}
-		r.Key = o.Key
 	}
 	if (r.Backups.Archive || r.Backups.Every > 0) && c.m.o.Archive == nil {
 		return errNoArchive()
@@ -108,7 +115,7 @@ func beginSet(ctx context.Context, c *change) error {
 
 // sameRecord reports whether nothing that set changes differs.
 func sameRecord(a, b *tenant.Record) bool {
-	return a.Key == b.Key && a.SuspendAfter == b.SuspendAfter && a.Backups == b.Backups
+	return a.Key == b.Key && a.Cluster == b.Cluster && a.SuspendAfter == b.SuspendAfter && a.Backups == b.Backups
 }
 
 // changes says what is set, without values: there may be secrets among those of settings.
@@ -248,6 +255,9 @@ func takeBack(ctx context.Context, j *job) error {
 	}
 	j.change(func(r *tenant.Record) {
 		r.Limits, r.Settings, r.Extensions, r.Backups = was.Limits, was.Settings, was.Extensions, was.Backups
+		if was.Place != nil {
+			r.Cluster, r.Key = was.Place[0], was.Place[1]
+		}
 	})
 	return j.instance(func(in *Instance, d Driver) error {
 		if err := d.Volume(ctx, in); err != nil {

@@ -61,6 +61,26 @@ func ServerTLS(host, ca string) (*tls.Config, error) {
 	return &tls.Config{RootCAs: roots, ServerName: host, MinVersion: tls.VersionTLS12}, nil
 }
 
+// dialSource connects to a database of a server that is not ours, as an operator does: with TLS as the environment says (PGSSLMODE and so on).
+func dialSource(ctx context.Context, at Connect) (*pgx.Conn, error) {
+	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
+	c, err := pgx.ParseConfig(fmt.Sprintf("host='%s' port=%d user='%s' password='%s' dbname='%s' target_session_attrs=any passfile=/dev/null",
+		quote.Replace(at.Host), at.Port, quote.Replace(at.User), quote.Replace(at.Password), quote.Replace(at.Database)))
+	if err != nil {
+		return nil, errors.New("the environment's settings for PostgreSQL's clients (PG...) can't be read") // the text has a password
+	}
+	if at.CA != "" {
+		if c.TLSConfig, err = ServerTLS(at.Host, at.CA); err != nil {
+			return nil, err
+		}
+		c.Fallbacks = nil
+	}
+	c.ConnectTimeout = connectTimeout
+	c.RuntimeParams = map[string]string{"application_name": "pgkennel provision", "client_encoding": "UTF8", "options": at.Options}
+	c.OnNotice = func(*pgconn.PgConn, *pgconn.Notice) {}
+	return pgx.ConnectConfig(ctx, c)
+}
+
 // admin connects to a database of an instance as pgkennel's superuser.
 func admin(ctx context.Context, in *Instance, database string) (*pgx.Conn, error) {
 	return dial(ctx, in.Endpoint, who{user: Superuser, password: in.Password, database: database})
@@ -85,10 +105,15 @@ func as(ctx context.Context, in *Instance, database string, do func(c *pgx.Conn)
 
 func unreachable(in *Instance, err error) error {
 	e := Errorf(KindFailed, "the instance does not let pgkennel in").WithDetail("%v", err)
-	if pe, ok := errors.AsType[*pgconn.PgError](err); ok && (pe.Code == "28P01" || pe.Code == "28000") && in.Superuser {
-		e = e.WithHint("its tenant is a superuser, and has changed the role %s", Superuser)
+	if refusesPassword(err) && in.Superuser {
+		e = e.WithHint("its tenant is a superuser, and has changed the role %s: repair changes it back, if the pooler still can log in as the tenant", Superuser)
 	}
 	return e
+}
+
+func refusesPassword(err error) bool {
+	pe, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && (pe.Code == "28P01" || pe.Code == "28000")
 }
 
 // run runs statements one after another.

@@ -17,9 +17,12 @@ import (
 	"github.com/pgkennel/pgkennel/tenant"
 )
 
+// fromTenant is in front of a template that is the schema of another tenant.
+const fromTenant = "tenant:"
+
 // checkTemplate finds out whether a template is there.
 func (m *Manager) checkTemplate(ctx context.Context, name string) error {
-	switch from, of := strings.CutPrefix(name, "tenant:"); {
+	switch from, of := strings.CutPrefix(name, fromTenant); {
 	case name == "":
 		return nil
 	case of:
@@ -122,7 +125,7 @@ func fill(ctx context.Context, j *job) error {
 
 // template is the SQL that a tenant's schema is made of, and its hash.
 func (m *Manager) template(ctx context.Context, name string) (text, hash string, err error) {
-	switch from, of := strings.CutPrefix(name, "tenant:"); {
+	switch from, of := strings.CutPrefix(name, fromTenant); {
 	case name == "":
 		return "", "", nil
 	case of:
@@ -187,6 +190,14 @@ func (m *Manager) runAsOwner(ctx context.Context, in *Instance, r *tenant.Record
 		return err
 	}
 	defer end(ctx, c)
+	return runText(ctx, c, what, text)
+}
+
+// runText runs an operator's SQL in one transaction.
+func runText(ctx context.Context, c *pgx.Conn, what, text string) error {
+	if strings.TrimSpace(text) == "" {
+		return nil
+	}
 	// A Query of several statements is one transaction, and says where an error is.
 	if _, err := c.PgConn().Exec(ctx, text).ReadAll(); err != nil {
 		return explainSQL(what, text, err)

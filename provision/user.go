@@ -183,7 +183,7 @@ func userSteps(j *job) []step {
 	if j.o.Action == actionRemove {
 		return []step{{"roles", dropLogin, nil}, {"register", unregisterLogin, nil}}
 	}
-	return []step{{"roles", addLogin, dropLogin}, {"register", registerLogin, unregisterLogin}}
+	return []step{{"roles", addLogin, forgetLogin}, {"register", registerLogin, nil}}
 }
 
 // addLogin makes the role of a new login.
@@ -234,6 +234,14 @@ func dropLogin(ctx context.Context, j *job) error {
 		return nil
 	}
 	return j.instance(func(in *Instance, _ Driver) error { return drop(ctx, in, j.r, l.Role) })
+}
+
+// forgetLogin takes a login away that was not to be: a record that has it without its role can't be brought in line with the server.
+func forgetLogin(ctx context.Context, j *job) error {
+	if err := dropLogin(ctx, j); err != nil {
+		return err
+	}
+	return unregisterLogin(ctx, j)
 }
 
 // drop takes a role away.

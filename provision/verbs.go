@@ -78,7 +78,7 @@ func verbs() map[string]*verb {
 			begin: beginUser, steps: userSteps, after: settle, undo: true,
 		},
 		VerbSet: {
-			fields: []string{"Tenant", "Limits", "Settings", "Extensions", "SuspendAfter", "Archive", "Every", "Keep", "Key", "Now"}, named: true,
+			fields: []string{"Tenant", "Limits", "Settings", "Extensions", "SuspendAfter", "Archive", "Every", "Keep", "Key", "Cluster", "Now"}, named: true,
 			begin: beginSet, steps: setSteps, undo: true,
 		},
 
@@ -101,6 +101,8 @@ func verbs() map[string]*verb {
 		VerbLogs:      {fields: []string{"Tenant", "Lines", "Follow"}, named: true, read: logs},
 		VerbStats:     {fields: one, read: stats},
 		VerbRepair:    {fields: []string{"Tenant", "Force"}, read: repair},
+		VerbRekey:     {fields: one, read: rekey},
+		VerbDrop:      {fields: one, named: true, read: dropRecord},
 		VerbReconcile: {fields: one, named: true, read: repair},
 
 		VerbRemove: {fields: []string{"Tenant", "Now", "Keep"}, named: true, begin: beginRemove, steps: removeSteps},

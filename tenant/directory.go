@@ -25,6 +25,11 @@ type Directory interface {
 	Watch(ctx context.Context) (<-chan Change, error)
 	// Audit returns the latest entries, the newest first; of one tenant if id is not empty.
 	Audit(ctx context.Context, id string, limit int) ([]Entry, error)
+	// Prune deletes the audit's entries from before a time, and those beyond the latest most; a zero time, or zero, asks for neither. It returns how many it
+	// deleted. What is done to a tenant adds entries, and nothing else takes any away.
+	Prune(ctx context.Context, before time.Time, most int) (int, error)
+	// Drop takes a record away that can't be read, with the claims that it has. It fails with ErrReadable if it can be read, or a newer version could.
+	Drop(ctx context.Context, id string, e Entry) error
 	// Lock waits until nobody else has a lock of that name, anywhere. It is held until unlock; lost is closed should it be lost before.
 	Lock(ctx context.Context, name string) (unlock func(), lost <-chan struct{}, err error)
 	// Alive says, until ctx is done, that a host's runner is there; Hosts lists those that are.
@@ -63,6 +68,7 @@ type Host struct {
 // Errors of a Directory.
 var (
 	ErrNotFound = errors.New("there is no such tenant")
+	ErrReadable = errors.New("the record can be read")
 	ErrConflict = errors.New("the tenant was changed by somebody else meanwhile")
 	// ErrInUse is a file that another process has open.
 	ErrInUse = errors.New("the directory is in use by another process")

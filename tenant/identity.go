@@ -25,14 +25,14 @@ type Asked struct {
 }
 
 // Said is the same for all ways to say the same login and tenants, whether there are any such or not: what is made up for one that is not there may not
-// differ where it doesn't for one that is.
-func (n Naming) Said(a Asked) string {
+// differ where it doesn't for one that is. A database that tenants share names none of them; who names none at all says that it is a tenant itself.
+func (n Naming) Said(a Asked, shared func(database string) bool) (user string, names []string) {
 	user, name, split := n.Split(a.User)
 	if !split {
 		user = a.User
 	}
-	names := []string{name, a.Option}
-	if !split || a.Database != a.User { // else it is libpq's default
+	names = []string{name, a.Option}
+	if (!split || a.Database != a.User) && !shared(a.Database) { // else it is libpq's default
 		names = append(names, a.Database)
 	}
 	if label, ok := strings.CutSuffix(strings.ToLower(a.ServerName), n.Suffix); n.Suffix != "" && ok {
@@ -40,7 +40,10 @@ func (n Naming) Said(a Asked) string {
 	}
 	slices.Sort(names)
 	names = slices.DeleteFunc(slices.Compact(names), func(s string) bool { return s == "" })
-	return user + "\x00" + strings.Join(names, "\x00")
+	if len(names) == 0 {
+		names = append(names, user)
+	}
+	return user, names
 }
 
 // Known tells whether there is a user of that name for that database, and which tenant the configuration binds it to.

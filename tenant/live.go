@@ -30,15 +30,18 @@ type followed struct {
 	t   *Tenant
 }
 
-// Follow has the registry know the virtual tenants of a directory besides its own, which win. It is called before the registry is used.
+// Follow has the registry know the tenants of a directory that are in a cluster, besides its own, which win. It is called before the registry is used.
 func (r *Registry) Follow(l Live) { r.live = &follower{from: l, seed: maphash.MakeSeed()} }
 
 // Virtual reports whether the tenant shares a cluster of the configuration with others.
 func (r *Record) Virtual() bool { return r.Cluster != "" && r.Isolation != Instance }
 
+// InCluster reports whether clients of a cluster of the configuration come to the tenant: it is virtual, or has an instance of its own all the same.
+func (r *Record) InCluster() bool { return r.Cluster != "" }
+
 // followed is the tenant of a record; nil if that is none, or none yet.
 func (r *Registry) followed(rec *Record) *Tenant {
-	if rec == nil || !rec.Virtual() || rec.Phase == Creating || rec.Phase == Removing || rec.Phase == Removed {
+	if rec == nil || !rec.InCluster() || rec.Phase == Creating || rec.Phase == Removing || rec.Phase == Removed {
 		return nil
 	}
 	at := &r.live.made[maphash.String(r.live.seed, rec.ID)%uint64(len(r.live.made))]
@@ -50,10 +53,14 @@ func (r *Registry) followed(rec *Record) *Tenant {
 		Name: rec.Name, Key: rec.Key, Isolation: rec.Isolation, Mode: rec.Mode, Cluster: rec.Cluster, Shard: rec.Shard,
 		Schema: rec.Schema, Role: rec.Role, Database: rec.Database, ID: rec.ID, State: Active, Access: rec.Access,
 	}
+	if rec.Isolation == Instance { // where it is, and how to log in there, is the instance's to know: its sessions go on when that changes
+		t.Mode, t.Shard, t.Role, t.Database = Strict, 0, "", ""
+		t.Down = rec.Access.Enabled && (rec.Phase == Stopped || rec.Phase == Failed)
+	}
 	switch {
 	case rec.Phase == OnHold:
 		t.State = Suspended
-	case !rec.Routable():
+	case !rec.Routable() && !t.Down, rec.Isolation == Instance && (len(rec.Logins) == 0 || rec.Logins[0].Disabled):
 		t.State = Disabled
 	}
 	if r.names[t.Name] == nil && (t.Key == "" || r.keys[place{t.Cluster, t.Key}] == nil) && r.complete(t) == nil && !r.ownsOf(t) {

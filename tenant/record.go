@@ -29,7 +29,7 @@ type Record struct {
 	Access Access `json:"access"`
 
 	// Cluster is the database of the configuration that a virtual tenant shares with others, and Shard the part of it; below zero = where the mapping
-	// has its key. An instance has neither.
+	// has its key. Of an instance, Cluster is where clients come to it as to its virtual tenants; empty = nowhere. It has no Shard.
 	Cluster string `json:"cluster,omitempty"`
 	Shard   int    `json:"shard,omitempty"`
 	// Schema and Role are a virtual tenant's own. Database is that on the server, of an instance too.

@@ -184,6 +184,9 @@ func (r *Registry) completeWith(t *Tenant, mapped Names) error {
 		t.State = Active
 	}
 	switch {
+	case t.Isolation == Instance && t.ID != "": // it was made
+		t.setContext(r.o.Setting)
+		return nil
 	case t.Isolation == Instance:
 		return wrong(errPlaceless)
 	case t.Isolation == Row && t.Key == "":

@@ -107,6 +107,8 @@ type Tenant struct {
 	// ID and Access are of the directory's record; empty for tenants of the configuration.
 	ID     string
 	Access Access
+	// Down: its own instance was stopped, or failed, and an operator has to start it.
+	Down bool
 
 	context []Setting
 }
@@ -156,7 +158,7 @@ func (t *Tenant) setContext(setting string) {
 	if p := t.SearchPath(); p != "" {
 		t.context = append(t.context, Setting{SearchPathSetting, p})
 	}
-	if t.ReadOnly() {
+	if t.ReadOnly() && t.Isolation != Instance { // whose login says so, and can change
 		t.context = append(t.context, Setting{ReadOnlySetting, "on"})
 	}
 	if t.Mode == Shared && t.Role != "" {

@@ -15,14 +15,13 @@ import (
 )
 
 func main() {
-	oneShot := flag.Bool("oneshot", false, "end after the sample statements, with exit code 1 if one was routed wrongly")
+	oneShot := flag.Bool("oneshot", false, "end after the samples, with exit code 1 if one went wrong")
 	program := flag.String("pgkennel", beside("pgkennel"), "the pgkennel program")
 	port := flag.Int("port", 6432, "first port to try for pgkennel")
 	flag.Parse()
 
-	// The first signal stops in order; a second one ends at once.
+	// A signal stops in order, and a second one does not cut that short: tenants' instances outlive whoever started them, and have to be removed.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	context.AfterFunc(ctx, stop)
 	err := demo.Run(ctx, demo.Options{Program: *program, OneShot: *oneShot, Out: os.Stdout, Port: *port})
 	stop()
 	if err != nil {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -29,7 +30,7 @@ type administration struct {
 
 func (a *administration) flags(cmd *cobra.Command) {
 	cmd.PersistentFlags().StringVarP(&a.database, "database", "d", "", "the database as clients name it (default: the only one)")
-	cmd.PersistentFlags().StringVar(&a.dsn, "dsn", "", "the administrator's connection; host, port and dbname come from the configuration (default: PGUSER, PGPASSWORD and so on)")
+	cmd.PersistentFlags().StringVar(&a.dsn, "dsn", "", "the administrator's connection; host, port and dbname come from the configuration (default: admin_user of the configuration, then PGUSER, PGPASSWORD and so on)")
 	cmd.PersistentFlags().StringSliceVar(&a.keys, "key", nil, "keys of tenants that have no entry in [[tenants]]")
 }
 
@@ -67,6 +68,7 @@ func newSecure(f *files) *cobra.Command {
 type target struct {
 	name    string // such as prod/0
 	at      secure.Place
+	admin   string
 	options secure.Options
 	own     bool // a tenant's
 }
@@ -110,7 +112,7 @@ func (a *administration) targets(cmd *cobra.Command) ([]target, error) {
 	for n, endpoints := range cluster.Shards {
 		e := kennel.Primary(endpoints)
 		x := target{
-			name: fmt.Sprintf("%s/%d", cluster.Name, n), at: secure.Place{Host: e.Host, Port: e.Port, Database: e.DatabaseName},
+			name: fmt.Sprintf("%s/%d", cluster.Name, n), at: secure.Place{Host: e.Host, Port: e.Port, Database: e.DatabaseName}, admin: cmp.Or(a.dsn, e.Administrator()),
 			options: secure.Options{
 				Cluster: cluster.Name, Column: cluster.TenantColumn, Type: cluster.TenantType.String(), Setting: cfg.Tenancy.Registry.Setting(), Rows: rows,
 				Secret: cfg.Tenancy.Secret, Logins: kennel.Logins(cfg, e),
@@ -128,7 +130,7 @@ func (a *administration) targets(cmd *cobra.Command) ([]target, error) {
 			case shard != n:
 			case t.Isolation == tenant.Database:
 				x.options.Databases = append(x.options.Databases, t.Database)
-				its := target{name: x.name + " " + t.Database, at: x.at, options: x.options, own: true}
+				its := target{name: x.name + " " + t.Database, at: x.at, admin: x.admin, options: x.options, own: true}
 				its.at.Database = t.Database
 				its.options.Rows, its.options.Tenants, its.options.Databases, its.options.Common = 0, []*tenant.Tenant{t}, nil, nil
 				own = append(own, its)
@@ -185,7 +187,7 @@ func (a *administration) onDemand(cmd *cobra.Command, cluster *config.Cluster) (
 	}
 	var all []*tenant.Tenant
 	for _, v := range list.Tenants {
-		if v.Cluster != cluster.Name || v.Phase == tenant.Creating.String() {
+		if v.Cluster != cluster.Name || v.Phase == tenant.Creating.String() || v.Isolation == tenant.Instance.String() { // which has nothing there
 			continue
 		}
 		x := &tenant.Tenant{Name: v.Name, Key: v.Key, State: tenant.Active, Cluster: v.Cluster, Shard: -1, Schema: v.Schema, Role: v.Role, Database: v.Database}
@@ -215,7 +217,7 @@ func (a *administration) visit(cmd *cobra.Command, f func(context.Context, targe
 }
 
 func (a *administration) visitOne(ctx context.Context, x target, f func(context.Context, target, *secure.Conn) error) error {
-	db, err := secure.Connect(ctx, a.dsn, x.at)
+	db, err := secure.Connect(ctx, x.admin, x.at)
 	if x.own && secure.Missing(err) {
 		db = nil
 	} else if err != nil {

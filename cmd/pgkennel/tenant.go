@@ -84,7 +84,7 @@ allow it, or something else is being done to it; 5 the host can't give what is a
 	cmd.AddCommand(t.newList(), t.newShow(), t.newStats(), t.newLogs(), t.newAudit())
 	cmd.AddCommand(t.newLives()...)
 	cmd.AddCommand(t.newEnable(), t.newDisable(), t.newReadOnly(), t.newRename(), t.newPassword(), t.newPsql())
-	cmd.AddCommand(t.newBackup(), t.newBackups(), t.newRestore(), t.newRemove(), t.newRepair(), t.newImport(), t.newExport())
+	cmd.AddCommand(t.newBackup(), t.newBackups(), t.newRestore(), t.newRemove(), t.newRepair(), t.newRekey(), t.newDrop(), t.newImport(), t.newExport())
 	cmd.AddCommand(t.newUser(), t.newReplica())
 	return cmd
 }

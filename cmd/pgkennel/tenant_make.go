@@ -126,10 +126,10 @@ func (x *traits) flags(cmd *cobra.Command, f *files) {
 
 func (x *traits) newFlags(cmd *cobra.Command) {
 	fs := cmd.Flags()
-	fs.StringVar(&x.o.Isolation, "isolation", "", "instance, database, schema or row (default: instance, or what the database's tenants have)")
+	fs.StringVar(&x.o.Isolation, "isolation", "", "instance, database, schema or row (default: instance)")
 	fs.StringVar(&x.o.Mode, "mode", "", "what holds it apart in a shared database: strict, sealed or shared")
 	fs.StringVar(&x.o.Key, "key", "", "its value of the tenant column")
-	fs.StringVarP(&x.o.Cluster, "database", "d", "", "database of the configuration that it shares with others")
+	fs.StringVarP(&x.o.Cluster, "database", "d", "", "database of the configuration that it shares with others, or whose clients come to its instance as well")
 	fs.IntVar(&x.shard, "shard", 0, "shard of that database (default: where the mapping has its key)")
 	fs.StringVar(&x.o.Driver, "driver", "", "who makes its instance (default: that of [provision])")
 	fs.StringVar(&x.o.Host, "host", "", "host that has its instance (default: this one)")
@@ -266,6 +266,7 @@ its name, or to any with the user user@tenant. Nobody may log in before enable-a
   pgkennel tenant create acme --cpu 0.5 --memory 256MB --disk 2GB --connections 20 --suspend-after 15m
   pgkennel tenant create globex --init schema.sql --extension pg_trgm --config work_mem=8MB --password-file globex.password
   pgkennel tenant create initech --isolation schema --database saas --key 42
+  pgkennel tenant create hooli --database saas --key 43    # an instance, for clients of saas too
   pgkennel tenant create acme --dry-run`,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o, err := x.order(cmd)
@@ -278,7 +279,7 @@ its name, or to any with the user user@tenant. Nobody may log in before enable-a
 	}, "NAME [flags]", 1, 1)
 	x.flags(cmd, t.files)
 	x.newFlags(cmd)
-	cmd.Flags().StringVar(&x.o.Template, "template", "", "what its schema is made of: a file of the template directory, or tenant:NAME")
+	cmd.Flags().StringVar(&x.o.Template, "template", "", "what its schema is made of: a file of the template directory, or, for an instance, tenant:NAME")
 	cmd.Flags().StringVar(&x.initIn, "init", "", "file of SQL that is run in it")
 	return cmd
 }
@@ -360,6 +361,7 @@ restart, or with --now, which restarts.`,
 	}, "NAME... [flags]", 1, -1)
 	x.flags(cmd, t.files)
 	cmd.Flags().StringVar(&x.o.Key, "key", "", "its value of the tenant column")
+	cmd.Flags().StringVarP(&x.o.Cluster, "database", "d", "", "database of the configuration whose clients come to its instance as well")
 	cmd.Flags().BoolVar(&x.o.Now, "now", false, "restart it if that is needed")
 	return cmd
 }

@@ -295,6 +295,9 @@ func showOne(out io.Writer, v *provision.View) error {
 	line("isolation", strings.TrimSuffix(v.Isolation+", "+v.Mode, ", "))
 	line("key", v.Key)
 	line("place", placeText(v))
+	if v.Isolation == tenant.Instance.String() {
+		line("clients of", v.Cluster)
+	}
 	if v.Endpoint.Host != "" || v.Endpoint.Port != 0 {
 		line("endpoint", fmt.Sprintf("%s:%d", v.Endpoint.Host, v.Endpoint.Port))
 	}

@@ -143,6 +143,9 @@ func TestTenantOrders(t *testing.T) {
 		{"remove a b --now", []provision.Order{{Verb: "remove", Tenant: "a", Now: true}, {Verb: "remove", Tenant: "b", Now: true}}},
 		{"remove a --keep-backups", []provision.Order{{Verb: "remove", Tenant: "a", Keep: new(0)}}},
 		{"repair", []provision.Order{{Verb: "repair"}}},
+		{"rekey", []provision.Order{{Verb: "rekey"}}},
+		{"rekey a", []provision.Order{{Verb: "rekey", Tenant: "a"}}},
+		{"drop-record x", []provision.Order{{Verb: "drop", Tenant: "x"}}},
 		{"repair a", []provision.Order{{Verb: "repair", Tenant: "a"}}},
 		{"import a dump --passphrase-file " + secret + " --enable", []provision.Order{{Verb: "import", Tenant: "a", File: filepath.Join(here, "dump"), Passphrase: "pass word", Enable: true}}},
 		{"repair --force", []provision.Order{{Verb: "repair", Force: true}}},
@@ -334,11 +337,15 @@ func TestTenantPrints(t *testing.T) {
 
 // psql gets what it needs by its environment: others see arguments.
 func TestTenantPsql(t *testing.T) {
-	t.Parallel()
+	t.Setenv("PGUSER", "postgres") // an administrator's, elsewhere
+	t.Setenv("PGSERVICE", "elsewhere")
 	e := &executor{answer: func(provision.Order) (*provision.Result, error) {
 		return &provision.Result{Connect: &provision.Connect{Host: "/run/x", Port: 15432, User: "pgkennel", Password: "canary", Database: "t_abc", Options: "-c role=x"}}, nil
 	}}
 	r := runTenant(t, e, "", "psql", "acme", "--", "-c", "SELECT 1")
+	if slices.ContainsFunc(r.env, func(v string) bool { return v == "PGUSER=postgres" || strings.HasPrefix(v, "PGSERVICE=") }) {
+		t.Error("psql is led elsewhere by the operator's environment")
+	}
 	if want := []string{"psql", "-c", "SELECT 1"}; !slices.Equal(r.exec, want) {
 		t.Errorf("psql was called with %q, want %q", r.exec, want)
 	}
@@ -346,6 +353,9 @@ func TestTenantPsql(t *testing.T) {
 		if !slices.Contains(r.env, want) {
 			t.Errorf("psql has no %s", want)
 		}
+	}
+	if slices.Contains(r.env, "PGUSER=postgres") {
+		t.Error("psql is told of another user")
 	}
 	if strings.Contains(r.stdout+r.stderr, "canary") {
 		t.Errorf("the password is shown: %s%s", r.stdout, r.stderr)

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -217,7 +218,7 @@ func (t *tenants) newPsql() *cobra.Command {
 				return t.finish(cmd, printNothing, all)
 			}
 			c := all[0].result.Connect
-			env := append(os.Environ(), "PGHOST="+c.Host, "PGPORT="+strconv.Itoa(c.Port), "PGUSER="+c.User, "PGPASSWORD="+c.Password, "PGDATABASE="+c.Database, "PGOPTIONS="+c.Options)
+			env := psqlEnv(os.Environ(), c)
 			if c.CA != "" {
 				file, err := authorityFile(c.CA)
 				if err != nil {
@@ -238,6 +239,19 @@ func authorityFile(text string) (string, error) {
 	}
 	path := fmt.Sprintf("/proc/self/fd/%d", fd)
 	return path, os.WriteFile(path, []byte(text), 0o600)
+}
+
+// psqlEnv is an environment that leads to a database, and nowhere else: of a variable that is there twice libpq takes the first, and the operator may have
+// those of another server, for secure.
+func psqlEnv(env []string, c *provision.Connect) []string {
+	env = slices.DeleteFunc(env, func(v string) bool {
+		name, _, _ := strings.Cut(v, "=")
+		if c.CA != "" && (name == "PGSSLMODE" || name == "PGSSLROOTCERT" || name == "PGREQUIRESSL") {
+			return true
+		}
+		return slices.Contains([]string{"PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGOPTIONS", "PGSERVICE"}, name)
+	})
+	return append(env, "PGHOST="+c.Host, "PGPORT="+strconv.Itoa(c.Port), "PGUSER="+c.User, "PGPASSWORD="+c.Password, "PGDATABASE="+c.Database, "PGOPTIONS="+c.Options)
 }
 
 func (t *tenants) newBackup() *cobra.Command {
@@ -344,6 +358,16 @@ func (t *tenants) newRepair() *cobra.Command {
 	cmd := t.simple(o, "repair", "[NAME...] [flags]", 0, -1, "Go on with what was left half done, or undo it", "  pgkennel tenant repair\n  pgkennel tenant repair acme", done("repaired"))
 	cmd.Flags().BoolVar(&o.Force, "force", false, "destroy also what belongs to no tenant that the directory ever had, data and all")
 	return cmd
+}
+
+func (t *tenants) newRekey() *cobra.Command {
+	return t.simple(&provision.Order{Verb: provision.VerbRekey}, "rekey", "[NAME...]", 0, -1, "Encrypt tenants' secrets with the directory's key of today",
+		"  pgkennel tenant rekey", done("has secrets of today's key"))
+}
+
+func (t *tenants) newDrop() *cobra.Command {
+	return t.simple(&provision.Order{Verb: provision.VerbDrop}, "drop-record", "ID...", 1, -1, "Take a record that can't be read out of the directory",
+		"  pgkennel tenant drop-record mzxw6ytboi4tqnzs", done("dropped"))
 }
 
 // passphrase adds the flag of what encrypts files that leave the host.

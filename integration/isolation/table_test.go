@@ -196,7 +196,10 @@ var groupC = []row{
 		try("CREATE TEMP TABLE orders (tenant_id bigint, id bigint, note text)", runs, "shared", denied), then(mine, own),
 		try("CREATE TEMP TABLE orders AS SELECT 'of 3' AS note", runs, "shared", denied), then(mine, own),
 	}, note: "The connection is closed after the transaction."},
-	{id: "C02", attack: "`PREPARE`, and the next client's `EXECUTE`", steps: []step{try("PREPARE q AS SELECT note FROM orders", runs)}},
+	{
+		id: "C02", attack: "`PREPARE`, and the next client's `EXECUTE`; others' statements in `pg_prepared_statements`", steps: []step{try("PREPARE q AS SELECT note FROM orders", runs)},
+		run: (*exploit).statements, gives: refused, but: by{"strict": runs},
+	},
 	{id: "C03", attack: "one name and text of a prepared statement, tables of other columns", run: (*exploit).columns, gives: runs},
 	{id: "C04", attack: "a cursor WITH HOLD, and the next client's `FETCH`", steps: []step{try("DECLARE c CURSOR WITH HOLD FOR SELECT note FROM orders", runs)}},
 	{

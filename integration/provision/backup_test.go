@@ -37,7 +37,20 @@ func TestBackups(t *testing.T) {
 		t.Errorf("%d instances on trial are left", n)
 	}
 	// It holds what there was when it was made; what is no tenant's own login is not taken along.
-	b.do(provision.Order{Verb: provision.VerbRestore, Tenant: "acme", Backup: ids[provision.Physical], Name: "other", Enable: true})
+	b.killedAt(provision.Order{Verb: provision.VerbRestore, Tenant: "acme", Backup: ids[provision.Physical], Name: "other", Enable: true}, "restore-as after adopt", true)
+	b.do(provision.Order{Verb: provision.VerbRepair, Tenant: "other"})
+	admin := func(name string) string {
+		r := b.record(name)
+		s, err := b.vault.Open(r.ID, tenant.AdminField, r.Admin)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	if admin("acme") == admin("other") {
+		t.Error("both have the same administrator's password")
+	}
+	b.do(provision.Order{Verb: provision.VerbPassword, Tenant: "other"})
 	if got := sum("other"); got != "11" {
 		t.Errorf("restore as another: got %s, want 11", got)
 	}

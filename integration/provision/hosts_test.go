@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -30,6 +31,14 @@ func (v *virtual) Place(_ context.Context, r *tenant.Record) error {
 		return provision.Errorf(provision.KindInvalid, "a tenant that shares tables needs a key")
 	}
 	r.Cluster, r.Shard, r.Mode, r.Schema, r.Role = "saas", 0, tenant.Strict, "t_"+r.ID, "t_"+r.ID
+	return nil
+}
+
+func (v *virtual) Attach(_ context.Context, r *tenant.Record) error {
+	if r.Key = strings.TrimLeft(r.Key, "0"); r.Cluster != "" && r.Cluster != "saas" {
+		return provision.Errorf(provision.KindInvalid, "there is no such database")
+	}
+	r.Cluster = "saas"
 	return nil
 }
 
@@ -102,6 +111,28 @@ func TestVirtual(t *testing.T) {
 	if res := b.do(provision.Order{Verb: provision.VerbCreate, Tenant: "dry", Isolation: "schema", DryRun: true}); !slices.Equal(res.Plan, []string{"make", "register"}) {
 		t.Errorf("got plan %v", res.Plan)
 	}
+	// Clients of the database come to an instance as well, if that is wanted; nothing is made for that there.
+	create = provision.Order{Verb: provision.VerbCreate, Tenant: "own", Cluster: "saas", Key: "042"}
+	b.do(create)
+	if r := b.record("own"); r.Isolation != tenant.Instance || r.Cluster != "saas" || r.Key != "42" || len(v.made) != 1 {
+		t.Errorf("got %+v, made %v", r, v.made)
+	}
+	b.refused(provision.Order{Verb: provision.VerbCreate, Tenant: "second", Cluster: "saas", Key: "42"}, provision.KindTaken, "key")
+	b.refused(provision.Order{Verb: provision.VerbCreate, Tenant: "x", Cluster: "sass"}, provision.KindInvalid, "database")
+	b.refused(provision.Order{Verb: provision.VerbCreate, Tenant: "x", Cluster: "saas", Mode: "strict"}, provision.KindInvalid, "mode")
+	b.refused(provision.Order{Verb: provision.VerbSet, Tenant: "own", Cluster: "sass"}, provision.KindInvalid, "database")
+	b.refused(provision.Order{Verb: provision.VerbSet, Tenant: "small", Cluster: "other"}, provision.KindRefused, "does not move")
+	if res := b.do(provision.Order{Verb: provision.VerbSet, Tenant: "own", Key: "043"}); !res.Changed || b.record("own").Key != "43" {
+		t.Errorf("got %+v", b.record("own"))
+	}
+	if res := b.do(provision.Order{Verb: provision.VerbSet, Tenant: "own", Cluster: "saas", Key: "43"}); res.Changed {
+		t.Error("what is already so was changed")
+	}
+	b.refused(provision.Order{Verb: provision.VerbSet, Tenant: "own", Key: "44", Extensions: []string{"no_such"}}, provision.KindFailed, "no_such")
+	if got := b.record("own"); got.Key != "43" || got.Phase != tenant.Ready {
+		t.Errorf("after a set that was refused: %+v", got)
+	}
+	b.do(provision.Order{Verb: provision.VerbRemove, Tenant: "own", Now: true})
 	b.do(provision.Order{Verb: provision.VerbRemove, Tenant: "small", Now: true})
 	if len(v.made) > 0 {
 		t.Errorf("left: %v", v.made)
@@ -298,6 +329,35 @@ func TestFailed(t *testing.T) {
 	if r := b.record("acme"); r.Phase != tenant.Removed || r.Forget.IsZero() {
 		t.Errorf("got %+v", r)
 	}
+}
+
+// A tenant that is a superuser can lock out the pooler, and pgkennel. Repair lets them in again.
+func TestLockedOut(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, nil)
+	b.do(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Enable: true, Superuser: os.Geteuid() == 0})
+	for _, role := range []string{provision.Superuser, tenant.OwnRole(b.record("acme").ID, 0)} {
+		if role == provision.Superuser && os.Geteuid() != 0 { // else it could not change it
+			continue
+		}
+		b.mustSQL("acme", "acme", "SET ROLE NONE; ALTER ROLE "+role+" PASSWORD 'x'")
+		if role != provision.Superuser {
+			if _, err := b.sql("acme", "acme", "SELECT 1"); err == nil {
+				t.Error("the old password is still good")
+			}
+		} else if err := b.try(provision.Order{Verb: provision.VerbUser, Action: "create", Tenant: "acme", Login: "bi"}); err == nil {
+			t.Error("a login was made by who is locked out")
+		}
+		if err := b.try(provision.Order{Verb: provision.VerbRepair, Tenant: "acme"}); err != nil && !strings.Contains(told(err), "user of acme failed") {
+			t.Errorf("repair: %s", told(err))
+		}
+		b.do(provision.Order{Verb: provision.VerbRepair, Tenant: "acme"})
+		b.mustSQL("acme", "acme", "SELECT 1")
+		if n := len(b.record("acme").Logins); n != 1 {
+			t.Errorf("%d logins, with that which could not be made", n)
+		}
+	}
+	b.do(provision.Order{Verb: provision.VerbUser, Action: "create", Tenant: "acme", Login: "bi"})
 }
 
 // A login that was let in just before its tenant was shut out, and is no session yet that the server tells of, does not get through.

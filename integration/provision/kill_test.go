@@ -144,16 +144,20 @@ func asChild(text []byte) (out []byte, err error) {
 }
 
 // killedAt has an order carried out by a child that is killed at a place.
-func (b *bed) killedAt(o provision.Order, place string) {
+func (b *bed) killedAt(o provision.Order, place string, archive bool) {
 	b.Helper()
 	b.close()
-	defer b.open(nil)
+	if archive {
+		defer b.open(archived(b))
+	} else {
+		defer b.open(nil)
+	}
 	seen := filepath.Join(b.root, "seen")
 	if err := os.WriteFile(seen, nil, 0o600); err != nil {
 		b.Fatal(err)
 	}
 	defer os.Remove(seen)
-	text, err := json.Marshal(child{Root: b.root, Seen: seen, Order: o, At: place})
+	text, err := json.Marshal(child{Root: b.root, Seen: seen, Order: o, At: place, Archive: archive})
 	if err != nil {
 		b.Fatal(err)
 	}

@@ -112,7 +112,7 @@ func TestRunner(t *testing.T) {
 func TestRunnerTakesOver(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, nil)
-	b.killedAt(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Enable: true}, "create after init")
+	b.killedAt(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Enable: true}, "create after init", false)
 	b.run()
 	b.until("made", func() bool { return b.record("acme").Routable() })
 	b.mustSQL("acme", "acme", "SELECT 1")

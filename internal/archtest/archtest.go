@@ -61,6 +61,7 @@ var floors = map[string]int{
 	"integration/isolation": 9,
 	"integration/provision": 9,
 	"bench":                 9,
+	"bench/density":         9,
 	"bench/load":            0,
 }
 
@@ -100,14 +101,14 @@ var homes = []struct {
 		foreign: "github.com/jackc/pgx/v5", except: "github.com/jackc/pgx/v5/pgproto3",
 		only: []string{
 			"provision", "provision/...", "tenant/secure", "tenant/store", "pooler/cluster", "internal/pgtest", "internal/testbed", "internal/demo",
-			"integration", "bench",
+			"integration", "bench", "bench/density",
 		},
 		why: "the data path speaks its own pgwire; pgx is for provision, the directory, securing databases, health checks and tests",
 	},
 	{
 		foreign: "github.com/jackc/pgx/v5/pgproto3",
 		only: []string{
-			"pooler/...", "provision", "provision/...", "tenant/store", "internal/pgtest", "internal/testbed", "internal/demo", "integration", "bench",
+			"pooler/...", "provision", "provision/...", "tenant/store", "internal/pgtest", "internal/testbed", "internal/demo", "integration", "bench", "bench/density",
 		},
 		why: "messages belong to the rooms of the pooler",
 	},

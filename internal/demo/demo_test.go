@@ -2,6 +2,9 @@ package demo
 
 import (
 	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"net"
@@ -91,17 +94,86 @@ func TestOneShot(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for i := range 2 {
-		t.Run(fmt.Sprint(i), func(t *testing.T) {
-			t.Parallel()
-			var out bytes.Buffer
-			if err := Run(t.Context(), Options{Program: program, OneShot: true, Out: &out, Port: port}); err != nil {
-				t.Errorf("%v\n%s", err, &out)
-			}
-			if strings.Contains(out.String(), "WRONG") || !strings.Contains(out.String(), fmt.Sprintf("Port %d is taken", port)) {
-				t.Errorf("output:\n%s", &out)
-			}
-		})
+	t.Run("whole", func(t *testing.T) {
+		t.Parallel()
+		var out bytes.Buffer
+		if err := Run(t.Context(), Options{Program: program, OneShot: true, Out: &out, Port: port}); err != nil {
+			t.Errorf("%v\n%s", err, &out)
+		}
+		if strings.Contains(out.String(), "WRONG") || !strings.Contains(out.String(), fmt.Sprintf("Port %d is taken", port)) {
+			t.Errorf("output:\n%s", &out)
+		}
+		nothingLeft(t, out.String())
+	})
+	t.Run("interrupted while tenants are made", func(t *testing.T) {
+		t.Parallel()
+		ctx, cancel := context.WithCancel(t.Context())
+		defer cancel()
+		out := &interrupter{at: "tenant create globex", cancel: cancel}
+		if err := Run(ctx, Options{Program: program, Out: out, Port: port}); !errors.Is(err, context.Canceled) {
+			t.Errorf("got error %v, want %v\n%s", err, context.Canceled, &out.Buffer)
+		}
+		nothingLeft(t, out.String())
+	})
+}
+
+// interrupter ends a demo a moment after it wrote something.
+type interrupter struct {
+	bytes.Buffer
+	at     string
+	cancel func()
+}
+
+func (i *interrupter) Write(b []byte) (int, error) {
+	n, err := i.Buffer.Write(b)
+	if bytes.Contains(b, []byte(i.at)) {
+		time.AfterFunc(300*time.Millisecond, i.cancel)
+	}
+	return n, err
+}
+
+// nothingLeft fails the test if folders, processes, mounts or cgroups of a demo are there, whose output this is.
+func nothingLeft(t *testing.T, output string) {
+	t.Helper()
+	_, rest, _ := strings.Cut(output, " in /")
+	dir, _, _ := strings.Cut("/"+rest, "\n")
+	if !strings.HasPrefix(dir, "/tmp/pgkennel-demo-") {
+		t.Fatalf("the demo's output names no scratch folder:\n%s", output)
+	}
+	if _, err := os.Stat(dir); !os.IsNotExist(err) {
+		t.Errorf("scratch folder %s: got %v, want that it does not exist", dir, err)
+	}
+	lines, err := filepath.Glob("/proc/[0-9]*/cmdline")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range append(lines, "/proc/self/mounts") {
+		if text, err := os.ReadFile(path); err == nil && bytes.Contains(text, []byte(dir)) {
+			t.Errorf("%s is left: %s", path, bytes.ReplaceAll(text, []byte{0}, []byte{' '}))
+		}
+	}
+	sum := sha256.Sum256([]byte(filepath.Join(dir, onDemandName, instancesName))) // as the process driver calls its group
+	groups, err := filepath.Glob("/sys/fs/cgroup/*/pgkennel-" + hex.EncodeToString(sum[:4]))
+	if err != nil || len(groups) > 0 {
+		t.Errorf("cgroups are left: %s, %v", groups, err)
+	}
+}
+
+// A command that the host can't do what it asks for is no fault; one that ends otherwise than it should is.
+func TestOrdersAreJudged(t *testing.T) {
+	t.Parallel()
+	s := &shell{dir: t.TempDir(), env: []string{"PROGRAM=/bin/echo"}}
+	var out bytes.Buffer
+	wrong, err := s.showOrders(t.Context(), &out, []order{
+		{typed: "pgkennel as wanted", want: "as wanted --quiet"},
+		{typed: "pgkennel otherwise", want: "as wanted"},
+		{typed: "echo no cgroups; exit 5", want: "set", limits: true},
+		{typed: "echo set; exit 5", want: "set", beside: true},
+		{typed: "echo refused; exit 1", want: "refused", code: 1},
+		{typed: "echo refused", want: "refused", code: 1},
+	})
+	if err != nil || wrong != 3 || !strings.Contains(out.String(), "goes on without") {
+		t.Errorf("got %d wrong, %v, want 3:\n%s", wrong, err, &out)
 	}
 }
 
@@ -126,13 +198,7 @@ func TestNothingIsLeftAfterAFailure(t *testing.T) { //nolint:tparallel // one de
 			if err == nil || !strings.Contains(err.Error(), test.want) {
 				t.Errorf("got error %v, want %q", err, test.want)
 			}
-			for line := range strings.Lines(out.String()) {
-				if _, dir, ok := strings.Cut(strings.TrimSpace(line), " in "); ok {
-					if _, err := os.Stat(dir); !os.IsNotExist(err) {
-						t.Errorf("scratch folder %s: got %v, want that it does not exist", dir, err)
-					}
-				}
-			}
+			nothingLeft(t, out.String())
 		})
 	}
 }

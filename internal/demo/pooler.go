@@ -29,7 +29,7 @@ var (
 	errEnded     = errors.New("it should not have")
 )
 
-// pooler is the running pgkennel.
+// pooler is a running pgkennel.
 type pooler struct {
 	process *pginstance.Process
 	port    int
@@ -39,14 +39,14 @@ type pooler struct {
 
 func (p *pooler) addr() string { return "127.0.0.1:" + strconv.Itoa(p.port) }
 
-// startPooler writes the configuration and runs pgkennel on the first port that is free from opts.Port on.
-func startPooler(ctx context.Context, opts Options, dir string, all shards) (*pooler, error) {
-	for port := opts.Port; port < opts.Port+portAttempts; port++ {
+// startPooler has the configuration written and runs pgkennel on the first port that is free from first on.
+func startPooler(ctx context.Context, opts Options, first int, dir string, configure func(dir string, port int) error) (*pooler, error) {
+	for port := first; port < first+portAttempts; port++ {
 		p := &pooler{port: port, dir: dir, logFile: filepath.Join(dir, "pgkennel.log")}
 		if !free(p.addr()) {
 			continue
 		}
-		err := p.start(ctx, opts, all)
+		err := p.start(ctx, opts, configure)
 		if errors.Is(err, errPortTaken) { // somebody was faster
 			continue
 		}
@@ -55,7 +55,7 @@ func startPooler(ctx context.Context, opts Options, dir string, all shards) (*po
 		}
 		return p, nil
 	}
-	return nil, fmt.Errorf("no free port from %d on", opts.Port)
+	return nil, fmt.Errorf("no free port from %d on", first)
 }
 
 // free tells whether nobody listens on addr just now.
@@ -67,8 +67,8 @@ func free(addr string) bool {
 	return ln.Close() == nil
 }
 
-func (p *pooler) start(ctx context.Context, opts Options, all shards) error {
-	if err := writeConfiguration(p.dir, p.port, all); err != nil {
+func (p *pooler) start(ctx context.Context, opts Options, configure func(dir string, port int) error) error {
+	if err := configure(p.dir, p.port); err != nil {
 		return err
 	}
 	log, err := os.Create(p.logFile)
@@ -76,8 +76,7 @@ func (p *pooler) start(ctx context.Context, opts Options, all shards) error {
 		return fmt.Errorf("pgkennel's log: %w", err)
 	}
 	defer log.Close()
-	// #nosec G204 -- the program is what this is the demo of
-	cmd := exec.Command(opts.Program, "--config", filepath.Join(p.dir, configName), "--users", filepath.Join(p.dir, usersName))
+	cmd := exec.Command(opts.Program) // #nosec G204 -- the program is what this is the demo of
 	cmd.Dir = p.dir
 	cmd.Stdout, cmd.Stderr = log, log
 	if p.process, err = pginstance.Spawn(cmd); err != nil {
@@ -144,8 +143,8 @@ func (p *pooler) explain() error {
 	return errors.New("pgkennel's log ends with:\n" + strings.Join(lines[max(0, len(lines)-20):], "\n"))
 }
 
-// writeConfiguration writes both files as a user of pgkennel would.
-func writeConfiguration(dir string, port int, all shards) error {
+// configure writes both files as a user of pgkennel would.
+func (all shards) configure(dir string, port int) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, `# What the demo runs with. Every key is explained in docs/configuration.md.
 

@@ -146,6 +146,8 @@ func sweep(base string) {
 		if syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
 			dir := filepath.Dir(path)
 			pids, _ := filepath.Glob(filepath.Join(dir, "*", "data", "postmaster.pid"))
+			tenants, _ := filepath.Glob(filepath.Join(dir, "*", "*", "*", "data", "postmaster.pid")) // of a pgkennel that ran in the folder
+			pids = append(pids, tenants...)
 			for _, pidFile := range pids {
 				if pid := postmasterPID(pidFile); pid > 1 {
 					killOrphan(pid, filepath.Dir(pidFile))

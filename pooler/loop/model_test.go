@@ -25,8 +25,9 @@ type modelServer struct {
 	// were prepared: true when it has happened to them.
 	changes *rand.Rand
 	old     map[string]bool
-	bound   bool // in the transaction
-	changed *int // counts
+	struck  map[string]int // how often it has, since they were bound last
+	bound   bool           // in the transaction
+	changed *int           // counts
 
 	tx       pgwire.TxStatus
 	implicit bool // an implicit transaction is open
@@ -383,15 +384,20 @@ func (s *modelServer) fails(name string, binds bool) bool {
 		return false
 	}
 	if s.old == nil {
-		s.old = make(map[string]bool)
+		s.old, s.struck = make(map[string]bool), make(map[string]int)
 	}
 	old, used := s.old[name]
-	if !old && used && !s.bound && s.changes.IntN(2) == 0 && pushes(s.in) == pgwire.MsgSync {
+	n := s.struck[name]
+	if !old && (used || binds && n > 0) && n < 3 && !s.bound && s.changes.IntN(2) == 0 && pushes(s.in) == pgwire.MsgSync {
 		old = true
+		s.struck[name]++
 		*s.changed++
 	}
 	if old || binds {
 		s.old[name] = old
+	}
+	if binds && !old {
+		delete(s.struck, name)
 	}
 	return old
 }

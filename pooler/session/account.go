@@ -14,7 +14,8 @@ type Account struct {
 	User, Database string
 	// Credential is what the client proves to have.
 	Credential *auth.Credential
-	// Said is what the client said, in one form for all that mean the same, of an account that there is not.
+	// Said is what the client said, in one form for all that mean the same, of an account that there is not, or is a tenant's, so that it is the same for those:
+	// salts that no verifier has are made of it. Empty = of the user's name.
 	Said string
 	// Console is set for the admin database.
 	Console Console
@@ -28,6 +29,8 @@ type Account struct {
 	Free  *Account
 	// Own: the account is that of a tenant with databases of its own, which sessions can't leave.
 	Own bool
+	// Itself: who logged in is the tenant of Place itself, and no user of the configuration.
+	Itself bool
 	// ReadOnly: sessions may only read; nil = they may write. It may change while they last.
 	ReadOnly *atomic.Bool
 	// Admit has the last word when a client has proved who it is, for what may have changed since it was found, and what is made for no others: it

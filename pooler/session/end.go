@@ -170,8 +170,14 @@ func (s *Session) attempt(f func()) {
 // Cancel handles a cancel request for the session: what it runs, or waits to run, is cancelled.
 func (s *Session) Cancel() {
 	s.stir()
-	s.cancel(pgwire.Errorf(pgwire.CodeQueryCanceled, "canceling statement due to user request"))
+	s.cancel(errCancelled)
 }
+
+// What is cancelled gets one of these.
+var (
+	errCancelled = pgwire.Errorf(pgwire.CodeQueryCanceled, "canceling statement due to user request")
+	errTimeout   = pgwire.Errorf(pgwire.CodeQueryCanceled, "canceling statement due to statement timeout")
+)
 
 // cancel cancels what the session runs; e is what a client is told that waits for a backend.
 func (s *Session) cancel(e *pgwire.Error) {
@@ -234,7 +240,7 @@ func (s *Session) Tick() {
 		if s.acct.CancelTimeout > 0 {
 			s.clock.query, s.clock.cancelled = now+s.acct.CancelTimeout, true
 		}
-		s.cancel(pgwire.Errorf(pgwire.CodeQueryCanceled, "canceling statement due to statement timeout"))
+		s.cancel(errTimeout)
 	case due(s.idle) && s.tx != pgwire.TxIdle:
 		s.Kill(pgwire.Fatalf(pgwire.CodeIdleInTransactionTimeout, "terminating connection due to idle-in-transaction timeout"), CloseIdleTx)
 	case due(s.idle):

@@ -24,7 +24,12 @@ type heal struct {
 	unnamed state.Shape
 	// failed: a statement could not be prepared anew; err says why.
 	failed bool
+	// again is how often the unit was sent again before.
+	again int
 }
+
+// maxHeals bounds how often a unit is sent again: tables may change once more meanwhile.
+const maxHeals = 3
 
 // healTurn is what a heal waits for.
 type healTurn uint8
@@ -38,7 +43,11 @@ const (
 // heals begins to heal the unit, if it can be: step, its first about a statement that has to be what it was, has failed with msg.
 func (s *Session) heals(step *backend.Step, msg []byte) bool {
 	c, u := s.conn, &s.unit
-	if !s.acct.Statements || u.heal != nil || u.shown || u.internal != nil || s.wait != waitAnswer || s.open || s.copy.mode != copyNone ||
+	again := 0
+	if u.heal != nil {
+		again = u.heal.again + 1
+	}
+	if !s.acct.Statements || again == maxHeals || u.shown || u.internal != nil || s.wait != waitAnswer || s.open || s.copy.mode != copyNone ||
 		s.begun || s.tx != pgwire.TxIdle && !u.outside || c.Tx() != pgwire.TxIdle || step.Internal || u.sent == 0 ||
 		c.Tainted()&(backend.TaintContext|backend.TaintCancelled) != 0 {
 		return false
@@ -49,7 +58,7 @@ func (s *Session) heals(step *backend.Step, msg []byte) bool {
 		return false
 	}
 	s.out, u.sent = nil, 0 // they are the heal's now
-	u.heal = &heal{turn: healFailed, steps: slices.Clone(owed), sent: sent, err: slices.Concat(c.Held(), msg)}
+	u.heal = &heal{turn: healFailed, steps: slices.Clone(owed), sent: sent, err: slices.Concat(c.Held(), msg), again: again}
 	return true
 }
 
@@ -145,11 +154,8 @@ func statementIn(st *backend.Step, body []byte) (name []byte, ok bool) {
 }
 
 // renew prepares the unit's statements anew, now that the server has ended it. It returns false if that can't be.
-func (s *Session) renew(tx pgwire.TxStatus) bool {
+func (s *Session) renew() bool {
 	c, h := s.conn, s.unit.heal
-	if tx != pgwire.TxIdle {
-		return false
-	}
 	var list []*state.Prepared
 	names := c.Statements.ByName()
 	unnamed, parsed := false, false
@@ -186,69 +192,85 @@ func (s *Session) renew(tx pgwire.TxStatus) bool {
 }
 
 // repeat sends the unit's messages again. It returns false if the client could take the answer for another than it is.
-func (s *Session) repeat(tx pgwire.TxStatus) bool {
+func (s *Session) repeat() bool {
 	c, h := s.conn, s.unit.heal
-	if h.failed || tx != pgwire.TxIdle {
-		return false
-	}
 	described, names := h.described(), c.Statements.ByName()
-	portals := make(map[string]*state.Shape)
-	asked := make(map[string]bool) // statements by name
+	shapes := make(map[string]*state.Shape)    // of statements by name
+	parsed := make(map[string]*state.Prepared) // by the unit
+	asked := make(map[*state.Shape]bool)       // by what the client was told: two of its names may be one statement on the server
 	i := -1
 	ok := h.each(func(st *backend.Step, body []byte) bool {
 		i++
 		name, about := statementIn(st, body)
 		if !about {
-			if st.Kind == backend.StepDescribePortal {
-				st.Shape = portals[string(body[1:len(body)-1])]
+			if st.Kind == backend.StepParse && !st.Unnamed {
+				parsed[st.Prepared.Name] = st.Prepared
 			}
 			return true
 		}
 		p, shape := s.unnamed, &h.unnamed
-		st.Shape = nil
 		if len(name) > 0 {
-			if p = names[string(name)]; p != nil {
-				_, st.Shape, _ = c.Statements.Instance(p, c.ParseKey())
+			if p, shape = names[string(name)], nil; p != nil {
+				_, shape, _ = c.Statements.Instance(p, c.ParseKey())
+				shapes[p.Name] = shape
 			}
-			shape = st.Shape
 		} else if shape.Rows == 0 {
-			shape = nil // the unit prepares it
+			p, shape = nil, nil // the unit prepares it
 		}
 		if st.Kind == backend.StepDescribeStatement {
-			if asked[string(name)] = true; len(name) == 0 {
-				st.Shape = st.Told
-			}
+			asked[st.Told] = true
 			return true
 		}
-		portal, _, _ := bytes.Cut(body, []byte{0})
-		portals[string(portal)] = st.Shape
+		if p == nil {
+			p = parsed[string(name)]
+		}
+		need := wants{}
+		if p != nil && st.Told != nil {
+			need = needs(p, st.Told, body, described[i] || asked[st.Told])
+		}
 		if shape == nil {
-			return true
+			return need == wants{} // the unit prepares it, and nobody has looked at it
 		}
 		b, err := pgwire.DecodeBind(body)
 		if n := b.NumResultFormats(); err != nil || n > 1 && n != shape.Columns {
 			return false
 		}
-		hears := described[i] || asked[string(name)]
-		return st.Told == nil || needs(p, st.Told, body, hears).agree(shape, st.Told)
+		return need.agree(shape, st.Told)
 	})
 	if !ok {
 		return false
 	}
 	h.turn = healOver
-	for i := range h.steps {
-		st := &h.steps[i]
+	portals := make(map[string]*state.Shape)
+	h.each(func(st *backend.Step, body []byte) bool {
+		name, about := statementIn(st, body)
 		switch {
+		case about && len(name) == 0:
+			if st.Shape = nil; st.Kind == backend.StepDescribeStatement {
+				st.Shape = st.Told
+			}
+		case about:
+			st.Shape = shapes[string(name)]
+		case st.Kind == backend.StepDescribePortal:
+			st.Shape = portals[string(body[1:len(body)-1])]
 		case st.Prepared == nil || st.Unnamed:
 		case st.Kind == backend.StepParse:
-			c.Statements.Add(st.Prepared)
+			shapes[st.Prepared.Name] = c.Statements.Add(st.Prepared)
 		case st.Kind == backend.StepClose:
 			c.Statements.Remove(st.Prepared)
 		}
+		if st.Kind == backend.StepBind {
+			portal, _, _ := bytes.Cut(body, []byte{0})
+			portals[string(portal)] = st.Shape
+		}
 		c.Ask(*st)
+		return true
+	})
+	if h.again == 0 {
+		s.count.Healed++
 	}
-	s.count.Healed++
 	s.send(h.sent)
+	s.unit.sent = len(h.sent)
 	h.steps, h.sent = nil, nil
 	return true
 }
@@ -281,16 +303,25 @@ func (h *heal) described() []bool {
 // healing goes on with a heal at ReadyForQuery to step. It reports whether that was the heal's.
 func (s *Session) healing(step *backend.Step, tx pgwire.TxStatus) bool {
 	h := s.unit.heal
-	switch {
-	case h == nil:
+	if h == nil || h.turn == healOver || step.Internal != (h.turn == healRenews) {
 		return false
-	case h.turn == healFailed && !step.Internal && s.renew(tx), h.turn == healRenews && step.Internal && s.repeat(tx):
-		return true
-	case h.turn == healFailed && !step.Internal, h.turn == healRenews && step.Internal:
-		s.giveUp(tx)
-		return true
 	}
-	return false
+	if s.conn.Tainted()&backend.TaintCancelled != 0 && !h.failed { // perhaps while the server had nothing to do
+		e := errCancelled
+		if s.clock.cancelled {
+			e = errTimeout
+		}
+		s.sh.Observer.Error(s.at(), e.Code, false)
+		h.failed, h.err = true, pgwire.AppendErrorResponse(nil, e)
+	}
+	next := s.renew
+	if h.turn == healRenews {
+		next = s.repeat
+	}
+	if h.failed || tx != pgwire.TxIdle || !next() {
+		s.giveUp(tx)
+	}
+	return true
 }
 
 // giveUp gives the client the server's error, as if there had been no more to it.

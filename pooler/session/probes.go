@@ -24,7 +24,7 @@ func NewProbes() *Probes { return &Probes{values: make(map[string][]pgwire.Param
 func probeKey(a *Account, base *state.Set) string {
 	parts := []string{a.Database, a.User}
 	if a.Place != nil {
-		parts = append(parts, a.Place.Tenant.Name) // whose login may have settings of its own
+		parts = append(parts, a.Place.Tenant.Name, a.Place.Tenant.ID) // whose login may have settings of its own
 	}
 	parts = append(parts, "")
 	for _, v := range base.Vars() {

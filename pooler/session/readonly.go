@@ -19,6 +19,9 @@ const (
 // writes, PostgreSQL refuses.
 func (s *Session) readsOnly(m *parser.Message) *pgwire.Error {
 	if !s.at().readOnly() && !s.acct.readOnly() {
+		if s.acct.Switch && s.writes == nil {
+			s.writes = writes(m) // which tenant's it becomes is not known yet
+		}
 		return nil
 	}
 	if s.tx == pgwire.TxIdle && !s.open {
@@ -29,6 +32,20 @@ func (s *Session) readsOnly(m *parser.Message) *pgwire.Error {
 			}
 		}
 	}
+	return writes(m)
+}
+
+// visitsOnly is asked before what runs becomes a tenant's: if that may only read, the client must not have chosen otherwise before.
+func (s *Session) visitsOnly(to *Account) *pgwire.Error {
+	if !to.readOnly() {
+		return nil
+	}
+	s.forgetReadWrite()
+	return s.writes
+}
+
+// writes refuses a message that could lead out of read-only transactions.
+func writes(m *parser.Message) *pgwire.Error {
 	if e := m.Unparsable; e != nil {
 		if e.Code != pgwire.CodeSyntaxError || m.Newer {
 			return errReadOnly("a statement that can't be understood")
@@ -46,7 +63,7 @@ func (s *Session) readsOnly(m *parser.Message) *pgwire.Error {
 			}
 		}
 		// Code that can't be seen may set the default, which counts from the next transaction on: by then the connection must be another.
-		unseen = unseen || taintOf(st) != 0
+		unseen = unseen || len(m.Statements) > 1 && taintOf(st) != 0
 		ends := st.Kind == parser.Commit || st.Kind == parser.Rollback || st.Kind == parser.PrepareTx
 		if ends && unseen && i < len(m.Statements)-1 {
 			return errReadOnly(st.Tag + " in the middle of a message").WithHint("Send it as a message of its own.")

@@ -70,18 +70,23 @@ func (s *Session) look() (refusal *pgwire.Error, wait bool) {
 			continue
 		}
 		has, shape, stale := c.Statements.Instance(it.prep, c.ParseKey())
+		if has == nil && s.unit.looked { // the connection has no room for all of them
+			if shape = s.unit.shapes[it.prep]; shape == nil {
+				continue
+			}
+		}
 		if has != nil && !stale && *shape == n.told {
 			last = n
 			continue
 		}
 		need := needs(n.prep, &n.told, it.frame[pgwire.HeaderBytes:], s.describedBeside(i))
 		need.rows = need.rows && n.told.Rows != state.NoRows // which its text decides
-		switch known := has != nil && !stale && need.known(shape); {
+		switch known := shape != nil && !stale && need.known(shape); {
 		case need == wants{}, known && need.agree(shape, &n.told):
 		case known && s.unit.looked:
 			s.misled(n.prep)
 			return errChanged, false
-		case s.unit.looked: // the connection has no room for all of them
+		case s.unit.looked: // the server would not say
 		default:
 			if has != nil {
 				c.Statements.Expire(has) // it may be older than the change
@@ -91,6 +96,10 @@ func (s *Session) look() (refusal *pgwire.Error, wait bool) {
 			}
 			out = exec.Look(out, c, it.prep, false, exec.RefPrepare, nil)
 			last = n
+			if s.unit.shapes == nil {
+				s.unit.shapes = make(map[*state.Prepared]*state.Shape)
+			}
+			_, s.unit.shapes[it.prep], _ = c.Statements.Instance(it.prep, c.ParseKey())
 		}
 	}
 	if out == nil {

@@ -148,7 +148,7 @@ func (s *Session) startupMessage(p *pgwire.Startup) {
 		credential = s.hs.account.Credential
 	}
 	s.hs.server = auth.NewServer(s.sh.Method, s.hs.user, credential, s.sh.Auth)
-	if s.hs.account != nil && credential == nil {
+	if s.hs.account != nil && s.hs.account.Said != "" {
 		s.hs.server.MockSalt(s.hs.account.Said)
 	}
 	s.phase = phaseAuth

@@ -57,8 +57,9 @@ type unit struct {
 	named index
 	// late are statements of a batch that waits.
 	late []*state.Prepared
-	// looked: the shapes of the batch's statements were asked for.
+	// looked: the shapes of the batch's statements were asked for; they are in shapes.
 	looked bool
+	shapes map[*state.Prepared]*state.Shape
 	// shown: something of the unit was answered that is part of its transaction.
 	shown bool
 	// sent is the length of the batch's messages, as they were sent last, which are still in work.out; 0 = they are not.
@@ -249,6 +250,7 @@ func (s *Session) endTransaction() {
 	s.forgetPortals()
 	s.lost, s.gone = nil, false
 	s.chosen()
+	s.writes = nil
 	if s.ddl {
 		s.ddl = false
 		if s.sh.Descriptions != nil {

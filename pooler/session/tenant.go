@@ -82,6 +82,9 @@ func (s *Session) plan(rt *router.Route, in *router.Input) (sharding.Plan, *pgwi
 		in.Tenant = &to.Place.Route
 		plan, e := rt.Plan(in)
 		if e == nil {
+			e = s.visitsOnly(to)
+		}
+		if e == nil {
 			s.enter(to)
 		}
 		return plan, e
@@ -127,6 +130,9 @@ func (s *Session) hinted(name string) *pgwire.Error {
 		return noTenant()
 	}
 	to, e := s.reaches(s.acct.Tenants.ByName(s.acct, name))
+	if e == nil {
+		e = s.visitsOnly(to)
+	}
 	if e != nil {
 		return e
 	}
@@ -492,6 +498,11 @@ func (s *Session) setTenant(byName bool, value string, local bool) *pgwire.Error
 		return nil
 	case s.unit.settled, s.visit.account != nil:
 		return errTenantFixed
+	}
+	if e := s.visitsOnly(to); e != nil {
+		return e
+	}
+	switch {
 	case s.tx == pgwire.TxIdle && local: // for the implicit transaction at hand
 	case s.tx == pgwire.TxIdle && !s.open:
 		if s.conn != nil && to.Login != s.acct.Login { // session pooling

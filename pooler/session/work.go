@@ -49,7 +49,9 @@ type work struct {
 	// was is whose the session was before its transaction chose a tenant for it; nil = it did not. reverts: a transaction of the unit was rolled back.
 	was     *Account
 	reverts bool
-	hint    router.Hint
+	// writes is why the transaction may not become a tenant's that may only read; nil = it may.
+	writes *pgwire.Error
+	hint   router.Hint
 	// schemaWait waits until the router knows of what the session did to tables; nil = it does, or there is nothing to know.
 	schemaWait func()
 	// portals: what each is bound to, for its effects when it is executed; portal is the unnamed one.

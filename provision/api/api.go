@@ -53,8 +53,9 @@ var (
 		provision.VerbEnable, provision.VerbDisable, provision.VerbReadOnly, provision.VerbRename, provision.VerbSet, provision.VerbPassword, provision.VerbConnect,
 		provision.VerbLogs, provision.VerbStats, provision.VerbBackup, provision.VerbBackups, provision.VerbVerify, provision.VerbRestore, provision.VerbClone,
 		provision.VerbRemove, provision.VerbRepair, provision.VerbImport, provision.VerbExport, provision.VerbUser, provision.VerbReplica, provision.VerbAudit,
+		provision.VerbRekey, provision.VerbDrop,
 	)
-	ofAll = verbs(provision.VerbList, provision.VerbRepair, provision.VerbStats, provision.VerbAudit)
+	ofAll = verbs(provision.VerbList, provision.VerbRepair, provision.VerbRekey, provision.VerbStats, provision.VerbAudit)
 )
 
 func verbs(list ...string) map[string]bool {

@@ -99,6 +99,8 @@ func TestOrders(t *testing.T) {
 		{"GET /v1/stats", "", provision.Order{Verb: "stats"}},
 		{"DELETE /v1/tenants/acme?now=true", "", provision.Order{Verb: "remove", Tenant: "acme", Now: true}},
 		{"POST /v1/repair", "", provision.Order{Verb: "repair"}},
+		{"POST /v1/rekey", "", provision.Order{Verb: "rekey"}},
+		{"POST /v1/tenants/x/drop", "", provision.Order{Verb: "drop", Tenant: "x"}},
 		{"POST /v1/tenants/acme/stop", "", provision.Order{Verb: "stop", Tenant: "acme"}},
 		{"POST /v1/tenants/acme/stop", `{"verb":"stop","tenant":"acme","now":true}`, provision.Order{Verb: "stop", Tenant: "acme", Now: true}},
 		{"POST /v1/tenants", `{"tenant":"acme","limits":{"cpu":"0.5","memory":"256MB","disk":1024,"connections":5},"suspend_after":"10m","backup_every":1000}`, provision.Order{

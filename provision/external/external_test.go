@@ -625,6 +625,48 @@ func TestKeysInSQL(t *testing.T) {
 	}
 }
 
+// Tenants with instances of their own take a name and a key in the database, and nothing else.
+func TestAttach(t *testing.T) {
+	t.Parallel()
+	clusters := map[string]Cluster{"saas": {Shards: make([]Shard, 1), Column: "tenant_id", Type: "bigint", Taken: func(x *tenant.Tenant) error {
+		if x.Name == "small" || x.Key == "1" {
+			return errors.New("it is there")
+		}
+		return nil
+	}}}
+	x, err := New(Options{Clusters: clusters})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, cluster, key, want string
+		kind                     provision.ErrorKind
+	}{
+		{"acme", "saas", " 042", "42", ""},
+		{"acme", "", "", "", ""},
+		{"acme", "other", "42", "", provision.KindInvalid},
+		{"acme", "saas", "forty", "", provision.KindInvalid},
+		{"acme", "saas", "1", "", provision.KindTaken},
+		{"small", "saas", "", "", provision.KindTaken},
+	} {
+		r := record(c.name, tenant.Instance, 0, c.key)
+		r.Cluster = c.cluster
+		err := x.Attach(t.Context(), r)
+		if e, ok := errors.AsType[*provision.Error](err); ok != (c.kind != "") || ok && e.Kind != c.kind {
+			t.Errorf("%+v: got %v", c, err)
+		} else if !ok && (r.Cluster != "saas" || r.Key != c.want || r.Shard != -1 || r.Role != "") {
+			t.Errorf("%+v: got %+v", c, r)
+		}
+	}
+	clusters["other"] = Cluster{Shards: make([]Shard, 1)}
+	for cluster, key := range map[string]string{"": "", "other": "42"} {
+		r := record("acme", tenant.Instance, 0, key)
+		if r.Cluster = cluster; x.Attach(t.Context(), r) == nil {
+			t.Errorf("database %q, key %q: got %+v", cluster, key, r)
+		}
+	}
+}
+
 func TestOptionsThatMakeNoSense(t *testing.T) {
 	t.Parallel()
 	for _, o := range []Options{

@@ -28,15 +28,7 @@ func (x *External) Place(ctx context.Context, r *tenant.Record) error {
 	if err := x.refuse(r); err != nil {
 		return err
 	}
-	if r.Cluster == "" && len(x.o.Clusters) == 1 {
-		for name := range x.o.Clusters {
-			r.Cluster = name
-		}
-	}
-	if r.Cluster == "" {
-		return provision.Errorf(provision.KindInvalid, "a tenant that shares a database needs to know which").WithHint("--database, one of %v.", slices.Sorted(maps.Keys(x.o.Clusters)))
-	}
-	c, err := x.cluster(r)
+	c, err := x.chosen(r)
 	if err != nil {
 		return err
 	}
@@ -53,10 +45,8 @@ func (x *External) Place(ctx context.Context, r *tenant.Record) error {
 	if err := c.choose(r); err != nil {
 		return err
 	}
-	if c.Taken != nil {
-		if err := c.Taken(Tenant(r)); err != nil {
-			return provision.Errorf(provision.KindTaken, "tenant %q can't be made: the configuration has one that is in its way", r.Name).WithDetail("%v", err)
-		}
+	if err := c.free(r); err != nil {
+		return err
 	}
 	_, s, err := x.shard(r)
 	if err != nil {
@@ -68,6 +58,46 @@ func (x *External) Place(ctx context.Context, r *tenant.Record) error {
 	}
 	defer db.Close(context.WithoutCancel(ctx))
 	return failed(ctx, x.look(ctx, db, r, c, s))
+}
+
+// chosen is the tenant's database: the one that it names, or the only one.
+func (x *External) chosen(r *tenant.Record) (Cluster, error) {
+	if r.Cluster == "" && len(x.o.Clusters) == 1 {
+		for name := range x.o.Clusters {
+			r.Cluster = name
+		}
+	}
+	if r.Cluster == "" {
+		return Cluster{}, provision.Errorf(provision.KindInvalid, "a tenant of a database of the configuration needs to know which").
+			WithHint("--database, one of %v.", slices.Sorted(maps.Keys(x.o.Clusters)))
+	}
+	return x.cluster(r)
+}
+
+// free refuses a tenant whose name or places one of the configuration has.
+func (c *Cluster) free(r *tenant.Record) error {
+	if c.Taken == nil {
+		return nil
+	}
+	if err := c.Taken(Tenant(r)); err != nil {
+		return provision.Errorf(provision.KindTaken, "tenant %q can't be made: the configuration has one that is in its way", r.Name).WithDetail("%v", err)
+	}
+	return nil
+}
+
+// Attach implements provision.Virtual.
+func (x *External) Attach(_ context.Context, r *tenant.Record) error {
+	c, err := x.chosen(r)
+	if err != nil {
+		return err
+	}
+	if c.Column == "" && r.Key != "" {
+		return provision.Errorf(provision.KindRefused, "tenants of database %q have no keys: there is no tenant column", r.Cluster).WithHint("column in [multi_tenant].")
+	}
+	if err := key(r, c); err != nil {
+		return err
+	}
+	return c.free(r)
 }
 
 // refuse refuses what a tenant can't have that shares a server.

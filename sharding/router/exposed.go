@@ -21,10 +21,14 @@ var exposing = map[string]bool{
 // statStatements is an extension's view and function, in any schema.
 const statStatements = "pg_stat_statements"
 
+// saying are those of them that show what clients say, whatever PostgreSQL's privileges: the connection's statements, which others may have prepared. So
+// do the functions behind them.
+var saying = map[string]bool{"pg_prepared_statements": true, "pg_cursors": true, "pg_prepared_statement": true, "pg_cursor": true}
+
 // exposes reports that a relation is one that no tenant may read. The schema is empty where it is not known, and the name one of the system's.
 func (c *compiler) exposes(schema, name string) bool {
 	if c.r.tenant == "" {
-		return false
+		return c.r.private != nil && saying[name] && (schema == "" || schema == "pg_catalog")
 	}
 	return exposing[name] && (schema == "" || schema == "pg_catalog" || name == statStatements) ||
 		schema == "pg_toast" || schema == "" && strings.HasPrefix(name, "pg_toast_")
@@ -32,14 +36,13 @@ func (c *compiler) exposes(schema, name string) bool {
 
 // exposingCall reports that a function gives what no tenant may read, or changes it.
 func (c *compiler) exposingCall(f parser.Function) bool {
-	if c.r.tenant == "" {
-		return false
-	}
-	if f.Name == statStatements {
+	switch {
+	case c.r.tenant != "" && f.Name == statStatements:
 		return true
-	}
-	if f.Schema != "" && f.Schema != "pg_catalog" {
+	case f.Schema != "" && f.Schema != "pg_catalog":
 		return false
+	case c.r.tenant == "":
+		return c.r.private != nil && saying[f.Name]
 	}
 	switch f.Name {
 	case "loread", "lowrite", "pg_cancel_backend", "pg_terminate_backend", "pg_stat_get_activity", "pg_stat_get_backend_activity", "pg_prepared_statement", "pg_cursor",
@@ -51,7 +54,13 @@ func (c *compiler) exposingCall(f parser.Function) bool {
 
 // exposed refuses a statement for what it reads of the system.
 func (c *compiler) exposed(what, name string) {
-	c.st.needsLogin(pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "no tenant for %s %q", what, name).WithRoutine(RefusalTenantMissing).
+	e := pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "no tenant for %s %q", what, name).WithRoutine(RefusalTenantMissing).
 		WithDetail("It shows what belongs to all tenants, and nothing in it says to which: values of their rows, or other clients' statements.").
-		WithHint("Connect to the server itself to read it."))
+		WithHint("Connect to the server itself to read it.")
+	if saying[name] {
+		first(&c.st.said, e)
+	}
+	if c.r.tenant != "" {
+		c.st.needsLogin(e)
+	}
 }

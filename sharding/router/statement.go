@@ -22,6 +22,8 @@ type statement struct {
 	// More refusals: unless the session is a tenant's, to whom PostgreSQL shows its own rows only; unless what is named is all the tenant's own;
 	// unless the server itself knows the tenant by its login.
 	ownerless, shared, shown *pgwire.Error
+	// said refuses it to a tenant whose login is shared, though its tables are its own.
+	said *pgwire.Error
 	// common refuses it to a tenant whose tables are shared. schemas are those of tenants that it names.
 	common  *pgwire.Error
 	schemas []string
@@ -209,6 +211,7 @@ func (c *compiler) wrapped(s *parser.Statement) {
 	first(&st.ownerless, in.ownerless)
 	first(&st.shared, in.shared)
 	first(&st.shown, in.shown)
+	first(&st.said, in.said)
 	first(&st.common, in.common)
 	st.schemas = append(st.schemas, in.schemas...)
 	if in.hintless != nil {

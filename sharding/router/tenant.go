@@ -16,6 +16,8 @@ type Tenant struct {
 	Shard topology.ShardID
 	// Own: its tables are its own, so that their rows' keys say nothing.
 	Own bool
+	// Sole: they are made as those are that tenants share, and a statement that names another's key is meant for that one.
+	Sole bool
 	// Schema is its own, if it has one: it names no other tenant's.
 	Schema string
 	// Login: the server knows it by its login, and not by settings.
@@ -27,7 +29,7 @@ func (rt *Route) Tenant() string { return rt.message.Hints.Tenant }
 
 // refuses reports that the statement is refused to somebody, however it is addressed.
 func (st *statement) refuses() bool {
-	return st.refusal != nil || st.ownerless != nil || st.shared != nil || st.shown != nil || st.common != nil || len(st.schemas) > 0
+	return st.refusal != nil || st.ownerless != nil || st.shared != nil || st.shown != nil || st.said != nil || st.common != nil || len(st.schemas) > 0
 }
 
 // planTenant is Plan for a tenant's session.
@@ -63,6 +65,8 @@ func (rt *Route) planFor(t *Tenant, in *Input, describe bool) (sharding.Plan, *p
 			return plan, st.shared
 		case st.shown != nil && !t.Own && !t.Login:
 			return plan, st.shown
+		case st.said != nil && !t.Login:
+			return plan, st.said
 		case st.common != nil && !t.Own:
 			return plan, st.common
 		case t.Schema != "" && slices.ContainsFunc(st.schemas, func(schema string) bool { return schema != t.Schema }):
@@ -74,7 +78,7 @@ func (rt *Route) planFor(t *Tenant, in *Input, describe bool) (sharding.Plan, *p
 				return plan, schemaElsewhere(h)
 			}
 		}
-		if t.Own || t.Key == (sharding.Key{}) {
+		if t.Own && !t.Sole || t.Key == (sharding.Key{}) {
 			continue
 		}
 		for i := range st.constraints {

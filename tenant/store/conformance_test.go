@@ -312,6 +312,26 @@ func TestAudit(t *testing.T) {
 		if got := read("nobody", 3); len(got) != 0 {
 			t.Errorf("got %q, want none", got)
 		}
+		prune := func(before time.Time, most, want, left int) {
+			t.Helper()
+			if n, err := b.Prune(t.Context(), before, most); err != nil || n != want {
+				t.Errorf("pruned %d, %v, want %d", n, err, want)
+			}
+			if n, of := len(read("", 0)), len(read(x.ID, 0))+len(read(y.ID, 0)); n != left || of != left {
+				t.Errorf("%d entries are left, %d of tenants, want %d", n, of, left)
+			}
+		}
+		prune(time.Time{}, 0, 0, 9)
+		prune(time.Now().Add(-24*time.Hour), 9, 0, 9)
+		prune(time.Time{}, 3, 6, 3)
+		if got := read(x.ID, 1); !slices.Equal(got, []string{"x gone"}) {
+			t.Errorf("the latest of x: got %q", got)
+		}
+		prune(time.Now().Add(24*time.Hour), 0, 3, 0)
+		if _, err := a.Put(t.Context(), y, byTest("y 4")); err != nil {
+			t.Fatal(err)
+		}
+		prune(time.Now().Add(-time.Hour), 1, 0, 1)
 	})
 }
 

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"strings"
+	"time"
 
 	"go.etcd.io/etcd/api/v3/mvccpb"
 	"go.etcd.io/etcd/api/v3/v3rpc/rpctypes"
@@ -207,7 +208,7 @@ func (s *etcdStore) commit(ctx context.Context, before *stored, after *tenant.Re
 	} else {
 		ops = append(ops, etcd.OpDelete(record))
 	}
-	name := fmt.Sprintf("%016x-%016x", uint64(math.MaxInt64-at), rand.Uint64()) //nolint:gosec // it tells entries of one nanosecond apart, no more
+	name := entryName(at)
 	ops = append(ops, etcd.OpPut(s.key(headKey), e.ID+" "+name))
 	ops = append(ops, etcd.OpPut(s.key("audit", name), string(entry)), etcd.OpPut(s.key("trails", e.ID, name), string(entry)))
 	resp, err := request(ctx, s, func(ctx context.Context, c *etcd.Client) (*etcd.TxnResponse, error) {
@@ -303,4 +304,101 @@ func (s *etcdStore) Audit(ctx context.Context, id string, limit int) ([]tenant.E
 		list = append(list, e)
 	})
 	return list, errors.Join(err, damaged)
+}
+
+// prunedAtOnce are the entries that go in one transaction, with their copies in the trails: etcd takes 128 operations.
+const prunedAtOnce = 60
+
+// Prune implements tenant.Directory. Names of entries begin with their time, the latest first.
+func (s *etcdStore) Prune(ctx context.Context, before time.Time, most int) (int, error) {
+	prefix := s.key("audit/")
+	end := etcd.GetPrefixRangeEnd(prefix)
+	from := end // of those that go
+	if !before.IsZero() {
+		from = s.key("audit", entryTime(before.UnixNano()))
+	}
+	if most > 0 {
+		n := 0
+		_, err := s.scan(ctx, "audit/", most+1, func(name string, _ *mvccpb.KeyValue) {
+			if n++; n == most+1 {
+				from = min(from, prefix+name)
+			}
+		})
+		if err != nil {
+			return 0, err
+		}
+	}
+	for n := 0; ; {
+		resp, err := request(ctx, s, func(ctx context.Context, c *etcd.Client) (*etcd.GetResponse, error) {
+			return c.Get(ctx, from, etcd.WithRange(end), etcd.WithLimit(prunedAtOnce))
+		})
+		if err != nil || len(resp.Kvs) == 0 {
+			return n, err
+		}
+		var ops []etcd.Op
+		for _, kv := range resp.Kvs {
+			var e tenant.Entry
+			if err := json.Unmarshal(kv.Value, &e); err != nil {
+				return n, fmt.Errorf("an entry of the audit: %w", err)
+			}
+			name := strings.TrimPrefix(string(kv.Key), prefix)
+			ops = append(ops, etcd.OpDelete(string(kv.Key)), etcd.OpDelete(s.key("trails", e.ID, name)))
+		}
+		_, err = request(ctx, s, func(ctx context.Context, c *etcd.Client) (*etcd.TxnResponse, error) {
+			return c.Txn(ctx).Then(ops...).Commit()
+		})
+		if err != nil {
+			return n, err
+		}
+		n += len(resp.Kvs)
+	}
+}
+
+// Drop implements tenant.Directory.
+func (s *etcdStore) Drop(ctx context.Context, id string, e tenant.Entry) error {
+	for {
+		before, err := s.load(ctx, id)
+		switch {
+		case err != nil:
+			return err
+		case before == nil:
+			return tenant.ErrNotFound
+		case !droppable(before.err):
+			return errors.Join(tenant.ErrReadable, before.err)
+		}
+		e := complete(e, &tenant.Record{ID: id})
+		entry, err := json.Marshal(e)
+		if err != nil {
+			return err
+		}
+		record := s.key("records", id)
+		ifs := []etcd.Cmp{etcd.Compare(etcd.ModRevision(record), "=", before.revision)}
+		ops := []etcd.Op{etcd.OpDelete(record)}
+		_, err = s.scan(ctx, "claims/", 0, func(name string, kv *mvccpb.KeyValue) {
+			if key := s.key("claims", name); string(kv.Value) == id && len(ops) <= envelope.MaxClaims {
+				ifs = append(ifs, etcd.Compare(etcd.ModRevision(key), "=", kv.ModRevision))
+				ops = append(ops, etcd.OpDelete(key))
+			}
+		})
+		if err != nil {
+			return err
+		}
+		name := entryName(e.Time.UnixNano())
+		ops = append(ops, etcd.OpPut(s.key(headKey), id+" "+name), etcd.OpPut(s.key("audit", name), string(entry)), etcd.OpPut(s.key("trails", id, name), string(entry)))
+		resp, err := request(ctx, s, func(ctx context.Context, c *etcd.Client) (*etcd.TxnResponse, error) {
+			return c.Txn(ctx).If(ifs...).Then(ops...).Commit()
+		})
+		if err != nil || resp.Succeeded {
+			return err
+		}
+	}
+}
+
+// entryName names an entry of the audit: the latest is first.
+func entryName(at int64) string {
+	return fmt.Sprintf("%s-%016x", entryTime(at), rand.Uint64()) //nolint:gosec // it tells entries of one nanosecond apart, no more
+}
+
+func entryTime(at int64) string {
+	return fmt.Sprintf("%016x", uint64(math.MaxInt64-at)) //nolint:gosec // times are after 1970
 }

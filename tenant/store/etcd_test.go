@@ -363,6 +363,12 @@ func TestEtcdDamage(t *testing.T) {
 	if w := watch(t, d); true {
 		w.until(time.Second, "the good one", func() bool { return len(w.names) == 1 && w.names[good.ID] != "" })
 	}
+	for key, value := range map[string]string{"records/broken": "{", "claims/name/broken": "broken"} {
+		if _, err := c.Put(t.Context(), o.Prefix+key, value); err != nil {
+			t.Fatal(err)
+		}
+	}
+	checkDrop(t, d, bad.ID, "broken", "name/broken")
 	if _, err := c.Put(t.Context(), o.Prefix+"format", "2"); err != nil {
 		t.Fatal(err)
 	}

@@ -357,6 +357,85 @@ func (s *fileStore) Audit(ctx context.Context, id string, limit int) ([]tenant.E
 	return list, err
 }
 
+// pruned is how many entries go in one transaction.
+const pruned = 1000
+
+// Prune implements tenant.Directory.
+func (s *fileStore) Prune(ctx context.Context, before time.Time, most int) (int, error) {
+	n := 0
+	for more := true; more; {
+		err := s.change(ctx, func(tx *bbolt.Tx) error {
+			audit, trails := tx.Bucket(auditBucket), tx.Bucket(trailsBucket)
+			c := audit.Cursor()
+			more = false
+			var gone [][2][]byte
+			for k, v := c.First(); k != nil; k, v = c.Next() {
+				if len(gone) == pruned {
+					more = true
+					break
+				}
+				var e tenant.Entry
+				if err := json.Unmarshal(v, &e); err != nil {
+					return fmt.Errorf("an entry of the audit: %w", err)
+				}
+				// Sequences have no gaps: the oldest go first.
+				if (most <= 0 || audit.Sequence()-binary.BigEndian.Uint64(k) < uint64(most)) && !e.Time.Before(before) {
+					break
+				}
+				gone = append(gone, [2][]byte{slices.Clone(k), slices.Concat([]byte(e.ID), []byte{0}, k)})
+			}
+			for _, keys := range gone {
+				if err := errors.Join(audit.Delete(keys[0]), trails.Delete(keys[1])); err != nil {
+					return err
+				}
+			}
+			n += len(gone)
+			return nil
+		}, func(*feed) {})
+		if err != nil {
+			return n, err
+		}
+	}
+	return n, nil
+}
+
+// Drop implements tenant.Directory.
+func (s *fileStore) Drop(ctx context.Context, id string, e tenant.Entry) error {
+	var revision uint64
+	return s.change(ctx, func(tx *bbolt.Tx) error {
+		records, claims := tx.Bucket(recordsBucket), tx.Bucket(claimsBucket)
+		v := records.Get([]byte(id))
+		if v == nil {
+			return tenant.ErrNotFound
+		}
+		if _, err := readFile(id, v); !droppable(err) {
+			return errors.Join(tenant.ErrReadable, err)
+		}
+		var has [][]byte
+		err := claims.ForEach(func(k, v []byte) error {
+			if string(v) == id {
+				has = append(has, slices.Clone(k))
+			}
+			return ctx.Err()
+		})
+		if err != nil {
+			return err
+		}
+		for _, c := range has {
+			if err := claims.Delete(c); err != nil {
+				return err
+			}
+		}
+		if revision, err = records.NextSequence(); err != nil {
+			return err
+		}
+		if err := records.Delete([]byte(id)); err != nil {
+			return err
+		}
+		return note(tx, complete(e, &tenant.Record{ID: id}))
+	}, func(f *feed) { f.put(id, state{nil, int64(revision)}) }) //nolint:gosec // a revision
+}
+
 // view reads.
 func (s *fileStore) view(ctx context.Context, f func(*bbolt.Tx) error) error {
 	if err := ctx.Err(); err != nil {

@@ -224,6 +224,28 @@ func TestFileModes(t *testing.T) {
 	}
 }
 
+// checkDrop has a damaged record dropped, and no other.
+func checkDrop(t *testing.T, d tenant.Directory, newer, damaged, claim string) {
+	t.Helper()
+	for _, id := range []string{newer, put(t, d, newRecord("fine")).ID} {
+		if err := d.Drop(t.Context(), id, byTest("drop")); !errors.Is(err, tenant.ErrReadable) {
+			t.Errorf("got error %v for one that somebody can read", err)
+		}
+	}
+	if err := d.Drop(t.Context(), damaged, byTest("drop")); err != nil {
+		t.Error(err)
+	}
+	if err := d.Drop(t.Context(), damaged, byTest("drop")); !errors.Is(err, tenant.ErrNotFound) {
+		t.Errorf("got error %v for one that is gone", err)
+	}
+	if _, err := d.Find(t.Context(), claim); !errors.Is(err, tenant.ErrNotFound) {
+		t.Errorf("got error %v, want that nobody has its name any more", err)
+	}
+	if log, err := d.Audit(t.Context(), damaged, 1); err != nil || len(log) != 1 || log[0].What != "drop" {
+		t.Errorf("got audit %v, %v", log, err)
+	}
+}
+
 func TestFileFormats(t *testing.T) {
 	t.Parallel()
 	dir := filepath.Join(t.TempDir(), "directory")
@@ -236,6 +258,7 @@ func TestFileFormats(t *testing.T) {
 		}
 	}
 	set(recordsBucket, []byte("short"), []byte("x"))
+	set(claimsBucket, []byte("name/short"), []byte("short"))
 	set(recordsBucket, []byte(r.ID), append(make([]byte, 8), `{"format":2}`...))
 	if _, err := d.Get(t.Context(), r.ID); !errors.Is(err, ErrNewer) {
 		t.Errorf("got error %v, want ErrNewer", err)
@@ -246,6 +269,7 @@ func TestFileFormats(t *testing.T) {
 	}
 	w := watch(t, d)
 	w.until(time.Second, "an empty reset", func() bool { return w.resets == 1 && len(w.names) == 0 })
+	checkDrop(t, d, r.ID, "short", "name/short")
 	set(metaBucket, formatKey, []byte("2"))
 	d.Close()
 	if _, err := OpenFile(t.Context(), FileOptions{Path: dir}); !errors.Is(err, ErrNewer) || !strings.Contains(err.Error(), dir) {

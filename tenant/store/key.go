@@ -15,9 +15,6 @@ import (
 // KeyVariable is the environment variable that may have the key of a directory.
 const KeyVariable = "PGKENNEL_DIRECTORY_KEY"
 
-// KeyFile is the name of the key file that a directory in a file has in its folder, if it is told of none.
-const KeyFile = "directory.key"
-
 // LoadKey returns the key that the secrets of a directory are encrypted with: value, which is that of KeyVariable, or if that is empty the contents of the
 // file at path. If there is no file and make is true, it makes one with a new key, and created is true.
 func LoadKey(path, value string, make bool) (key *tenant.Secret, created bool, err error) {

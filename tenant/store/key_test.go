@@ -12,7 +12,7 @@ import (
 func TestLoadKey(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	path := filepath.Join(dir, KeyFile)
+	path := filepath.Join(dir, "directory.key")
 	if _, _, err := LoadKey(path, "", false); err == nil || !strings.Contains(err.Error(), path) {
 		t.Errorf("got error %v, want that there is no %s", err, path)
 	}

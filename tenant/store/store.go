@@ -60,6 +60,9 @@ func plan(before, after *tenant.Record) moves {
 	return m
 }
 
+// droppable reports whether an error says that no version can read a record.
+func droppable(err error) bool { return isDamaged(err) && !errors.Is(err, ErrNewer) }
+
 // complete fills in what an entry of the audit says of its tenant.
 func complete(e tenant.Entry, r *tenant.Record) tenant.Entry {
 	if e.Time.IsZero() {
