@@ -22,9 +22,9 @@ type flight struct {
 	mu struct {
 		sync.Mutex
 		interrupt context.CancelCauseFunc // ends what is done; nil = it goes to its end
-		last    Progress
-		next    int
-		reports map[int]func(Progress)
+		last      Progress
+		next      int
+		reports   map[int]func(Progress)
 	}
 }
 

@@ -56,7 +56,9 @@ func TestHeldUp(t *testing.T) {
 	f = b.impostor("acme")
 	f.answer.Store("silence")
 	begun := make(chan error, 1)
-	go func() { begun <- b.try(provision.Order{Verb: provision.VerbBackup, Tenant: "acme", Kind: provision.Logical}) }()
+	go func() {
+		begun <- b.try(provision.Order{Verb: provision.VerbBackup, Tenant: "acme", Kind: provision.Logical})
+	}()
 	b.until("the backup", func() bool { return f.asked.Load() > 0 })
 	b.refused(provision.Order{Verb: provision.VerbStop, Tenant: "acme"}, provision.KindBusy, "backup")
 	b.soon(provision.Order{Verb: provision.VerbStop, Tenant: "acme", Now: true})

@@ -156,11 +156,11 @@ func (d *Driver) need(ctx context.Context, p *place, in *provision.Instance, now
 		return provision.NeedRestart, nil
 	}
 	n, err := askContext(ctx, in, since)
-	switch {
-	case err != nil && context.Cause(ctx) != nil:
+	if err != nil && context.Cause(ctx) != nil {
 		return 0, err
-	case err != nil, n > 0: // a restart sets right one that can't be asked, too
-		return provision.NeedRestart, nil
+	}
+	if err != nil || n > 0 {
+		return provision.NeedRestart, nil //nolint:nilerr // it sets right one that can't be asked, too
 	}
 	return need, nil
 }
