@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 	"time"
 
@@ -24,6 +25,12 @@ const connectTimeout = 10 * time.Second
 type who struct {
 	user, password, database string
 	role                     string // acts as it; empty = as itself
+}
+
+// own are settings that pgkennel's sessions have, whatever a tenant that is a superuser has given its role.
+var own = map[string]string{
+	"search_path": "pg_catalog, pg_temp", "role": "none", "default_transaction_read_only": "off", "statement_timeout": "0", "lock_timeout": "0",
+	"standard_conforming_strings": "on",
 }
 
 // dial connects to an instance. Names mean the catalog's first, so that what a tenant made is not taken for PostgreSQL's own.
@@ -44,7 +51,7 @@ func dial(ctx context.Context, at tenant.Endpoint, w who) (*pgx.Conn, error) {
 		c.RuntimeParams["role"] = w.role
 		delete(c.RuntimeParams, "lc_messages") // a superuser's to set
 	} else {
-		c.RuntimeParams["search_path"] = "pg_catalog, pg_temp"
+		maps.Copy(c.RuntimeParams, own)
 	}
 	c.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
 	c.StatementCacheCapacity, c.DescriptionCacheCapacity = 0, 0

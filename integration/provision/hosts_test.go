@@ -358,6 +358,15 @@ func TestLockedOut(t *testing.T) {
 		}
 	}
 	b.do(provision.Order{Verb: provision.VerbUser, Action: "create", Tenant: "acme", Login: "bi"})
+	if os.Geteuid() != 0 {
+		return
+	}
+	for _, setting := range []string{
+		"default_transaction_read_only = on", "statement_timeout = 1", "lock_timeout = 1", "standard_conforming_strings = off", "role = pg_monitor",
+	} { // each alone would do
+		b.mustSQL("acme", "acme", "SET ROLE NONE; ALTER ROLE pgkennel SET "+setting)
+	}
+	b.do(provision.Order{Verb: provision.VerbDisable, Tenant: "acme", Now: true})
 }
 
 // A login that was let in just before its tenant was shut out, and is no session yet that the server tells of, does not get through.

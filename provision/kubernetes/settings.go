@@ -93,18 +93,7 @@ func slow(ctx context.Context, conn *pgx.Conn, names []string) ([]string, error)
 
 // connect opens a connection as pgkennel's superuser.
 func connect(ctx context.Context, in *provision.Instance) (*pgx.Conn, error) {
-	c, err := pgx.ParseConfig("host=localhost port=1 user=x password=x dbname=x sslmode=disable target_session_attrs=any")
-	if err != nil {
-		return nil, err
-	}
-	if c.TLSConfig, err = provision.ServerTLS(in.Endpoint.Host, in.Endpoint.CA); err != nil {
-		return nil, err
-	}
-	c.Host, c.Port, c.User, c.Password, c.Database = in.Endpoint.Host, uint16(in.Endpoint.Port), provision.Superuser, in.Password, "postgres" //nolint:gosec // a port
-	c.Fallbacks, c.ConnectTimeout = nil, connectTimeout
-	c.DefaultQueryExecMode = pgx.QueryExecModeSimpleProtocol
-	c.RuntimeParams = map[string]string{"application_name": "pgkennel driver", "search_path": "pg_catalog, pg_temp", "default_transaction_read_only": "off"}
-	return pgx.ConnectConfig(ctx, c)
+	return provision.Ask(ctx, in)
 }
 
 // try asks a running server what it makes of new settings. Of those that no session may try, it knows what kind of value they have.
