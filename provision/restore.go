@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -88,8 +89,16 @@ func unpack(ctx context.Context, j *job) error {
 		return err
 	}
 	return j.instance(func(in *Instance, d Driver) error {
-		return j.m.o.Archive.Unpack(ctx, b, source(j.r, in, d), j.o.ToTime, j.progress)
+		return j.m.o.Archive.Unpack(ctx, b, source(j.r, in, d), j.until(b), j.progress)
 	})
+}
+
+// until is how far WAL is replayed on a physical backup. Who names a backup wants what is in it, and not what came later; the zero time is the latest there is.
+func (j *job) until(b *Backup) time.Time {
+	if j.o.ToTime.IsZero() && j.o.Backup != "" {
+		return b.From
+	}
+	return j.o.ToTime
 }
 
 // load makes the tenant's database anew from a logical backup.
@@ -273,7 +282,7 @@ func unpackOther(ctx context.Context, j *job) error {
 		return err
 	}
 	return j.instance(func(in *Instance, d Driver) error {
-		return j.m.o.Archive.Unpack(ctx, b, source(j.r, in, d), j.o.ToTime, j.progress)
+		return j.m.o.Archive.Unpack(ctx, b, source(j.r, in, d), j.until(b), j.progress)
 	})
 }
 
