@@ -265,7 +265,7 @@ func (j *job) run(ctx context.Context) error {
 		}
 		failure = err
 		j.m.o.Log.WarnContext(ctx, "operation failed", "verb", j.o.Verb, "tenant", j.r.ID, "step", j.r.Operation.Now, "error", err)
-		undo := j.v.undo
+		undo := j.v.undo || j.r.Operation.Args[argIntact] != ""
 		j.pending = nil
 		j.change(func(r *tenant.Record) {
 			r.Operation.Error = explain(err, r.Name).Message
