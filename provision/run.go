@@ -163,6 +163,7 @@ func (w *warden) learn(c tenant.Change) {
 		}
 		w.mu.records[r.ID] = r
 		w.mu.due[r.ID] = true
+		w.m.overtake(r)
 	}
 	for _, id := range c.Deleted {
 		delete(w.mu.records, id)
