@@ -15,7 +15,7 @@ MEASURED  ?= Allocat|SilentClients|PipelineWithoutEnd|TestHostile(Announcements|
 # Tests that have PostgreSQL or the program at work, and little of their own beside each other: they run without the race detector.
 SERVER    ?= Test(Secure|Isolation|Doctor|Seal|Schemas|TenantsOfMappings|TenantsBySchemas|AThousandTenants|OnDemand|TwoPoolers)|FuzzIsolation
 # Likewise whole packages; `make race-all` has them under it, too.
-SERVERS   ?= ./provision/process ./provision/systemd ./provision/docker ./provision/backup ./provision/external ./integration/provision ./internal/demo
+SERVERS   ?= ./provision/process ./provision/systemd ./provision/docker ./provision/kubernetes ./provision/backup ./provision/external ./integration/provision ./internal/demo
 FUZZTOTAL ?= 30# seconds that `make fuzz` shares out among all targets
 BENCHTIME ?= 1x
 
@@ -90,6 +90,7 @@ tidy: ## bring go.mod and go.sum in order
 	$(GO) mod tidy
 	$(GO) -C tools mod tidy
 	$(GO) -C tools/golangci mod tidy
+	$(GO) -C tools/kube-apiserver mod tidy
 
 .PHONY: tidy-check
 tidy-check:
@@ -137,11 +138,11 @@ race-all: ## every test under the race detector
 	@$(GO) test -race -count=1 -timeout=20m $(PKG)
 
 .PHONY: drivers
-drivers: deps ## tests of drivers, of systemd and docker too, which are installed if they are not (Debian, as root)
+drivers: deps bin/tools/kube-apiserver ## tests of drivers: systemd and docker are installed if they are not (Debian, as root), kube-apiserver is built
 	$(call step,drivers)
 	@{ command -v dockerd && command -v systemctl && command -v dbus-daemon; } >/dev/null || \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends docker.io systemd dbus >/dev/null
-	@$(GO) test -count=1 -timeout=$(TIMEOUT) ./provision/process ./provision/systemd ./provision/docker
+	@KUBEBUILDER_ASSETS=$(abspath bin/tools) $(GO) test -count=1 -timeout=$(TIMEOUT) ./provision/process ./provision/systemd ./provision/docker ./provision/kubernetes
 
 .PHONY: short
 short: ## tests that need no more than seconds
@@ -206,4 +207,11 @@ $(GOLANGCI): tools/golangci/go.mod tools/golangci/go.sum
 	@echo 'building golangci-lint (once, about two minutes)'
 	@mkdir -p $(@D)
 	@$(GO) -C tools/golangci build -o $(abspath $@) github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+	@touch $@
+
+# Likewise. It is Kubernetes' own API server, without the rest.
+bin/tools/kube-apiserver: tools/kube-apiserver/go.mod tools/kube-apiserver/go.sum tools/kube-apiserver/main.go
+	@echo 'building kube-apiserver (once, about a quarter of an hour on two cores)'
+	@mkdir -p $(@D)
+	@$(GO) -C tools/kube-apiserver build -trimpath -ldflags='-s -w' -o $(abspath $@) .
 	@touch $@

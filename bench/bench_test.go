@@ -237,8 +237,8 @@ func TestShapesDiffer(t *testing.T) {
 		if cache.GetShape(sql, &key) != nil {
 			t.Fatalf("%s has the shape of one before", sql)
 		}
-		cache.ParseShape(sql, &key)
-		cache.ParseShape(sql, &key) // the first text of a shape is for itself
+		cache.ParseShape(sql, &key, "")
+		cache.ParseShape(sql, &key, "") // the first text of a shape is for itself
 		if other, there := seen[string(sql)]; there {
 			t.Fatalf("%d and %d are the same: %s", i, other, sql)
 		}

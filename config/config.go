@@ -58,6 +58,7 @@ type Config struct {
 	tcp          *table
 	directory    *table
 	provision    *table
+	kubernetes   *table
 	tenant       *table
 	tenants      []*table
 	clusterNamed map[string]*Cluster

@@ -65,6 +65,7 @@ func TestDefaults(t *testing.T) {
 		Provision: Provision{
 			Driver: "process", DataDir: "instances", Templates: "templates", Backups: "backups", PortMin: 15432, PortMax: 19431,
 			UIDMin: 200_000, UIDMax: 265_535, LogSize: 16 << 20, UnitDir: "/run/systemd/system", DockerImage: "postgres:{version}", Grace: 7 * 24 * time.Hour,
+			Kubernetes: Kubernetes{Disk: "10GB", Image: "ghcr.io/cloudnative-pg/postgresql:{version}", Version: "17", Address: "{service}.{namespace}.svc"},
 		},
 		MaxMessageBytes: 1 << 30,
 		LoadSchema:      LoadSchemaAuto,

@@ -31,7 +31,7 @@ func (c Change) String() string {
 // Diff returns what is different between a configuration and its successor, in a fixed order.
 func Diff(old, new *Config) []Change {
 	var out []Change
-	for _, pair := range [][2]*table{{old.general, new.general}, {old.admin, new.admin}, {old.tcp, new.tcp}, {old.directory, new.directory}, {old.provision, new.provision}, {old.tenant, new.tenant}} {
+	for _, pair := range [][2]*table{{old.general, new.general}, {old.admin, new.admin}, {old.tcp, new.tcp}, {old.directory, new.directory}, {old.provision, new.provision}, {old.kubernetes, new.kubernetes}, {old.tenant, new.tenant}} {
 		for _, k := range pair[0].sec.keys {
 			a, b := pair[0].value(k.name), pair[1].value(k.name)
 			if !k.notYet && !a.same(b) {

@@ -53,6 +53,15 @@ type Provision struct {
 	DockerNet    string        // empty = none
 	Grace        time.Duration // 0 = a removed tenant is gone
 	SuspendAfter time.Duration // 0 = never
+	Kubernetes   Kubernetes
+}
+
+// Kubernetes is where the driver kubernetes makes instances.
+type Kubernetes struct {
+	Kubeconfig, Context, Namespace string // empty = as the surroundings say
+	StorageClass                   string // empty = the default one
+	Disk                           string
+	Image, Version, Address        string
 }
 
 // buildDirectory fills in what [directory], [provision] and the parts of [admin] beside the database say. readFile is nil where files are not looked at.
@@ -67,6 +76,7 @@ func (b *builder) buildDirectory(readFile func(string) ([]byte, error)) {
 		DockerSocket: below(p.text("docker_socket")), DockerImage: p.text("docker_image"), DockerNet: p.text("docker_network"),
 		Grace: p.millis("grace"), SuspendAfter: p.millis("suspend_after"),
 	}
+	b.buildKubernetes(below)
 	b.inOrder(p.value("port_min"), p.value("port_max"), "")
 	b.inOrder(p.value("uid_min"), p.value("uid_max"), "")
 	for i, dir := range c.Provision.BinDirs {
@@ -114,6 +124,23 @@ func (b *builder) buildDirectory(readFile func(string) ([]byte, error)) {
 		b.r.fail(at, "set socket in [admin] to a shorter path", "the name of the socket for pgkennel's own commands has %d bytes, more than the %d that a socket can have", n, maxSocketPath)
 	}
 	b.apiToken(below(a.text("api_token_file")), readFile)
+}
+
+// buildKubernetes fills in what [kubernetes] says.
+func (b *builder) buildKubernetes(below func(string) string) {
+	k := b.cfg.kubernetes
+	b.cfg.Provision.Kubernetes = Kubernetes{
+		Kubeconfig: below(k.text("kubeconfig")), Context: k.text("context"), Namespace: k.text("namespace"), StorageClass: k.text("storage_class"),
+		Disk: k.text("disk"), Image: k.text("image"), Version: k.text("version"), Address: k.text("address"),
+	}
+	if k.doc != nil && b.cfg.Provision.Driver != "kubernetes" && !b.cfg.provision.badKey("driver") {
+		b.r.fail(k.at(), `set driver = "kubernetes" in [provision]`, "[kubernetes] is for the driver kubernetes only")
+	}
+	for _, want := range []struct{ key, part string }{{"image", "{version}"}, {"address", "{service}"}} {
+		if k.usable(want.key) && !strings.Contains(k.text(want.key), want.part) {
+			b.r.fail(k.placeOf(want.key), "", "%s: %s has to be in it", want.key, want.part)
+		}
+	}
 }
 
 // below is a path as seen from the configuration's directory; a whole one, where files are looked at.

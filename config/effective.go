@@ -32,6 +32,9 @@ func (c *Config) EffectiveConfig(w io.Writer) error {
 	if c.Directory != nil {
 		p.section(c.directory)
 		p.section(c.provision)
+		if c.Provision.Driver == "kubernetes" { // it is for nothing else
+			p.section(c.kubernetes)
+		}
 	}
 	switch {
 	case c.Tenancy != nil:

@@ -10,7 +10,7 @@ type Item struct {
 // Items returns the keys that are obeyed, as they are in force, in the order of the documentation.
 func (c *Config) Items() []Item {
 	var out []Item
-	for _, t := range []*table{c.general, c.admin, c.tcp, c.directory, c.provision, c.tenant} {
+	for _, t := range []*table{c.general, c.admin, c.tcp, c.directory, c.provision, c.kubernetes, c.tenant} {
 		for _, k := range t.sec.keys {
 			if !k.notYet {
 				out = append(out, Item{

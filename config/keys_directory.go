@@ -25,7 +25,7 @@ var provisionSection = newSection(section{
 	name: "provision",
 	doc:  "How instances of tenants are made on this host. Paths are below the directory of this file. pgkennel's own.",
 	keys: []*key{
-		{name: "driver", kind: kEnum, ours: true, def: "process", legal: []string{"process", "systemd", "docker"}, doc: "What makes instances: plain processes, units of systemd, or containers of Docker."},
+		{name: "driver", kind: kEnum, ours: true, def: "process", legal: []string{"process", "systemd", "docker", "kubernetes"}, doc: "What makes instances: plain processes, units of systemd, containers of Docker, or CloudNativePG in Kubernetes."},
 		{name: "host", kind: kText, ours: true, restart: true, example: `"db1"`, doc: "Name of this host, by which instances are its own. Not set: that of the system."},
 		{name: "data_dir", kind: kPath, ours: true, restart: true, def: "instances", doc: "Directory of the instances."},
 		{name: "bin_dirs", kind: kTexts, ours: true, restart: true, example: `["/usr/lib/postgresql/15/bin"]`, doc: "Directories of PostgreSQL's programs, one for each version. Not set: they are looked for in the usual places."},
@@ -45,5 +45,20 @@ var provisionSection = newSection(section{
 		{name: "docker_network", kind: kText, ours: true, restart: true, example: `"tenants"`, doc: "Network of the engine's that containers are in. Not set: none."},
 		{name: "grace", kind: kMillis, ours: true, def: "604800000", doc: "How long a removed tenant can be brought back."},
 		{name: "suspend_after", kind: kMillis, ours: true, min: 1000, example: `900_000`, doc: "Put an instance to sleep that nobody used for so long, unless its tenant was made with another time. Not set: never."},
+	},
+})
+
+var kubernetesSection = newSection(section{
+	name: "kubernetes",
+	doc:  "Where instances are made with driver = \"kubernetes\" in [provision]: as Clusters of CloudNativePG, which has to be installed there. pgkennel's own.",
+	keys: []*key{
+		{name: "kubeconfig", kind: kPath, ours: true, restart: true, example: `"kubeconfig"`, doc: "File that says where Kubernetes is, and as whom. Not set: the one that pgkennel runs in, else KUBECONFIG or ~/.kube/config."},
+		{name: "context", kind: kText, ours: true, restart: true, example: `"production"`, doc: "Context in it. Not set: its current one."},
+		{name: "namespace", kind: kText, ours: true, restart: true, example: `"tenants"`, doc: "Namespace of the instances; nothing else should be in it. Not set: the context's, or that of pgkennel's pod."},
+		{name: "storage_class", kind: kText, ours: true, restart: true, example: `"fast"`, doc: "Storage class of the instances' volumes. Not set: the default one."},
+		{name: "disk", kind: kText, ours: true, restart: true, def: "10GB", doc: "Size of the volumes of tenants without a disk limit."},
+		{name: "image", kind: kText, ours: true, restart: true, def: "ghcr.io/cloudnative-pg/postgresql:{version}", doc: "Image of PostgreSQL; {version} is the major version."},
+		{name: "version", kind: kText, ours: true, restart: true, def: "17", doc: "Major version of PostgreSQL for tenants that ask for none."},
+		{name: "address", kind: kText, ours: true, restart: true, def: "{service}.{namespace}.svc", doc: "Name by which a service is reached from all poolers. {service} is its own, {namespace} its namespace's. Poolers outside of Kubernetes need names of their own for the services."},
 	},
 })

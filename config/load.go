@@ -127,6 +127,7 @@ func (b *builder) build(config, users File, environ []string, readFile func(stri
 	applyEnvironment(c.general, environ, b.r)
 	c.tcp = b.single(b.config, tcpSection)
 	c.directory, c.provision = b.single(b.config, directorySection), b.single(b.config, provisionSection)
+	c.kubernetes = b.single(b.config, kubernetesSection)
 	c.tenant = b.single(b.config, multiTenantSection)
 	b.readAdmin()
 	b.buildGeneral()
@@ -201,7 +202,7 @@ func (b *builder) checkSections(d *document, users bool) {
 // isSectionRead says whether a section is read by somebody else than checkSections.
 func isSectionRead(s *section) bool {
 	switch s {
-	case generalSection, adminSection, tcpSection, directorySection, provisionSection, multiTenantSection, databasesSection, shardedTablesSection, shardedMappingsSection, omnishardedSection, tenantsSection, usersSection:
+	case generalSection, adminSection, tcpSection, directorySection, provisionSection, kubernetesSection, multiTenantSection, databasesSection, shardedTablesSection, shardedMappingsSection, omnishardedSection, tenantsSection, usersSection:
 		return true
 	}
 	return false
@@ -281,7 +282,7 @@ func (b *builder) tables(d *document, s *section) []*table {
 
 // forget lets go of the files' texts: what is left of a Config must not keep them in memory.
 func (c *Config) forget() {
-	for _, t := range append([]*table{c.general, c.admin, c.tcp, c.directory, c.provision, c.tenant}, c.tenants...) {
+	for _, t := range append([]*table{c.general, c.admin, c.tcp, c.directory, c.provision, c.kubernetes, c.tenant}, c.tenants...) {
 		t.pin()
 	}
 	for _, cl := range c.Clusters {

@@ -21,6 +21,7 @@ import (
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/provision/backup"
 	"github.com/pgkennel/pgkennel/provision/docker"
+	"github.com/pgkennel/pgkennel/provision/kubernetes"
 	"github.com/pgkennel/pgkennel/provision/process"
 	"github.com/pgkennel/pgkennel/provision/systemd"
 	"github.com/pgkennel/pgkennel/tenant"
@@ -191,6 +192,8 @@ func drivers(p *config.Provision, log *slog.Logger) (map[string]provision.Driver
 		d, err = systemd.New(systemdOptions(p, log))
 	case "docker":
 		d, err = docker.New(dockerOptions(p, log))
+	case "kubernetes":
+		d, err = newKubernetes(p, log)
 	default:
 		d, err = process.New(processOptions(p, log))
 	}
@@ -198,6 +201,25 @@ func drivers(p *config.Provision, log *slog.Logger) (map[string]provision.Driver
 		return nil, err
 	}
 	return map[string]provision.Driver{d.Name(): d}, nil
+}
+
+func newKubernetes(p *config.Provision, log *slog.Logger) (provision.Driver, error) {
+	k := &p.Kubernetes
+	disk, err := provision.ParseSize(k.Disk)
+	if err == nil && disk < 1<<20 {
+		err = fmt.Errorf("%s is no size for a database", k.Disk)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("[kubernetes] disk: %w", err)
+	}
+	address := k.Address
+	return kubernetes.New(kubernetes.Options{
+		Kubeconfig: k.Kubeconfig, Context: k.Context, Namespace: k.Namespace, StorageClass: k.StorageClass, DefaultDisk: disk, Image: k.Image, Version: k.Version,
+		MaxInstances: p.MaxInstances, Bins: p.BinDirs, Log: log,
+		Address: func(service, namespace string) string {
+			return strings.NewReplacer("{service}", service, "{namespace}", namespace).Replace(address)
+		},
+	})
 }
 
 func processOptions(p *config.Provision, log *slog.Logger) process.Options {

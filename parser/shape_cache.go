@@ -65,9 +65,7 @@ func (r *recent) get(c *Cache, key []byte) *Message {
 	n := len(key)
 	slot := &r.entries[(n*7+int(key[n/2])*3+int(key[n-1])+int(key[n*3/4]))%len(r.entries)]
 	if e := *slot; e != nil && e.text == string(key) {
-		if !e.hit.Load() {
-			e.hit.Store(true)
-		}
+		e.hit()
 		if r.hits++; r.hits == 64 {
 			c.shard(e.hash).hits.Add(r.hits)
 			r.hits = 0
@@ -85,29 +83,29 @@ func (r *recent) get(c *Cache, key []byte) *Message {
 // ParseShape is GetShape, and parses what is not in the cache; then it blocks for as long as that takes. Callers that ask for one shape at a time
 // share one parse. The first text of a shape is parsed for itself: many come once only, and that a text may stand for others takes more parses
 // to prove.
-func (c *Cache) ParseShape(sql []byte, s *Shape) *Message {
+func (c *Cache) ParseShape(sql []byte, s *Shape, by Owner) *Message {
 	if len(sql) > c.maxText || !s.Of(sql) || len(s.Literals) > 0 && c.isNew(s.Key) {
-		return c.Parse(sql)
+		return c.Parse(sql, by)
 	}
-	return c.parseShape(sql, s)
+	return c.parseShape(sql, s, by)
 }
 
 // ParseText is GetText, and parses what is not in the cache, as ParseShape does. The first text of a shape is kept as it is, whether it has
 // literals or not.
-func (c *Cache) ParseText(sql []byte, s *Shape) *Message {
+func (c *Cache) ParseText(sql []byte, s *Shape, by Owner) *Message {
 	if m := c.Get(sql); m != nil {
 		return m
 	}
 	if len(sql) > c.maxText || !s.Of(sql) || c.isNew(s.Key) {
-		return c.Parse(sql)
+		return c.Parse(sql, by)
 	}
-	return c.parseShape(sql, s)
+	return c.parseShape(sql, s, by)
 }
 
 // parseShape finds the Message of a shape, or parses the text for it.
-func (c *Cache) parseShape(sql []byte, s *Shape) *Message {
+func (c *Cache) parseShape(sql []byte, s *Shape, by Owner) *Message {
 	var first *Message // has the literals of pinned
-	m := c.load(s.Key, func() *Message {
+	m := c.load(s.Key, by, func() *Message {
 		m, pinned := parseShape(string(sql), s.Literals)
 		if len(pinned) == 0 {
 			return orAlone(m)
@@ -120,7 +118,7 @@ func (c *Cache) parseShape(sql []byte, s *Shape) *Message {
 	}
 	if pinned := m.redirect.pinned; pinned != nil {
 		s.pin(sql, pinned)
-		m = c.load(s.Key, func() *Message {
+		m = c.load(s.Key, by, func() *Message {
 			if first != nil {
 				return first
 			}
@@ -134,7 +132,7 @@ func (c *Cache) parseShape(sql []byte, s *Shape) *Message {
 			return m
 		}
 	}
-	return c.Parse(sql)
+	return c.Parse(sql, by)
 }
 
 // maxSeen is how many shapes of each shard of a cache are known to have been met.

@@ -342,8 +342,8 @@ func TestShapes(t *testing.T) {
 
 // parseTwice makes the shape of a text known.
 func parseTwice(c *Cache, sql []byte, s *Shape) *Message {
-	c.ParseShape(sql, s)
-	return c.ParseShape(sql, s)
+	c.ParseShape(sql, s, "")
+	return c.ParseShape(sql, s, "")
 }
 
 // The first text of a shape is for itself; from the second on they have one Message.
@@ -351,7 +351,7 @@ func TestShapesMetOnce(t *testing.T) {
 	c := NewCache(1 << 20)
 	var s Shape
 	texts := [][]byte{[]byte("SELECT a FROM t WHERE b = 1"), []byte("SELECT a FROM t WHERE b = 2"), []byte("SELECT a FROM t WHERE b = 3")}
-	first, second, third := c.ParseShape(texts[0], &s), c.ParseShape(texts[1], &s), c.ParseShape(texts[2], &s)
+	first, second, third := c.ParseShape(texts[0], &s, ""), c.ParseShape(texts[1], &s, ""), c.ParseShape(texts[2], &s, "")
 	if first.Shaped || !second.Shaped || third != second {
 		t.Errorf("got %v, %v, %v", first.Shaped, second.Shaped, third == second)
 	}
@@ -360,11 +360,11 @@ func TestShapesMetOnce(t *testing.T) {
 			t.Errorf("text %d is not found by its shape", i)
 		}
 	}
-	if without := c.ParseShape([]byte("SELECT a FROM t"), &s); !without.Shaped {
+	if without := c.ParseShape([]byte("SELECT a FROM t"), &s, ""); !without.Shaped {
 		t.Error("a text without literals is not known at once")
 	}
 	for i := range 5000 {
-		c.ParseShape([]byte("SELECT a"+strings.Repeat("a", i%40)+", b"+strings.Repeat("b", i/40)+" FROM t WHERE b = 1"), &s)
+		c.ParseShape([]byte("SELECT a"+strings.Repeat("a", i%40)+", b"+strings.Repeat("b", i/40)+" FROM t WHERE b = 1"), &s, "")
 	}
 	for i := range c.shards {
 		if n := len(c.shards[i].mu.seen) + len(c.shards[i].mu.oldSeen); n > 2*maxSeen {
@@ -380,16 +380,16 @@ func TestTextsAndShapes(t *testing.T) {
 		c := NewCache(1 << 20)
 		var s Shape
 		text := func(i int) []byte { return fmt.Appendf(nil, format, i) }
-		first := c.ParseText(text(0), &s)
-		if first.Shaped || c.GetText(text(0), &s) != first || c.ParseText(text(0), &s) != first {
+		first := c.ParseText(text(0), &s, "")
+		if first.Shaped || c.GetText(text(0), &s) != first || c.ParseText(text(0), &s, "") != first {
 			t.Errorf("%q is not kept as it is", text(0))
 		}
 		if c.GetText(text(1), &s) != nil {
 			t.Errorf("%q is known before its shape is", text(1))
 		}
-		second := c.ParseText(text(1), &s)
+		second := c.ParseText(text(1), &s, "")
 		if strings.Contains(format, "= 3") {
-			if !second.Shaped || second == c.ParseText(text(2), &s) || c.GetText(text(1), &s) != second {
+			if !second.Shaped || second == c.ParseText(text(2), &s, "") || c.GetText(text(1), &s) != second {
 				t.Errorf("%q: literals that decide are not told apart", format)
 			}
 			continue
@@ -399,7 +399,7 @@ func TestTextsAndShapes(t *testing.T) {
 			if m := c.GetText(sql, &s); m != second || !m.Shaped {
 				t.Fatalf("%q is not known by its shape", sql)
 			}
-			if c.ParseText(sql, &s) != second {
+			if c.ParseText(sql, &s, "") != second {
 				t.Fatalf("%q is parsed", sql)
 			}
 			if len(s.Literals) == 1 && string(sql[s.Literals[0].Start:s.Literals[0].End]) != fmt.Sprint(i+1) {
@@ -419,7 +419,7 @@ func TestTextsAndShapes(t *testing.T) {
 		all.Go(func() {
 			var s Shape
 			for i := range 50 {
-				if m := c.ParseText(fmt.Appendf(nil, "SELECT a FROM t WHERE b = %d", 50*n+i), &s); m.Unparsable != nil || m.Shaped && len(s.Literals) != 1 {
+				if m := c.ParseText(fmt.Appendf(nil, "SELECT a FROM t WHERE b = %d", 50*n+i), &s, ""); m.Unparsable != nil || m.Shaped && len(s.Literals) != 1 {
 					t.Errorf("got %v with %v", m, s.Literals)
 				}
 			}
@@ -468,7 +468,7 @@ func BenchmarkText(b *testing.B) {
 	for _, sql := range []string{"SELECT abalance FROM pgbench_accounts WHERE aid = $1;", "SELECT abalance FROM pgbench_accounts WHERE aid = 4211324;"} {
 		known, by := NewCache(1<<20), NewCache(1<<20)
 		var s, other Shape
-		known.Parse([]byte(sql))
+		known.Parse([]byte(sql), "")
 		parseTwice(by, []byte(strings.Replace(sql, "4211324", "1", 1)), &s)
 		for _, x := range []struct {
 			name string

@@ -262,7 +262,13 @@ func (in *instance) options(conf *config.Config, r *tenant.Record) (cluster.Opti
 		Role: topology.Primary, Address: address, Database: r.Database, TCP: tcpOptions(conf.TCP), ConnectTimeout: conf.Connect.Timeout,
 		Budget: r.Limits.Connections, Pool: base,
 	}
-	if !local(address.Host) {
+	if ca := r.Endpoint.CA; ca != "" {
+		tls, err := backend.AuthorityTLS(ca)
+		if err != nil { // no connection gets through then
+			in.f.log().Error("TLS to a tenant's server", "tenant", r.Name, "error", err)
+		}
+		e.TLS, e.TLSKey = tls, "ca/"+fingerprint(ca)
+	} else if !local(address.Host) {
 		e.TLSKey = tlsKey(conf)
 		mode, err := backend.ParseTLSMode(string(conf.TLS.Verify))
 		if err == nil {

@@ -201,6 +201,9 @@ func TestElsewhere(t *testing.T) {
 		{"far", tenant.Endpoint{Host: "/nowhere/" + r.ID, Port: 5432}, "57P03"},
 		{"far", tenant.Endpoint{Host: shared, Port: mine.Port}, "08006"}, // it may be there, but is not
 		{"here", mine, ""},
+		{"far", tenant.Endpoint{Host: "localhost", Port: mine.Port, CA: string(pgtest.NewCA(t).PEM)}, "57P03"},
+		{"here", tenant.Endpoint{Host: mine.Host, Port: mine.Port, CA: string(pgtest.NewCA(t).PEM)}, "08006"}, // it has no TLS: there is no way to it without
+		{"here", mine, ""},
 	} {
 		k.dir.change(r.ID, func(r *tenant.Record) { r.Host, r.Endpoint = x.host, x.at })
 		_, err := k.try("acme", "acme", "wrong")

@@ -146,6 +146,8 @@ type Connect struct {
 	// Options are startup options (libpq's options, PGOPTIONS) with which the session is who it should be: what a virtual tenant's makes belongs to the role that
 	// owns what tenants use. Who only reads can do without.
 	Options string `json:"options,omitempty"`
+	// CA is the authority that the server's certificate has to come from, in PEM, if there is one: then by TLS only (sslmode=verify-full).
+	CA string `json:"ca,omitempty"`
 }
 
 // View is a tenant as operators see it: without secrets.

@@ -2,6 +2,8 @@ package provision
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"strings"
@@ -29,6 +31,9 @@ func dial(ctx context.Context, at tenant.Endpoint, w who) (*pgx.Conn, error) {
 		return nil, errors.New("the environment's settings for PostgreSQL's clients (PG...) can't be read")
 	}
 	c.Host, c.Port, c.User, c.Password, c.Database = at.Host, uint16(at.Port), w.user, w.password, w.database //nolint:gosec // a port
+	if c.TLSConfig, err = ServerTLS(at.Host, at.CA); err != nil {
+		return nil, err
+	}
 	c.Fallbacks = nil
 	c.ConnectTimeout = connectTimeout
 	c.RuntimeParams = map[string]string{"application_name": "pgkennel provision", "client_encoding": "UTF8", "lc_messages": "C"}
@@ -44,6 +49,18 @@ func dial(ctx context.Context, at tenant.Endpoint, w who) (*pgx.Conn, error) {
 	return pgx.ConnectConfig(ctx, c)
 }
 
+// ServerTLS is how a server is connected to that has to show a certificate of ca (PEM) for its host; nil = without TLS, where there is none.
+func ServerTLS(host, ca string) (*tls.Config, error) {
+	if ca == "" {
+		return nil, nil //nolint:nilnil // it means no TLS to pgx too
+	}
+	roots := x509.NewCertPool()
+	if !roots.AppendCertsFromPEM([]byte(ca)) {
+		return nil, errors.New("the certificate authority of the instance can't be read")
+	}
+	return &tls.Config{RootCAs: roots, ServerName: host, MinVersion: tls.VersionTLS12}, nil
+}
+
 // dialSource connects to a database of a server that is not ours, as an operator does: with TLS as the environment says (PGSSLMODE and so on).
 func dialSource(ctx context.Context, at Connect) (*pgx.Conn, error) {
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
@@ -51,6 +68,12 @@ func dialSource(ctx context.Context, at Connect) (*pgx.Conn, error) {
 		quote.Replace(at.Host), at.Port, quote.Replace(at.User), quote.Replace(at.Password), quote.Replace(at.Database)))
 	if err != nil {
 		return nil, errors.New("the environment's settings for PostgreSQL's clients (PG...) can't be read") // the text has a password
+	}
+	if at.CA != "" {
+		if c.TLSConfig, err = ServerTLS(at.Host, at.CA); err != nil {
+			return nil, err
+		}
+		c.Fallbacks = nil
 	}
 	c.ConnectTimeout = connectTimeout
 	c.RuntimeParams = map[string]string{"application_name": "pgkennel provision", "client_encoding": "UTF8", "options": at.Options}

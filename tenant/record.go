@@ -111,6 +111,8 @@ type Access struct {
 type Endpoint struct {
 	Host string `json:"host,omitempty"` // a directory if it begins with /: of its unix socket
 	Port int    `json:"port,omitempty"`
+	// CA is the certificate, in PEM, of who signs the server's. With it nobody connects but by TLS, and to no server that has not a certificate for Host.
+	CA string `json:"ca,omitempty"`
 }
 
 // Limits bound what a tenant may use; zero = nothing does.

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/sys/unix"
 
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/tenant"
@@ -217,9 +218,27 @@ func (t *tenants) newPsql() *cobra.Command {
 				return t.finish(cmd, printNothing, all)
 			}
 			c := all[0].result.Connect
-			return t.exec(path, append([]string{"psql"}, args[1:]...), psqlEnv(os.Environ(), c))
+			env := psqlEnv(os.Environ(), c)
+			if c.CA != "" {
+				file, err := authorityFile(c.CA)
+				if err != nil {
+					return err
+				}
+				env = append(env, "PGSSLMODE=verify-full", "PGSSLROOTCERT="+file)
+			}
+			return t.exec(path, append([]string{"psql"}, args[1:]...), env)
 		},
 	}, "NAME [-- ARGUMENTS OF PSQL]", 1, -1)
+}
+
+// authorityFile holds a certificate where psql finds it, which this process becomes: without a name, so that nothing is left of it.
+func authorityFile(text string) (string, error) {
+	fd, err := unix.MemfdCreate("authority", 0)
+	if err != nil {
+		return "", err
+	}
+	path := fmt.Sprintf("/proc/self/fd/%d", fd)
+	return path, os.WriteFile(path, []byte(text), 0o600)
 }
 
 // psqlEnv is an environment that leads to a database, and nowhere else: of a variable that is there twice libpq takes the first, and the operator may have
@@ -227,6 +246,9 @@ func (t *tenants) newPsql() *cobra.Command {
 func psqlEnv(env []string, c *provision.Connect) []string {
 	env = slices.DeleteFunc(env, func(v string) bool {
 		name, _, _ := strings.Cut(v, "=")
+		if c.CA != "" && (name == "PGSSLMODE" || name == "PGSSLROOTCERT" || name == "PGREQUIRESSL") {
+			return true
+		}
 		return slices.Contains([]string{"PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGOPTIONS", "PGSERVICE"}, name)
 	})
 	return append(env, "PGHOST="+c.Host, "PGPORT="+strconv.Itoa(c.Port), "PGUSER="+c.User, "PGPASSWORD="+c.Password, "PGDATABASE="+c.Database, "PGOPTIONS="+c.Options)

@@ -286,7 +286,7 @@ var groupD = []row{
 	{id: "D16", attack: "`EXPLAIN ANALYZE`", steps: []step{
 		try("EXPLAIN (ANALYZE, COSTS off, TIMING off, SUMMARY off) SELECT * FROM slugs", refused, "apart", runs), try("EXPLAIN ANALYZE EXECUTE q", stopped),
 		then("EXPLAIN SELECT * FROM slugs", runs),
-	}, note: "It counts rows that a policy hid. EXPLAIN works."},
+	}, note: "It counts rows that a policy hid. EXPLAIN works; its estimates come from the statistics of the whole table."},
 	{id: "D17", attack: "a table without policy", in: "row", run: (*exploit).newTables, gives: denied, note: "refused by an event trigger when it is made; `doctor` reports others"},
 	{id: "D18", attack: "`DROP OWNED`, `REASSIGN OWNED`", steps: []step{
 		try("DROP OWNED BY CURRENT_USER", refused), try("DROP OWNED BY {other}", refused), try("REASSIGN OWNED BY CURRENT_USER TO {other}", refused), then(mine, own),

@@ -35,7 +35,7 @@ var floors = map[string]int{
 	"provision/drivertest": 3,
 	"provision/systemd":    4, // the process driver, with units
 	"provision/docker":     4, // likewise, with containers
-	"provision/kubernetes": 3,
+	"provision/kubernetes": 4, // its settings are checked as the process driver's are
 	"provision/external":   3,
 	"provision/backup":     3,
 	"pooler/cluster":       3,

@@ -82,6 +82,15 @@ func ClientTLS(mode TLSMode, caFile, certFile, keyFile string) (TLSOptions, erro
 	return TLSOptions{Mode: mode, base: c}, nil
 }
 
+// AuthorityTLS is for a server that must show a certificate of an authority, in PEM, for its host.
+func AuthorityTLS(authority string) (TLSOptions, error) {
+	o := TLSOptions{Mode: TLSVerifyFull, base: &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: x509.NewCertPool()}}
+	if !o.base.RootCAs.AppendCertsFromPEM([]byte(authority)) {
+		return o, errors.New("the certificate of the authority can't be read")
+	}
+	return o, nil
+}
+
 // config is the configuration for one host.
 func (o TLSOptions) config(host string) *tls.Config {
 	if o.base == nil { // a Mode set by hand: only the strictest reading is safe

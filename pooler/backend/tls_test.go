@@ -22,6 +22,18 @@ func mustTLS(t testing.TB, mode TLSMode, ca, cert, key string) TLSOptions {
 	return o
 }
 
+func mustAuthority(t *testing.T, ca *pgtest.CA) TLSOptions {
+	t.Helper()
+	o, err := AuthorityTLS(string(ca.PEM))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := AuthorityTLS("none"); err == nil {
+		t.Error("what is no certificate is an authority")
+	}
+	return o
+}
+
 func TestTLSWithPostgreSQL(t *testing.T) {
 	t.Parallel()
 	ca, other := pgtest.NewCA(t), pgtest.NewCA(t)
@@ -42,6 +54,8 @@ func TestTLSWithPostgreSQL(t *testing.T) {
 		{"verify_full", mustTLS(t, TLSVerifyFull, ca.File, cert, key), FailureNone},
 		{"verify_ca of another", mustTLS(t, TLSVerifyCA, other.File, cert, key), FailureTLS},
 		{"verify_full of another", mustTLS(t, TLSVerifyFull, other.File, cert, key), FailureTLS},
+		{"an authority's, without a certificate", mustAuthority(t, ca), FailureAuth}, // it is believed, and asks for ours
+		{"another authority's", mustAuthority(t, other), FailureTLS},
 		{"verify_full by the system's roots", mustTLS(t, TLSVerifyFull, "", cert, key), FailureTLS},
 		{"somebody else's certificate", mustTLS(t, TLSVerifyFull, ca.File, wrongCert, wrongKey), FailureAuth},
 		{"certificate of another CA", mustTLS(t, TLSVerifyFull, ca.File, foreignCert, foreignKey), FailureUnreachable},

@@ -3,6 +3,7 @@ package session
 import (
 	"sync/atomic"
 
+	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/sharding/router"
@@ -52,6 +53,14 @@ type Account struct {
 	Login any
 	// Observer's handles for this account, and for its tenant; nil = it has none.
 	Metrics, TenantMetrics any
+}
+
+// owner is whose the texts of its sessions are, in caches: the tenant's, else the user's.
+func (a *Account) owner() parser.Owner {
+	if a.Place != nil {
+		return parser.Owner("tenant\x00" + a.Database + "\x00" + a.Place.Tenant.Name)
+	}
+	return parser.Owner("user\x00" + a.Database + "\x00" + a.User)
 }
 
 // Cluster is what a session knows of the databases behind its name.

@@ -258,16 +258,16 @@ func (s *Session) parse(sql []byte, shape *parser.Shape, how lookup) *parser.Mes
 		s.job = job{}
 		return m
 	}
-	text := string(sql)
+	text, by := string(sql), s.acct.owner()
 	done := s.drv.Offload(func() {
 		s.job = job{sql: text}
 		switch how {
 		case byItself:
-			s.job.message = s.sh.Cache.Parse([]byte(text))
+			s.job.message = s.sh.Cache.Parse([]byte(text), by)
 		case byShape:
-			s.job.message = s.sh.Cache.ParseShape([]byte(text), new(parser.Shape))
+			s.job.message = s.sh.Cache.ParseShape([]byte(text), new(parser.Shape), by)
 		case byText:
-			s.job.message = s.sh.Cache.ParseText([]byte(text), new(parser.Shape))
+			s.job.message = s.sh.Cache.ParseText([]byte(text), new(parser.Shape), by)
 		}
 	}, false)
 	if !done {

@@ -30,6 +30,12 @@ func connect(ctx context.Context, c provision.Connect) (*pgx.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
+	if c.CA != "" {
+		if cfg.TLSConfig, err = provision.ServerTLS(c.Host, c.CA); err != nil {
+			return nil, err
+		}
+		cfg.Fallbacks = nil
+	}
 	cfg.Password = c.Password
 	cfg.RuntimeParams["search_path"] = "pg_catalog"
 	cfg.RuntimeParams["default_transaction_read_only"] = "off" // a tenant may be read-only

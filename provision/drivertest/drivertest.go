@@ -23,6 +23,10 @@ type Caps struct {
 	Replicas          bool
 	// Kill: the process of State is of this host, and the test may kill it.
 	Kill bool
+	// Archive: finished WAL segments come into a spool on this host.
+	Archive bool
+	// Elsewhere: servers are not processes of this host, somebody else has their names and addresses, and limits count from a restart on.
+	Elsewhere bool
 }
 
 // timeout bounds each step.
@@ -109,11 +113,7 @@ func (k Kit) Try(in *provision.Instance, password, sql string) (string, error) {
 	k.Helper()
 	ctx, cancel := context.WithTimeout(k.Context(), timeout)
 	defer cancel()
-	config, err := pgx.ParseConfig("sslmode=disable")
-	if err != nil {
-		k.Fatal(err)
-	}
-	config.Host, config.Port = in.Endpoint.Host, uint16(in.Endpoint.Port) //nolint:gosec // it is one
+	config := k.config(in)
 	config.User, config.Password, config.Database = provision.Superuser, password, "postgres"
 	config.DefaultQueryExecMode, config.Fallbacks = pgx.QueryExecModeSimpleProtocol, nil
 	conn, err := pgx.ConnectConfig(ctx, config)
@@ -134,6 +134,20 @@ func (k Kit) Try(in *provision.Instance, password, sql string) (string, error) {
 	}
 	rows.Close()
 	return out, rows.Err()
+}
+
+// config is how an instance is reached.
+func (k Kit) config(in *provision.Instance) *pgx.ConnConfig {
+	k.Helper()
+	config, err := pgx.ParseConfig("sslmode=disable")
+	if err != nil {
+		k.Fatal(err)
+	}
+	if config.TLSConfig, err = provision.ServerTLS(in.Endpoint.Host, in.Endpoint.CA); err != nil {
+		k.Fatal(err)
+	}
+	config.Host, config.Port = in.Endpoint.Host, uint16(in.Endpoint.Port) //nolint:gosec // it is one
+	return config
 }
 
 // SQL is Try as pgkennel's superuser, for statements that work.

@@ -13,7 +13,7 @@ import (
 )
 
 // settings are checked, and take effect by what Configure says that they need.
-func settings(t *testing.T, open func(testing.TB) provision.Driver, _ Caps) {
+func settings(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 	t.Helper()
 	k := Kit{t, open(t)}
 	in := k.Instance()
@@ -51,12 +51,7 @@ func settings(t *testing.T, open func(testing.TB) provision.Driver, _ Caps) {
 	k.Do("reload", func(ctx context.Context) error { return k.Reload(ctx, in) })
 	configure(provision.NeedRestart) // it still does
 	show("work_mem", "4MB")
-	restart := func() {
-		t.Helper()
-		k.Do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
-		k.Do("start", func(ctx context.Context) error { return k.Start(ctx, in) })
-	}
-	restart()
+	k.restart(in)
 	show("max_wal_senders", "7")
 	configure(provision.NeedNothing)
 
@@ -74,13 +69,16 @@ func settings(t *testing.T, open func(testing.TB) provision.Driver, _ Caps) {
 		}
 	}
 	configure(provision.NeedNothing) // nothing of that was written
-	restart()
+	k.restart(in)
 
+	if caps.Elsewhere {
+		return // these are somebody else's
+	}
 	// A superuser's own changes do not take an instance away from pgkennel.
 	for _, set := range []string{"port = 1", "listen_addresses = '*'", "unix_socket_directories = '/tmp'", "archive_command = 'true'", "max_connections = 1"} {
 		k.SQL(in, "ALTER SYSTEM SET "+set)
 	}
-	restart()
+	k.restart(in)
 	show("listen_addresses", "127.0.0.1")
 }
 
@@ -109,6 +107,9 @@ func refusals(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 	refused("all memory and more", provision.KindRefused, func(in *provision.Instance) { in.Limits.Memory = 1 << 50 })
 	refused("more disk than there is", provision.KindRefused, func(in *provision.Instance) { in.Limits.Disk = 1 << 60 })
 	refused("more cores than there are", provision.KindRefused, func(in *provision.Instance) { in.Limits.CPU = 1000_000 })
+	if !caps.Archive {
+		refused("an archive", provision.KindRefused, func(in *provision.Instance) { in.Archive = true })
+	}
 	refused("a setting of pgkennel's own", provision.KindInvalid, func(in *provision.Instance) { in.Settings = map[string]string{"port": "1"} })
 	if !caps.Superuser {
 		refused("a superuser", provision.KindRefused, func(in *provision.Instance) { in.Superuser = true })
@@ -156,7 +157,16 @@ func cpu(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 	limit := func(thousandths int) {
 		t.Helper()
 		in.Limits.CPU = thousandths
-		k.Do("configure", func(ctx context.Context) error { _, err := k.Configure(ctx, in); return err })
+		k.Do("configure", func(ctx context.Context) error {
+			need, err := k.Configure(ctx, in)
+			if err == nil && (need == provision.NeedRestart) != caps.Elsewhere {
+				t.Errorf("a limit of the CPU needs %d", need)
+			}
+			return err
+		})
+		if caps.Elsewhere {
+			k.restart(in)
+		}
 	}
 	limit(50) // a running one is limited at once
 	if got := burn(1.2); got > 0.09 {
@@ -168,7 +178,7 @@ func cpu(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 
 func memory(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 	t.Helper()
-	k, in := limited(t, open, caps.Memory, func(in *provision.Instance) { in.Limits.Memory = 96 << 20 })
+	k, in := limited(t, open, caps.Memory, func(in *provision.Instance) { in.Limits.Memory = 128 << 20 })
 	if in == nil {
 		return
 	}
@@ -194,6 +204,9 @@ func memory(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 		}
 		return err
 	})
+	if caps.Elsewhere {
+		k.restart(in)
+	}
 	k.SQL(in, hungry)
 }
 
@@ -222,8 +235,7 @@ func disk(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 	var need provision.Need
 	k.Twice("configure", func(ctx context.Context) (err error) { need, err = k.Configure(ctx, in); return err })
 	if need == provision.NeedRestart {
-		k.Do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
-		k.Do("start", func(ctx context.Context) error { return k.Start(ctx, in) })
+		k.restart(in)
 	}
 	k.SQL(in, "SELECT count(*) FROM filler")
 	if u, err := k.Usage(t.Context(), in); err != nil || u.DiskSize < 140<<20 {
@@ -251,11 +263,8 @@ func connections(t *testing.T, open func(testing.TB) provision.Driver, _ Caps) {
 	k.Up(in)
 	k.SQL(in, "CREATE ROLE somebody LOGIN PASSWORD 'secret'")
 	connect := func() error {
-		config, err := pgx.ParseConfig("sslmode=disable")
-		if err != nil {
-			return err
-		}
-		config.Host, config.Port, config.Fallbacks = in.Endpoint.Host, uint16(in.Endpoint.Port), nil //nolint:gosec // it is one
+		config := k.config(in)
+		config.Fallbacks = nil
 		config.User, config.Password, config.Database = "somebody", "secret", "postgres"
 		conn, err := pgx.ConnectConfig(t.Context(), config)
 		if err == nil {
@@ -272,6 +281,13 @@ func connections(t *testing.T, open func(testing.TB) provision.Driver, _ Caps) {
 		t.Errorf("a connection above the limit: %v, want 53300", err)
 	}
 	k.SQL(in, "SELECT 1")
+}
+
+// restart has an instance down and up.
+func (k Kit) restart(in *provision.Instance) {
+	k.Helper()
+	k.Do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
+	k.Do("start", func(ctx context.Context) error { return k.Start(ctx, in) })
 }
 
 // Eventually waits until something is so.

@@ -26,7 +26,7 @@ func (d *Driver) Configure(ctx context.Context, in *provision.Instance) (provisi
 	if err := d.checkLimits(in); err != nil {
 		return 0, err
 	}
-	if err := checkSettings(in.Settings); err != nil {
+	if err := CheckSettings(in.Settings); err != nil {
 		return 0, err
 	}
 	inst, err := d.install(in.Version)

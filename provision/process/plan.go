@@ -71,7 +71,7 @@ func (d *Driver) Plan(_ context.Context, in *provision.Instance, others []*provi
 	if err := d.checkLimits(in); err != nil {
 		return err
 	}
-	if err := checkSettings(in.Settings); err != nil {
+	if err := CheckSettings(in.Settings); err != nil {
 		return err
 	}
 	rest := make([]*provision.Instance, 0, len(others))
@@ -250,9 +250,12 @@ func memoryOf(in *provision.Instance) int64 {
 // processesOf is how many processes an instance may need: a backend each, and those that are always there.
 func processesOf(in *provision.Instance) int { return connectionsOf(in) + ownConnections + 24 }
 
-func connectionsOf(in *provision.Instance) int {
-	if in.Limits.Connections > 0 {
-		return in.Limits.Connections
+func connectionsOf(in *provision.Instance) int { return Connections(in.Limits) }
+
+// Connections is how many a tenant may have.
+func Connections(l tenant.Limits) int {
+	if l.Connections > 0 {
+		return l.Connections
 	}
 	return defaultConnections
 }

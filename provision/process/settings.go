@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/pgkennel/pgkennel/provision"
+	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // setting is one line of postgresql.conf.
@@ -37,8 +38,8 @@ var goodName = regexp.MustCompile(`^[a-zA-Z_][a-zA-Z0-9_]*(\.[a-zA-Z_][a-zA-Z0-9
 // follow are settings of which a replica may not have less than its primary: it would not start.
 var follow = []string{"max_worker_processes", "max_wal_senders", "max_prepared_transactions", "max_locks_per_transaction", "wal_level"}
 
-// checkSettings refuses settings of operators that would break what pgkennel relies on.
-func checkSettings(settings map[string]string) error {
+// CheckSettings refuses settings of operators that would break what pgkennel relies on.
+func CheckSettings(settings map[string]string) error {
 	for _, name := range slices.Sorted(maps.Keys(settings)) {
 		bad := func(format string, args ...any) error {
 			return provision.Errorf(provision.KindInvalid, format, args...)
@@ -75,7 +76,6 @@ func checkSettings(settings map[string]string) error {
 
 // settings are all that an instance's postgresql.conf says: what follows from its limits, then the operator's, then what must be.
 func (d *Driver) settings(p *place, in *provision.Instance) []setting {
-	l := in.Limits
 	conns := connectionsOf(in)
 	m := map[string]string{
 		"shared_buffers": "64MB", "work_mem": "4MB", "maintenance_work_mem": "64MB", "wal_level": "replica",
@@ -85,25 +85,7 @@ func (d *Driver) settings(p *place, in *provision.Instance) []setting {
 		"log_line_prefix": "%m [%p] %q%u@%d ", "log_checkpoints": "off", "log_autovacuum_min_duration": "-1",
 		"tcp_keepalives_idle": "60", "max_files_per_process": "1000",
 	}
-	kb := func(n int64) string { return strconv.FormatInt(n>>10, 10) + "kB" }
-	if l.Memory > 0 {
-		m["shared_buffers"] = kb(clamp(l.Memory/4, 16<<20, 8<<30))
-		m["effective_cache_size"] = kb(l.Memory * 5 / 8)
-		m["work_mem"] = kb(clamp(l.Memory/4/int64(conns), 1<<20, 64<<20))
-		m["maintenance_work_mem"] = kb(clamp(l.Memory/16, 4<<20, 1<<30))
-	}
-	if l.CPU > 0 {
-		m["max_parallel_workers"] = strconv.Itoa(min((l.CPU+999)/1000, 8))
-	}
-	if l.Disk > 0 {
-		// WAL that is kept must leave room for data.
-		wal := clamp(l.Disk/8, 16<<20, 1<<30)
-		m["max_wal_size"], m["min_wal_size"] = kb(wal), kb(max(wal/4, 8<<20))
-		if l.Disk >= 1<<30 {
-			m["min_wal_size"] = kb(max(wal/4, 32<<20))
-		}
-		m["max_slot_wal_keep_size"] = kb(l.Disk / 8)
-	}
+	maps.Copy(m, Tuned(in.Limits))
 	if d.o.NoSync {
 		m["fsync"] = "off"
 	}
@@ -143,6 +125,31 @@ func (d *Driver) settings(p *place, in *provision.Instance) []setting {
 		list = append(list, setting{name, m[name]})
 	}
 	return list
+}
+
+// Tuned are the settings that follow from limits.
+func Tuned(l tenant.Limits) map[string]string {
+	m := map[string]string{}
+	kb := func(n int64) string { return strconv.FormatInt(n>>10, 10) + "kB" }
+	if l.Memory > 0 {
+		m["shared_buffers"] = kb(clamp(l.Memory/4, 16<<20, 8<<30))
+		m["effective_cache_size"] = kb(l.Memory * 5 / 8)
+		m["work_mem"] = kb(clamp(l.Memory/4/int64(Connections(l)), 1<<20, 64<<20))
+		m["maintenance_work_mem"] = kb(clamp(l.Memory/16, 4<<20, 1<<30))
+	}
+	if l.CPU > 0 {
+		m["max_parallel_workers"] = strconv.Itoa(min((l.CPU+999)/1000, 8))
+	}
+	if l.Disk > 0 {
+		// WAL that is kept must leave room for data.
+		wal := clamp(l.Disk/8, 16<<20, 1<<30)
+		m["max_wal_size"], m["min_wal_size"] = kb(wal), kb(max(wal/4, 8<<20))
+		if l.Disk >= 1<<30 {
+			m["min_wal_size"] = kb(max(wal/4, 32<<20))
+		}
+		m["max_slot_wal_keep_size"] = kb(l.Disk / 8)
+	}
+	return m
 }
 
 func clamp(n, low, high int64) int64 { return min(max(n, low), high) }

@@ -50,7 +50,7 @@ func TestRefused(t *testing.T) {
 func TestDriver(t *testing.T) {
 	t.Parallel()
 	if os.Getenv(inside) != "" {
-		drivertest.Run(t, open, drivertest.Caps{CPU: true, Memory: true, Disk: true, Superuser: true, Replicas: true, Kill: true})
+		drivertest.Run(t, open, drivertest.Caps{CPU: true, Memory: true, Disk: true, Superuser: true, Replicas: true, Kill: true, Archive: true})
 		return
 	}
 	if why := unable(t); why != "" {

@@ -30,12 +30,12 @@ func pair(t testing.TB, f *fixture, first, second string, utf8 bool) bool {
 	t.Helper()
 	cache := parser.NewCache(8 << 20)
 	var s parser.Shape
-	cache.ParseShape([]byte(first), &s)
-	cache.ParseShape([]byte(first), &s) // the first text of a shape is for itself
+	cache.ParseShape([]byte(first), &s, "")
+	cache.ParseShape([]byte(first), &s, "") // the first text of a shape is for itself
 	if k := string(s.Key); k == "" {
 		return false
 	}
-	m := cache.ParseShape([]byte(second), &s)
+	m := cache.ParseShape([]byte(second), &s, "")
 	if !m.Shaped {
 		return false
 	}

@@ -60,7 +60,7 @@ func checkShape(t testing.TB, r *router.Router, env *router.Env, in router.Input
 	rnd.Shuffle(len(texts), func(i, j int) { texts[i], texts[j] = texts[j], texts[i] })
 	for _, text := range texts {
 		var s parser.Shape
-		m := cache.ParseShape([]byte(text), &s)
+		m := cache.ParseShape([]byte(text), &s, "")
 		if again := cache.GetShape([]byte(text), &s); again != m {
 			t.Fatalf("%q is not found again", text)
 		}

@@ -47,7 +47,7 @@ func sameForTenants(t testing.TB, f *fixture, tenants []router.Tenant, in router
 	for range 2 { // the first of a shape is for itself
 		for _, text := range texts {
 			var s parser.Shape
-			m := find([]byte(text), &s)
+			m := find([]byte(text), &s, "")
 			fresh := parser.Parse(text)
 			if !m.Shaped || fresh.Unparsable != nil {
 				continue // the server refuses it
