@@ -341,7 +341,7 @@ func (m *Manager) await(ctx context.Context, r *tenant.Record, join string, repo
 // driveTo runs what is on record here, and returns when an operation is over, or somebody else has it.
 func (m *Manager) driveTo(ctx context.Context, id, op string, report func(Progress)) (*Result, bool, error) {
 	for {
-		f, err := m.drive(id)
+		f, err := m.drive(id) //nolint:contextcheck // it outlives who asks for it
 		if err != nil {
 			return nil, false, err
 		}

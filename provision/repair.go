@@ -80,7 +80,7 @@ func (m *Manager) mend(ctx context.Context, r *tenant.Record, o Order, report fu
 		}
 		if local {
 			m.letIn(ctx, r)
-			f, err := m.drive(r.ID)
+			f, err := m.drive(r.ID) //nolint:contextcheck // it outlives who asks for it
 			if err != nil {
 				return nil, err
 			}

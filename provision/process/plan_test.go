@@ -198,7 +198,8 @@ func TestOtherDataDir(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
-	other := open(t)
+	o.DataDir = t.TempDir()
+	other := openWith(t, o)
 	for name, do := range map[string]func(context.Context, *provision.Instance) error{"volume": other.Volume, "start": other.Start, "stop": other.Stop, "destroy": other.Destroy} {
 		if err := do(t.Context(), in); err == nil || !strings.Contains(explain(err), "data_dir") {
 			t.Errorf("%s: got error %v", name, err)
