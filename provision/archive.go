@@ -57,7 +57,7 @@ type Archive interface {
 	// Unpack makes a data directory of a physical backup, for an instance that is down, and has it recover until a time; zero = as far as WAL is there.
 	Unpack(ctx context.Context, b *Backup, to Source, until time.Time, report func(Progress)) error
 	// Check reads a backup and compares checksums; Verified notes that it was restored.
-	Check(ctx context.Context, b *Backup) error
+	Check(ctx context.Context, b *Backup, until time.Time) error
 	Verified(ctx context.Context, b *Backup, at time.Time) error
 	// Collect takes finished WAL segments out of the spool into the archive.
 	Collect(ctx context.Context, from Source) error

@@ -183,6 +183,7 @@ func (m *Manager) begin(ctx context.Context, v *verb, c *change) (err error) {
 		return err
 	}
 	c.r = r
+	m.overtake(r)
 	if c.o.Verb != VerbCreate {
 		m.o.Log.InfoContext(ctx, "tenant changes", "verb", c.o.Verb, "tenant", r.ID, "name", r.Name, "by", c.o.By)
 	}
@@ -278,6 +279,9 @@ func (c *change) meet(ctx context.Context) (joined bool, err error) {
 	if failed && (c.o.Verb == VerbRemove || c.o.Verb == op.Verb && !op.Undoing) {
 		return false, nil // it takes its place
 	}
+	if v := c.m.verbs[op.Verb]; v != nil && v.makes && c.o.Verb == VerbRemove && c.o.Now {
+		return false, nil // there is nothing to lose, and what makes it may never end
+	}
 	if failed {
 		return false, Errorf(KindState, "%s of tenant %s failed", op.Verb, c.old.Name).WithDetail("%s", op.Error).
 			WithHint("pgkennel tenant repair %s goes on with it; remove takes the tenant away", c.old.Name)
@@ -341,7 +345,7 @@ func (m *Manager) await(ctx context.Context, r *tenant.Record, join string, repo
 // driveTo runs what is on record here, and returns when an operation is over, or somebody else has it.
 func (m *Manager) driveTo(ctx context.Context, id, op string, report func(Progress)) (*Result, bool, error) {
 	for {
-		f, err := m.drive(id)
+		f, err := m.drive(id) //nolint:contextcheck // it outlives who asks for it
 		if err != nil {
 			return nil, false, err
 		}
@@ -446,6 +450,8 @@ func (m *Manager) outcome(ctx context.Context, id, op string, r *tenant.Record) 
 		case what == "undone":
 			undone = true
 			continue
+		case what != "done" && m.verbs[verb] != nil && m.verbs[verb].makes:
+			return nil, Errorf(KindState, "%s of %s was given up: the tenant is removed", verb, e.Name)
 		}
 		if !undone {
 			break

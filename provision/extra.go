@@ -7,6 +7,7 @@ import (
 	"io"
 	"maps"
 	"slices"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -241,7 +242,7 @@ func checkBackup(ctx context.Context, j *job) error {
 	if err != nil {
 		return err
 	}
-	return j.m.o.Archive.Check(ctx, b)
+	return j.m.o.Archive.Check(ctx, b, time.Time{})
 }
 
 func tryUnpack(ctx context.Context, j *job) error {

@@ -12,7 +12,8 @@ import (
 
 // flight is an operation that this process is at.
 type flight struct {
-	done chan struct{}
+	done   chan struct{}
+	cancel context.CancelCauseFunc
 	// These are read when done is closed.
 	op  string         // the operation's ID; empty = there was none
 	r   *tenant.Record // as it was left; nil = it is gone
@@ -24,6 +25,7 @@ type flight struct {
 		interrupt context.CancelCauseFunc // ends what is done; nil = it goes to its end
 		last      Progress
 		next      int
+		at        *tenant.Record // with the operation that it is at, as that was when it began
 		reports   map[int]func(Progress)
 	}
 }
@@ -116,17 +118,38 @@ func (m *Manager) fly(id string, do func(ctx context.Context, f *flight) error) 
 	if f := m.mu.flights[id]; f != nil {
 		return f, nil
 	}
-	f := &flight{done: make(chan struct{})}
+	ctx, cancel := context.WithCancelCause(m.root)
+	f := &flight{done: make(chan struct{}), cancel: cancel}
 	f.mu.reports = make(map[int]func(Progress))
 	m.mu.flights[id] = f
 	m.wg.Go(func() {
-		f.err = do(m.root, f)
+		f.err = do(ctx, f)
+		cancel(nil)
 		m.mu.Lock()
 		delete(m.mu.flights, id)
 		m.mu.Unlock()
 		close(f.done)
 	})
 	return f, nil
+}
+
+// overtake ends what this process is at with a tenant if another operation has taken its place: it might never end by itself.
+func (m *Manager) overtake(r *tenant.Record) {
+	if r.Operation == nil {
+		return
+	}
+	m.mu.Lock()
+	f := m.mu.flights[r.ID]
+	m.mu.Unlock()
+	if f == nil {
+		return
+	}
+	f.mu.Lock()
+	at := f.mu.at
+	f.mu.Unlock()
+	if at != nil && at.Operation.ID != r.Operation.ID && at.Revision < r.Revision {
+		f.cancel(errTaken)
+	}
 }
 
 // flying reports whether something is being done to a tenant by this process.
@@ -171,6 +194,9 @@ func (m *Manager) operate(ctx context.Context, id string, f *flight) error {
 			return nil
 		}
 		f.op = r.Operation.ID
+		f.mu.Lock()
+		f.mu.at = r
+		f.mu.Unlock()
 		j, err := m.job(r, f)
 		if err != nil {
 			return err
@@ -309,7 +335,7 @@ func (j *job) run(ctx context.Context) error {
 		}
 		failure = err
 		j.m.o.Log.WarnContext(ctx, "operation failed", "verb", j.o.Verb, "tenant", j.r.ID, "step", j.r.Operation.Now, "error", err)
-		undo := j.v.undo
+		undo := j.v.undo || j.r.Operation.Args[argIntact] != ""
 		j.pending = nil
 		j.change(func(r *tenant.Record) {
 			r.Operation.Error = explain(err, r.Name).Message

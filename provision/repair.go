@@ -80,7 +80,7 @@ func (m *Manager) mend(ctx context.Context, r *tenant.Record, o Order, report fu
 		}
 		if local {
 			m.letIn(ctx, r)
-			f, err := m.drive(r.ID)
+			f, err := m.drive(r.ID) //nolint:contextcheck // it outlives who asks for it
 			if err != nil {
 				return nil, err
 			}
@@ -99,6 +99,9 @@ func (m *Manager) mend(ctx context.Context, r *tenant.Record, o Order, report fu
 			if r.Phase == tenant.Failed { // the runner there leaves it until it is told
 				n := r.Clone()
 				n.Phase, n.Operation.Error, n.Updated = r.Operation.From, "", m.o.Now().UTC()
+				if p, ok := tenant.ParsePhase(r.Operation.Args[argPhase]); ok { // what is half done is not served
+					n.Phase = p
+				}
 				_, err := m.dir.Put(ctx, n, tenant.Entry{Time: n.Updated, Who: o.By, What: VerbRepair, ID: r.ID, Name: r.Name})
 				if err != nil && !errors.Is(err, tenant.ErrConflict) {
 					return nil, err

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"syscall"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 
@@ -45,11 +46,36 @@ func beginRestore(ctx context.Context, c *change) error {
 	}
 	c.args = map[string]string{argBackup: b.ID, argKind: b.Kind}
 	c.detail = "backup " + b.ID
-	c.r.Phase = tenant.Stopped // until it is through
+	if c.old.Operation != nil || c.old.Phase == tenant.Failed {
+		c.r.Phase = tenant.Stopped // until it is through: what there is may be half replaced
+	} else {
+		c.args[argIntact] = "true"
+	}
 	return nil
 }
 
-const argKind = "kind"
+const (
+	argKind = "kind"
+	// argIntact is there while a restore has not begun to replace anything: should it fail, the tenant is as it was.
+	argIntact = "intact"
+)
+
+// checkFirst reads all that is to take the place of what is there, and only then takes the tenant down.
+func checkFirst(ctx context.Context, j *job) error {
+	b, err := j.picked(ctx, j.r.ID)
+	if err != nil {
+		return err
+	}
+	if err := j.m.o.Archive.Check(ctx, b, j.until(b)); err != nil {
+		return err
+	}
+	j.change(func(r *tenant.Record) {
+		r.Phase = tenant.Stopped // until it is through
+		r.Operation.Args[argPhase] = r.Phase.String()
+		delete(r.Operation.Args, argIntact)
+	})
+	return nil
+}
 
 func restoreSteps(j *job) []step {
 	kind := j.r.Operation.Args[argKind]
@@ -60,12 +86,12 @@ func restoreSteps(j *job) []step {
 	case kind == "":
 		return append(up, step{"register", ready, nil})
 	case j.r.Isolation != tenant.Instance:
-		return []step{{"keep", keep, nil}, {"load", loadVirtual, nil}, {"register", ready, nil}}
+		return []step{{"check", checkFirst, nil}, {"keep", keep, nil}, {"load", loadVirtual, nil}, {"register", ready, nil}}
 	case kind == Physical:
-		return slices.Concat([]step{{"keep", keep, nil}, {"close", closeSessions, nil}, {"stop", stop, nil}, {"unpack", unpack, nil}}, up[1:],
+		return slices.Concat([]step{{"check", checkFirst, nil}, {"keep", keep, nil}, {"close", closeSessions, nil}, {"stop", stop, nil}, {"unpack", unpack, nil}}, up[1:],
 			[]step{{"roles", roles, nil}, {"register", ready, nil}})
 	}
-	return slices.Concat([]step{{"keep", keep, nil}}, up, []step{{"roles", roles, nil}, {"load", load, nil}, {"register", ready, nil}})
+	return slices.Concat([]step{{"check", checkFirst, nil}, {"keep", keep, nil}}, up, []step{{"roles", roles, nil}, {"load", load, nil}, {"register", ready, nil}})
 }
 
 // keep makes a backup of what is there before it is replaced. What can't be read any more can't be kept: that is no reason to keep the tenant from its backup.
@@ -89,8 +115,16 @@ func unpack(ctx context.Context, j *job) error {
 		return err
 	}
 	return j.instance(func(in *Instance, d Driver) error {
-		return j.m.o.Archive.Unpack(ctx, b, source(j.r, in, d), j.o.ToTime, j.progress)
+		return j.m.o.Archive.Unpack(ctx, b, source(j.r, in, d), j.until(b), j.progress)
 	})
+}
+
+// until is how far WAL is replayed on a physical backup. Who names a backup wants what is in it, and not what came later; the zero time is the latest there is.
+func (j *job) until(b *Backup) time.Time {
+	if j.o.ToTime.IsZero() && j.o.Backup != "" {
+		return b.From
+	}
+	return j.o.ToTime
 }
 
 // load makes the tenant's database anew from a logical backup.
@@ -274,7 +308,7 @@ func unpackOther(ctx context.Context, j *job) error {
 		return err
 	}
 	return j.instance(func(in *Instance, d Driver) error {
-		return j.m.o.Archive.Unpack(ctx, b, source(j.r, in, d), j.o.ToTime, j.progress)
+		return j.m.o.Archive.Unpack(ctx, b, source(j.r, in, d), j.until(b), j.progress)
 	})
 }
 

@@ -163,6 +163,7 @@ func (w *warden) learn(c tenant.Change) {
 		}
 		w.mu.records[r.ID] = r
 		w.mu.due[r.ID] = true
+		w.m.overtake(r)
 	}
 	for _, id := range c.Deleted {
 		delete(w.mu.records, id)
@@ -203,7 +204,7 @@ func (w *warden) look(ctx context.Context) {
 		if op := r.Operation; op != nil {
 			if op.Error == "" || op.Undoing && r.Phase != tenant.Failed {
 				// Under the tenant's lock: while whoever began it lives, it is waited for.
-				if _, err := w.m.drive(r.ID); err != nil {
+				if _, err := w.m.drive(r.ID); err != nil { //nolint:contextcheck // it outlives this
 					return
 				}
 			}
@@ -213,7 +214,7 @@ func (w *warden) look(ctx context.Context) {
 			continue
 		}
 		id := r.ID
-		if _, err := w.m.fly(id, func(fctx context.Context, _ *flight) error {
+		if _, err := w.m.fly(id, func(fctx context.Context, _ *flight) error { //nolint:contextcheck // it ends with this by itself
 			fctx, cancel := context.WithCancelCause(fctx)
 			defer context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })()
 			err := w.tend(fctx, id)

@@ -68,8 +68,17 @@ func serve(cmd *cobra.Command, f *files) error {
 	k, err := kennel.Open(ctx, ko)
 	if errors.Is(err, tenant.ErrInUse) { // a command without a running pooler, perhaps
 		log.Info("waiting for another process to let go of the directory", "directory", cfg.Directory.Path)
-		ko.Wait = inUsePatience
-		k, err = kennel.Open(ctx, ko)
+		ko.Wait = inUsePatience / 100
+		for until := time.Now().Add(inUsePatience); errors.Is(err, tenant.ErrInUse) && time.Now().Before(until); {
+			select {
+			case s := <-signals:
+				if s != syscall.SIGHUP {
+					return nil
+				}
+			default:
+				k, err = kennel.Open(ctx, ko)
+			}
+		}
 	}
 	if errors.Is(err, tenant.ErrInUse) {
 		return fmt.Errorf("the directory %s: %w; is there another pgkennel with it?", cfg.Directory.Path, err)

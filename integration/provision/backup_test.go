@@ -1,6 +1,7 @@
 package provision_test
 
 import (
+	"os"
 	"path/filepath"
 	"syscall"
 	"testing"
@@ -73,6 +74,28 @@ func TestBackups(t *testing.T) {
 	b.refused(provision.Order{Verb: provision.VerbRestore, Tenant: "acme", ToTime: time.Unix(1, 0)}, provision.KindNotFound, "physical")
 	if res := b.do(provision.Order{Verb: provision.VerbBackups, Tenant: "acme"}); len(res.Backups) != 3 { // and one before the restore
 		t.Errorf("got %d backups, want 3", len(res.Backups))
+	}
+	// A damaged backup is refused while what it was to replace is still there, and served.
+	for _, id := range ids {
+		files, err := filepath.Glob(filepath.Join(b.root, "b", "*", id, "[bd][au][sm][ep]"))
+		if err != nil || len(files) != 1 {
+			t.Fatalf("got files %v, %v", files, err)
+		}
+		text, err := os.ReadFile(files[0])
+		if err != nil {
+			t.Fatal(err)
+		}
+		text[len(text)/2] ^= 1
+		if err := os.WriteFile(files[0], text, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		b.refused(provision.Order{Verb: provision.VerbRestore, Tenant: "acme", Backup: id}, provision.KindFailed, "damaged")
+		if r := b.record("acme"); r.Phase != tenant.Ready || r.Operation != nil {
+			t.Errorf("after a damaged backup: got phase %s, operation %+v", r.Phase, r.Operation)
+		}
+		if got := sum("acme"); got != "11" {
+			t.Errorf("after a damaged backup: got %s, want 11", got)
+		}
 	}
 	// Another has its data through a file.
 	file := filepath.Join(t.TempDir(), "acme")

@@ -219,7 +219,7 @@ func TestBusy(t *testing.T) {
 		}()
 	}
 	<-held
-	b.refused(provision.Order{Verb: provision.VerbRemove, Tenant: "acme", Now: true}, provision.KindBusy, "create is under way")
+	b.refused(provision.Order{Verb: provision.VerbBackup, Tenant: "acme"}, provision.KindBusy, "create is under way")
 	b.refused(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Password: "another"}, provision.KindBusy, "init")
 	if b.record("acme").Routable() {
 		t.Error("a tenant can be reached that is being made")

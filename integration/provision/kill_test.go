@@ -1,9 +1,11 @@
 package provision_test
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,8 +26,9 @@ const childEnv = "PGKENNEL_TEST_CHILD"
 type child struct {
 	Root, Seen, Templates string
 	Archive               bool
-	At                    string // the only place at which it is killed; empty = see Seen
-	After                 bool   // only behind steps: in front of one is behind what was recorded of the one before
+	At                    string   // the only place at which it is killed; empty = see Seen
+	After                 bool     // only behind steps: in front of one is behind what was recorded of the one before
+	Only                  []string // only at these steps; none = at all
 	Order                 provision.Order
 }
 
@@ -57,6 +60,9 @@ func TestAsChild(t *testing.T) { //nolint:paralleltest // it is alone in its pro
 	}
 	o.OnStep = func(op *tenant.Operation, step, when string) {
 		place := op.Verb + " " + when + " " + step
+		if len(c.Only) > 0 && !slices.Contains(c.Only, step) {
+			return
+		}
 		if c.After && when != "after" || c.At != "" && place != c.At || slices.Contains(places, place) {
 			return
 		}
@@ -85,7 +91,7 @@ func TestAsChild(t *testing.T) { //nolint:paralleltest // it is alone in its pro
 
 // killed has an order carried out by children that are killed before and after each of its steps, one after another: the first has the order, the others
 // repair, or have the same order again, in turns. It returns the places, and what the last child said.
-func (b *bed) killed(o provision.Order, templates string, archived bool) (places []string, said string) {
+func (b *bed) killed(o provision.Order, templates string, archived bool, only ...string) (places []string, said string) {
 	b.Helper()
 	b.close()
 	defer b.open(func(b *bed, o *provision.Options) {
@@ -106,7 +112,7 @@ func (b *bed) killed(o provision.Order, templates string, archived bool) (places
 	defer os.Remove(seen + ".said")
 	order := o
 	for n := 1; n < 100; n++ {
-		text, err := json.Marshal(child{Root: b.root, Seen: seen, Templates: templates, Archive: archived, After: archived, Order: order})
+		text, err := json.Marshal(child{Root: b.root, Seen: seen, Templates: templates, Archive: archived, After: archived, Only: only, Order: order})
 		if err != nil {
 			b.Fatal(err)
 		}
@@ -246,7 +252,7 @@ func TestKilledWithBackups(t *testing.T) {
 		{provision.Order{Verb: provision.VerbVerify}, "check " + made + " load destroy register", tenant.Ready},
 		{provision.Order{Verb: provision.VerbReplica, Action: "create", Force: true}, made + " register", tenant.Ready},
 		{provision.Order{Verb: provision.VerbReplica, Action: "remove"}, "destroy register", tenant.Ready},
-		{provision.Order{Verb: provision.VerbRestore}, "keep volume configure start answers roles load register", tenant.Ready},
+		{provision.Order{Verb: provision.VerbRestore}, "check keep volume configure start answers roles load register", tenant.Ready},
 		{provision.Order{Verb: provision.VerbClone, Name: "twin"}, "dump " + made + " roles load register", tenant.Ready},
 		{provision.Order{Verb: provision.VerbRemove}, "close backup stop register", tenant.Removed},
 		{provision.Order{Verb: provision.VerbRestore}, "volume configure start answers register", tenant.Ready},
@@ -289,6 +295,64 @@ func TestKilledWithBackups(t *testing.T) {
 				t.Errorf("%s: %s has %s", o.Verb, name, got)
 			}
 		}
+	}
+}
+
+var everyStep = flag.Bool("everystep", false, "kill restores of physical backups and imports at each of their steps, not only where it matters most")
+
+// The same with physical backups, the times between them, and files.
+func TestKilledWithPhysicalBackups(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, archived(t))
+	b.do(provision.Order{
+		Verb: provision.VerbCreate, Tenant: "acme", Archive: new(true), Init: "CREATE TABLE x (i int); INSERT INTO x VALUES (7)", Settings: map[string]string{"shared_buffers": "16MB"},
+	})
+	base := b.do(provision.Order{Verb: provision.VerbBackup, Tenant: "acme", Kind: provision.Physical}).Backups[0].ID
+	b.mustSQL("acme", "acme", "INSERT INTO x VALUES (8)")
+	then := b.mustSQL("acme", "acme", "SELECT to_char(clock_timestamp() AT TIME ZONE 'UTC', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')")
+	at, err := time.Parse(time.RFC3339Nano, then)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.mustSQL("acme", "acme", "INSERT INTO x VALUES (9)")
+	file := filepath.Join(t.TempDir(), "acme")
+	b.do(provision.Order{Verb: provision.VerbExport, Tenant: "acme", File: file})
+	const up, made = "configure start answers", "plan volume init"
+	for _, row := range []struct {
+		order      provision.Order
+		steps, has string
+		only       []string
+	}{
+		{provision.Order{Verb: provision.VerbImport, Tenant: "moved", File: file}, "import " + made + " " + up + " roles load register", "7 8 9", []string{"import", "load"}},
+		{provision.Order{Verb: provision.VerbRestore, ToTime: at}, "check keep close stop unpack " + up + " roles register", "7 8", []string{"unpack", "answers"}},
+		{provision.Order{Verb: provision.VerbRestore, ToTime: at, Name: "twin"}, "backup " + made + " unpack " + up + " adopt roles register", "7 8", []string{"unpack", "roles"}},
+		{provision.Order{Verb: provision.VerbRestore, Backup: base}, "check keep close stop unpack " + up + " roles register", "7", []string{"stop", "start"}},
+	} {
+		o, only := row.order, row.only
+		o.Tenant, o.By = cmp.Or(o.Tenant, "acme"), "test"
+		if *everyStep {
+			only = nil
+		}
+		places, said := b.killed(o, "", true, only...)
+		if said != "" && o.Verb == provision.VerbRestore && o.Name == "" {
+			t.Fatalf("%s: %s", o.Verb, said)
+		}
+		want := row.steps
+		if only != nil {
+			want = strings.Join(only, " ")
+		}
+		if got := stepsOf(places, "after"); got != want {
+			t.Fatalf("%s: killed after the steps %q, want %q (%s)", o.Verb, got, want, said)
+		}
+		b.nothing()
+		name := cmp.Or(o.Name, o.Tenant)
+		if r := b.record(name); r.Phase != tenant.Ready || r.Operation != nil {
+			t.Fatalf("%s: got phase %s, operation %+v", o.Verb, r.Phase, r.Operation)
+		}
+		if got := b.mustSQL(name, name, "SELECT string_agg(i::text, ' ' ORDER BY i) FROM x"); got != row.has {
+			t.Errorf("%s: %s has %s, want %s", o.Verb, name, got, row.has)
+		}
+		b.mustSQL(name, name, "CREATE TABLE y (); DROP TABLE y")
 	}
 }
 

@@ -89,6 +89,28 @@ func TestLife(t *testing.T) {
 	b.nothing()
 }
 
+// What makes a tenant may never end, and is ended by its removal: by whoever is at it, and by who finds it later.
+func TestRemoveWhileMade(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, nil)
+	o := provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Init: "DO $$ BEGIN LOOP END LOOP; END $$"}
+	made := make(chan error, 1)
+	go func() { made <- b.try(o) }()
+	b.until("its template is made", func() bool {
+		r, err := b.dir.Find(t.Context(), "name/acme")
+		return err == nil && r.Operation != nil && r.Operation.Now == "template"
+	})
+	b.refused(provision.Order{Verb: provision.VerbRemove, Tenant: "acme"}, provision.KindBusy, "create")
+	b.do(provision.Order{Verb: provision.VerbRemove, Tenant: "acme", Now: true})
+	if err := <-made; err == nil || !strings.Contains(told(err), "given up") {
+		t.Errorf("create: got %v", err)
+	}
+	b.nothing()
+	b.killedAt(provision.Order{Verb: provision.VerbCreate, Tenant: "acme"}, "create before template", false)
+	b.do(provision.Order{Verb: provision.VerbRemove, Tenant: "acme", Now: true})
+	b.nothing()
+}
+
 // What is on the host of an instance that the directory never had stays, until repair is told to take it away.
 func TestStrays(t *testing.T) {
 	t.Parallel()

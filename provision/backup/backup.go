@@ -286,7 +286,7 @@ func (a *Archive) manifests(id string) ([]*manifest, error) {
 
 // Check implements provision.Archive: everything is read, decrypted and decompressed, and of a physical backup each file compared with what the server said
 // that it sent, and the WAL behind it decrypted too.
-func (a *Archive) Check(ctx context.Context, b *provision.Backup) error {
+func (a *Archive) Check(ctx context.Context, b *provision.Backup, until time.Time) error {
 	m, err := a.manifest(b.Tenant, b.ID)
 	if err != nil {
 		return fail(err)
@@ -294,7 +294,7 @@ func (a *Archive) Check(ctx context.Context, b *provision.Backup) error {
 	if err := a.check(ctx, m); err != nil {
 		return fail(err)
 	}
-	return fail(a.checkWAL(ctx, m))
+	return fail(a.checkWAL(ctx, m, until))
 }
 
 func (a *Archive) check(ctx context.Context, m *manifest) error {

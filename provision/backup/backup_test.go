@@ -180,12 +180,12 @@ func TestABackupIsPrivateAndInOrder(t *testing.T) {
 	}
 	_, err := a.List(t.Context(), "../x")
 	refused(t, err, provision.KindInvalid)
-	refused(t, a.Check(t.Context(), &provision.Backup{Tenant: s.Record.ID, ID: "../" + first.ID}), provision.KindNotFound)
+	refused(t, a.Check(t.Context(), &provision.Backup{Tenant: s.Record.ID, ID: "../" + first.ID}, time.Time{}), provision.KindNotFound)
 	refused(t, a.Load(t.Context(), &provision.Backup{Tenant: s.Record.ID, ID: "20261122T200000000Z-aaaaaaaa"}, s, nil), provision.KindNotFound, "there is no backup")
 
 	at := time.Date(2026, 11, 23, 0, 0, 0, 0, time.UTC)
 	check(t, a.Verified(t.Context(), first, at))
-	check(t, a.Check(t.Context(), first))
+	check(t, a.Check(t.Context(), first, time.Time{}))
 	if list := must[[]provision.Backup](t)(a.List(t.Context(), s.Record.ID)); !list[1].Verified.Equal(at) {
 		t.Errorf("verified is %v, want %v", list[1].Verified, at)
 	}

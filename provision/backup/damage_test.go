@@ -63,7 +63,7 @@ func TestDamageIsNoticedBeforeAnythingIsDone(t *testing.T) {
 	} {
 		check(t, os.WriteFile(path, bad.dump, 0o600))
 		check(t, os.WriteFile(filepath.Join(dir, b.ID, manifestName), bad.manifest, 0o600))
-		for what, err := range map[string]error{"check": a.Check(t.Context(), b), "load": a.Load(t.Context(), b, to, nil)} {
+		for what, err := range map[string]error{"check": a.Check(t.Context(), b, time.Time{}), "load": a.Load(t.Context(), b, to, nil)} {
 			if err == nil {
 				t.Errorf("%s: %s did not notice", name, what)
 				continue
@@ -73,7 +73,7 @@ func TestDamageIsNoticedBeforeAnythingIsDone(t *testing.T) {
 	}
 	check(t, os.WriteFile(filepath.Join(dir, b.ID, manifestName), text, 0o600))
 	check(t, os.Remove(path))
-	refused(t, a.Check(t.Context(), b), provision.KindFailed, "is missing")
+	refused(t, a.Check(t.Context(), b, time.Time{}), provision.KindFailed, "is missing")
 	check(t, os.WriteFile(path, good, 0o600))
 
 	// Under another tenant's name it does not open.
@@ -84,9 +84,9 @@ func TestDamageIsNoticedBeforeAnythingIsDone(t *testing.T) {
 
 	// With another key neither; an earlier one is enough.
 	wrong := must[*Archive](t)(New(Options{Dir: dirOf(a), Key: secret(t, "another key than that")}))
-	refused(t, wrong.Check(t.Context(), b), provision.KindFailed, "another key", "key file")
+	refused(t, wrong.Check(t.Context(), b, time.Time{}), provision.KindFailed, "another key", "key file")
 	turned := must[*Archive](t)(New(Options{Dir: dirOf(a), Key: secret(t, "another key than that"), Before: []*tenant.Secret{secret(t, "the key of these tests")}}))
-	check(t, turned.Check(t.Context(), b))
+	check(t, turned.Check(t.Context(), b, time.Time{}))
 
 	if got := query(t, to, empty); got != "∅" {
 		t.Errorf("got %s, want nothing in the database", got)
@@ -119,7 +119,7 @@ func TestAFullDiskLeavesNothing(t *testing.T) {
 		t.Errorf("got %v, want nothing left", left)
 	}
 	small := home(t, "CREATE TABLE a (x text)")
-	check(t, a.Check(t.Context(), dump(t, a, small)))
+	check(t, a.Check(t.Context(), dump(t, a, small), time.Time{}))
 }
 
 // full is a place with no room.
@@ -396,7 +396,7 @@ func TestCancelledWorkEnds(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	why := errors.New("the operator went home")
 	cancel(why)
-	for what, err := range map[string]error{"check": a.Check(ctx, b), "load": a.Load(ctx, b, from, nil), "export": a.Export(ctx, b, "", io.Discard, nil)} {
+	for what, err := range map[string]error{"check": a.Check(ctx, b, time.Time{}), "load": a.Load(ctx, b, from, nil), "export": a.Export(ctx, b, "", io.Discard, nil)} {
 		if err == nil || !strings.Contains(err.Error(), why.Error()) {
 			t.Errorf("%s: got %v", what, err)
 		}

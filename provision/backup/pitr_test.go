@@ -137,7 +137,7 @@ func TestPITRBringsBackRowsAsOfATime(t *testing.T) {
 	if b.Kind != provision.Physical || b.From.IsZero() || told.Done < 10<<20 || !told.Bytes {
 		t.Errorf("got %+v, progress %+v", b, told)
 	}
-	check(t, a.Check(t.Context(), b))
+	check(t, a.Check(t.Context(), b, time.Time{}))
 	l.sql("INSERT INTO r VALUES ('b then')")
 	then := l.now()
 	l.flush(a)
@@ -219,7 +219,7 @@ func TestPITRToATimeWhenNothingHappened(t *testing.T) {
 	broken := must[*provision.Backup](t)(a.Base(t.Context(), l.Source, "", nil))
 	l.sql("INSERT INTO r VALUES ('kept')")
 	l.flush(a)
-	check(t, a.Check(t.Context(), broken))
+	check(t, a.Check(t.Context(), broken, time.Time{}))
 	m := must[*manifest](t)(a.manifest(l.Record.ID, broken.ID))
 	wal, _ := must[*chain](t)(a.chain(l.Record.ID, m.System)).follow(m)
 	flip := func(path string) func() {
@@ -234,7 +234,7 @@ func TestPITRToATimeWhenNothingHappened(t *testing.T) {
 	l.stop()
 	for _, path := range []string{filepath.Join(broken.ID, baseName), filepath.Join(walDir, m.System, wal[0].name)} {
 		mend := flip(filepath.Join(dirOf(a), l.Record.ID, path))
-		refused(t, a.Check(t.Context(), broken), provision.KindFailed, path, "damaged or was changed")
+		refused(t, a.Check(t.Context(), broken, time.Time{}), provision.KindFailed, path, "damaged or was changed")
 		refused(t, a.Unpack(t.Context(), broken, l.Source, time.Time{}, nil), provision.KindFailed, path, "damaged or was changed")
 		mend()
 	}
@@ -265,7 +265,7 @@ func TestPITRToATimeWhenNothingHappened(t *testing.T) {
 			t.Errorf("%s is from before %s", it.name, m.Start)
 		}
 	}
-	check(t, a.Check(t.Context(), fresh))
+	check(t, a.Check(t.Context(), fresh, time.Time{}))
 }
 
 // replacesWithoutRoomForBoth unpacks a backup twice where one data directory fits.

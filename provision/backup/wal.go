@@ -16,6 +16,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/pgkennel/pgkennel/provision"
 )
@@ -327,8 +328,8 @@ func (a *Archive) prune(id string, kept []*manifest) error {
 	return nil
 }
 
-// checkWAL reads what a backup can be brought forward with.
-func (a *Archive) checkWAL(ctx context.Context, m *manifest) error {
+// checkWAL reads what a backup is brought forward with to a time; zero = as far as that goes.
+func (a *Archive) checkWAL(ctx context.Context, m *manifest, until time.Time) error {
 	if m.Content != ofInstance {
 		return nil
 	}
@@ -336,7 +337,7 @@ func (a *Archive) checkWAL(ctx context.Context, m *manifest) error {
 	if err != nil {
 		return err
 	}
-	list, _ := c.follow(m)
+	list, _ := c.needs(m, until)
 	for _, it := range list {
 		path := []string{m.Backup.Tenant, walDir, m.System, it.name}
 		from, err := a.place.open(path...)

@@ -23,7 +23,7 @@ func (d *Driver) Destroy(ctx context.Context, in *provision.Instance) error {
 	if err != nil {
 		return err
 	}
-	if d.root && in.Facts[tenant.UIDFact] != "" {
+	if !d.root || in.Facts[tenant.UIDFact] != "" {
 		if p, err = d.place(in); err != nil {
 			return err
 		}

@@ -184,6 +184,29 @@ func TestBadOptions(t *testing.T) {
 }
 
 // Records may be wrong, or somebody's who means harm: nothing is done as root, or elsewhere.
+// What is in another directory is not said to be stopped, or gone.
+func TestOtherDataDir(t *testing.T) {
+	t.Parallel()
+	o := options(t)
+	o.NoTCP = true
+	d, in := openWith(t, o), &provision.Instance{ID: tenant.NewID()}
+	if err := d.Plan(t.Context(), in, nil); err != nil {
+		t.Fatal(err)
+	}
+	for name, do := range map[string]func(context.Context, *provision.Instance) error{"stop": d.Stop, "destroy": d.Destroy} {
+		if err := do(t.Context(), in); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	o.DataDir = t.TempDir()
+	other := openWith(t, o)
+	for name, do := range map[string]func(context.Context, *provision.Instance) error{"volume": other.Volume, "start": other.Start, "stop": other.Stop, "destroy": other.Destroy} {
+		if err := do(t.Context(), in); err == nil || !strings.Contains(explain(err), "data_dir") {
+			t.Errorf("%s: got error %v", name, err)
+		}
+	}
+}
+
 func TestBadRecords(t *testing.T) {
 	t.Parallel()
 	d := open(t)

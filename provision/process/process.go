@@ -257,8 +257,16 @@ func (d *Driver) at(id string) (*place, error) {
 // place returns that of an instance that Plan has seen.
 func (d *Driver) place(in *provision.Instance) (*place, error) {
 	p, err := d.at(in.ID)
-	if err != nil || !d.root {
-		return p, err
+	if err != nil {
+		return nil, err
+	}
+	// Else it would be said of an instance that goes on elsewhere that it is stopped, or destroyed.
+	if h := in.Endpoint.Host; filepath.IsAbs(h) && h != p.socket {
+		return nil, provision.Errorf(provision.KindState, "instance %s is in %s, and data_dir is %s", in.ID, filepath.Dir(filepath.Dir(h)), d.o.DataDir).
+			WithHint("set data_dir of [provision] to what it was when the instance was made, or make that a link to where the instances are now")
+	}
+	if !d.root {
+		return p, nil
 	}
 	uid, err := strconv.Atoi(in.Facts[tenant.UIDFact])
 	if err != nil {
@@ -308,7 +316,7 @@ func (d *Driver) State(ctx context.Context, in *provision.Instance) (provision.S
 	if err != nil {
 		return provision.State{}, err
 	}
-	if d.root && in.Facts[tenant.UIDFact] != "" {
+	if !d.root || in.Facts[tenant.UIDFact] != "" {
 		if p, err = d.place(in); err != nil {
 			return provision.State{}, err
 		}
