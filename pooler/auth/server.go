@@ -160,7 +160,7 @@ func (s *Server) Start(dst []byte) ([]byte, Result) {
 		return pgwire.AppendAuthenticationCleartext(dst), Result{}
 	case MethodTrust:
 		if s.credential == nil {
-			return dst, s.fail(ReasonUnknownUser, s.denied())
+			return dst, s.fail(ReasonUnknownUser, s.Denied())
 		}
 		return dst, s.finish(Result{})
 	default:
@@ -208,9 +208,9 @@ func (s *Server) Step(dst, body []byte) ([]byte, Result) {
 	matched := s.matchPassword(password)
 	switch {
 	case s.credential == nil:
-		return dst, s.fail(ReasonUnknownUser, s.denied())
+		return dst, s.fail(ReasonUnknownUser, s.Denied())
 	case matched == nil:
-		return dst, s.fail(ReasonWrongPassword, s.denied())
+		return dst, s.fail(ReasonWrongPassword, s.Denied())
 	}
 	res := Result{Verifier: matched, ServerLogin: matched.login}
 	if s.method == MethodPlain && res.ServerLogin == nil {
@@ -260,8 +260,8 @@ func (s *Server) fail(reason Reason, err *pgwire.Error) Result {
 	return s.finish(Result{Reason: reason, Err: err})
 }
 
-// denied is the one answer to all who do not know the password, or are nobody.
-func (s *Server) denied() *pgwire.Error {
+// Denied is the one answer to all who do not know the password, or are nobody.
+func (s *Server) Denied() *pgwire.Error {
 	return pgwire.Fatalf(pgwire.CodeInvalidPassword, "password authentication failed for user \"%s\"", quotable(s.user))
 }
 

@@ -150,7 +150,7 @@ func (s *Server) clientFinal(dst []byte, message string) ([]byte, Result) {
 		case !s.credential.hasSCRAM():
 			reason = ReasonNoVerifier
 		}
-		return dst, s.fail(reason, s.denied())
+		return dst, s.fail(reason, s.Denied())
 	}
 	signature := hmacKey(matched.verifier.keys.server[:], authMessage)
 	dst = pgwire.AppendAuthenticationSASLFinal(dst, "v="+base64.StdEncoding.EncodeToString(signature[:]))

@@ -250,7 +250,7 @@ func (s *Session) authenticated(out []byte, r auth.Result) {
 		}
 	}
 	if r.Err == nil && a == nil {
-		r.Err = pgwire.Fatalf(pgwire.CodeInvalidPassword, "password authentication failed for user %q", s.hs.user)
+		r.Err = s.hs.server.Denied()
 		r.Reason = auth.ReasonUnknownUser
 	}
 	if r.Err != nil {
