@@ -183,7 +183,7 @@ func testCrowd(t *testing.T, in *pgtest.Instance) {
 	in.Exec(t, w.db, fmt.Sprintf(`DO $$ BEGIN FOR i IN 1..2000 LOOP
 EXECUTE format('CREATE ROLE %[1]s_x%%s; CREATE SCHEMA %[1]s_x%%s', i, i); INSERT INTO pgkennel.tenants (role, schema) VALUES ('%[1]s_x' || i, '%[1]s_x' || i);
 END LOOP; EXECUTE (SELECT 'GRANT CONNECT ON DATABASE %[1]s TO ' || string_agg('%[1]s_x' || i, ', ') FROM generate_series(1, 2000) i); END $$`, w.db))
-	if s, r := cost("last"); s != statements || r != rows {
+	if s, r := cost("last"); s > statements+2 || r > rows+2 { // a connection may have to be made anew
 		t.Errorf("among 2,000 tenants one more takes %d statements with %d rows, and at first %d with %d", s, r, statements, rows)
 	}
 	if statements > 40 {
