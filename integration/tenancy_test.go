@@ -315,7 +315,7 @@ state = "suspended"
 		return fmt.Sprint(err)
 	}
 	for _, user := range []string{"app%40off", "app%40late", "app%40nobody", "fixed%40off", "nobody%40two"} {
-		_, err := pgx.Connect(context.Background(), fmt.Sprintf("postgres://%s:%s@%s/%s?sslmode=disable", user, url.QueryEscape(password), s.addr, cluster))
+		_, err := pgx.Connect(context.Background(), fmt.Sprintf("postgres://%s:%s@%s/%s?sslmode=disable", user, url.PathEscape(password), s.addr, cluster))
 		if got, want := fmt.Sprint(err), wrong(user); got != want {
 			t.Errorf("%s: %s\nwant %s", user, got, want)
 		}

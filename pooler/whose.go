@@ -94,6 +94,9 @@ func (p *Pooler) account(asked tenant.Asked) (*session.Account, tenant.Refusal) 
 			return nil, tenant.DisabledTenant
 		}
 	}
+	if _, e := tenantRoute(ts.typ, ts.u.router.Load(), id.Tenant); e != nil { // to be told before the proof, as of all that are unknown
+		return nil, tenant.UnknownTenant
+	}
 	made := *a // nothing is made for the tenant yet
 	made.Said, made.Admit = inOne(tenancy.Naming.Said(asked, p.configured)), ts.admission(a, id.Tenant, asked.From)
 	return &made, tenant.Welcome
