@@ -242,8 +242,9 @@ func TestSettingsOfRoles(t *testing.T) {
 		is := func(name string) string { return name + "|" + user + "; SELECT 1; I" }
 		c, other := s.connect(t), s.connect(t)
 		// A backend may not have heard of the GRANT yet, with others under way.
-		eventually(t, "the role may be taken", func() bool { return outcome(c.Query("SET ROLE "+role)) == "SET; I" })
-		protocols[0].play(t, c, "RESET ROLE", "RESET; I")
+		eventually(t, "the role may be taken", func() bool {
+			return outcome(c.Query("SET ROLE "+role)) == "SET; I" && outcome(c.Query(who)) == is(role) && outcome(c.Query("RESET ROLE")) == "RESET; I"
+		})
 		for _, p := range protocols {
 			p.play(t, c, "SET ROLE "+role, "SET; I", who, is(role))
 			p.play(t, other, who, is(user), "SET ROLE none", "SET; I", who, is(user))
