@@ -169,6 +169,7 @@ const (
 	EffPreparedTx                       // PREPARE TRANSACTION
 	EffLargeObject                      // lo_open and friends
 	EffReplication                      // replication and slot functions
+	EffTempDropped                      // what EffTemp is about goes with the transaction: ON COMMIT DROP
 )
 
 // Setting is one SET, RESET, SHOW or constant set_config.

@@ -51,7 +51,7 @@ func parseText(text string, origin *origin, literals *literals) ([]*Statement, *
 		return nil, tooComplex()
 	}
 	code := blankComments(text)
-	tree, err := pg_query.Parse(code)
+	tree, err := treeOf(code)
 	if err != nil {
 		if e, ok := errors.AsType[*pgparser.Error](err); ok {
 			return nil, &SyntaxError{Code: errorCode(e), Message: e.Message, Position: position(text, code, e.Cursorpos)}

@@ -97,6 +97,9 @@ func (u *unit) createTableAs(into *pg_query.IntoClause, query *pg_query.Node) {
 	s.Effects |= EffSchemaChange
 	if target.Temp || temporary(target.Schema) {
 		s.Effects |= EffTemp
+		if into.GetOnCommit() == pg_query.OnCommitAction_ONCOMMIT_DROP {
+			s.Effects |= EffTempDropped
+		}
 	}
 	u.inner(query)
 	b := u.block(SelectBlock, nil)

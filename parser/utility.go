@@ -30,6 +30,9 @@ func (u *unit) utility(n *pg_query.Node) {
 	if s.Kind == DDL {
 		if temporaryObject(n) {
 			s.Effects |= EffTemp
+			if n.GetCreateStmt().GetOncommit() == pg_query.OnCommitAction_ONCOMMIT_DROP {
+				s.Effects |= EffTempDropped
+			}
 		}
 		u.bodies(n)
 		return
