@@ -123,10 +123,16 @@ func backups(ctx context.Context, m *Manager, o Order, _ func(Progress)) (*Resul
 	return &Result{Tenants: views(r), Backups: list}, nil
 }
 
+// backupTime is how times of backups are told.
+const backupTime = "2006-01-02 15:04:05 MST"
+
 // pick finds a tenant's backup: of an ID, or the latest that can be had for a time.
 func (m *Manager) pick(ctx context.Context, r *tenant.Record, o Order) (*Backup, error) {
 	if m.o.Archive == nil {
 		return nil, errNoArchive()
+	}
+	if now := m.o.Now(); o.ToTime.After(now) {
+		return nil, Errorf(KindInvalid, "the time %s has not come yet", o.ToTime.UTC().Format(backupTime)).WithDetail("It is %s.", now.UTC().Format(backupTime))
 	}
 	list, err := m.o.Archive.List(ctx, r.ID)
 	if err != nil {
@@ -149,7 +155,7 @@ func (m *Manager) pick(ctx context.Context, r *tenant.Record, o Order) (*Backup,
 	case len(list) == 0:
 		return nil, Errorf(KindNotFound, "tenant %s has no backup", r.Name)
 	}
-	return nil, Errorf(KindNotFound, "tenant %s has no physical backup from before %s", r.Name, o.ToTime.UTC().Format("2006-01-02 15:04:05 MST")).
+	return nil, Errorf(KindNotFound, "tenant %s has no physical backup from before %s", r.Name, o.ToTime.UTC().Format(backupTime)).
 		WithHint("a point in time needs one, and archived WAL: pgkennel tenant backups %s", r.Name)
 }
 

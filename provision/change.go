@@ -176,8 +176,13 @@ func (m *Manager) begin(ctx context.Context, v *verb, c *change) (err error) {
 		c.r.Access.Asked = tenant.NewID()
 	}
 	r, err := m.dir.Put(ctx, c.r, tenant.Entry{Time: now, Who: c.o.By, What: c.o.Verb, ID: c.r.ID, Name: c.r.Name, Detail: c.detail})
-	if taken, ok := errors.AsType[*tenant.TakenError](err); ok && v.makes && taken.Claim == "name/"+c.r.Name {
-		return tenant.ErrConflict // somebody made one since we looked
+	if taken, ok := errors.AsType[*tenant.TakenError](err); ok && taken.Claim == "name/"+c.r.Name {
+		if v.makes {
+			return tenant.ErrConflict // somebody made one since we looked
+		}
+		if other, err := m.dir.Get(ctx, taken.ID); err == nil {
+			return nameTaken(other)
+		}
 	}
 	if err != nil {
 		return err
@@ -262,6 +267,9 @@ func (c *change) meet(ctx context.Context) (joined bool, err error) {
 	running, err := c.m.order(c.old)
 	if err != nil && !failed { // what failed can be taken the place of, also if nobody can read any more what it was to do
 		return false, err
+	}
+	if failed && c.o.Verb == VerbWake && c.old.Dormant() {
+		return false, nil // as a new one: the runner of another host leaves what failed
 	}
 	if err == nil && op.Verb == c.o.Verb && same(running, c.o) {
 		c.join, c.r = op.ID, c.old

@@ -53,17 +53,29 @@ func (c *change) exists() error {
 		v, err := auth.ParseVerifier(r.Logins[0].Verifier)
 		is("password", err == nil && v.Matches(r.Name, o.Password))
 	}
-	e := Errorf(KindTaken, "there is a tenant %s already", r.Name)
 	switch {
 	case r.Phase == tenant.Removed || r.Phase == tenant.Removing:
-		return e.WithDetail("it was removed, and is kept until %s", r.Forget.UTC().Format("2006-01-02 15:04 MST")).
-			WithHint("pgkennel tenant restore %s brings it back, pgkennel tenant remove --now %s takes it away for good", r.Name, r.Name)
+		return nameTaken(r)
 	case len(differ) > 0:
-		return e.WithDetail("it differs in: %s", join(differ))
+		return nameTaken(r).WithDetail("it differs in: %s", join(differ))
 	}
 	c.nothing = true
 	c.notes = []string{"the tenant is there already, with the password that it had"}
 	return nil
+}
+
+// nameTaken says who has a name, and how to get at it.
+func nameTaken(r *tenant.Record) *Error {
+	e := Errorf(KindTaken, "there is a tenant %s already", r.Name)
+	if r.Phase != tenant.Removed && r.Phase != tenant.Removing {
+		return e
+	}
+	until := "for now"
+	if !r.Forget.IsZero() {
+		until = "until " + r.Forget.UTC().Format("2006-01-02 15:04 MST")
+	}
+	return e.WithDetail("it was removed, and is kept %s, with its name", until).
+		WithHint("pgkennel tenant restore %s brings it back, pgkennel tenant remove --now %s takes it away for good", r.Name, r.Name)
 }
 
 // draft makes the record of a new tenant as the order has it.
@@ -162,15 +174,15 @@ func (c *change) draftInstance(ctx context.Context) error {
 
 // attach has clients of a database of the configuration come to the instance.
 func (c *change) attach(ctx context.Context) error {
-	if c.m.o.Virtual == nil {
+	if !c.m.shares() {
 		return Errorf(KindRefused, "no database is configured whose clients could come to the tenant").WithHint("[[databases]] and [multi_tenant]; or leave the database and the key out")
 	}
-	return c.m.o.Virtual.Attach(ctx, c.r)
+	return c.m.virtual().Attach(ctx, c.r)
 }
 
 func (c *change) draftVirtual(ctx context.Context) error {
 	o, m, r := c.o, c.m, c.r
-	if m.o.Virtual == nil {
+	if !m.shares() {
 		return Errorf(KindRefused, "no database is configured that tenants could share").WithHint("[[databases]] and [multi_tenant]; or --isolation instance")
 	}
 	for what, has := range map[string]bool{
@@ -201,7 +213,7 @@ func (c *change) draftVirtual(ctx context.Context) error {
 	if o.Shard != nil {
 		r.Shard = *o.Shard
 	}
-	return m.o.Virtual.Place(ctx, r)
+	return m.virtual().Place(ctx, r)
 }
 
 // verifier makes what the directory keeps of a login's password, and the password where none was given.
@@ -337,7 +349,7 @@ func start(ctx context.Context, j *job) error {
 		}
 		for i := range j.r.Replicas {
 			x, xd, err := j.m.replica(j.r, &j.r.Replicas[i])
-			if err != nil || j.r.Replicas[i].Host != j.m.o.Host {
+			if err != nil || j.r.Replicas[i].Host != j.m.o.Host || j.r.Replicas[i].Endpoint.Port == 0 {
 				continue
 			}
 			if err := xd.Start(ctx, x); err != nil { // it is no reason to be without the primary; the runner tries again
@@ -356,7 +368,7 @@ func destroy(ctx context.Context, j *job) error {
 	return j.instance(func(in *Instance, d Driver) error { return d.Destroy(ctx, in) })
 }
 
-func makeVirtual(ctx context.Context, j *job) error { return j.m.o.Virtual.Make(ctx, j.r.Clone()) }
+func makeVirtual(ctx context.Context, j *job) error { return j.m.virtual().Make(ctx, j.r.Clone()) }
 
 // fillVirtual makes what a new tenant has, with what is in it at the beginning. When it is repeated, it begins anew.
 func fillVirtual(ctx context.Context, j *job) error {
@@ -373,7 +385,7 @@ func fillVirtual(ctx context.Context, j *job) error {
 	if err := makeVirtual(ctx, j); err != nil {
 		return err
 	}
-	s, err := j.m.o.Virtual.Source(ctx, j.r.Clone())
+	s, err := j.m.virtual().Source(ctx, j.r.Clone())
 	if err != nil {
 		return err
 	}
@@ -392,7 +404,7 @@ func fillVirtual(ctx context.Context, j *job) error {
 	return nil
 }
 
-func unmakeVirtual(ctx context.Context, j *job) error { return j.m.o.Virtual.Unmake(ctx, j.r.Clone()) }
+func unmakeVirtual(ctx context.Context, j *job) error { return j.m.virtual().Unmake(ctx, j.r.Clone()) }
 
 // registerNew has a new tenant ready. Whether clients may come in is on its record from the beginning.
 func registerNew(ctx context.Context, j *job) error {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"os/exec"
+	"slices"
 	"time"
 
 	"github.com/pgkennel/pgkennel/tenant"
@@ -99,4 +100,21 @@ type Usage struct {
 	Disk      int64         `json:"disk"`   // bytes
 	DiskSize  int64         `json:"disk_size,omitempty"`
 	Processes int           `json:"processes"`
+}
+
+// Changed are the names of settings that two configurations differ in.
+func Changed(a, b map[string]string) []string {
+	var names []string
+	for name, value := range a {
+		if other, is := b[name]; !is || other != value {
+			names = append(names, name)
+		}
+	}
+	for name := range b {
+		if _, is := a[name]; !is {
+			names = append(names, name)
+		}
+	}
+	slices.Sort(names)
+	return names
 }

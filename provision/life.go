@@ -46,6 +46,10 @@ func beginResume(_ context.Context, c *change) error {
 
 func beginWake(_ context.Context, c *change) error {
 	c.nothing = c.old.Phase == tenant.Ready
+	if c.old.Dormant() { // also if the wake before failed
+		c.r.Phase, c.r.Reason = tenant.Asleep, ""
+		return nil
+	}
 	return c.refuseIn(tenant.Creating, tenant.Stopped, tenant.OnHold, tenant.Removing, tenant.Removed, tenant.Failed)
 }
 
@@ -125,12 +129,31 @@ func closeSessions(ctx context.Context, j *job) error {
 		if err != nil || !s.Ready || j.o.Now {
 			return err // who is left is ended by the stop
 		}
+		if j.o.Verb == VerbSleep {
+			return within(ctx, patience, patience, in, "postgres", j.abandoned)
+		}
 		err = within(ctx, patience+5*time.Second, patience, in, "postgres", drain)
 		if err != nil && ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
 		return nil // who can't be asked is stopped all the same, and that ends all there are
 	})
+}
+
+// sessions are those of a tenant's server that use it: clients', of other poolers too, and an operator's in its database, which is $1.
+const sessions = ` FROM pg_catalog.pg_stat_activity
+	WHERE backend_type IN ('client backend', 'walsender') AND pid <> pg_catalog.pg_backend_pid() AND (usename <> '` + Superuser + `' OR datname = $1)`
+
+// abandoned fails if somebody came just before the tenant was to fall asleep: that is no reason to end what is under way.
+func (j *job) abandoned(ctx context.Context, c *pgx.Conn) error {
+	var busy int
+	if err := c.QueryRow(ctx, "SELECT count(*)"+sessions+" AND state <> 'idle'", j.r.Database).Scan(&busy); err != nil {
+		return err
+	}
+	if busy > 0 {
+		return Errorf(KindState, "tenant %s is in use", j.r.Name)
+	}
+	return nil
 }
 
 // drain ends all clients' connections, the busy ones when they are done or patience is over.

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"sync"
 
 	"github.com/jackc/pgx/v5"
 
@@ -47,11 +48,25 @@ func logs(ctx context.Context, m *Manager, o Order, report func(Progress)) (*Res
 	if lines <= 0 {
 		lines = logLines
 	}
+	ctx, cancel := context.WithCancel(ctx)
+	var watching sync.WaitGroup
+	defer watching.Wait()
+	defer cancel()
 	from, err := d.Logs(ctx, in, lines, o.Follow)
 	if err != nil {
 		return nil, err
 	}
 	defer from.Close()
+	if o.Follow {
+		watching.Go(func() {
+			for ctx.Err() == nil {
+				if _, err := m.dir.Get(ctx, r.ID); errors.Is(err, tenant.ErrNotFound) {
+					cancel() // there is nothing to come any more
+				}
+				pause(ctx, lookAround)
+			}
+		})
+	}
 	b := bufio.NewReader(from)
 	for {
 		line, err := b.ReadString('\n')

@@ -8,6 +8,7 @@ import (
 	"runtime"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pgkennel/pgkennel/tenant"
@@ -21,7 +22,7 @@ type Options struct {
 	Host    string
 	Drivers map[string]Driver
 	Default string  // the driver of tenants that name none
-	Virtual Virtual // nil = there are no virtual tenants
+	Virtual Virtual // nil = there are no virtual tenants; SetVirtual changes it
 	Archive Archive // nil = there are no backups
 	// Templates is the directory of template SQL; empty = there are none.
 	Templates string
@@ -51,6 +52,7 @@ type Manager struct {
 	runner  string
 	verbs   map[string]*verb
 	creates chan struct{}
+	shared  atomic.Pointer[Virtual] // never nil
 
 	root context.Context //nolint:containedctx // of the operations, which outlive the orders that begin them; Close ends it
 	stop context.CancelCauseFunc
@@ -100,8 +102,51 @@ func New(o Options) (*Manager, error) {
 	m := &Manager{o: o, dir: o.Directory, runner: o.Host + "/" + tenant.NewID(), verbs: verbs(), creates: make(chan struct{}, o.Creates)}
 	m.root, m.stop = context.WithCancelCause(context.Background())
 	m.mu.flights = make(map[string]*flight)
+	m.SetVirtual(o.Virtual)
 	return m, nil
 }
+
+// SetVirtual changes who makes virtual tenants: the configuration is another one. What is under way goes on with the former.
+func (m *Manager) SetVirtual(v Virtual) {
+	if v == nil {
+		v = nowhere{}
+	}
+	m.shared.Store(&v)
+}
+
+// virtual is who makes virtual tenants, shares whether somebody does.
+func (m *Manager) virtual() Virtual { return *m.shared.Load() }
+
+func (m *Manager) shares() bool {
+	_, none := m.virtual().(nowhere)
+	return !none
+}
+
+// nowhere stands for the databases that tenants share where there are none.
+type nowhere struct{}
+
+var errNowhere = Errorf(KindRefused, "the configuration has no database that tenants share").WithHint("[multi_tenant] and [[databases]] have to name those of the tenant")
+
+// Place implements Virtual, as the others do.
+func (nowhere) Place(context.Context, *tenant.Record) error { return errNowhere }
+
+// Attach implements Virtual.
+func (nowhere) Attach(context.Context, *tenant.Record) error { return errNowhere }
+
+// Make implements Virtual.
+func (nowhere) Make(context.Context, *tenant.Record) error { return errNowhere }
+
+// Unmake implements Virtual.
+func (nowhere) Unmake(context.Context, *tenant.Record) error { return errNowhere }
+
+// Fence implements Virtual.
+func (nowhere) Fence(context.Context, *tenant.Record, bool) error { return errNowhere }
+
+// Source implements Virtual.
+func (nowhere) Source(context.Context, *tenant.Record) (Source, error) { return Source{}, errNowhere }
+
+// Size implements Virtual.
+func (nowhere) Size(context.Context, *tenant.Record) (int64, error) { return 0, errNowhere }
 
 // Close has operations end where they are, as if the process died, and waits for that. They are on record, and gone on with by who comes next.
 func (m *Manager) Close() {

@@ -50,7 +50,7 @@ const (
 	VerbReplica   = "replica"
 	VerbAudit     = "audit"
 	VerbSleep     = "sleep" // the pooler's own, or the runner's
-	VerbWake      = "wake"
+	VerbWake      = tenant.VerbWake
 	VerbMaintain  = "maintain" // the runner's own: disk full, read only; and not any more
 	VerbReconcile = "reconcile"
 )

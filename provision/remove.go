@@ -53,7 +53,7 @@ func removeSteps(j *job) []step {
 
 // fenceAll keeps a virtual tenant's roles out, whatever its access is.
 func fenceAll(ctx context.Context, j *job) error {
-	return j.m.o.Virtual.Fence(ctx, j.r.Clone(), true)
+	return j.m.virtual().Fence(ctx, j.r.Clone(), true)
 }
 
 // forgetLater begins the grace period.

@@ -134,8 +134,8 @@ func (m *Manager) mend(ctx context.Context, r *tenant.Record, o Order, report fu
 func (m *Manager) mendIdle(ctx context.Context, r *tenant.Record) (*Result, error) {
 	res := &Result{Tenants: views(r)}
 	if r.Isolation != tenant.Instance {
-		if r.Phase == tenant.Ready && m.o.Virtual != nil {
-			return res, m.o.Virtual.Make(ctx, r.Clone())
+		if r.Phase == tenant.Ready && m.shares() {
+			return res, m.virtual().Make(ctx, r.Clone())
 		}
 		return res, nil
 	}

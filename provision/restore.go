@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -42,7 +43,11 @@ func beginRestore(ctx context.Context, c *change) error {
 		return Errorf(KindRefused, "backup %s is a physical one, and tenant %s has no instance", b.ID, c.old.Name)
 	}
 	if b.Kind == Logical && !c.o.ToTime.IsZero() {
-		return Errorf(KindInvalid, "backup %s is a logical one: it has one time only, %s", b.ID, b.Started.UTC().Format("2006-01-02 15:04:05 MST"))
+		return Errorf(KindInvalid, "backup %s is a logical one: it has one time only, %s", b.ID, b.Started.UTC().Format(backupTime))
+	}
+	if last := maxTime(b.From, b.Until); c.o.ToTime.After(last) && !c.old.Backups.Archive { // else the stop has the last of it archived
+		return Errorf(KindRefused, "tenant %s has no WAL from after %s, and can't be restored to %s", c.old.Name, last.UTC().Format(backupTime), c.o.ToTime.UTC().Format(backupTime)).
+			WithDetail("its WAL is not archived").WithHint("--backup %s restores the latest there is", b.ID)
 	}
 	c.args = map[string]string{argBackup: b.ID, argKind: b.Kind}
 	c.detail = "backup " + b.ID
@@ -52,6 +57,13 @@ func beginRestore(ctx context.Context, c *change) error {
 		c.args[argIntact] = "true"
 	}
 	return nil
+}
+
+func maxTime(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 const (
@@ -73,7 +85,18 @@ func checkFirst(ctx context.Context, j *job) error {
 		r.Phase = tenant.Stopped // until it is through
 		r.Operation.Args[argPhase] = r.Phase.String()
 		delete(r.Operation.Args, argIntact)
+		if b.Kind != Physical {
+			return // replicas get it from their primary
+		}
+		for i := range r.Replicas {
+			r.Replicas[i].Endpoint = tenant.Endpoint{} // it goes on to have what is replaced: nobody may read that
+		}
 	})
+	for i := range j.r.Replicas {
+		if b.Kind == Physical {
+			j.note("replica " + j.r.Replicas[i].ID + " does not follow a physical restore, and serves no longer: tenant replica remove, then create")
+		}
+	}
 	return nil
 }
 
@@ -86,12 +109,38 @@ func restoreSteps(j *job) []step {
 	case kind == "":
 		return append(up, step{"register", ready, nil})
 	case j.r.Isolation != tenant.Instance:
-		return []step{{"check", checkFirst, nil}, {"keep", keep, nil}, {"load", loadVirtual, nil}, {"register", ready, nil}}
+		return []step{{"check", checkFirst, nil}, {"close", endSessions, nil}, {"keep", keep, nil}, {"load", loadVirtual, nil}, {"register", ready, nil}}
 	case kind == Physical:
-		return slices.Concat([]step{{"check", checkFirst, nil}, {"keep", keep, nil}, {"close", closeSessions, nil}, {"stop", stop, nil}, {"unpack", unpack, nil}}, up[1:],
+		return slices.Concat([]step{{"check", checkFirst, nil}, {"close", endSessions, nil}, {"keep", keep, nil}, {"stop", stop, nil}, {"unpack", unpack, nil}}, up[1:],
 			[]step{{"roles", roles, nil}, {"register", ready, nil}})
 	}
-	return slices.Concat([]step{{"check", checkFirst, nil}, {"keep", keep, nil}}, up, []step{{"roles", roles, nil}, {"load", load, nil}, {"register", ready, nil}})
+	return slices.Concat([]step{{"check", checkFirst, nil}, {"close", endSessions, nil}, {"keep", keep, nil}}, up, []step{{"roles", roles, nil}, {"load", load, nil}, {"register", ready, nil}})
+}
+
+// endSessions ends all sessions of the tenant's, before what is there is kept: what a client is told to be committed after that would be in no backup.
+func endSessions(ctx context.Context, j *job) error {
+	if j.r.Isolation != tenant.Instance {
+		return j.m.o.Virtual.Fence(ctx, j.r.Clone(), true) // the last step takes it down
+	}
+	if err := closeSessions(ctx, j); err != nil {
+		return err
+	}
+	return j.instance(func(in *Instance, d Driver) error {
+		s, err := d.State(ctx, in)
+		if err != nil || !s.Ready {
+			return err
+		}
+		roles := make([]string, len(j.r.Logins))
+		for i := range roles {
+			roles[i] = j.r.Logins[i].Role
+		}
+		err = within(ctx, longestEnd+longestLogin, settleWait, in, "postgres", func(ctx context.Context, c *pgx.Conn) error { return expel(ctx, c, roles) })
+		if err != nil && ctx.Err() == nil {
+			j.m.o.Log.WarnContext(ctx, "sessions that a restore is to end", "tenant", j.r.ID, "error", err)
+			return nil // a server that can't be asked is no reason to keep the tenant from its backup
+		}
+		return err
+	})
 }
 
 // keep makes a backup of what is there before it is replaced. What can't be read any more can't be kept: that is no reason to keep the tenant from its backup.
@@ -161,7 +210,7 @@ func loadVirtual(ctx context.Context, j *job) error {
 	if err := makeVirtual(ctx, j); err != nil {
 		return err
 	}
-	to, err := j.m.o.Virtual.Source(ctx, j.r.Clone())
+	to, err := j.m.virtual().Source(ctx, j.r.Clone())
 	if err != nil {
 		return err
 	}
@@ -391,6 +440,9 @@ func export(ctx context.Context, m *Manager, o Order, report func(Progress)) (_ 
 	case !filepath.IsAbs(o.File):
 		return nil, Errorf(KindInvalid, "export needs the absolute path of a file on the host of the tenant")
 	}
+	if _, err := os.Lstat(o.File); err == nil { // before a backup is made for it
+		return nil, errThere(o.File)
+	}
 	var b *Backup
 	if o.Backup != "" {
 		b, err = m.pick(ctx, r, o)
@@ -406,19 +458,54 @@ func export(ctx context.Context, m *Manager, o Order, report func(Progress)) (_ 
 	if b.Kind != Logical {
 		return nil, Errorf(KindRefused, "backup %s is a physical one: only logical ones can be exported", b.ID)
 	}
-	// Nothing that is there is overwritten, a link of somebody else's least of all.
-	f, err := os.OpenFile(o.File, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
-	if errors.Is(err, fs.ErrExist) {
-		return nil, Errorf(KindTaken, "there is a file %s already", o.File)
-	}
+	err = whole(o.File, func(w io.Writer) error { return t.Export(ctx, b, o.Passphrase, w, report) })
 	if err != nil {
-		return nil, Errorf(KindInvalid, "the file can't be made: %v", err)
-	}
-	err = t.Export(ctx, b, o.Passphrase, f, report)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return nil, errors.Join(err, os.Remove(o.File))
+		return nil, err
 	}
 	return &Result{Changed: true, Tenants: views(r), Backups: []Backup{*b}}, nil
+}
+
+func errThere(path string) error { return Errorf(KindTaken, "there is a file %s already", path) }
+
+// whole makes a file that has its name when all is in it: what is left of a process that died can't be taken for it. Nothing that is there is overwritten, a link
+// of somebody else's least of all.
+func whole(path string, write func(w io.Writer) error) (err error) {
+	part := path + ".pgkennel-part"
+	if err := os.Remove(part); err != nil && !errors.Is(err, fs.ErrNotExist) { // such a one's
+		return Errorf(KindInvalid, "the file can't be made: %v", err)
+	}
+	f, err := os.OpenFile(part, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return Errorf(KindInvalid, "the file can't be made: %v", err)
+	}
+	mine := func() bool {
+		a, err1 := f.Stat()
+		b, err2 := os.Lstat(part)
+		return err1 == nil && err2 == nil && os.SameFile(a, b)
+	}
+	defer func() {
+		if mine() {
+			err = errors.Join(err, os.Remove(part))
+		}
+		f.Close()
+	}()
+	if err := errors.Join(write(f), f.Sync()); err != nil {
+		return err
+	}
+	if !mine() {
+		return Errorf(KindBusy, "another export writes to %s", path)
+	}
+	err = os.Link(part, path)
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return errThere(path)
+	case err == nil:
+		return nil
+	}
+	if _, e := os.Lstat(path); e == nil {
+		return errThere(path)
+	}
+	return os.Rename(part, path) // there are file systems without links
 }
 
 // adopt gives what a physical backup of another tenant has the new one's names. The other's further logins are no longer there.
@@ -469,7 +556,7 @@ func adopt(ctx context.Context, j *job) error {
 			return err
 		}
 		for _, role := range logins {
-			if err := drop(ctx, in, j.r, role); err != nil {
+			if err := j.m.drop(ctx, in, j.r, role); err != nil {
 				return err
 			}
 		}

@@ -131,7 +131,7 @@ func (m *Manager) settle(ctx context.Context, r *tenant.Record) error { return m
 // settleBut takes one role as r has it, where another's change has to be heeded for all else: the directory is told of it afterwards.
 func (m *Manager) settleBut(ctx context.Context, r *tenant.Record, role string) error {
 	if r.Isolation != tenant.Instance {
-		return m.o.Virtual.Fence(ctx, r.Clone(), r.Access.Fenced || r.Phase == tenant.OnHold)
+		return m.virtual().Fence(ctx, r.Clone(), r.Access.Fenced || r.Phase == tenant.OnHold)
 	}
 	in, d, err := m.instance(r)
 	if err != nil {
@@ -140,7 +140,8 @@ func (m *Manager) settleBut(ctx context.Context, r *tenant.Record, role string) 
 	if up, err := serving(ctx, d, in, r); err != nil || !up {
 		return err
 	}
-	return within(ctx, longestSettle, settleWait, in, "postgres", func(ctx context.Context, c *pgx.Conn) error {
+	var out []string
+	err = within(ctx, longestSettle, settleWait, in, "postgres", func(ctx context.Context, c *pgx.Conn) error {
 		// An order and the runner may be at it together. One goes after the other, and who comes last has what the record says by then: else a fence that
 		// was reported as up could be torn down by somebody slow.
 		if _, err := c.Exec(ctx, "SELECT pg_catalog.pg_advisory_lock($1)", settling); err != nil {
@@ -158,7 +159,7 @@ func (m *Manager) settleBut(ctx context.Context, r *tenant.Record, role string) 
 		case err != nil && !errors.Is(err, tenant.ErrNotFound):
 			return err
 		}
-		var out []string
+		out = nil
 		todo := make([]string, 0, len(r.Logins)+1)
 		for i := range r.Logins {
 			l := &r.Logins[i]
@@ -185,6 +186,49 @@ func (m *Manager) settleBut(ctx context.Context, r *tenant.Record, role string) 
 		}
 		return expel(ctx, c, out)
 	})
+	if err != nil || len(out) == 0 {
+		return err
+	}
+	return m.expelReplicas(ctx, r, out)
+}
+
+// expelReplicas does the same at the tenant's replicas, to which it comes later who may log in.
+func (m *Manager) expelReplicas(ctx context.Context, r *tenant.Record, roles []string) error {
+	for i := range r.Replicas {
+		x := &r.Replicas[i]
+		if x.Endpoint.Port == 0 {
+			continue // nobody reads there
+		}
+		in, d, err := m.replica(r, x)
+		if err != nil {
+			return err
+		}
+		if s, err := d.State(ctx, in); err != nil || !s.Running {
+			if err != nil {
+				return err
+			}
+			continue // it is done when that starts
+		}
+		err = within(ctx, longestSettle, settleWait, in, "postgres", func(ctx context.Context, c *pgx.Conn) error {
+			for begun := time.Now(); ; pause(ctx, 10*time.Millisecond) {
+				var may, left int // who is in keeps it, perhaps, from hearing
+				err := c.QueryRow(ctx, `SELECT (SELECT count(*) FROM pg_catalog.pg_roles WHERE rolname = ANY($1) AND rolcanlogin),
+					(SELECT count(pg_catalog.pg_terminate_backend(pid)) FROM pg_catalog.pg_stat_activity WHERE usename = ANY($1))`, roles).Scan(&may, &left)
+				switch {
+				case err != nil:
+					return err
+				case may == 0:
+					return expel(ctx, c, roles)
+				case time.Since(begun) > longestEnd:
+					return errors.New("replica " + x.ID + " does not hear from its primary who may not log in any more")
+				}
+			}
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // How long a login may take from the check whether its role may to where its session can be seen, and a session to its end.

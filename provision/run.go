@@ -178,7 +178,7 @@ func (w *warden) learn(c tenant.Change) {
 // mine reports whether a tenant is this host's to look after: its instance, a replica, or, of virtual tenants, everybody's.
 func (w *warden) mine(r *tenant.Record) bool {
 	if r.Isolation != tenant.Instance {
-		return w.m.o.Virtual != nil
+		return w.m.shares()
 	}
 	return r.Host == w.m.o.Host
 }

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"strconv"
 	"strings"
 	"time"
 
@@ -66,12 +67,14 @@ func dial(ctx context.Context, at tenant.Endpoint, w who) (*pgx.Conn, error) {
 // this process is everybody's.
 const mostHeard = 64 << 20
 
-// bounded reads so many bytes of a server's messages, and none that says that it is longer: room is made for it as soon as it is announced.
+// bounded reads so many bytes of a server's messages, and none that says that it is longer: room is made for it as soon as it is announced. A login that
+// would take more work than PostgreSQL asks for is not gone on with either: no context ends that.
 type bounded struct {
 	r      io.Reader
 	left   int
 	header []byte // of the next message, as far as it is here
 	body   int    // what is to come of this one
+	login  []byte // what is here of this one, if it is of the login
 }
 
 var errTooMuch = errors.New("the instance says more than it could have to say")
@@ -84,18 +87,47 @@ func (b *bounded) Read(p []byte) (int, error) {
 	for p = p[:n]; len(p) > 0; {
 		if b.body > 0 {
 			skip := min(b.body, len(p))
-			b.body, p = b.body-skip, p[skip:]
+			if b.header[0] == 'R' {
+				b.login = append(b.login, p[:skip]...)
+			}
+			if b.body, p = b.body-skip, p[skip:]; b.body == 0 && expensive(b.login) {
+				return 0, errTooExpensive
+			}
 			continue
+		}
+		if len(b.header) == 5 {
+			b.header, b.login = b.header[:0], b.login[:0]
 		}
 		if b.header, p = append(b.header, p[0]), p[1:]; len(b.header) == 5 {
 			size := binary.BigEndian.Uint32(b.header[1:])
-			if b.header = b.header[:0]; size > mostHeard {
+			if size > mostHeard {
 				return 0, errTooMuch
 			}
 			b.body = max(int(size)-4, 0)
 		}
 	}
 	return n, err
+}
+
+// mostIterations is how often a password may have to be hashed: as many times as for the pooler.
+const mostIterations = 100_000
+
+var errTooExpensive = fmt.Errorf("the instance asks for more than %d SCRAM iterations", mostIterations)
+
+// expensive reports whether an authentication message asks for too many iterations (RFC 5802: r=nonce,s=salt,i=count).
+func expensive(body []byte) bool {
+	const goesOn = 11 // AuthenticationSASLContinue
+	if len(body) < 4 || binary.BigEndian.Uint32(body) != goesOn {
+		return false
+	}
+	for part := range strings.SplitSeq(string(body[4:]), ",") {
+		if count, is := strings.CutPrefix(part, "i="); is {
+			if n, err := strconv.Atoi(count); err != nil || n > mostIterations {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // ServerTLS is how a server is connected to that has to show a certificate of ca (PEM) for its host; nil = without TLS, where there is none.

@@ -73,10 +73,10 @@ func (m *Manager) templateFile(name string) (string, error) {
 // running is a tenant's instance that can be read from: of this host, and up.
 func (m *Manager) running(ctx context.Context, r *tenant.Record) (Source, error) {
 	if r.Isolation != tenant.Instance {
-		if m.o.Virtual == nil {
+		if !m.shares() {
 			return Source{}, Errorf(KindRefused, "tenant %s can't be reached from here", r.Name)
 		}
-		return m.o.Virtual.Source(ctx, r.Clone())
+		return m.virtual().Source(ctx, r.Clone())
 	}
 	if r.Host != m.o.Host {
 		return Source{}, Errorf(KindRefused, "tenant %s is on host %s", r.Name, r.Host).WithHint("ask there")
@@ -167,11 +167,42 @@ func (m *Manager) database(ctx context.Context, in *Instance, r *tenant.Record) 
 // extend makes extensions in a tenant's database, as the superuser: most need one.
 func extend(ctx context.Context, c *pgx.Conn, names []string) error {
 	for _, name := range names {
-		if _, err := c.Exec(ctx, "CREATE EXTENSION IF NOT EXISTS "+ident(name)+" WITH SCHEMA public CASCADE"); err != nil {
+		moved, err := extendAside(ctx, c, name)
+		if err == nil && !moved {
+			_, err = c.Exec(ctx, "CREATE EXTENSION IF NOT EXISTS "+ident(name)+" WITH SCHEMA public CASCADE")
+		}
+		if err != nil {
 			return explainSQL("extension "+name, "", err)
 		}
 	}
 	return nil
+}
+
+// extendAside makes an extension where nobody else can make anything, and moves it to public then: its script looks names up where it is made, and would do
+// with the superuser's rights what a tenant has put there for it. It returns false if it can't be moved; nothing is changed then.
+func extendAside(ctx context.Context, c *pgx.Conn, name string) (moved bool, err error) {
+	tx, err := c.Begin(ctx)
+	if err != nil {
+		return false, err
+	}
+	defer func() { _ = tx.Rollback(ctx) }() // it may be over
+	const aside = "pgkennel_extension"
+	if err := run(ctx, c, "CREATE SCHEMA "+aside, "CREATE EXTENSION IF NOT EXISTS "+ident(name)+" WITH SCHEMA "+aside+" CASCADE"); err != nil {
+		return false, err
+	}
+	made, err := column(ctx, c, "SELECT extname::text FROM pg_catalog.pg_extension WHERE extnamespace = $1::regnamespace", aside)
+	if err != nil {
+		return false, err
+	}
+	for _, x := range made {
+		if err := run(ctx, c, "ALTER EXTENSION "+ident(x)+" SET SCHEMA public"); err != nil {
+			return false, ctx.Err()
+		}
+	}
+	if err := run(ctx, c, "DROP SCHEMA "+aside); err != nil {
+		return false, ctx.Err()
+	}
+	return true, tx.Commit(ctx)
 }
 
 // runAsOwner runs SQL in a tenant's database in one transaction, logged in as the tenant and acting as the owner: what it makes belongs to that, and what

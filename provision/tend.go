@@ -220,7 +220,7 @@ func accessOf(r *tenant.Record) string {
 }
 
 // replicas keeps replicas of this host up.
-func (w *warden) replicas(ctx context.Context, _ *care, r *tenant.Record, _ *Instance, _ Driver) error {
+func (w *warden) replicas(ctx context.Context, c *care, r *tenant.Record, _ *Instance, _ Driver) error {
 	for i := range r.Replicas {
 		x := &r.Replicas[i]
 		if x.Host != w.m.o.Host || x.Endpoint.Port == 0 {
@@ -237,6 +237,7 @@ func (w *warden) replicas(ctx context.Context, _ *care, r *tenant.Record, _ *Ins
 		if err := w.under(ctx, r, func(ctx context.Context, _ *tenant.Record) error { return d.Start(ctx, in) }); err != nil {
 			return err
 		}
+		c.settled = "" // who was kept out meanwhile, it hears of only now
 	}
 	return nil
 }
@@ -331,11 +332,9 @@ func (w *warden) use(ctx context.Context, c *care, r *tenant.Record, in *Instanc
 		var since float64 // seconds since a connection did something
 		var ended int64
 		err := conn.QueryRow(ctx, `SELECT coalesce(bool_or(state <> 'idle'), false),
-				coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - max(state_change)), 1e9)::float8,
+				greatest(coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - max(state_change)), 1e9), 0)::float8, -- clocks are set back
 				(SELECT coalesce((pg_catalog.to_jsonb(d) ->> 'sessions')::int8, xact_commit + xact_rollback)
-					FROM pg_catalog.pg_stat_database AS d WHERE datname = $1)
-			FROM pg_catalog.pg_stat_activity
-			WHERE backend_type IN ('client backend', 'walsender') AND usename <> '`+Superuser+`'`, r.Database).Scan(&busy, &since, &ended)
+					FROM pg_catalog.pg_stat_database AS d WHERE datname = $1)`+sessions, r.Database).Scan(&busy, &since, &ended)
 		if err != nil {
 			return err
 		}

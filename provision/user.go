@@ -119,7 +119,9 @@ func beginUser(ctx context.Context, c *change) error {
 		if err := c.refuseIn(tenant.Stopped, tenant.Asleep, tenant.OnHold); err != nil {
 			return err
 		}
-		c.r.Login(c.o.Login).Disabled = true // from the beginning
+		l := c.r.Login(c.o.Login)
+		c.args = map[string]string{argDisabled: strconv.FormatBool(l.Disabled)}
+		l.Disabled = true // from the beginning
 		return nil
 	}
 	return Errorf(KindInvalid, "user has no action %q", c.o.Action).WithHint("create, remove, set, password or list")
@@ -179,18 +181,24 @@ func (c *change) setLogin() error {
 	return nil
 }
 
+// argDisabled is whether a login that is being removed was disabled before.
+const argDisabled = "disabled"
+
 func userSteps(j *job) []step {
 	if j.o.Action == actionRemove {
-		return []step{{"roles", dropLogin, nil}, {"register", unregisterLogin, nil}}
+		return []step{{"roles", dropLogin, keepLogin}, {"register", unregisterLogin, nil}}
 	}
 	return []step{{"roles", addLogin, forgetLogin}, {"register", registerLogin, nil}}
 }
 
 // addLogin makes the role of a new login.
-func addLogin(ctx context.Context, j *job) error {
+func addLogin(ctx context.Context, j *job) error { return j.makeLogin(ctx, j.r) }
+
+// makeLogin makes the role of the order's login as r has it, or changes it to that.
+func (j *job) makeLogin(ctx context.Context, r *tenant.Record) error {
 	return j.instance(func(in *Instance, _ Driver) error {
 		return as(ctx, in, "postgres", func(ctx context.Context, c *pgx.Conn) error {
-			l := j.r.Login(j.o.Login)
+			l := r.Login(j.o.Login)
 			if l == nil {
 				return Errorf(KindFailed, "the login %s is not on record any more", j.o.Login)
 			}
@@ -198,11 +206,11 @@ func addLogin(ctx context.Context, j *job) error {
 			if err != nil {
 				return err
 			}
-			todo, err := j.m.role(j.r, l, len(have) > 0)
+			todo, err := j.m.role(r, l, len(have) > 0)
 			if err != nil {
 				return err
 			}
-			return run(ctx, c, append(todo, "GRANT CONNECT, TEMPORARY ON DATABASE "+ident(j.r.Database)+" TO "+ident(l.Role))...)
+			return run(ctx, c, append(todo, "GRANT CONNECT, TEMPORARY ON DATABASE "+ident(r.Database)+" TO "+ident(l.Role))...)
 		})
 	})
 }
@@ -233,7 +241,30 @@ func dropLogin(ctx context.Context, j *job) error {
 	if l == nil {
 		return nil
 	}
-	return j.instance(func(in *Instance, _ Driver) error { return drop(ctx, in, j.r, l.Role) })
+	return j.instance(func(in *Instance, _ Driver) error { return j.m.drop(ctx, in, j.r, l.Role) })
+}
+
+// keepLogin has a login that could not be removed be as it was. Where its role can't be had back, it stays on record, disabled, to be removed again.
+func keepLogin(ctx context.Context, j *job) error {
+	disabled := j.r.Operation.Args[argDisabled] == "true"
+	back := func(r *tenant.Record) {
+		if l := r.Login(j.o.Login); l != nil {
+			l.Disabled = disabled
+		}
+	}
+	r := j.r.Clone()
+	if back(r); r.Login(j.o.Login) == nil {
+		return nil
+	}
+	if err := j.makeLogin(ctx, r); err != nil {
+		if left(ctx, err) {
+			return err
+		}
+		j.m.o.Log.WarnContext(ctx, "login stays disabled", "tenant", j.r.ID, "login", j.o.Login, "error", err)
+		return nil
+	}
+	j.change(back)
+	return nil
 }
 
 // forgetLogin takes a login away that was not to be: a record that has it without its role can't be brought in line with the server.
@@ -245,7 +276,7 @@ func forgetLogin(ctx context.Context, j *job) error {
 }
 
 // drop takes a role away.
-func drop(ctx context.Context, in *Instance, r *tenant.Record, role string) error {
+func (m *Manager) drop(ctx context.Context, in *Instance, r *tenant.Record, role string) error {
 	there := false
 	err := as(ctx, in, "postgres", func(ctx context.Context, c *pgx.Conn) error {
 		have, err := column(ctx, c, "SELECT rolname::text FROM pg_catalog.pg_roles WHERE rolname = $1", role)
@@ -258,6 +289,9 @@ func drop(ctx context.Context, in *Instance, r *tenant.Record, role string) erro
 		return expel(ctx, c, []string{role})
 	})
 	if err != nil || !there {
+		return err
+	}
+	if err := m.expelReplicas(ctx, r, []string{role}); err != nil { // whose sessions can't be told by it later
 		return err
 	}
 	err = as(ctx, in, r.Database, func(ctx context.Context, c *pgx.Conn) error {

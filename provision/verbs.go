@@ -62,7 +62,7 @@ func verbs() map[string]*verb {
 		VerbResume:  {fields: one, named: true, begin: beginResume, steps: resumeSteps},
 		VerbWake:    {fields: one, named: true, begin: beginWake, steps: startSteps, physical: true},
 		VerbStop:    {fields: []string{"Tenant", "Now"}, named: true, begin: beginStop, steps: stopSteps, physical: true},
-		VerbSleep:   {fields: []string{"Tenant", "Now"}, named: true, begin: beginSleep, steps: stopSteps, physical: true},
+		VerbSleep:   {fields: []string{"Tenant", "Now"}, named: true, undo: true, begin: beginSleep, steps: stopSteps, physical: true},
 		VerbSuspend: {fields: []string{"Tenant", "Now"}, named: true, begin: beginSuspend, steps: suspendSteps},
 		VerbRestart: {fields: []string{"Tenant", "Now"}, named: true, begin: beginRestart, steps: restartSteps, physical: true},
 

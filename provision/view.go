@@ -74,10 +74,10 @@ func show(ctx context.Context, m *Manager, o Order, _ func(Progress)) (*Result, 
 // usage is what a tenant's instance uses now, as far as that can be found out here.
 func (m *Manager) usage(ctx context.Context, r *tenant.Record) *Usage {
 	if r.Isolation != tenant.Instance {
-		if m.o.Virtual == nil || r.Phase == tenant.Creating {
+		if !m.shares() || r.Phase == tenant.Creating {
 			return nil
 		}
-		size, err := m.o.Virtual.Size(ctx, r.Clone())
+		size, err := m.virtual().Size(ctx, r.Clone())
 		if err != nil {
 			return nil
 		}

@@ -21,7 +21,9 @@ type Asked struct {
 	User, Database string
 	Option         string     // pgkennel.tenant among its startup parameters; empty = not said
 	ServerName     string     // of its TLS handshake; empty = none
+	Replica        bool       // pgdog.role=replica among them: to read at a replica of the tenant
 	From           netip.Addr // the client's address; not valid for unix sockets
+	Physical       bool       // it asks for a replication connection to a server, and the database may be no name of any
 }
 
 // Said is the same for all ways to say the same login and tenants, whether there are any such or not: what is made up for one that is not there may not

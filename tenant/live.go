@@ -55,7 +55,7 @@ func (r *Registry) followed(rec *Record) *Tenant {
 	}
 	if rec.Isolation == Instance { // where it is, and how to log in there, is the instance's to know: its sessions go on when that changes
 		t.Mode, t.Shard, t.Role, t.Database = Strict, 0, "", ""
-		t.Down = rec.Access.Enabled && (rec.Phase == Stopped || rec.Phase == Failed)
+		t.Down = rec.Access.Enabled && (rec.Phase == Stopped || rec.Phase == Failed && !rec.Dormant())
 	}
 	switch {
 	case rec.Phase == OnHold:

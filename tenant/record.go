@@ -207,7 +207,17 @@ func (r *Record) Clone() *Record {
 
 // Routable reports whether clients may reach the tenant, if need be after it was woken.
 func (r *Record) Routable() bool {
-	return r.Access.Enabled && (r.Phase == Ready || r.Phase == Asleep)
+	return r.Access.Enabled && (r.Phase == Ready || r.Dormant())
+}
+
+// VerbWake is the verb of the operation that a client's coming begins.
+const VerbWake = "wake"
+
+// Dormant reports whether the tenant is down until somebody comes: asleep, or could not be woken for the last one who came. What kept it down then, such as a
+// full disk, may be over.
+func (r *Record) Dormant() bool {
+	op := r.Operation
+	return r.Phase == Asleep || r.Phase == Failed && op != nil && op.Verb == VerbWake && !op.Undoing
 }
 
 // Login finds a login by its name, nil if there is none.

@@ -3,11 +3,14 @@ package provision_test
 import (
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/pgkennel/pgkennel/provision"
+	"github.com/pgkennel/pgkennel/provision/drivertest"
 	"github.com/pgkennel/pgkennel/tenant"
 )
 
@@ -65,13 +68,21 @@ func TestBackups(t *testing.T) {
 		t.Errorf("restore as another: there are %s roles", got)
 	}
 	b.do(provision.Order{Verb: provision.VerbRemove, Tenant: "other", Now: true})
-	b.do(provision.Order{Verb: provision.VerbRestore, Tenant: "acme", Backup: ids[provision.Physical]})
+	b.do(provision.Order{Verb: provision.VerbReplica, Action: "create", Tenant: "acme", Force: true})
+	res = b.do(provision.Order{Verb: provision.VerbRestore, Tenant: "acme", Backup: ids[provision.Physical]})
+	if x := b.record("acme").Replicas[0]; x.Endpoint.Port != 0 || !slices.ContainsFunc(res.Notes, func(s string) bool { return strings.Contains(s, x.ID) }) {
+		t.Errorf("a replica of what was replaced goes on to serve: %+v, %q", x, res.Notes)
+	} else {
+		b.do(provision.Order{Verb: provision.VerbReplica, Action: "remove", Tenant: "acme", Replica: x.ID})
+	}
 	if got := sum("acme"); got != "11" {
 		t.Errorf("restore: got %s, want 11", got)
 	}
 	b.mustSQL("acme", "bi", "SELECT c FROM x")
 	b.refused(provision.Order{Verb: provision.VerbRestore, Tenant: "acme", Backup: "none"}, provision.KindNotFound, "none")
 	b.refused(provision.Order{Verb: provision.VerbRestore, Tenant: "acme", ToTime: time.Unix(1, 0)}, provision.KindNotFound, "physical")
+	b.refused(provision.Order{Verb: provision.VerbRestore, Tenant: "acme", ToTime: time.Now().Add(time.Hour)}, provision.KindInvalid, "not come yet")
+	b.refused(provision.Order{Verb: provision.VerbRestore, Tenant: "acme", ToTime: time.Now()}, provision.KindRefused, "no WAL")
 	if res := b.do(provision.Order{Verb: provision.VerbBackups, Tenant: "acme"}); len(res.Backups) != 3 { // and one before the restore
 		t.Errorf("got %d backups, want 3", len(res.Backups))
 	}
@@ -99,8 +110,19 @@ func TestBackups(t *testing.T) {
 	}
 	// Another has its data through a file.
 	file := filepath.Join(t.TempDir(), "acme")
+	part := file + ".pgkennel-part" // of one that was killed
+	if err := os.WriteFile(part, []byte("half"), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	b.do(provision.Order{Verb: provision.VerbExport, Tenant: "acme", File: file, Passphrase: "secret words"})
+	if _, err := os.Stat(part); !os.IsNotExist(err) {
+		t.Errorf("what was left of an export is still there: %v", err)
+	}
+	n := len(b.do(provision.Order{Verb: provision.VerbBackups, Tenant: "acme"}).Backups)
 	b.refused(provision.Order{Verb: provision.VerbExport, Tenant: "acme", File: file}, provision.KindTaken, "already")
+	if got := len(b.do(provision.Order{Verb: provision.VerbBackups, Tenant: "acme"}).Backups); got != n {
+		t.Errorf("an export that is refused has made %d backups", got-n)
+	}
 	pipe := filepath.Join(t.TempDir(), "pipe") // nobody writes to it
 	if err := syscall.Mkfifo(pipe, 0o600); err != nil {
 		t.Fatal(err)
@@ -110,7 +132,19 @@ func TestBackups(t *testing.T) {
 	if a, m := sum("acme"), sum("moved"); a != m {
 		t.Errorf("import: got %s, want %s", m, a)
 	}
+	followed := make(chan error, 1)
+	go func() { followed <- b.try(provision.Order{Verb: provision.VerbLogs, Tenant: "moved", Follow: true}) }()
 	b.do(provision.Order{Verb: provision.VerbRemove, Tenant: "moved", Now: true})
+	defer func() {
+		select {
+		case err := <-followed:
+			if err != nil && drivertest.Kind(err) != provision.KindNotFound { // it may come too late
+				t.Error(err)
+			}
+		case <-time.After(10 * time.Second):
+			t.Error("the log of a tenant that is gone is followed on")
+		}
+	}()
 	// What was removed comes back as it was.
 	b.do(provision.Order{Verb: provision.VerbRemove, Tenant: "acme"})
 	if res := b.do(provision.Order{Verb: provision.VerbBackups, Tenant: "acme"}); res.Backups[0].Note != "final" {
@@ -120,7 +154,17 @@ func TestBackups(t *testing.T) {
 	if r := b.record("acme"); r.Phase != tenant.Ready || !r.Forget.IsZero() || !r.Routable() {
 		t.Errorf("brought back: got %+v", r)
 	}
-	b.mustSQL("acme", "acme", "SELECT 1")
+	// Of one that is there, the same order replaces the data by those of the latest backup; what was written since is in the one that was made before.
+	was := sum("acme")
+	b.mustSQL("acme", "acme", "INSERT INTO x VALUES (100)")
+	since := sum("acme")
+	if res := b.do(provision.Order{Verb: provision.VerbRestore, Tenant: "acme"}); !res.Changed || sum("acme") != was {
+		t.Errorf("restored in place: got %+v, and %s instead of %s", res, sum("acme"), was)
+	}
+	b.do(provision.Order{Verb: provision.VerbRestore, Tenant: "acme"})
+	if got := sum("acme"); got != since {
+		t.Errorf("what was there before a restore: got %s, want %s", got, since)
+	}
 }
 
 // A template may be another tenant's schema, of which the new one gets no row.
@@ -154,6 +198,26 @@ func TestTemplateOfTenant(t *testing.T) {
 	if _, err := b.sqlAt("acme", "acme", x.Endpoint, "SELECT 1"); err != nil {
 		t.Errorf("the replica after a restart: %v", err)
 	}
+	// Who is kept out of the tenant's own server is kept out there, whatever poolers know.
+	held := make(chan error, 1)
+	go func() { _, err := b.sqlAt("acme", "acme", x.Endpoint, "SELECT pg_sleep(120)"); held <- err }()
+	b.until("a session at the replica", func() bool {
+		n, err := b.sqlAt("acme", "acme", x.Endpoint, "SELECT count(*) FROM pg_stat_activity WHERE usename = session_user AND pid <> pg_backend_pid()")
+		return err == nil && n == "1"
+	})
+	b.do(provision.Order{Verb: provision.VerbDisable, Tenant: "acme", Now: true})
+	select {
+	case err := <-held:
+		if err == nil || !strings.Contains(err.Error(), "57P01") {
+			t.Errorf("the session at the replica: %v", err)
+		}
+	case <-time.After(30 * time.Second):
+		t.Error("the session at the replica goes on")
+	}
+	if _, err := b.sqlAt("acme", "acme", x.Endpoint, "SELECT 1"); err == nil || !strings.Contains(err.Error(), "28000") {
+		t.Errorf("a login at the replica: %v", err)
+	}
+	b.do(provision.Order{Verb: provision.VerbEnable, Tenant: "acme"})
 	b.do(provision.Order{Verb: provision.VerbReplica, Action: "remove", Tenant: "acme", Replica: x.ID})
 	if n := len(b.record("acme").Replicas); n != 0 {
 		t.Errorf("%d replicas are left", n)

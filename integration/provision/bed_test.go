@@ -257,6 +257,21 @@ func (b *bed) sqlAt(name, login string, at tenant.Endpoint, query string) (strin
 	return out, rows.Err()
 }
 
+// admin connects to a database of a tenant's instance as pgkennel does.
+func (b *bed) admin(r *tenant.Record, database string) *pgx.Conn {
+	b.Helper()
+	secret, err := b.vault.Open(r.ID, tenant.AdminField, r.Admin)
+	if err != nil {
+		b.Fatal(err)
+	}
+	c, err := pgx.Connect(b.Context(), fmt.Sprintf("host=%s port=%d user=%s password=%s dbname=%s sslmode=disable", r.Endpoint.Host, r.Endpoint.Port, provision.Superuser, secret, database))
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(func() { c.Close(context.Background()) })
+	return c
+}
+
 // mustSQL is sql that has to succeed.
 func (b *bed) mustSQL(name, login, query string) string {
 	b.Helper()

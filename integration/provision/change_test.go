@@ -1,10 +1,12 @@
 package provision_test
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/provision"
@@ -64,10 +66,27 @@ func TestSet(t *testing.T) {
 	if set(map[string]string{"work_mem": ""}, false); b.mustSQL("acme", "acme", "SHOW work_mem") == "5MB" {
 		t.Error("a setting that was taken back is there still")
 	}
-	b.do(provision.Order{Verb: provision.VerbSet, Tenant: "acme", Extensions: []string{"pg_trgm"}})
-	b.mustSQL("acme", "acme", "SELECT similarity('a', 'b')")
+	// Extensions are made where the tenant has put nothing for their scripts to find.
+	r := b.record("acme")
+	admin := b.admin(r, r.Database)
+	for _, sql := range []string{
+		"CREATE SCHEMA watch; CREATE TABLE watch.paths (path text)",
+		`CREATE FUNCTION watch.path() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN INSERT INTO watch.paths VALUES (current_setting('search_path')); END $$`,
+		"CREATE EVENT TRIGGER watch ON ddl_command_end WHEN TAG IN ('CREATE FUNCTION') EXECUTE FUNCTION watch.path()",
+	} {
+		if _, err := admin.Exec(t.Context(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.do(provision.Order{Verb: provision.VerbSet, Tenant: "acme", Extensions: []string{"earthdistance", "pg_trgm", "plpgsql"}})
+	var paths, away string
+	if err := admin.QueryRow(t.Context(), `SELECT string_agg(DISTINCT path, '; '), (SELECT count(*) FROM pg_namespace WHERE nspname LIKE 'pgkennel%')::text FROM watch.paths`).Scan(&paths, &away); err != nil ||
+		paths == "" || strings.Contains(paths, "public") || away != "0" {
+		t.Errorf("scripts of extensions had search_path %s; %s schemas are left, %v", paths, away, err)
+	}
+	b.mustSQL("acme", "acme", "SELECT public.similarity('a', 'b'), public.earth(), public.cube(1)")
 	b.refused(provision.Order{Verb: provision.VerbSet, Tenant: "acme", Extensions: []string{"no_such"}}, provision.KindFailed, "no_such")
-	if got := b.record("acme").Extensions; !slices.Equal(got, []string{"pg_trgm"}) {
+	if got := b.record("acme").Extensions; !slices.Equal(got, []string{"earthdistance", "pg_trgm", "plpgsql"}) {
 		t.Errorf("got extensions %v", got)
 	}
 }
@@ -112,10 +131,38 @@ func TestLogins(t *testing.T) {
 	b.do(provision.Order{Verb: provision.VerbUser, Action: "set", Tenant: "acme", Login: "bi", Limits: &tenant.Limits{Connections: 0}})
 	b.do(provision.Order{Verb: provision.VerbUser, Action: "create", Tenant: "acme", Login: "writer", Password: "w"})
 	b.mustSQL("acme", "writer", "CREATE TABLE of_writer (); INSERT INTO x VALUES (2)")
+	// One that can't be removed goes on to be one.
+	r := b.record("acme")
+	admin := b.admin(r, "postgres")
+	if _, err := admin.Exec(t.Context(), fmt.Sprintf("CREATE TABLE public.elsewhere (); ALTER TABLE public.elsewhere OWNER TO %q", r.Login("writer").Role)); err != nil {
+		t.Fatal(err)
+	}
+	b.refused(provision.Order{Verb: provision.VerbUser, Action: "remove", Tenant: "acme", Login: "writer"}, provision.KindFailed, "2BP01")
+	b.mustSQL("acme", "writer", "INSERT INTO x VALUES (2)")
+	if r := b.record("acme"); r.Login("writer").Disabled || r.Operation != nil || r.Phase != tenant.Ready {
+		t.Errorf("a login that could not be removed: %+v", r)
+	}
+	if _, err := admin.Exec(t.Context(), "DROP TABLE public.elsewhere"); err != nil {
+		t.Fatal(err)
+	}
 	b.do(provision.Order{Verb: provision.VerbUser, Action: "remove", Tenant: "acme", Login: "writer"})
 	b.mustSQL("acme", "acme", "DROP TABLE of_writer")
 	if n := len(b.record("acme").Logins); n != 2 {
 		t.Errorf("got %d logins, want 2", n)
+	}
+	gone := &tenant.Record{
+		ID: tenant.NewID(), Name: "globex", Isolation: tenant.Instance, Phase: tenant.Removed, Host: r.Host, Driver: r.Driver, Forget: time.Date(2040, 1, 2, 3, 4, 0, 0, time.UTC),
+		Admin: b.vault.Seal("x", tenant.AdminField, "x"),
+	}
+	gone, err := b.dir.Put(t.Context(), gone, tenant.Entry{Who: "test", What: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, says := range []string{"globex", "2040-01-02 03:04 UTC", "tenant remove --now globex", "tenant restore globex"} {
+		b.refused(provision.Order{Verb: provision.VerbRename, Tenant: "acme", Name: "globex"}, provision.KindTaken, says)
+	}
+	if err := b.dir.Delete(t.Context(), gone, tenant.Entry{Who: "test", What: "test"}); err != nil {
+		t.Fatal(err)
 	}
 	b.do(provision.Order{Verb: provision.VerbRename, Tenant: "acme", Name: "globex"})
 	b.mustSQL("globex", "globex", "SELECT 1") // its secret is opened by the role's name, which stays

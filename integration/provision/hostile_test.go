@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -134,5 +136,41 @@ func (f *impostor) serve(c net.Conn) {
 		case "errors":
 			_, _ = io.WriteString(c, "E\x00\x00\x00\x17SERROR\x00C42501\x00Mno\x00\x00"+idle)
 		}
+	}
+}
+
+// A server can't have pgkennel hash a password for hours: no context would end that.
+func TestExpensiveLogin(t *testing.T) {
+	t.Parallel()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	message := func(c net.Conn, code uint32, text string) {
+		m := binary.BigEndian.AppendUint32([]byte{'R'}, uint32(len(text))+8)
+		_, _ = c.Write(append(binary.BigEndian.AppendUint32(m, code), text...))
+	}
+	go func() {
+		c, err := l.Accept()
+		if err != nil {
+			return
+		}
+		defer c.Close()
+		b := make([]byte, 4096)
+		_, _ = c.Read(b)
+		message(c, 10, "SCRAM-SHA-256\x00\x00")
+		n, _ := c.Read(b)
+		_, nonce, _ := strings.Cut(string(b[:n]), ",r=")
+		message(c, 11, "r="+nonce+"more,s=c2FsdHNhbHRzYWx0c2FsdA==,i=2000000000")
+		_, _ = c.Read(b)
+	}()
+	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+	defer cancel()
+	_, port, _ := net.SplitHostPort(l.Addr().String())
+	n, _ := strconv.Atoi(port)
+	_, err = provision.Ask(ctx, &provision.Instance{Endpoint: tenant.Endpoint{Host: "127.0.0.1", Port: n}, Password: "x"})
+	if err == nil || !strings.Contains(err.Error(), "SCRAM iterations") {
+		t.Errorf("got %v", err)
 	}
 }

@@ -319,6 +319,10 @@ func TestFailed(t *testing.T) {
 	// Removal takes the place of what failed.
 	f.fails.Store(true)
 	b.refused(provision.Order{Verb: provision.VerbSleep, Tenant: "acme"}, provision.KindFailed, "does not stop")
+	if r := b.record("acme"); r.Phase != tenant.Ready || r.Operation != nil { // who does not fall asleep stays awake
+		t.Errorf("got phase %s, operation %+v", r.Phase, r.Operation)
+	}
+	b.refused(provision.Order{Verb: provision.VerbStop, Tenant: "acme"}, provision.KindFailed, "does not stop")
 	f.fails.Store(false)
 	r := b.record("acme")
 	r.Operation.Args["order"] = "sealed with a key that is gone"

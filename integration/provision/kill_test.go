@@ -252,7 +252,7 @@ func TestKilledWithBackups(t *testing.T) {
 		{provision.Order{Verb: provision.VerbVerify}, "check " + made + " load destroy register", tenant.Ready},
 		{provision.Order{Verb: provision.VerbReplica, Action: "create", Force: true}, made + " register", tenant.Ready},
 		{provision.Order{Verb: provision.VerbReplica, Action: "remove"}, "destroy register", tenant.Ready},
-		{provision.Order{Verb: provision.VerbRestore}, "check keep volume configure start answers roles load register", tenant.Ready},
+		{provision.Order{Verb: provision.VerbRestore}, "check close keep volume configure start answers roles load register", tenant.Ready},
 		{provision.Order{Verb: provision.VerbClone, Name: "twin"}, "dump " + made + " roles load register", tenant.Ready},
 		{provision.Order{Verb: provision.VerbRemove}, "close backup stop register", tenant.Removed},
 		{provision.Order{Verb: provision.VerbRestore}, "volume configure start answers register", tenant.Ready},
@@ -261,6 +261,9 @@ func TestKilledWithBackups(t *testing.T) {
 		o.Tenant, o.By = "acme", "test"
 		if o.Action == "remove" {
 			o.Replica = replica
+		}
+		if o.Verb == provision.VerbRestore && b.record("acme").Phase == tenant.Ready {
+			o.Backup = b.do(provision.Order{Verb: provision.VerbBackups, Tenant: "acme"}).Backups[0].ID
 		}
 		places, said := b.killed(o, "", true)
 		again := o.Verb == provision.VerbClone || o.Verb == provision.VerbReplica // what is there already is refused, or made once more
@@ -324,9 +327,9 @@ func TestKilledWithPhysicalBackups(t *testing.T) {
 		only       []string
 	}{
 		{provision.Order{Verb: provision.VerbImport, Tenant: "moved", File: file}, "import " + made + " " + up + " roles load register", "7 8 9", []string{"import", "load"}},
-		{provision.Order{Verb: provision.VerbRestore, ToTime: at}, "check keep close stop unpack " + up + " roles register", "7 8", []string{"unpack", "answers"}},
+		{provision.Order{Verb: provision.VerbRestore, ToTime: at}, "check close keep stop unpack " + up + " roles register", "7 8", []string{"unpack", "answers"}},
 		{provision.Order{Verb: provision.VerbRestore, ToTime: at, Name: "twin"}, "backup " + made + " unpack " + up + " adopt roles register", "7 8", []string{"unpack", "roles"}},
-		{provision.Order{Verb: provision.VerbRestore, Backup: base}, "check keep close stop unpack " + up + " roles register", "7", []string{"stop", "start"}},
+		{provision.Order{Verb: provision.VerbRestore, Backup: base}, "check close keep stop unpack " + up + " roles register", "7", []string{"stop", "start"}},
 	} {
 		o, only := row.order, row.only
 		o.Tenant, o.By = cmp.Or(o.Tenant, "acme"), "test"

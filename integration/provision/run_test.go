@@ -2,12 +2,15 @@ package provision_test
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"strings"
 	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/tenant"
@@ -88,7 +91,25 @@ func TestRunner(t *testing.T) {
 	if b.record("acme").Phase != tenant.Ready {
 		t.Error("a tenant fell asleep that has a client")
 	}
+	at := b.do(provision.Order{Verb: provision.VerbConnect, Tenant: "acme"}).Connect
+	operator, err := pgx.Connect(t.Context(), fmt.Sprintf("host=%s port=%d user=%s password=%s dbname=%s sslmode=disable", at.Host, at.Port, at.User, at.Password, at.Database))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := operator.Exec(t.Context(), "BEGIN"); err != nil {
+		t.Fatal(err)
+	}
 	clients.Store(0)
+	time.Sleep(600 * time.Millisecond)
+	if b.record("acme").Phase != tenant.Ready {
+		t.Error("a tenant fell asleep while its operator was in a transaction")
+	}
+	if err := b.try(provision.Order{Verb: provision.VerbSleep, Tenant: "acme"}); err == nil || b.record("acme").Phase != tenant.Ready || operator.Ping(t.Context()) != nil {
+		t.Errorf("put to sleep while its operator was in a transaction: got %v, phase %s", err, b.record("acme").Phase)
+	}
+	if err := operator.Close(t.Context()); err != nil {
+		t.Error(err)
+	}
 	b.until("asleep", func() bool {
 		r := b.record("acme")
 		return r.Phase == tenant.Asleep && r.Operation == nil && !b.up("acme")
@@ -131,6 +152,20 @@ func TestRunnerTakesOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	b.until("up, and no reason any more", func() bool { return b.up("acme") && b.record("acme").Reason == "" })
+	// A wake that failed can be ordered again.
+	b.do(provision.Order{Verb: provision.VerbSleep, Tenant: "acme"})
+	if err := os.Rename(conf+"/global", conf+"/global.gone"); err != nil {
+		t.Fatal(err)
+	}
+	b.refused(provision.Order{Verb: provision.VerbWake, Tenant: "acme"}, provision.KindFailed, "")
+	if r := b.record("acme"); r.Phase != tenant.Failed || !r.Routable() {
+		t.Errorf("got phase %s, and it is not to be woken again", r.Phase)
+	}
+	if err := os.Rename(conf+"/global.gone", conf+"/global"); err != nil {
+		t.Fatal(err)
+	}
+	b.do(provision.Order{Verb: provision.VerbWake, Tenant: "acme"})
+	b.mustSQL("acme", "acme", "SELECT 1")
 }
 
 // A tenant whose disk is nearly full may only read, until there is room again.

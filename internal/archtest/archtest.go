@@ -39,6 +39,7 @@ var floors = map[string]int{
 	"provision/external":   3,
 	"provision/backup":     3,
 	"pooler/cluster":       3,
+	"pooler/notify":        3,
 
 	"pooler/exec":    4,
 	"pooler/session": 5,
@@ -58,7 +59,9 @@ var floors = map[string]int{
 	// Above it: they may use everything, and nothing may use them.
 	"internal/testbed":      8,
 	"integration":           9,
+	"integration/drivers":   9,
 	"integration/isolation": 9,
+	"integration/parity":    9,
 	"integration/provision": 9,
 	"bench":                 9,
 	"bench/density":         9,

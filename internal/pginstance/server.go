@@ -108,6 +108,15 @@ func (s *Scratch) NewServer(ctx context.Context, opts Options) (*Server, error) 
 	return srv, nil
 }
 
+// Standby has the server, which is down, come up as a hot standby: with what it has, of nobody.
+func (srv *Server) Standby() error {
+	path := filepath.Join(srv.DataDir, "standby.signal")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		return fmt.Errorf("instance file: %w", err)
+	}
+	return srv.scratch.account.own(path)
+}
+
 func (srv *Server) create(ctx context.Context, template string, opts Options) error {
 	acct := srv.scratch.account
 	if out, err := acct.command(srv.dir, "cp", "-a", "--", template, srv.DataDir).CombinedOutput(); err != nil {

@@ -194,6 +194,19 @@ func (i *Instance) Restart(t testing.TB) {
 	}
 }
 
+// Standby starts the instance anew as a hot standby, which follows nobody: it has what it had, and can only be read.
+func (i *Instance) Standby(t testing.TB) {
+	t.Helper()
+	i.Stop(t, Fast)
+	err := i.server.Standby()
+	if err == nil {
+		err = i.server.Start(t.Context())
+	}
+	if err != nil {
+		t.Fatalf("PostgreSQL instance: %v", err)
+	}
+}
+
 // Freeze stops every process of the instance where it stands: connections stay open, nothing answers. It thaws when
 // t ends.
 func (i *Instance) Freeze(t testing.TB) {

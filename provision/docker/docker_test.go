@@ -62,7 +62,7 @@ func TestRefused(t *testing.T) {
 }
 
 // TestDriver runs the tests of all drivers with an engine of its own, or with the one that DOCKER_HOST names. A host with neither has TestRefused only;
-// `make drivers` installs one.
+// `make provisioners` installs one.
 func TestDriver(t *testing.T) {
 	t.Parallel()
 	host := os.Getenv("DOCKER_HOST")

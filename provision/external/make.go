@@ -248,11 +248,8 @@ func (x *External) owned(ctx context.Context, db *pgx.Conn, r *tenant.Record) er
 // extend makes extensions, in the tenant's own database.
 func (x *External) extend(ctx context.Context, own *pgx.Conn, r *tenant.Record) error {
 	return failed(ctx, pgx.BeginFunc(ctx, own, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, "SET LOCAL search_path = public"); err != nil {
-			return err
-		}
-		for _, e := range r.Extensions {
-			if _, err := tx.Exec(ctx, "CREATE EXTENSION IF NOT EXISTS "+quote(e)+" CASCADE"); err != nil {
+		for _, e := range r.Extensions { // the tenant has nothing there yet
+			if _, err := tx.Exec(ctx, "CREATE EXTENSION IF NOT EXISTS "+quote(e)+" WITH SCHEMA public CASCADE"); err != nil {
 				return err
 			}
 		}

@@ -64,7 +64,7 @@ func TestRefused(t *testing.T) {
 }
 
 // TestDriver runs the tests of all drivers with an API server of its own, of $KUBEBUILDER_ASSETS or the PATH, as a user who may do what the documentation
-// says. Where there is none, what needs none is tested; `make drivers` builds one.
+// says. Where there is none, what needs none is tested; `make provisioners` builds one.
 func TestDriver(t *testing.T) {
 	t.Parallel()
 	api, etcd := binaries()

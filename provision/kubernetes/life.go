@@ -109,7 +109,7 @@ func (d *Driver) Configure(ctx context.Context, in *provision.Instance) (provisi
 		return provision.NeedNothing, d.apply(ctx, clusters, d.render(in, parameters(in)), manager, true)
 	}
 	want := parameters(in)
-	names := changed(said(u), want)
+	names := provision.Changed(said(u), want)
 	need := provision.NeedNothing
 	if len(names) > 0 {
 		need = provision.NeedReload
@@ -223,7 +223,7 @@ func (d *Driver) Reload(ctx context.Context, in *provision.Instance) error {
 		return nil // its settings are its primary's
 	}
 	want, has := parameters(in), said(u)
-	names := changed(has, want)
+	names := provision.Changed(has, want)
 	if len(names) == 0 {
 		return nil
 	}
@@ -243,7 +243,7 @@ func (d *Driver) Reload(ctx context.Context, in *provision.Instance) error {
 			delete(want, name)
 		}
 	}
-	if names = changed(has, want); len(names) == 0 {
+	if names = provision.Changed(has, want); len(names) == 0 {
 		return nil
 	}
 	var before time.Time

@@ -72,7 +72,7 @@ func TestRender(t *testing.T) {
 		t.Errorf("%v: the password is in %s", err, text)
 	}
 	// What it says is what it has: nothing is left to be changed.
-	if names := changed(said(u), parameters(in)); len(names) != 1 || names[0] != preload {
+	if names := provision.Changed(said(u), parameters(in)); len(names) != 1 || names[0] != preload {
 		t.Errorf("what was just rendered differs in %v", names)
 	}
 	if !same(u, d.render(in, nil)) {

@@ -65,23 +65,6 @@ func said(u *unstructured.Unstructured) map[string]string {
 	return m
 }
 
-// changed are the names of settings that two configurations differ in.
-func changed(a, b map[string]string) []string {
-	var names []string
-	for name, value := range a {
-		if other, is := b[name]; !is || other != value {
-			names = append(names, name)
-		}
-	}
-	for name := range b {
-		if _, is := a[name]; !is {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
 // slow are those of changed settings that need a restart: only the server knows.
 func slow(ctx context.Context, conn *pgx.Conn, names []string) ([]string, error) {
 	rows, err := conn.Query(ctx, `SELECT name FROM pg_catalog.pg_settings WHERE context IN ('postmaster', 'internal') AND name = ANY ($1)`, names)

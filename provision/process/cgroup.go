@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -24,15 +25,19 @@ type groups struct {
 	parent string            // v2: the directory that ours is made in; empty = v1
 	self   bool              // v2: parent is this process's own group, which it has to leave to share out what is in it
 	v1     map[string]string // v1: the directories of hierarchies, by controller
+	cpuset string            // where groups of CPUs are made: parent, or a hierarchy of v1; empty = nowhere
 	name   string
+	theirs bool  // the operator chose name, and may have given that group CPUs
 	reason error // why there are none
+
+	sets sync.Mutex // held while a group of CPUs is made or removed
 }
 
 // v1Controllers are those of v1 that instances join. Without the last two, limits are enforced all the same.
 var v1Controllers = []string{"memory", "cpu", "cpuacct", "pids"}
 
 func findGroups(o Options) *groups {
-	g := &groups{name: o.Cgroup}
+	g := &groups{name: o.Cgroup, theirs: o.Cgroup != ""}
 	if g.name == "" {
 		sum := sha256.Sum256([]byte(o.DataDir))
 		g.name = "pgkennel-" + hex.EncodeToString(sum[:4])
@@ -64,6 +69,9 @@ func (g *groups) find(root, mounts, own string) {
 				if slices.Contains(v1Controllers, option) {
 					g.v1[option] = f[1]
 				}
+				if option == "cpuset" && unix.Access(f[1], unix.W_OK) == nil {
+					g.cpuset = f[1]
+				}
 			}
 		}
 	}
@@ -78,7 +86,10 @@ func (g *groups) find(root, mounts, own string) {
 			have, _ := os.ReadFile(filepath.Join(dir, "cgroup.controllers")) // without the file, without the controllers
 			words := strings.Fields(string(have))
 			if slices.Contains(words, "memory") && slices.Contains(words, "cpu") && unix.Access(dir, unix.W_OK) == nil {
-				g.parent, g.self, g.v1 = dir, i > 0, nil
+				g.parent, g.self, g.v1, g.cpuset = dir, i > 0, nil, ""
+				if slices.Contains(words, "cpuset") {
+					g.cpuset = dir
+				}
 				return
 			}
 		}
@@ -277,6 +288,11 @@ func (g *groups) cpu(id string) (time.Duration, bool) {
 	if !g.has(id) {
 		return 0, false
 	}
+	return g.used(id)
+}
+
+// used is cpu for an instance that has a group.
+func (g *groups) used(id string) (time.Duration, bool) {
 	if g.parent != "" {
 		b, err := os.ReadFile(filepath.Join(g.parent, g.name, id, "cpu.stat"))
 		if err != nil {
@@ -308,7 +324,12 @@ func (g *groups) pids(id string) []int {
 	if len(dirs) == 0 {
 		return nil
 	}
-	b, _ := os.ReadFile(filepath.Join(dirs[0], "cgroup.procs")) // without a group, without processes
+	return processes(dirs[0])
+}
+
+// processes are those in one group.
+func processes(dir string) []int {
+	b, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs")) // without a group, without processes
 	var list []int
 	for word := range strings.FieldsSeq(string(b)) {
 		if pid, err := strconv.Atoi(word); err == nil {
@@ -322,20 +343,35 @@ func (g *groups) pids(id string) []int {
 func (g *groups) remove(id string) error {
 	var err error
 	for _, dir := range g.dirs(id) {
-		// A process that has ended stays in its group until somebody has waited for it.
-		for range 200 {
-			if e := os.Remove(dir); e == nil || errors.Is(e, fs.ErrNotExist) {
-				break
-			} else if !errors.Is(e, unix.EBUSY) {
-				err = errors.Join(err, e)
-				break
-			}
-			time.Sleep(20 * time.Millisecond)
-		}
-		if exists(dir) {
-			err = errors.Join(err, fmt.Errorf("cgroup %s can't be removed: there are processes in it", dir))
-		}
+		err = errors.Join(err, removeGroup(dir))
 		_ = os.Remove(filepath.Dir(dir)) // fails while there are others
+	}
+	if g.cpuset != "" && g.parent == "" {
+		// At last: without the others it is not made again.
+		g.sets.Lock()
+		defer g.sets.Unlock()
+		err = errors.Join(err, removeGroup(g.set(id)))
+		if !g.theirs {
+			_ = os.Remove(filepath.Dir(g.set(id)))
+		}
+	}
+	return err
+}
+
+func removeGroup(dir string) error {
+	var err error
+	// A process that has ended stays in its group until somebody has waited for it.
+	for range 200 {
+		if e := os.Remove(dir); e == nil || errors.Is(e, fs.ErrNotExist) {
+			break
+		} else if !errors.Is(e, unix.EBUSY) {
+			err = e
+			break
+		}
+		time.Sleep(20 * time.Millisecond)
+	}
+	if exists(dir) {
+		err = errors.Join(err, fmt.Errorf("cgroup %s can't be removed: there are processes in it", dir))
 	}
 	return err
 }
@@ -344,11 +380,20 @@ func (g *groups) remove(id string) error {
 func (g *groups) list() []string {
 	var ids []string
 	for _, dir := range g.dirs("x") {
-		entries, _ := os.ReadDir(filepath.Dir(dir)) // none without it
-		for _, e := range entries {
-			if e.IsDir() && goodID.MatchString(e.Name()) {
-				ids = append(ids, e.Name())
-			}
+		ids = append(ids, idsIn(filepath.Dir(dir))...)
+	}
+	if g.cpuset != "" && g.parent == "" {
+		ids = append(ids, idsIn(filepath.Dir(g.set("x")))...)
+	}
+	return ids
+}
+
+func idsIn(dir string) []string {
+	var ids []string
+	entries, _ := os.ReadDir(dir) // none without it
+	for _, e := range entries {
+		if e.IsDir() && goodID.MatchString(e.Name()) {
+			ids = append(ids, e.Name())
 		}
 	}
 	return ids

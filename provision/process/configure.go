@@ -144,12 +144,12 @@ func (d *Driver) need(ctx context.Context, p *place, in *provision.Instance, now
 		}
 		return provision.NeedRestart, nil
 	}
-	since := changed(parse(string(started)), now)
+	since := provision.Changed(parse(string(started)), now)
 	if len(since) == 0 && string(loaded) == string(started) {
 		return provision.NeedNothing, nil
 	}
 	need := provision.NeedNothing
-	if len(changed(parse(string(loaded)), now)) > 0 {
+	if len(provision.Changed(parse(string(loaded)), now)) > 0 {
 		need = provision.NeedReload
 	}
 	if slices.ContainsFunc(since, func(name string) bool { return slices.Contains(held, name) }) {

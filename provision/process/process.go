@@ -15,12 +15,13 @@
 //	ID.conf/       postgresql.conf, pg_hba.conf, and copies of the first as the server has read it
 //	ID.log         what the server writes; ID.log.1 what was cut off it
 //
-// and two directories in cgroups, where the host has them.
+// and its directories in cgroups, where the host has them.
 //
 // An instance is a session of its own and outlives this process; the next one finds it by its postmaster.pid. Its children's ends are waited for by one goroutine
 // each, which ends with the instance; Watch runs in its caller's.
 //
-// Locks: one of each instance, held while it is worked on; below it the Driver's mu, for looks only.
+// Locks: one of each instance, held while it is worked on; below it the Driver's mu, for looks only. Watch holds the confiner's mu while it looks who uses much
+// CPU; below both that and an instance's is groups.sets.
 package process
 
 import (
@@ -77,6 +78,7 @@ type Driver struct {
 	root     bool
 	log      *slog.Logger
 	groups   limiter
+	confiner *confiner  // nil = nobody is confined
 	enclosed Enclosed   // Options.Runner, if it is one
 	account  *user.User // who runs initdb, under root
 	unfit    error      // why no instance can be made here
@@ -120,6 +122,8 @@ func New(o Options) (*Driver, error) {
 	if o.Runner != nil {
 		d.groups = runnerLimits{found, o.Runner}
 		d.enclosed, _ = o.Runner.(Enclosed)
+	} else if found.can("cpu") == nil {
+		d.confiner = &confiner{groups: found, log: d.log}
 	}
 	d.mu.locks, d.mu.children = map[string]*sync.Mutex{}, map[string]*child{}
 	d.mu.planned, d.mu.wakes = map[string]plan{}, map[*waker]bool{}

@@ -187,23 +187,6 @@ func parse(text string) map[string]string {
 	return m
 }
 
-// changed are the names of settings that two configurations differ in.
-func changed(a, b map[string]string) []string {
-	var names []string
-	for name, value := range a {
-		if other, is := b[name]; !is || other != value {
-			names = append(names, name)
-		}
-	}
-	for name := range b {
-		if _, is := a[name]; !is {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
-}
-
 // hbaRules let nobody in without a password. Replication is not part of "all".
 const hbaRules = `# Written by pgkennel.
 local all         all                    scram-sha-256

@@ -35,7 +35,7 @@ type seen struct {
 	fd    int // readable when it has ended; -1 where the kernel has no such thing
 }
 
-// Watch implements provision.Driver. It also keeps logs short.
+// Watch implements provision.Driver. It also keeps logs short, and confines instances that use much CPU.
 func (d *Driver) Watch(ctx context.Context, changed func(id string)) error {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
@@ -71,6 +71,9 @@ func (d *Driver) Watch(ctx context.Context, changed func(id string)) error {
 			}
 		}
 		d.cutLogs(ctx)
+		if d.confiner != nil {
+			d.confiner.look(ctx, time.Now())
+		}
 		set := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}} //nolint:gosec // descriptors are small
 		for _, s := range servers {
 			if s.fd >= 0 {

@@ -30,6 +30,8 @@ type Mirror struct {
 	log *slog.Logger
 
 	ids, names, keys, schemas index
+	cells                     cells
+	changes                   atomic.Uint64 // the indexes'
 	count                     atomic.Int64
 
 	ready     chan struct{} // closed when there are contents
@@ -58,6 +60,10 @@ func NewMirror(d tenant.Directory, o MirrorOptions) *Mirror {
 	m := &Mirror{d: d, o: o, log: o.Log, ready: make(chan struct{})}
 	if m.log == nil {
 		m.log = slog.New(slog.DiscardHandler)
+	}
+	for _, x := range []*index{&m.ids, &m.names, &m.keys, &m.schemas} {
+		x.cells, x.changes = &m.cells, &m.changes
+		x.table.Store(newTable(nil, 0))
 	}
 	m.state.Store(&mirrorState{since: time.Now(), err: errNotYet})
 	return m
@@ -182,25 +188,25 @@ func (m *Mirror) Wait(ctx context.Context) error {
 
 // ByID finds a tenant by its ID; nil = there is none. So do the others by what else is a tenant's own.
 func (m *Mirror) ByID(id string) *tenant.Record {
-	return m.ids.find(hashOf(id), func(r *tenant.Record) bool { return r.ID == id })
+	return m.ids.find(keyOf(id), func(r *tenant.Record) bool { return r.ID == id })
 }
 
 // ByName finds a tenant by its name.
 func (m *Mirror) ByName(name string) *tenant.Record {
-	return m.names.find(hashOf(name), func(r *tenant.Record) bool { return r.Name == name })
+	return m.names.find(keyOf(name), func(r *tenant.Record) bool { return r.Name == name })
 }
 
 // ByKey finds a tenant by its value of the tenant column in a cluster.
 func (m *Mirror) ByKey(cluster, key string) *tenant.Record {
-	return m.keys.find(hashPair(cluster, key), func(r *tenant.Record) bool { return r.Key == key && r.Cluster == cluster && hasKey(r) })
+	return m.keys.find(keyOfPair(cluster, key), func(r *tenant.Record) bool { return r.Key == key && r.Cluster == cluster && hasKey(r) })
 }
 
 // BySchema finds a tenant by its schema in a database that it shares. Where two have schemas of that name, on two shards, it finds neither.
 func (m *Mirror) BySchema(cluster, schema string) *tenant.Record {
-	hash := hashPair(cluster, schema)
+	k := keyOfPair(cluster, schema)
 	match := func(r *tenant.Record) bool { return r.Schema == schema && r.Cluster == cluster && hasSchema(r) }
-	first := m.schemas.find(hash, match)
-	if first == nil || m.schemas.find(hash, func(r *tenant.Record) bool { return r.ID != first.ID && match(r) }) != nil {
+	first := m.schemas.find(k, match)
+	if first == nil || m.schemas.find(k, func(r *tenant.Record) bool { return r.ID != first.ID && match(r) }) != nil {
 		return nil
 	}
 	return first
@@ -211,7 +217,7 @@ func hasKey(r *tenant.Record) bool { return r.Cluster != "" && r.Key != "" }
 func hasSchema(r *tenant.Record) bool { return r.Cluster != "" && r.Schema != "" && r.Database == "" }
 
 // All calls f with each tenant, in no order, until that returns false. What changes meanwhile may be seen or not.
-func (m *Mirror) All(f func(*tenant.Record) bool) { m.ids.all(f) }
+func (m *Mirror) All(f func(*tenant.Record) bool) { m.cells.all(f) }
 
 // Len is how many tenants there are.
 func (m *Mirror) Len() int { return int(m.count.Load()) }
@@ -230,35 +236,9 @@ func (m *Mirror) apply(c tenant.Change) {
 	if len(changed) == 0 && len(deleted) == 0 {
 		return
 	}
-	var b batch
-	// Who is gone lets go of its names first, so that whoever has them now is the only one.
-	for _, id := range deleted {
-		x, had := m.cell(id)
-		b.later.note(x, had, nil, true)
-		x.record.Store(nil)
-	}
-	// Then who was there already: it gets its new names while it does not answer to them, changes at once, and loses the old ones, to which it does not answer
-	// any more. New ones come last.
-	fresh := 0
-	cells := make([]*cell, len(changed))
-	for i, r := range changed {
-		x, had := m.cell(r.ID)
-		if x == nil {
-			fresh++
-			x = &cell{}
-			b.later.note(x, r, nil, false)
-		} else {
-			b.now.note(x, r, had, false)
-			b.later.note(x, had, r, true)
-		}
-		cells[i] = x
-	}
-	b.now.run(m)
-	for i, r := range changed {
-		cells[i].record.Store(r)
-	}
-	b.later.run(m)
-	m.count.Add(int64(fresh - len(deleted)))
+	m.changes.Add(1)
+	m.replace(changed, deleted)
+	m.changes.Add(1)
 	m.saved.touch()
 	m.subs.Lock()
 	subs := m.subs.list
@@ -266,6 +246,49 @@ func (m *Mirror) apply(c tenant.Change) {
 	for _, f := range subs {
 		f(changed, deleted)
 	}
+}
+
+// replace brings records and indexes up to date: who asks meanwhile goes by the records alone.
+func (m *Mirror) replace(changed []*tenant.Record, deleted []string) {
+	var now, later edits
+	// Who is gone lets go of its names first, so that whoever has them now is the only one.
+	left := make([]uint32, 0, len(deleted))
+	for _, id := range deleted {
+		n, had := m.cell(id)
+		m.cells.at(n).record.Store(nil)
+		later.note(n, had, nil, true)
+		left = append(left, n)
+	}
+	// Then the others get their new names while they do not answer to them, change at once, and lose the old ones, to which they do not answer any more. New
+	// ones come last.
+	numbers := make([]uint32, len(changed))
+	fresh := 0
+	for i, r := range changed {
+		n, had := m.cell(r.ID)
+		if had != nil {
+			later.note(n, had, r, true)
+		} else {
+			n = m.cells.take()
+		}
+		now.note(n, r, nil, false)
+		numbers[i] = n
+	}
+	now.run(m)
+	for i, r := range changed {
+		if x := m.cells.at(numbers[i]); x.record.Load() != nil {
+			x.record.Store(r)
+			numbers[i] = 0
+		}
+	}
+	for i, r := range changed {
+		if n := numbers[i]; n != 0 {
+			m.cells.at(n).record.Store(r)
+			fresh++
+		}
+	}
+	later.run(m)
+	m.cells.free = append(m.cells.free, left...)
+	m.count.Add(int64(fresh - len(deleted)))
 }
 
 // differences returns what a change makes different from what is known.
@@ -297,33 +320,34 @@ func (m *Mirror) differences(c tenant.Change) (changed []*tenant.Record, deleted
 	return changed, deleted
 }
 
-// cell finds a tenant's cell and record.
-func (m *Mirror) cell(id string) (*cell, *tenant.Record) {
-	return m.ids.findCell(hashOf(id), func(r *tenant.Record) bool { return r.ID == id })
+// cell finds the number of a tenant's cell, and its record.
+func (m *Mirror) cell(id string) (uint32, *tenant.Record) {
+	return m.ids.search(keyOf(id).hash, func(r *tenant.Record) bool { return r.ID == id })
 }
-
-// batch are changes of indexes: before records are replaced, and after.
-type batch struct{ now, later edits }
 
 // edits are changes of the indexes.
 type edits struct{ ids, names, keys, schemas []entry }
 
 // note notes that a cell is put into the indexes, or taken out, under the keys of one record that another, which may be nil, has not.
-func (e *edits) note(x *cell, r, but *tenant.Record, remove bool) {
-	edit := func(list *[]entry, hash func(*tenant.Record) (uint64, bool)) {
-		h, has := hash(r)
+func (e *edits) note(number uint32, r, but *tenant.Record, remove bool) {
+	edit := func(list *[]entry, keyOf func(*tenant.Record) (key, bool)) {
+		k, has := keyOf(r)
 		if has && but != nil {
-			other, too := hash(but)
-			has = !too || other != h
+			other, too := keyOf(but)
+			has = !too || other.hash != k.hash
 		}
-		if has {
-			*list = append(*list, entry{h, x, remove})
+		switch {
+		case !has:
+		case remove:
+			*list = append(*list, entry{k, number, nil})
+		default:
+			*list = append(*list, entry{k, number, r})
 		}
 	}
-	edit(&e.ids, func(r *tenant.Record) (uint64, bool) { return hashOf(r.ID), true })
-	edit(&e.names, func(r *tenant.Record) (uint64, bool) { return hashOf(r.Name), true })
-	edit(&e.keys, func(r *tenant.Record) (uint64, bool) { return hashPair(r.Cluster, r.Key), hasKey(r) })
-	edit(&e.schemas, func(r *tenant.Record) (uint64, bool) { return hashPair(r.Cluster, r.Schema), hasSchema(r) })
+	edit(&e.ids, func(r *tenant.Record) (key, bool) { return keyOf(r.ID), true })
+	edit(&e.names, func(r *tenant.Record) (key, bool) { return keyOf(r.Name), true })
+	edit(&e.keys, func(r *tenant.Record) (key, bool) { return keyOfPair(r.Cluster, r.Key), hasKey(r) })
+	edit(&e.schemas, func(r *tenant.Record) (key, bool) { return keyOfPair(r.Cluster, r.Schema), hasSchema(r) })
 }
 
 func (e *edits) run(m *Mirror) {
