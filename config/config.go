@@ -53,6 +53,10 @@ type Config struct {
 	Directory *Directory
 	Provision Provision
 
+	// PeerID is which of several poolers behind one address this is; 0 = there are no others. Peers are the others.
+	PeerID int
+	Peers  []Peer
+
 	general      *table
 	admin        *table
 	tcp          *table
@@ -61,6 +65,7 @@ type Config struct {
 	kubernetes   *table
 	tenant       *table
 	tenants      []*table
+	peers        []*table
 	clusterNamed map[string]*Cluster
 	userNamed    map[userKey]*User
 }
@@ -80,6 +85,7 @@ type Clients struct {
 	IdleTimeout              time.Duration
 	IdleInTransactionTimeout time.Duration
 	QueryTimeout             time.Duration
+	PinTimeout               time.Duration
 }
 
 // AuthType is how clients prove who they are.
@@ -211,6 +217,16 @@ const (
 	ModeSession     PoolerMode = "session"
 )
 
+// Pin is what becomes of a client that leaves on its connection what can't follow it to another one.
+type Pin string
+
+// What becomes of it.
+const (
+	PinAllow Pin = "allow"
+	PinWarn  Pin = "warn"
+	PinDeny  Pin = "deny"
+)
+
 // Cluster is the set of shards that clients see as one database.
 type Cluster struct {
 	Name string
@@ -267,13 +283,16 @@ type User struct {
 	// PasswordHash is a verifier instead of a password: SCRAM-SHA-256$... or md5..., empty = none.
 	PasswordHash Secret
 	PoolerMode   PoolerMode
+	Pin          Pin
 	// Tenant binds the user, by a tenant's name; empty = nothing does.
 	Tenant string
 	// TenantSwitch: unless its login names a tenant, the user may choose one, and change it between transactions.
 	TenantSwitch bool
 	// MaySetRole: with virtual tenancy, it may SET ROLE and SET SESSION AUTHORIZATION.
 	MaySetRole bool
-	Pos        Pos
+	// Replication: it may have replication connections.
+	Replication bool
+	Pos         Pos
 
 	t *table
 }

@@ -204,19 +204,20 @@ func (b *builder) checkCluster(cl *Cluster) {
 	}
 }
 
-// sameMode reports endpoints of one cluster that differ in pooler_mode: a session has one mode, whatever shard it reaches.
+// sameMode reports endpoints of one cluster that differ in pooler_mode or pin: a session has one of each, whatever shard it reaches.
 func (b *builder) sameMode(a, e *Endpoint) {
-	ma, me := a.t.text("pooler_mode"), e.t.text("pooler_mode")
-	if ma == me || a.t.badKey("pooler_mode") || e.t.badKey("pooler_mode") {
-		return
-	}
 	show := func(m string) string {
 		if m == "" {
 			return "not set"
 		}
 		return m
 	}
-	b.r.fail(e.t.placeOf("pooler_mode"), "set it alike in every entry of the database", "pooler_mode of database %q is %s here and %s in %s", e.Cluster, show(me), show(ma), a.t.at())
+	for _, key := range []string{"pooler_mode", "pin"} {
+		ma, me := a.t.text(key), e.t.text(key)
+		if ma != me && !a.t.badKey(key) && !e.t.badKey(key) {
+			b.r.fail(e.t.placeOf(key), "set it alike in every entry of the database", "%s of database %q is %s here and %s in %s", key, e.Cluster, show(me), show(ma), a.t.at())
+		}
+	}
 }
 
 // hasShard says whether a mapping may name shard n of a cluster.

@@ -39,7 +39,7 @@ func Diff(old, new *Config) []Change {
 			}
 		}
 	}
-	return slices.Concat(out, diffClusters(old, new), diffUsers(old, new), diffTenants(old, new))
+	return slices.Concat(out, diffClusters(old, new), diffUsers(old, new), diffTenants(old, new), diffPeers(old, new))
 }
 
 // show prints a value for people; what is not set is "not set".
@@ -110,7 +110,7 @@ func diffUsers(old, new *Config) []Change {
 		switch b := new.User(a.Name, a.Database); {
 		case b == nil:
 			out = append(out, Change{What: what, New: "removed"})
-		case a.PoolerMode != b.PoolerMode || a.PasswordHash != b.PasswordHash || !reflect.DeepEqual(a.Passwords, b.Passwords) || !a.t.same(b.t, "database", "databases", "all_databases"):
+		case a.PoolerMode != b.PoolerMode || a.Pin != b.Pin || a.PasswordHash != b.PasswordHash || !reflect.DeepEqual(a.Passwords, b.Passwords) || !a.t.same(b.t, "database", "databases", "all_databases"):
 			out = append(out, Change{What: what, New: "changed"})
 		}
 	}

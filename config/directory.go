@@ -273,3 +273,6 @@ func (c *Config) InstancePool() Pool {
 
 // InstanceMode is how long their clients keep a connection.
 func (c *Config) InstanceMode() PoolerMode { return PoolerMode(c.general.text("pooler_mode")) }
+
+// InstancePin is what becomes of them when they leave something on it.
+func (c *Config) InstancePin() Pin { return Pin(c.general.text("pin")) }

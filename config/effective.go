@@ -29,6 +29,10 @@ func (c *Config) EffectiveConfig(w io.Writer) error {
 	p.section(c.general)
 	p.section(c.admin)
 	p.section(c.tcp)
+	for _, t := range c.peers {
+		p.line("\n[[peers]]")
+		p.rest(t)
+	}
 	if c.Directory != nil {
 		p.section(c.directory)
 		p.section(c.provision)

@@ -18,6 +18,7 @@ func (b *builder) buildGeneral() {
 	c.Clients = Clients{
 		Max: g.int("max_client_connections"), LoginTimeout: g.millis("client_login_timeout"), IdleTimeout: g.millis("client_idle_timeout"),
 		IdleInTransactionTimeout: g.millis("client_idle_in_transaction_timeout"), QueryTimeout: g.millis("query_timeout"),
+		PinTimeout: g.millis("pin_timeout"),
 	}
 	c.Auth = AuthType(g.text("auth_type"))
 	c.TLS = TLS{

@@ -97,7 +97,7 @@ func (s *section) names() []string {
 
 // sections are all sections of both files, in the order of the documentation.
 var sections = []*section{
-	generalSection, adminSection, tcpSection, directorySection, provisionSection, kubernetesSection, multiTenantSection, databasesSection, shardedTablesSection,
+	generalSection, adminSection, tcpSection, peersSection, directorySection, provisionSection, kubernetesSection, multiTenantSection, databasesSection, shardedTablesSection,
 	shardedMappingsSection, omnishardedSection, shardedSchemasSection, tenantsSection, usersSection,
 	mirroringSection, rewriteSection, memorySection, replicaLagSection, replicationSection,
 	pluginsSection, queryParsersSection, manualQueriesSection, otelSection, vaultSection, controlSection,

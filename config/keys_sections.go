@@ -10,6 +10,7 @@ func poolKeys(keys ...*key) []*key {
 		&key{name: "min_pool_size_primary", kind: kInt, max: 1e6, example: `1`, doc: "The same for primaries only."},
 		&key{name: "min_pool_size_replica", kind: kInt, max: 1e6, example: `2`, doc: "The same for replicas only."},
 		&key{name: "pooler_mode", kind: kEnum, legal: []string{"transaction", "session"}, refused: []string{"statement"}, doc: "Overrides pooler_mode of [general]."},
+		&key{name: "pin", kind: kEnum, legal: []string{"allow", "warn", "deny"}, ours: true, doc: "Overrides pin of [general]."},
 		&key{name: "idle_timeout", kind: kMillis, min: 1, example: `60_000`, doc: "Overrides idle_timeout of [general]."},
 		&key{name: "idle_timeout_primary", kind: kMillis, min: 1, example: `60_000`, doc: "The same for primaries only."},
 		&key{name: "idle_timeout_replica", kind: kMillis, min: 1, example: `30_000`, doc: "The same for replicas only."},
@@ -65,7 +66,7 @@ var usersSection = newSection(section{
 		&key{name: "cross_shard_disabled", kind: kBool, notYet: true, doc: "Overrides cross_shard_disabled of [general]."},
 		&key{name: "two_phase_commit", kind: kBool, notYet: true, doc: "Overrides two_phase_commit of [general]."},
 		&key{name: "two_phase_commit_auto", kind: kBool, notYet: true, doc: "Overrides two_phase_commit_auto of [general]."},
-		&key{name: "replication_mode", kind: kBool, def: "false", notYet: true, doc: "The user speaks the replication protocol."},
+		&key{name: "replication_mode", kind: kBool, def: "false", doc: "The user may have replication connections, as pg_basebackup, pg_receivewal and subscribers have them: each is passed through to a server connection of its own, and sees everything on that server. As many as pool_size, besides the pool's. Not for tenants."},
 		&key{name: "replication_sharding", kind: kText, notYet: true, doc: "Where what it replicates goes."},
 		&key{name: "identity", kind: kText, notYet: true, doc: "Name in a client's certificate that makes it this user."},
 		&key{name: "tls_client_certificate_required", kind: kBool, notYet: true, doc: "The user must show a certificate."},
@@ -83,6 +84,16 @@ var adminSection = newSection(section{
 		{name: "api_host", kind: kText, def: "127.0.0.1", ours: true, restart: true, doc: "Address of the HTTP API for tenants."},
 		{name: "api_port", kind: kPort, ours: true, restart: true, example: `6433`, doc: "Its port; with tls_certificate of [general] it speaks HTTPS. Not set: there is no such API."},
 		{name: "api_token_file", kind: kPath, ours: true, example: `"api.token"`, doc: "File with the token of at least 16 characters that each request to it has to bear. Needed with api_port."},
+	},
+})
+
+var peersSection = newSection(section{
+	name: "peers", list: true,
+	doc: "The poolers behind one address of a load balancer: a cancel request comes by a connection of its own, which may reach another one than the client's, and is passed on. The list may name all of them, in the files of all.",
+	keys: []*key{
+		{name: "id", kind: kInt, required: true, ours: true, min: 1, max: 255, example: `2`, doc: "peer_id of the pooler."},
+		{name: "host", kind: kText, required: true, ours: true, example: `"10.0.0.2"`, doc: "Host by which this one reaches it, past the load balancer. Over TLS if it offers that and this one has tls_certificate."},
+		{name: "port", kind: kPort, def: "6432", ours: true, doc: "Port of it."},
 	},
 })
 

@@ -131,6 +131,7 @@ func (b *builder) build(config, users File, environ []string, readFile func(stri
 	c.tenant = b.single(b.config, multiTenantSection)
 	b.readAdmin()
 	b.buildGeneral()
+	b.buildPeers()
 	b.buildDirectory(readFile)
 	if readFile != nil {
 		b.checkTLSFiles(readFile)
@@ -202,7 +203,7 @@ func (b *builder) checkSections(d *document, users bool) {
 // isSectionRead says whether a section is read by somebody else than checkSections.
 func isSectionRead(s *section) bool {
 	switch s {
-	case generalSection, adminSection, tcpSection, directorySection, provisionSection, kubernetesSection, multiTenantSection, databasesSection, shardedTablesSection, shardedMappingsSection, omnishardedSection, tenantsSection, usersSection:
+	case generalSection, adminSection, tcpSection, peersSection, directorySection, provisionSection, kubernetesSection, multiTenantSection, databasesSection, shardedTablesSection, shardedMappingsSection, omnishardedSection, tenantsSection, usersSection:
 		return true
 	}
 	return false

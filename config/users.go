@@ -25,7 +25,10 @@ func (b *builder) buildUsers() {
 			}
 			u := &User{
 				Name: name, Database: db, PasswordHash: t.secret("password_hash"), Tenant: t.text("tenant"), TenantSwitch: t.bool("tenant_switch"),
-				MaySetRole: t.bool("may_set_role"), Pos: t.at().pos(), t: t,
+				MaySetRole: t.bool("may_set_role"), Replication: t.bool("replication_mode"), Pos: t.at().pos(), t: t,
+			}
+			if u.Replication && u.Tenant != "" {
+				b.r.fail(t.placeOf("replication_mode"), "leave it to a user that is no tenant's", "%s is a tenant's, and a replication connection sees everything on its server", userLabel(t))
 			}
 			if p := t.secret("password"); p != "" {
 				u.Passwords = append(u.Passwords, p)
@@ -34,7 +37,7 @@ func (b *builder) buildUsers() {
 				u.Passwords = append(u.Passwords, Secret(p))
 			}
 			cl := b.clusters[db]
-			u.PoolerMode = b.userMode(t, cl)
+			u.PoolerMode, u.Pin = PoolerMode(b.userText(t, cl, "pooler_mode")), Pin(b.userText(t, cl, "pin"))
 			b.cfg.userNamed[k] = u
 			b.cfg.Users = append(b.cfg.Users, u)
 			if cl != nil {
@@ -113,26 +116,32 @@ func (t *table) elemPlace(name string, i int) place {
 	return t.placeOf(name)
 }
 
-// userMode resolves pooler_mode: the user's, the database's, the general one.
-func (b *builder) userMode(t *table, cl *Cluster) PoolerMode {
-	if v := t.value("pooler_mode"); v.set && v.s != "" {
-		return PoolerMode(v.s)
+// userText resolves a key: the user's, the database's, the general one.
+func (b *builder) userText(t *table, cl *Cluster, key string) string {
+	if v := t.value(key); v.set && v.s != "" {
+		return v.s
 	}
 	if cl != nil && len(cl.Shards) > 0 && len(cl.Shards[0]) > 0 {
-		if v := cl.Shards[0][0].t.value("pooler_mode"); v.set && v.s != "" {
-			return PoolerMode(v.s)
-		}
+		return b.cfg.databaseText(cl, key)
 	}
-	return PoolerMode(b.cfg.general.text("pooler_mode"))
+	return b.cfg.general.text(key)
 }
 
-// TenantMode is how long clients keep a connection who log in to a cluster as tenants.
-func (c *Config) TenantMode(cl *Cluster) PoolerMode {
-	if v := cl.Shards[0][0].t.value("pooler_mode"); v.set && v.s != "" {
-		return PoolerMode(v.s)
+// databaseText resolves a key for who is no user of the configuration: the database's, the general one.
+func (c *Config) databaseText(cl *Cluster, key string) string {
+	if v := cl.Shards[0][0].t.value(key); v.set && v.s != "" {
+		return v.s
 	}
-	return c.InstanceMode()
+	return c.general.text(key)
 }
+
+// TenantMode is how long clients keep a connection who log in to a cluster as tenants, TenantPin what becomes of those who leave something on it.
+func (c *Config) TenantMode(cl *Cluster) PoolerMode {
+	return PoolerMode(c.databaseText(cl, "pooler_mode"))
+}
+
+// TenantPin is Pin for them.
+func (c *Config) TenantPin(cl *Cluster) Pin { return Pin(c.databaseText(cl, "pin")) }
 
 // checkPasswords reports users that could never log in, and verifiers that are none.
 func (b *builder) checkPasswords(t *table) {

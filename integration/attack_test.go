@@ -131,6 +131,9 @@ func TestSetConfigThatDoesNotRun(t *testing.T) {
 			if got := outcome(c.Query(peek)); got != x.want+"; SELECT 1; I" {
 				t.Errorf("%s: the client finds %s", sql, got)
 			}
+			if strings.HasPrefix(sql, "PREPARE") {
+				protocols[0].play(t, c, "DEALLOCATE p", "DEALLOCATE; I") // it keeps the only connection until then
+			}
 			if got := outcome(s.connect(t).Query(peek)); got != "; SELECT 1; I" {
 				t.Errorf("%s: the next client finds %s", sql, got)
 			}
@@ -208,6 +211,7 @@ func TestLeftoversOfATemporaryPath(t *testing.T) {
 					t.Fatalf("%s: %s", sql, got)
 				}
 			}
+			c.Terminate()
 			if got := outcome(s.connect(t).Query("/* pgdog_shard: 0 */ SELECT count(to_regclass('pg_temp.secret'))")); got != "0; SELECT 1; I" {
 				t.Errorf("%d: the next client finds %s", i, got)
 			}

@@ -117,7 +117,7 @@ func TestExecuteOfAParsedStatement(t *testing.T) {
 	c.Send(&pgproto3.Parse{Name: "q", Query: "SELECT 1"}, &pgproto3.Sync{})
 	c.UntilReady()
 	protocols[0].play(t, c,
-		"EXECUTE q", "26000; I", "BEGIN", "BEGIN; T", "PREPARE r AS SELECT 2", "PREPARE; T", "EXECUTE r", "2; SELECT 1; T", "COMMIT", "COMMIT; I", "EXECUTE r", "26000; I")
+		"EXECUTE q", "26000; I", "BEGIN", "BEGIN; T", "PREPARE r AS SELECT 2", "PREPARE; T", "EXECUTE r", "2; SELECT 1; T", "COMMIT", "COMMIT; I", "EXECUTE r", "2; SELECT 1; I")
 }
 
 // Who a session is can't be said at its start, only after the login.

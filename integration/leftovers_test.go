@@ -27,25 +27,26 @@ func pid(t *testing.T, c *pgtest.Client) string {
 	return rows[0]
 }
 
-// Whatever can't follow a client costs its backend, and the metric says why.
+// Whatever can't follow a client costs its backend, at the latest when the client leaves, and the metric says why. What pins the client to it is kept until then.
 func TestLeftoversCloseTheBackend(t *testing.T) {
 	t.Parallel()
 	s := start(t, spec{schema: leftoversSchema, general: "default_pool_size = 1"})
 
 	for _, x := range []struct{ sql, reason string }{
-		{"LISTEN news", "listen"},
 		{"CREATE TEMP TABLE left_behind (id int)", "temp"},
 		{"CREATE TABLE pg_temp.left_behind (id int)", "temp"},
 		{"CREATE TEMP VIEW left_behind AS SELECT 1", "temp"},
 		{"SELECT 1 AS x INTO TEMP left_behind", "temp"},
 		{"CREATE TEMPORARY SEQUENCE left_behind", "temp"},
+		{"CREATE FUNCTION pg_temp.left_behind() RETURNS int RETURN 1", "temp"},
 		{"SELECT pg_advisory_lock(1)", "advisory_lock"},
 		{"SELECT pg_try_advisory_lock_shared(1, 2)", "advisory_lock"},
-		{"SELECT count(*) FROM orders WHERE pg_try_advisory_lock(tenant_id) OR true", "advisory_lock"},
+		{"CALL proceed()", "advisory_lock"},
 		{"PREPARE left_behind AS SELECT 1", "sql_prepare"},
 		{"DO $$ BEGIN PERFORM set_config('app.left', 'behind', false); END $$", "unjudged"},
+		{"DO $$ BEGIN CREATE TEMP TABLE left_behind (id int); END $$", "temp"},
 		{"SELECT leave()", "unjudged"},
-		{"CALL proceed()", "unjudged"},
+		{"DO $$ BEGIN EXECUTE 'LISTEN news'; END $$", "unjudged"},
 		{"SELECT set_config(n, 'x', false) FROM (VALUES ('app.a'), ('app.b')) v(n)", "unjudged"},
 		{"SELECT set_config('app.' || 'left', 'behind', false)", "unjudged"},
 		{"UPDATE pg_settings SET setting = '1234' WHERE name = 'work_mem'", "unjudged"},
@@ -58,6 +59,10 @@ func TestLeftoversCloseTheBackend(t *testing.T) {
 				if e := pgtest.Failure(p.run(c, x.sql)); e != nil {
 					t.Fatalf("%s: %s", x.sql, e.Message)
 				}
+				if x.reason != "unjudged" && pid(t, c) != before {
+					t.Error("it does not keep its backend")
+				}
+				c.Terminate()
 				if after := pid(t, other); after == before {
 					t.Errorf("the next client got the same backend")
 				}
@@ -78,14 +83,6 @@ func TestLeftoversCloseTheBackend(t *testing.T) {
 			})
 		}
 	}
-	// In a block the client has it until the block ends.
-	c, other := s.connect(t), s.connect(t)
-	protocols[0].play(t, c,
-		"BEGIN", "BEGIN; T", "CREATE TEMP TABLE mine (id int)", "CREATE TABLE; T", "INSERT INTO mine VALUES (1)", "INSERT 0 1; T",
-		"PREPARE p AS SELECT 2", "PREPARE; T", "EXECUTE p", "2; SELECT 1; T",
-		"DECLARE h CURSOR WITH HOLD FOR SELECT 3", "DECLARE CURSOR; T", "SELECT * FROM mine", "1; SELECT 1; T", "COMMIT", "COMMIT; I",
-	)
-	protocols[0].play(t, other, "FETCH ALL FROM h", "34000; I", "EXECUTE p", "26000; I", "SELECT * FROM mine", "42P01; I")
 }
 
 // What leaves nothing does not cost a backend.
@@ -124,6 +121,25 @@ func TestLeftoversOfSequences(t *testing.T) {
 		p.play(t, other, "SELECT lastval()", "55000; I", "SELECT currval('seq')", "55000; I",
 			"BEGIN", "BEGIN; T", "SELECT nextval('seq') > 0", "t; SELECT 1; T", "SELECT lastval() > 0", "t; SELECT 1; T", "COMMIT", "COMMIT; I")
 	}
+	t.Run("session mode", func(t *testing.T) { // of the same pool as transaction mode, which leaves its values there
+		s := start(t, spec{schema: leftoversSchema, general: "default_pool_size = 1", users: fmt.Sprintf(
+			"[[users]]\nname = %q\ndatabase = %[3]q\npassword = %[2]q\n[[users]]\nname = \"keeper\"\ndatabase = %[3]q\npassword = %[2]q\nserver_user = %[1]q\nserver_password = %[2]q\npooler_mode = \"session\"\n",
+			user, password, cluster)})
+		login := s.login()
+		login.User = "keeper"
+		for _, p := range protocols {
+			other := s.connect(t)
+			p.play(t, other, "SELECT nextval('seq') > 0", "t; SELECT 1; I")
+			for _, script := range [][]string{
+				{"SELECT 1", "1; SELECT 1; I", "SELECT lastval()", "55000; I"},
+				{"SELECT nextval('seq') > 0", "t; SELECT 1; I", "SELECT lastval() > 0", "t; SELECT 1; I", "SELECT currval('seq') > 0", "t; SELECT 1; I"},
+			} {
+				c := pgtest.Connect(t, s.addr, login)
+				p.play(t, c, script...)
+				c.Close()
+			}
+		}
+	})
 }
 
 // A client that dies, in the middle of whatever, leaves neither its transaction nor its locks nor its answers to the next one.

@@ -71,6 +71,14 @@ tenant_switch = true
 				return
 			}
 			two, four, worker := s.as(t, "app@2", nil), s.as(t, "app@4", nil), s.as(t, "plain", nil)
+			// In transaction pooling it is the same.
+			two2, four2 := s.as(t, "quick@2", nil), s.as(t, "quick@4", nil)
+			p.play(t, two2, "LISTEN news", "LISTEN; I")
+			p.play(t, four2, "LISTEN news", "LISTEN; I")
+			choosy := s.as(t, "quick", nil)
+			p.play(t, choosy, "SET app.current_tenant = '2'", "SET; I", "LISTEN news", "LISTEN; I", "SET app.current_tenant = '4'", "55000 listen_visit; I", "RESET app.current_tenant", "55000 listen_visit; I",
+				"SELECT 1", "1; SELECT 1; I", "UNLISTEN news", "UNLISTEN; I", "SET app.current_tenant = '4'", "SET; I", "LISTEN news", "LISTEN; I", "UNLISTEN *", "UNLISTEN; I", "RESET app.current_tenant", "RESET; I",
+				"BEGIN", "BEGIN; T", "SET LOCAL app.current_tenant = '2'", "SET; T", "LISTEN news", "0A000 listen_visit; E", "ROLLBACK", "ROLLBACK; I")
 			p.play(t, two, "LISTEN news", "LISTEN; I")
 			p.play(t, four, "LISTEN news", "LISTEN; I")
 			p.play(t, worker, "LISTEN news", "LISTEN; I")
@@ -90,9 +98,22 @@ tenant_switch = true
 					t.Errorf("tenant 4 hears %q, want %q", got, want)
 				}
 			}
+			// A connection that has said something is closed at once.
+			p.play(t, s.as(t, "quick@4", nil), "CREATE TEMP TABLE x AS SELECT 1; NOTIFY news, 'and gone'", "SELECT 1; NOTIFY; I")
+			p.play(t, s.as(t, "quick@2", nil), "CREATE TEMP TABLE x AS SELECT 1; NOTIFY news, 'gone too'", "SELECT 1; NOTIFY; I")
+			for _, want := range []string{"of 4", "more of 4", "even more of 4", "and gone"} {
+				if got := hears(t, four2); got != "news "+want {
+					t.Errorf("tenant 4 hears %q in transaction pooling, want %q", got, want)
+				}
+			}
+			for _, want := range []string{"of 2", "gone too"} {
+				if got := hears(t, two2); got != "news "+want {
+					t.Errorf("tenant 2 hears %q in transaction pooling, want %q", got, want)
+				}
+			}
 			p.play(t, four, "NOTIFY news, 'to myself'", "NOTIFY; I") // of which it is told in the same answer
 			// Somebody without a tenant hears all that PostgreSQL sends.
-			all := []string{"by somebody else", "of 4", "more of 4", "even more of 4", "of 2", "to myself"}
+			all := []string{"by somebody else", "of 4", "more of 4", "even more of 4", "of 2", "and gone", "gone too", "to myself"}
 			if x.isolation == "database" {
 				all = nil
 			}

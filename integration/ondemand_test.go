@@ -539,4 +539,90 @@ admin_password_file = "admin.password"
 	if got, err := ask("rows", "SELECT note FROM orders"); err != nil || got != "of rows7" {
 		t.Errorf("rows reads %q, %v", got, err)
 	}
+	// A database that came with a reload has tenants as well; without any, their orders are refused.
+	config, users := k.read("pgdog.toml"), k.read("users.toml")
+	late := server.CreateDatabase(t)
+	k.tenant(2, "create", "late", "--isolation", "schema", "--database", "more")
+	k.reload(config+fmt.Sprintf("[[databases]]\nname = \"more\"\nhost = \"127.0.0.1\"\nport = %d\ndatabase_name = %q\nadmin_user = %q\n", server.Port, late, pgtest.Superuser),
+		users+strings.Replace(users, "saas", "more", 1))
+	r := k.tenant(0, "create", "late", "--isolation", "schema", "--database", "more", "--enable")
+	if got, err := k.ask("late", "more", r.Secrets[0].Password, "SELECT current_database()::text"); err != nil || got != late {
+		t.Errorf("a tenant of a database that is new is in %q, %v", got, err)
+	}
+	k.tenant(0, "remove", "--now", "late")
+	k.reload("[directory]\n", "")
+	k.tenant(1, "disable-access", "a-schema", "--now")
+	k.reload(config, users)
+	k.tenant(0, "enable-access", "a-schema")
+}
+
+func (k *kennel) read(name string) string {
+	k.t.Helper()
+	text, err := os.ReadFile(filepath.Join(k.dir, name))
+	if err != nil {
+		k.t.Fatal(err)
+	}
+	return string(text)
+}
+
+// reload puts another configuration in force.
+func (k *kennel) reload(config, users string) {
+	k.t.Helper()
+	for name, text := range map[string]string{"pgdog.toml": config, "users.toml": users} {
+		if err := os.WriteFile(filepath.Join(k.dir, name), []byte(text), 0o600); err != nil {
+			k.t.Fatal(err)
+		}
+	}
+	before := strings.Count(k.log.String(), "configuration reloaded")
+	k.process.signal(k.t, syscall.SIGHUP)
+	eventually(k.t, "a reload", func() bool { return strings.Count(k.log.String(), "configuration reloaded") > before })
+}
+
+// A sealed tenant of the directory logs in by itself: on the application's connections, with its seal.
+func TestOnDemandSealed(t *testing.T) {
+	t.Parallel()
+	server := pgtest.SharedSet(t, 1)[0]
+	db := server.CreateDatabase(t)
+	app := "app_" + db
+	k := newKennel(t, fmt.Sprintf("[multi_tenant]\ncolumn = \"tenant_id\"\nisolation = \"row\"\nmode = \"sealed\"\nrole_secret_file = \"role.secret\"\n"+
+		"[[databases]]\nname = \"saas\"\nhost = \"127.0.0.1\"\nport = %d\ndatabase_name = %q\nadmin_user = %q\n", server.Port, db, pgtest.Superuser))
+	for name, text := range map[string]string{"role.secret": secureSecret, "users.toml": "[[users]]\nname = \"app\"\ndatabase = \"saas\"\npassword = \"x\"\nserver_user = \"" + app + "\"\n"} {
+		if err := os.WriteFile(filepath.Join(k.dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	k.env = []string{"PGSSLMODE=disable"}
+	server.Exec(t, db, "CREATE ROLE "+app+" LOGIN; CREATE TABLE orders (tenant_id bigint NOT NULL, note text); CREATE INDEX ON orders (tenant_id); GRANT ALL ON orders TO "+app)
+	if code, _, stderr := outcomeOf(t, k.dir, k.env, "secure", "apply"); code != 0 {
+		t.Fatal(stderr)
+	}
+	k.serve()
+	own := map[string]string{}
+	for name, key := range map[string]string{"acme": "7", "globex": "8"} {
+		own[name] = k.tenant(0, "create", name, "--isolation", "row", "--database", "saas", "--key", key, "--enable").Secrets[0].Password
+		if _, err := k.ask(name, "saas", own[name], "INSERT INTO orders (note) VALUES ('of "+name+"')"); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	for name, password := range own {
+		if got, err := k.ask(name, name, password, "SELECT string_agg(note || session_user, ',') FROM orders"); err != nil || got != "of "+name+app {
+			t.Errorf("%s reads %q, %v", name, got, err)
+		}
+		for _, sql := range []string{"SET app.current_tenant = '9'", "SELECT note FROM orders WHERE tenant_id = 15 - " + map[string]string{"acme": "7", "globex": "8"}[name], "SET pgkennel.seal = 'x'"} {
+			if got, err := k.ask(name, "saas", password, sql); err == nil && got != "" || strings.HasPrefix(sql, "SET") && !strings.Contains(fmt.Sprint(err), "42501") {
+				t.Errorf("%s may %s: %q, %v", name, sql, got, err)
+			}
+		}
+	}
+	// The server itself keeps rows from who has no seal.
+	c, err := pgx.Connect(t.Context(), server.DSN(db, pgtest.Superuser, ""))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer c.Close(context.Background())
+	for sql, want := range map[string]string{"SET ROLE " + app + "; SET app.current_tenant = '7'; SELECT count(*) FROM orders": "42501", "SET ROLE NONE; SELECT count(*) FROM orders": ""} {
+		if _, err := c.Exec(t.Context(), sql, pgx.QueryExecModeSimpleProtocol); (err == nil) != (want == "") || !strings.Contains(fmt.Sprint(err), want) {
+			t.Errorf("%s: %v", sql, err)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"encoding/binary"
 	"fmt"
 	"net"
 	"strings"
@@ -310,4 +311,59 @@ func TestRefusalOfUnreachableShard(t *testing.T) {
 			)
 		}
 	})
+}
+
+// TestFunctionCalls: drivers' large objects work, by messages, in transaction mode too; no other function is called that way.
+func TestFunctionCalls(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{})
+	c, other := s.connect(t), s.connect(t)
+	number := func(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n) }
+	call := func(function uint32, args ...[]byte) string {
+		c.Send(&pgproto3.FunctionCall{Function: function, ArgFormatCodes: []uint16{1}, Arguments: args, ResultFormatCode: 1})
+		for {
+			switch m := c.Receive().(type) {
+			case *pgproto3.FunctionCallResponse:
+				c.UntilReady()
+				return fmt.Sprintf("%x", m.Result)
+			case *pgproto3.ErrorResponse:
+				c.UntilReady()
+				return m.Code
+			}
+		}
+	}
+	const write = 0x20000
+	protocols[0].play(t, c, "BEGIN", "BEGIN; T")
+	if got := call(715, number(4711)); got != "00001267" {
+		t.Errorf("lo_create: %s", got)
+	}
+	protocols[0].play(t, other, "SELECT 1", "1; SELECT 1; I")
+	for _, x := range []struct {
+		function uint32
+		args     [][]byte
+		want     string
+	}{
+		{952, [][]byte{number(4711), number(write)}, "00000000"},
+		{955, [][]byte{number(0), []byte("some bytes")}, "0000000a"},
+		{953, [][]byte{number(0)}, "00000000"},
+		{953, [][]byte{number(0)}, "42704"},
+	} {
+		if got := call(x.function, x.args...); got != x.want {
+			t.Errorf("function %d: %s, want %s", x.function, got, x.want)
+		}
+	}
+	protocols[0].play(t, c, "SELECT 1", "25P02; E", "ROLLBACK", "ROLLBACK; I")
+	if got := call(715, number(4711)); got != "00001267" {
+		t.Errorf("lo_create outside of a transaction: %s", got)
+	}
+	if got := call(957); got != "08P01" { // too few arguments
+		t.Errorf("lo_creat without arguments: %s", got)
+	}
+	protocols[0].play(t, other, "SELECT count(*) FROM pg_largeobject_metadata", "1; SELECT 1; I")
+	if got := call(964, number(4711)); got != "00000001" {
+		t.Errorf("lo_unlink: %s", got)
+	}
+	if got := call(1598); got != "0A000" {
+		t.Errorf("random: %s", got)
+	}
 }

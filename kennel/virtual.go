@@ -43,6 +43,12 @@ func virtual(cfg *config.Config, log *slog.Logger) (provision.Virtual, error) {
 	return external.New(o)
 }
 
+// Prepare finds out what another configuration, which nobody follows a directory with yet, says of virtual tenants; commit puts it in force.
+func (k *Kennel) Prepare(cfg *config.Config) (commit func(), err error) {
+	v, err := virtual(cfg, k.log)
+	return func() { k.Manager.SetVirtual(v) }, err
+}
+
 // shared is a database that tenants share.
 func shared(cfg *config.Config, c *config.Cluster, entries []*tenant.Tenant) (x external.Cluster, err error) {
 	x.Column, x.Type = c.TenantColumn, c.TenantType.String()

@@ -300,7 +300,7 @@ func TestAttachedSleep(t *testing.T) {
 	k.dir.change(acme.ID, func(r *tenant.Record) { r.Operation = &tenant.Operation{Verb: provision.VerbRestart} })
 	done := later(func() error { _, err := oneValue(bound, "select note from orders limit 1"); return err })
 	in, _ := k.follower.open(k.dir.ByID(acme.ID))
-	eventually(t, "the queue", func() bool { return in.gate.held()["(shop)"] == 1 })
+	eventually(t, "the queue", func() bool { return in.gate.held(in.u)["(shop)"] == 1 })
 	k.dir.change(acme.ID, func(r *tenant.Record) { r.Operation = nil })
 	if err := wait(t, "a restart", done); err != nil {
 		t.Error(err)

@@ -28,13 +28,13 @@ func (p *Pooler) unitsLocked(database string) ([]*unit, error) {
 		slices.SortFunc(list, byName)
 		return list, nil
 	}
-	u := p.mu.units[database]
-	if u == nil {
-		if u = p.instanceUnit(database); u == nil {
-			return nil, admin.ErrNoDatabase
-		}
+	if u := p.mu.units[database]; u != nil {
+		return []*unit{u}, nil
 	}
-	return []*unit{u}, nil
+	if list := p.instanceUnits(database); len(list) > 0 {
+		return list, nil
+	}
+	return nil, admin.ErrNoDatabase
 }
 
 // units is unitsLocked for those who don't hold the lock.
@@ -70,6 +70,7 @@ func (c controller) Pause(ctx context.Context, database string) error {
 	}
 	for _, u := range units {
 		u.cl.Reconnect() // what is idle is closed now, the rest when it is released
+		u.ears.retire()
 	}
 	for _, u := range units {
 		if err := u.cl.WaitRetired(ctx); err != nil {
@@ -175,6 +176,7 @@ func (c controller) Reconnect(database string) error {
 	units, err := c.p.units(database)
 	for _, u := range units {
 		u.cl.Reconnect()
+		u.ears.retire()
 	}
 	return err
 }
@@ -205,6 +207,7 @@ func (c controller) Kill(database string) error {
 	c.p.killClients(func(u *unit) bool { return slices.Contains(units, u) })
 	for _, u := range units {
 		u.cl.Kill()
+		u.ears.retire()
 	}
 	return nil
 }

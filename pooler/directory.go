@@ -207,7 +207,12 @@ func (f *follower) end() []*unit {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.ended = true
-	return f.units()
+	var list []*unit
+	f.instances.Range(func(_, v any) bool {
+		list = append(list, v.(*instance).end()...) //nolint:forcetypeassert // nothing else is in it
+		return true
+	})
+	return list
 }
 
 // run looks after what is there, until ctx is done.
@@ -231,7 +236,7 @@ func (p *Pooler) Clients(id string) int {
 	}
 	if v, ok := p.follower.instances.Load(id); ok {
 		in := v.(*instance) //nolint:forcetypeassert // nothing else is in it
-		return in.u.clients() + in.visitors()
+		return in.clients() + in.visitors()
 	}
 	return 0
 }
@@ -258,7 +263,7 @@ func (f *follower) configured(cfg *config.Config) {
 func (f *follower) units() []*unit {
 	var list []*unit
 	f.instances.Range(func(_, v any) bool {
-		list = append(list, v.(*instance).u) //nolint:forcetypeassert // nothing else is in it
+		list = append(list, v.(*instance).units()...) //nolint:forcetypeassert // nothing else is in it
 		return true
 	})
 	return list
@@ -284,8 +289,8 @@ func (f *follower) told() metrics.Directory {
 	return d
 }
 
-// instanceUnit is the unit of a tenant's own instance by the tenant's name; nil if it is not at work.
-func (p *Pooler) instanceUnit(name string) *unit {
+// instanceUnits are the units of a tenant's own instance, by the tenant's name; none if it is not at work.
+func (p *Pooler) instanceUnits(name string) []*unit {
 	if p.follower == nil {
 		return nil
 	}
@@ -294,7 +299,7 @@ func (p *Pooler) instanceUnit(name string) *unit {
 		return nil
 	}
 	if v, ok := p.follower.instances.Load(r.ID); ok {
-		return v.(*instance).u //nolint:forcetypeassert // nothing else is in it
+		return v.(*instance).units() //nolint:forcetypeassert // nothing else is in it
 	}
 	return nil
 }

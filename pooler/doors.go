@@ -13,6 +13,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/pgkennel/pgkennel/config"
@@ -21,7 +22,10 @@ import (
 )
 
 // doors are where orders for tenants come in: a unix socket for root and the own user, and a TCP port for those who have the token.
-type doors struct{ socket, port net.Listener }
+type doors struct {
+	socket, port net.Listener
+	tls          atomic.Pointer[backend.ServerTLS] // of port, anew with each configuration
+}
 
 // listen opens what the configuration names.
 func (d *doors) listen(ctx context.Context, cfg *config.Config) (err error) {
@@ -43,14 +47,20 @@ func (d *doors) listen(ctx context.Context, cfg *config.Config) (err error) {
 	if cfg.TLS.Certificate == "" {
 		return nil
 	}
-	t, err := backend.NewServerTLS(backend.ServerTLSFiles{Certificate: cfg.TLS.Certificate, Key: cfg.TLS.PrivateKey})
+	t, err := apiTLS(cfg)
 	if err != nil {
 		return fmt.Errorf("listen for the API: %w", err)
 	}
-	c := t.Config().Clone()
-	c.NextProtos = []string{"http/1.1"} // what orders stream takes a connection of its own
-	d.port = tls.NewListener(d.port, c)
+	d.tls.Store(t)
+	d.port = tls.NewListener(d.port, &tls.Config{MinVersion: tls.VersionTLS12, GetConfigForClient: func(h *tls.ClientHelloInfo) (*tls.Config, error) {
+		return d.tls.Load().Config().GetConfigForClient(h)
+	}})
 	return nil
+}
+
+// apiTLS is the certificate of the API, that of clients' connections; whom it serves is known by the token.
+func apiTLS(cfg *config.Config) (*backend.ServerTLS, error) {
+	return backend.NewServerTLS(backend.ServerTLSFiles{Certificate: cfg.TLS.Certificate, Key: cfg.TLS.PrivateKey})
 }
 
 // serve has both answered: run runs a listener until the end.

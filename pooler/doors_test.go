@@ -2,6 +2,7 @@ package pooler
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"io"
 	"net"
@@ -208,4 +209,34 @@ func TestDirectoryIsShown(t *testing.T) {
 	}
 	con.one("SHOW DIRECTORY", "current", "no", "error", "unreachable")
 	run(t, c, "select 1")
+}
+
+// A certificate is renewed by a reload, for the API as for clients.
+func TestOrdersByTLS(t *testing.T) {
+	t.Parallel()
+	ca := pgtest.NewCA(t)
+	k := newKennel(t, kennelOptions{api: echo, files: func(c *config.Config) {
+		c.Admin.APIHost, c.Admin.APIPort, c.Admin.APIToken = "127.0.0.1", pgtest.FreePort(t), "0123456789abcdef"
+		c.TLS.Certificate, c.TLS.PrivateKey = ca.Issue("first", "localhost")
+	}})
+	for _, name := range []string{"first", "second"} {
+		conf := *k.state.Load().cfg
+		if name == "second" {
+			conf.TLS.Certificate, conf.TLS.PrivateKey = ca.Issue(name, "localhost")
+			k.orders.Lock()
+			err := k.apply(&conf)
+			k.orders.Unlock()
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
+		c, err := tls.Dial("tcp", k.APIAddr().String(), &tls.Config{RootCAs: ca.Pool, ServerName: "localhost"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := c.ConnectionState().PeerCertificates[0].Subject.CommonName; got != name {
+			t.Errorf("the API shows the certificate %s, want %s", got, name)
+		}
+		c.Close()
+	}
 }

@@ -29,11 +29,13 @@ type gate struct {
 	asleep  bool
 	waking  bool
 	failed  time.Time // when a wake failed last
+	fails   int       // wakes that failed since one did not
 }
 
 // held is a checkout at a gate, or somebody who waits for one to open.
 type held struct {
 	w        *cluster.Waiter[*loop.Backend]
+	u        *unit // of the instance, or of its replica
 	login    *cluster.Login
 	shard    topology.ShardID
 	deadline time.Time
@@ -45,8 +47,9 @@ const (
 	mostHeld = 10_000
 	// wakeTimeout is how long an instance may take to wake: one that crashed may have much to recover.
 	wakeTimeout = 10 * time.Minute
-	// wakePause is how long a failure to wake counts for those who come next.
+	// wakePause is how long a failure to wake counts for those who come next: twice as long after each, up to mostPause.
 	wakePause = time.Second
+	mostPause = 32 * time.Second
 	// mirrorLag is how long it may take to hear that an instance is up that was woken.
 	mirrorLag = 2 * time.Second
 )
@@ -56,7 +59,7 @@ func holds(r *tenant.Record) (shut, asleep bool) {
 	switch {
 	case r == nil:
 		return false, false
-	case r.Phase == tenant.Asleep:
+	case r.Dormant():
 		return true, true
 	case r.Phase == tenant.Ready && r.Operation != nil:
 		switch r.Operation.Verb {
@@ -90,8 +93,8 @@ func (g *gate) turn(r *tenant.Record) {
 		g.mu.Unlock()
 		return
 	}
-	if g.waking && r != nil && r.Phase == tenant.Ready {
-		g.failed = time.Time{}
+	if r != nil && r.Phase == tenant.Ready {
+		g.failed, g.fails = time.Time{}, 0
 	}
 	list := g.openLocked()
 	g.mu.Unlock()
@@ -118,7 +121,7 @@ func (g *gate) let(list []*held, e *pgwire.Error) {
 		case e != nil:
 			h.w.To.CheckoutFailed(e)
 		default:
-			g.in.u.cl.Checkout(h.shard, topology.Primary, h.login, h.w)
+			h.u.cl.Checkout(h.shard, h.u.role(), h.login, h.w)
 		}
 	}
 }
@@ -145,7 +148,7 @@ func (g *gate) hold(h *held) bool {
 		e = g.refuses
 	case len(g.waiting) >= mostHeld:
 		e = errWakes(g.name()).WithDetail("Too many clients wait for it.")
-	case g.asleep && g.in.f.orders == nil, g.asleep && !g.waking && time.Since(g.failed) < wakePause:
+	case g.asleep && g.in.f.orders == nil, g.asleep && !g.waking && time.Since(g.failed) < min(wakePause<<min(max(g.fails-1, 0), 8), mostPause):
 		e = errNotWoken(g.name())
 	default:
 		g.waiting = append(g.waiting, h)
@@ -179,13 +182,13 @@ func (g *gate) name() string {
 	return ""
 }
 
-// held counts who waits, by their logins.
-func (g *gate) held() counts[string] {
+// held counts who waits for a unit of the instance's, by their logins.
+func (g *gate) held(u *unit) counts[string] {
 	n := make(counts[string])
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	for _, h := range g.waiting {
-		if h.login != nil {
+		if h.login != nil && h.u == u {
 			user, _, _ := strings.Cut(h.login.Name, "@")
 			n[user]++
 		}
@@ -274,7 +277,7 @@ func (g *gate) wake(ctx context.Context) {
 	var e *pgwire.Error
 	switch shut, _ := holds(g.in.now.Load().rec); {
 	case err != nil && g.asleep:
-		g.failed = time.Now()
+		g.failed, g.fails = time.Now(), g.fails+1
 		list, g.waiting = g.waiting, nil
 		e = errNotWoken(name)
 	case err == nil && shut && !g.asleep, g.refuses != nil: // something else is done to it by now

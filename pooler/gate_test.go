@@ -114,6 +114,10 @@ func TestWakeFails(t *testing.T) {
 	in.gate.mu.Lock()
 	in.gate.failed = time.Now().Add(-time.Minute)
 	in.gate.mu.Unlock()
+	// What kept it down may be over: on record it is failed, and whoever comes has it tried again.
+	k.dir.change(k.dir.ByName("acme").ID, func(r *tenant.Record) {
+		r.Phase, r.Operation = tenant.Failed, &tenant.Operation{ID: "o", Verb: provision.VerbWake, Error: "no room"}
+	})
 	// Something else is done to it: that is waited for.
 	s.let <- provision.Errorf(provision.KindBusy, "it is being put to sleep")
 	s.let <- nil
@@ -170,7 +174,7 @@ func TestRestartIsWaitedFor(t *testing.T) {
 	k.dir.change(id, func(r *tenant.Record) { r.Operation = &tenant.Operation{Verb: provision.VerbRestart} })
 	done := later(func() error { _, err := c.Exec(context.Background(), "select 1"); return err })
 	in, _ := k.follower.open(k.dir.ByName("acme"))
-	eventually(t, "the queue", func() bool { return in.gate.held()["acme"] == 1 })
+	eventually(t, "the queue", func() bool { return in.gate.held(in.u)["acme"] == 1 })
 	pending(t, "a statement during the restart", done)
 	k.dir.change(id, func(r *tenant.Record) { r.Operation = nil })
 	if err := wait(t, "a statement", done); err != nil {
@@ -179,7 +183,7 @@ func TestRestartIsWaitedFor(t *testing.T) {
 	// It falls asleep in the middle of a wait: then it is woken.
 	k.dir.change(id, func(r *tenant.Record) { r.Operation = &tenant.Operation{Verb: provision.VerbRestart} })
 	done = later(func() error { _, err := c.Exec(context.Background(), "select 1"); return err })
-	eventually(t, "the queue", func() bool { return in.gate.held()["acme"] == 1 })
+	eventually(t, "the queue", func() bool { return in.gate.held(in.u)["acme"] == 1 })
 	s.let <- nil
 	k.dir.change(id, func(r *tenant.Record) { r.Operation, r.Phase = nil, tenant.Asleep })
 	if err := wait(t, "a statement", done); err != nil {
@@ -188,7 +192,7 @@ func TestRestartIsWaitedFor(t *testing.T) {
 	// And if it is stopped instead, who waits is told.
 	k.dir.change(id, func(r *tenant.Record) { r.Operation = &tenant.Operation{Verb: provision.VerbStop} })
 	done = later(func() error { _, err := c.Exec(context.Background(), "select 1"); return err })
-	eventually(t, "the queue", func() bool { return in.gate.held()["acme"] == 1 })
+	eventually(t, "the queue", func() bool { return in.gate.held(in.u)["acme"] == 1 })
 	k.dir.change(id, func(r *tenant.Record) { r.Operation, r.Phase = nil, tenant.Stopped })
 	if err := wait(t, "a statement", done); err == nil {
 		t.Error("a statement of a stopped tenant ran")
@@ -210,7 +214,7 @@ func TestClientsLeaveTheGate(t *testing.T) {
 	gone := later(func() error { _, err := clients[0].Exec(ctx, "select 1"); return err })
 	cancelled := later(func() error { _, err := clients[1].Exec(context.Background(), "select 1"); return err })
 	stays := later(func() error { _, err := clients[2].Exec(context.Background(), "select 1"); return err })
-	eventually(t, "the queue", func() bool { return in.gate.held()["acme"] == 3 })
+	eventually(t, "the queue", func() bool { return in.gate.held(in.u)["acme"] == 3 })
 	cancel()
 	if wait(t, "who hangs up", gone) == nil {
 		t.Error("a statement ran")

@@ -61,7 +61,7 @@ func clientInfo(s *session.Session) admin.ClientInfo {
 		Received: n.BytesIn, Sent: n.BytesOut,
 	}
 	info.User, info.Database = s.Names()
-	info.Tenant = tenantOf(s)
+	info.Tenant, info.Pinned = tenantOf(s), s.Pinned()
 	if c := s.Backend(); c != nil {
 		info.Shard, info.Server = s.Shard(), linkOf(c).id
 	}
@@ -156,7 +156,7 @@ func serverInfo(s cluster.Server[*loop.Backend], state admin.ServerState) admin.
 	b.Inspect(func(holder *session.Session, nc net.Conn) {
 		conn = nc
 		if holder != nil {
-			info.Client = holder.ID
+			info.Client, info.Pinned = holder.ID, holder.Pinned()
 			info.User, _ = holder.Names()
 			if name := tenantOf(holder); name != "" {
 				info.Tenant = name
@@ -253,7 +253,7 @@ func (i inspector) ClientCounts() []admin.ClientCount {
 		}
 		var held counts[string]
 		if u.in != nil {
-			held = u.in.gate.held()
+			held = u.in.gate.held(u)
 		}
 		for _, m := range u.meters.all() {
 			w := waiting[m.user] + held[m.user]

@@ -11,7 +11,6 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/admin"
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/cluster"
-	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
 // Databases implements admin.Topology.
@@ -48,13 +47,16 @@ func (i inspector) Databases() []admin.DatabaseInfo {
 		if now == nil || now.rec == nil {
 			continue
 		}
-		r, size := now.rec, 0
+		r, at, size := now.rec, now.rec.Endpoint, 0
+		if rd := now.reader(u.replica); rd != nil {
+			at = rd.Endpoint
+		}
 		for _, n := range serversOf(u) {
 			size += n
 		}
 		limit := cmp.Or(r.Limits.Connections, now.conf.InstancePool().MaxSize)
 		list = append(list, admin.DatabaseInfo{
-			Name: r.Name, Host: r.Endpoint.Host, Port: r.Endpoint.Port, Database: r.Database, Role: topology.Primary, PoolSize: limit,
+			Name: r.Name, Host: at.Host, Port: at.Port, Database: r.Database, Role: u.role(), PoolSize: limit,
 			ServerLifetime: now.conf.InstancePool().Lifetime, Connections: size, Clients: u.clients(), Paused: u.cl.Paused(), Disabled: s.disabled[r.Name],
 		})
 	}

@@ -38,6 +38,8 @@ type instance struct {
 	gate     gate
 
 	mu sync.Mutex // makes changes happen one after the other
+	// ended: nothing more is made for it.
+	ended bool
 	// readOnly are what sessions look at, by the login's role: they outlive changes.
 	readOnly map[string]*atomic.Bool
 }
@@ -50,6 +52,8 @@ type served struct {
 	// attached is how sessions of a database of the configuration log in, as the tenant's own login; nil = they can't. readOnly is what they look at.
 	attached *cluster.Login
 	readOnly *atomic.Bool
+	// replicas that serve, by ID.
+	replicas map[string]*reader
 }
 
 // open is the instance's unit and accounts, made if need be.
@@ -74,7 +78,7 @@ func (f *follower) open(r *tenant.Record) (*instance, error) {
 	in.used.Store(time.Now().UnixNano())
 	in.gate.in = in
 	conf := f.p.state.Load().cfg
-	u, err := f.p.newInstanceUnit(conf, r, in)
+	u, err := f.p.newInstanceUnit(conf, r, in, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -118,12 +122,14 @@ func (f *follower) drop(in *instance, oldest int64) {
 	}
 	f.instances.Delete(in.id)
 	f.made.Add(-1)
-	f.p.closing.Go(in.u.close)
+	for _, u := range in.end() {
+		f.p.closing.Go(u.close)
+	}
 }
 
 // unused reports whether nobody would miss the instance.
 func (in *instance) unused() bool {
-	return in.u.clients() == 0 && (!in.attached.Load() || in.now.Load().rec == nil)
+	return in.clients() == 0 && (!in.attached.Load() || in.now.Load().rec == nil)
 }
 
 // clients is how many have logged in to the unit's databases.
@@ -139,6 +145,7 @@ func (u *unit) clients() int {
 func (in *instance) take(conf *config.Config) {
 	if was, now := in.turn(conf); now != nil {
 		in.retire(was, now)
+		in.closeGone(was, now)
 	}
 }
 
@@ -164,7 +171,7 @@ func (in *instance) replace(conf *config.Config) (was, now *served) {
 	if was != nil && was.rec == r && was.conf == conf {
 		return was, nil
 	}
-	o, logins := in.options(conf, r)
+	o, logins := in.options(conf, r, nil)
 	if was != nil && (was.conf != conf || !sameServer(was.rec, r)) || was == nil && in.madeOf != r {
 		if err := in.u.become(conf, r.Name, o); err != nil && !errors.Is(err, cluster.ErrClosed) {
 			in.f.log().Error("tenant not reloaded", "tenant", r.Name, "error", err)
@@ -173,29 +180,27 @@ func (in *instance) replace(conf *config.Config) (was, now *served) {
 	if was != nil && shut(was.rec) && !shut(r) {
 		in.u.cl.Reconnect() // that the server refused its roles does not count any more
 	}
-	now = &served{conf: conf, rec: r, accounts: make(map[string]*session.Account, len(r.Logins)), attached: logins[attachedRole]}
+	now = &served{conf: conf, rec: r, attached: logins[attachedRole]}
 	for i := range r.Logins {
-		l := &r.Logins[i]
-		ro := in.reads(r, l)
+		ro := in.reads(r, &r.Logins[i])
 		if i == 0 {
 			now.readOnly = ro
 		}
-		if a := in.account(conf, r, l, logins[l.Role]); a != nil {
-			now.accounts[l.Name] = a
-		}
 	}
+	now.accounts = in.accounts(conf, r, in.u, logins)
+	now.replicas = in.readers(conf, was, r)
 	in.now.Store(now)
 	return was, now
 }
 
 // retire ends the sessions of those who may not be there any more: at once where nothing is under way, else behind their transactions.
 func (in *instance) retire(was, now *served) {
-	if was == nil || was.rec == nil || was.rec == now.rec || !restricts(was.rec, now.rec) {
+	if was == nil || was.rec == nil || was.rec == now.rec || !restricts(was.rec, now.rec) && len(gone(was, now)) == 0 {
 		return
 	}
 	all := shut(now.rec)
 	ended := func(a *session.Account, from netip.Addr) bool {
-		if all || !now.rec.Access.Allows(from) {
+		if all || !now.rec.Access.Allows(from) || !now.serves(unitOf(a)) {
 			return true
 		}
 		l := loginByRole(now.rec, a.ServerUser)
@@ -204,7 +209,7 @@ func (in *instance) retire(was, now *served) {
 	for _, c := range in.f.p.driver.Clients() {
 		ends := false
 		c.Inspect(func(s *session.Session, _ net.Conn) {
-			if a := s.Account(); a != nil && unitOf(a) == in.u {
+			if a := s.Account(); a != nil && unitOf(a) != nil && unitOf(a).in == in {
 				from, _ := netip.ParseAddrPort(s.Client)
 				ends = ended(a, from.Addr())
 			}
@@ -250,19 +255,23 @@ func sameServer(a, b *tenant.Record) bool {
 	return true
 }
 
-// options are those of the instance's cluster, and how each role logs in.
-func (in *instance) options(conf *config.Config, r *tenant.Record) (cluster.Options, map[string]*cluster.Login) {
-	address := backend.Address{Host: r.Endpoint.Host, Port: r.Endpoint.Port}
+// options are those of the cluster of the instance, or of a replica of it, and how each role logs in.
+func (in *instance) options(conf *config.Config, r *tenant.Record, x *tenant.Replica) (cluster.Options, map[string]*cluster.Login) {
+	at, role := r.Endpoint, topology.Primary
+	if x != nil {
+		at, role = x.Endpoint, topology.Replica
+	}
+	address := backend.Address{Host: at.Host, Port: at.Port}
 	base := poolSettings(conf, conf.InstancePool(), nil)
 	base.Min = 0
 	if n := r.Limits.Connections; n > 0 {
 		base.Max = n
 	}
 	e := cluster.Endpoint{
-		Role: topology.Primary, Address: address, Database: r.Database, TCP: tcpOptions(conf.TCP), ConnectTimeout: conf.Connect.Timeout,
+		Role: role, Address: address, Database: r.Database, TCP: tcpOptions(conf.TCP), ConnectTimeout: conf.Connect.Timeout,
 		Budget: r.Limits.Connections, Pool: base,
 	}
-	if ca := r.Endpoint.CA; ca != "" {
+	if ca := at.CA; ca != "" {
 		tls, err := backend.AuthorityTLS(ca)
 		if err != nil { // no connection gets through then
 			in.f.log().Error("TLS to a tenant's server", "tenant", r.Name, "error", err)
@@ -305,7 +314,7 @@ func (in *instance) options(conf *config.Config, r *tenant.Record) (cluster.Opti
 			settings.Max = min(cmp.Or(r.Limits.Connections, l.Connections), l.Connections)
 		}
 		lo.Settings = func(*cluster.Endpoint) pool.Settings { return settings }
-		if i == 0 && r.InCluster() && conf.Tenancy != nil {
+		if i == 0 && x == nil && r.InCluster() && conf.Tenancy != nil {
 			attached := attachedLogin(conf, r, lo)
 			logins[attachedRole] = attached
 			o.Logins = append(o.Logins, attached)
@@ -357,8 +366,20 @@ func (in *instance) reads(r *tenant.Record, l *tenant.Login) *atomic.Bool {
 	return ro
 }
 
+// accounts are those of the record's logins at a unit of the instance's, by name. in.mu is held.
+func (in *instance) accounts(conf *config.Config, r *tenant.Record, u *unit, logins map[string]*cluster.Login) map[string]*session.Account {
+	list := make(map[string]*session.Account, len(r.Logins))
+	for i := range r.Logins {
+		l := &r.Logins[i]
+		if a := in.account(conf, r, u, l, logins[l.Role]); a != nil {
+			list[l.Name] = a
+		}
+	}
+	return list
+}
+
 // account is what a login is checked against, and what its sessions may do; nil = there is no such login. in.mu is held.
-func (in *instance) account(conf *config.Config, r *tenant.Record, l *tenant.Login, how *cluster.Login) *session.Account {
+func (in *instance) account(conf *config.Config, r *tenant.Record, u *unit, l *tenant.Login, how *cluster.Login) *session.Account {
 	if l.Disabled {
 		return nil
 	}
@@ -369,13 +390,14 @@ func (in *instance) account(conf *config.Config, r *tenant.Record, l *tenant.Log
 	}
 	inSessions := conf.InstanceMode() == config.ModeSession
 	a := &session.Account{
-		User: l.Name, Database: r.Name, Credential: auth.NewCredential(v), Cluster: in.u, ServerUser: l.Role,
+		User: l.Name, Database: r.Name, Credential: auth.NewCredential(v), Cluster: u, ServerUser: l.Role,
 		Session: inSessions, Statements: conf.Prepared.Enabled && !inSessions,
 		QueryTimeout: int64(conf.Clients.QueryTimeout), IdleTimeout: int64(conf.Clients.IdleTimeout),
 		IdleTransactionTimeout: int64(conf.Clients.IdleInTransactionTimeout), CancelTimeout: int64(conf.Timeouts.Rollback),
-		Login: &login{u: in.u, user: l.Name, login: how}, Metrics: in.u.meters.of(in.u, l.Name),
+		Pin: pinning(conf.InstancePin()), PinTimeout: int64(conf.Clients.PinTimeout),
+		Login: &login{u: u, user: l.Name, login: how}, Metrics: u.meters.of(u, l.Name),
 		TenantMetrics: in.meter(r),
-		ReadOnly:      in.readOnly[l.Role], Own: true,
+		ReadOnly:      in.readOnly[l.Role], Own: true, Replica: u.replica != "",
 	}
 	usable := how != nil
 	role := l.Role

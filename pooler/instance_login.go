@@ -26,23 +26,23 @@ func (in *instance) admit(role string, usable bool) (tenant.Refusal, *pgwire.Err
 	if down(now.rec) {
 		return tenant.Welcome, errStopped(now.rec.Name)
 	}
-	if in.f.elsewhere(now.rec) {
+	if in.f.elsewhere(now.rec.Host, now.rec.Endpoint.Host) {
 		in.f.log().Warn("login to a tenant whose server only another host reaches", "tenant", now.rec.Name, "host", now.rec.Host)
 		return tenant.Welcome, errElsewhere(now.rec.Name)
 	}
 	return tenant.Welcome, nil
 }
 
-// elsewhere reports whether an instance can't be reached from here, for it listens on another host, and to that one only. A port of the loopback address may be
+// elsewhere reports whether an instance can't be reached from here, for it listens on another host, at, and to that one only. A port of the loopback address may be
 // another tenant's here; a socket has its instance's ID in its path, and hosts may share the file system.
-func (f *follower) elsewhere(r *tenant.Record) bool {
-	if r.Host == "" || r.Host == f.host || !local(r.Endpoint.Host) {
+func (f *follower) elsewhere(host, at string) bool {
+	if host == "" || host == f.host || !local(at) {
 		return false
 	}
-	if !strings.HasPrefix(r.Endpoint.Host, "/") {
+	if !strings.HasPrefix(at, "/") {
 		return true
 	}
-	_, err := os.Stat(r.Endpoint.Host)
+	_, err := os.Stat(at)
 	return err != nil
 }
 
@@ -56,7 +56,9 @@ func loginByRole(r *tenant.Record, role string) *tenant.Login {
 }
 
 // down reports whether an operator has to start the instance.
-func down(r *tenant.Record) bool { return r.Phase == tenant.Stopped || r.Phase == tenant.Failed }
+func down(r *tenant.Record) bool {
+	return r.Phase == tenant.Stopped || r.Phase == tenant.Failed && !r.Dormant()
+}
 
 // shut reports whether nobody is served under a record.
 func shut(r *tenant.Record) bool { return refusalOf(r) != tenant.Welcome || down(r) }
@@ -176,13 +178,18 @@ func (f *follower) account(n tenant.Naming, asked *tenant.Asked) (a *session.Acc
 		in := v.(*instance) //nolint:forcetypeassert // nothing else is in it
 		in.used.Store(time.Now().UnixNano())
 		if now := in.now.Load(); now != nil && now.rec == r && !in.dropped.Load() {
-			if a = now.accounts[login]; a != nil {
-				return a, tenant.Welcome, true
+			if a = now.accounts[login]; a == nil {
+				return nil, tenant.UnknownUser, true
 			}
-			return nil, tenant.UnknownUser, true
 		}
 	}
-	return f.stranger(r, r.Login(login)), tenant.Welcome, true
+	if a == nil {
+		a = f.stranger(r, r.Login(login))
+	}
+	if asked.Replica {
+		a = atReplica(a)
+	}
+	return a, tenant.Welcome, true
 }
 
 // credential is that of a login that is refused for now: its salt may not change with that.

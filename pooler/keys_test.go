@@ -9,7 +9,7 @@ import (
 // TestWrongKeysHinderNobody: whoever guesses keys does not keep others from cancelling.
 func TestWrongKeysHinderNobody(t *testing.T) {
 	t.Parallel()
-	k := newKeys()
+	k := newKeys(0)
 	c := new(loop.Client)
 	pid, secret := k.register(c, 4)
 	wrong := append([]byte(nil), secret...)
@@ -22,4 +22,16 @@ func TestWrongKeysHinderNobody(t *testing.T) {
 	if k.find(pid, secret) != c {
 		t.Error("the right key is wrong")
 	}
+}
+
+type someKey struct {
+	pid    uint32
+	secret []byte
+}
+
+// some registers a client.
+func (k *keys) some(t *testing.T) someKey {
+	t.Helper()
+	pid, secret := k.register(new(loop.Client), 4)
+	return someKey{pid, secret}
 }

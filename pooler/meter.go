@@ -16,6 +16,8 @@ type meter struct {
 	u       *unit
 	user    string
 	clients atomic.Int64 // connected now
+	// replications are the replication connections to servers.
+	replications atomic.Int64
 }
 
 // meters are those of a unit by user; nobody is forgotten while the unit lives.

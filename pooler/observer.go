@@ -4,6 +4,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/metrics"
 	"github.com/pgkennel/pgkennel/pooler/session"
 	"github.com/pgkennel/pgkennel/sharding/topology"
@@ -104,6 +105,27 @@ func (observer) Unit(a *session.Account, c *session.UnitCounts) {
 		if s := u.shard(c.TxShard); s != nil {
 			s.Transactions.Observe(time.Duration(c.TxNanos))
 		}
+	}
+}
+
+// Pinned implements session.Observer.
+func (observer) Pinned(a *session.Account, why backend.Taint, first bool) {
+	u := unitOf(a)
+	if u == nil {
+		return
+	}
+	if first {
+		u.metrics.Pinned.Inc()
+	}
+	for ; why != 0; why &= why - 1 {
+		u.metrics.Pins.Inc(why.First())
+	}
+}
+
+// Unpinned implements session.Observer.
+func (observer) Unpinned(a *session.Account) {
+	if u := unitOf(a); u != nil {
+		u.metrics.Pinned.Dec()
 	}
 }
 

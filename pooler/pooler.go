@@ -24,6 +24,7 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/loop"
 	"github.com/pgkennel/pgkennel/pooler/metrics"
+	"github.com/pgkennel/pgkennel/pooler/notify"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/session"
 	"github.com/pgkennel/pgkennel/pooler/state"
@@ -36,7 +37,9 @@ type Options struct {
 	Config *config.Config
 	// Load reads the configuration anew, for reloads; nil = there are none.
 	Load func() (*config.Config, config.Warnings, error)
-	Log  *slog.Logger
+	// Prepare, if set, is told of a configuration before a reload changes anything, and may refuse it; commit is called once it is in force.
+	Prepare func(*config.Config) (commit func(), err error)
+	Log     *slog.Logger
 	// Version is the program's, for console and metrics.
 	Version string
 	// Level, if set, follows log_level at reloads.
@@ -67,13 +70,17 @@ type Pooler struct {
 	shared   *session.Shared
 	driver   *loop.Goroutines
 	keys     *keys
+	lanes    lanes // of cancel requests
 	senders  senders
+	ears     *notify.Group
 	console  *admin.Console
 	state    atomic.Pointer[snapshot]
 	clients  atomic.Int64
 	// operators are the clients of the admin database; backends numbers server connections.
 	operators atomic.Int64
 	backends  atomic.Uint64
+	// cancelling are the clients that are here to cancel; they are not among clients.
+	cancelling atomic.Int64
 
 	// orders makes commands that change what is paused or configured happen one after the other. It comes before mu.
 	orders sync.Mutex
@@ -131,7 +138,7 @@ const (
 // New makes a pooler and opens its sockets; nothing is served before Run.
 func New(ctx context.Context, o Options) (*Pooler, error) {
 	p := &Pooler{
-		opts: o, log: o.Log, started: time.Now(), registry: prometheus.NewRegistry(), keys: newKeys(),
+		opts: o, log: o.Log, started: time.Now(), registry: prometheus.NewRegistry(), keys: newKeys(o.Config.PeerID),
 		ending: make(chan struct{}), evicting: make(chan struct{}), limited: make(chan struct{}), hurry: make(chan struct{}),
 	}
 	p.ctx, p.stop = context.WithCancel(context.WithoutCancel(ctx)) // ended by drain
@@ -159,7 +166,10 @@ func New(ctx context.Context, o Options) (*Pooler, error) {
 		Accounts: p.whose, Auth: logins, MaxBatch: maxBatch, Statements: sessionStatements,
 		MaxMessage: cfg.MaxMessageBytes,
 	}
+	p.ears = notify.NewGroup(new(atomic.Uint32))
+	p.metrics.SetListening(p.listening)
 	p.driver = loop.NewGoroutines(loop.Options{
+		Epoch:  p.ears.Epoch,
 		Left:   func() { p.clients.Add(-1) },
 		Source: source{p}, Shared: p.shared, Log: o.Log, RollbackTimeout: int64(cfg.Timeouts.Rollback), Pollers: pollers(&o, cfg), Ring: o.Ring,
 	})
@@ -189,6 +199,7 @@ func New(ctx context.Context, o Options) (*Pooler, error) {
 type doorOf struct {
 	shared *session.Shared
 	tls    *backend.ServerTLS // nil = none
+	api    *backend.ServerTLS // likewise
 }
 
 // door makes what new clients find. Nothing changes by it.
@@ -209,6 +220,9 @@ func (p *Pooler) door(cfg *config.Config) (*doorOf, error) {
 		}); err != nil {
 			return nil, err
 		}
+		if d.api, err = apiTLS(cfg); err != nil {
+			return nil, err
+		}
 	}
 	return d, nil
 }
@@ -217,6 +231,7 @@ func (p *Pooler) door(cfg *config.Config) (*doorOf, error) {
 func (p *Pooler) open(d *doorOf) {
 	if d.tls != nil {
 		p.driver.SetTLS(d.tls.Config())
+		p.doors.tls.Store(d.api)
 	}
 	p.driver.SetShared(d.shared)
 }

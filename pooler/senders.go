@@ -6,11 +6,11 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/backend"
 )
 
-// senders are the server processes behind connections of tenants' own logins. Notifications go to all who listen in a database, whoever they are
-// (PostgreSQL manual, NOTIFY), and say of their sender no more than its process.
+// senders are the server processes behind connections. Notifications go to all who listen in a database, whoever they are (PostgreSQL manual, NOTIFY), and
+// say of their sender no more than its process.
 type senders struct {
 	mu sync.Mutex
-	of map[sender]string
+	of map[sender]said
 }
 
 type sender struct {
@@ -18,27 +18,36 @@ type sender struct {
 	pid uint32
 }
 
+// said is who speaks by a process: the word of its login, empty if that has none, and the voice of the connection.
+type said struct {
+	word  string
+	voice *backend.Voice
+}
+
 // add notes whose a process is, until it is removed. A server uses its numbers again.
-func (s *senders) add(x sender, tenant string) {
+func (s *senders) add(x sender, by said) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.of == nil {
-		s.of = make(map[sender]string)
+		s.of = make(map[sender]said)
 	}
-	s.of[x] = tenant
+	s.of[x] = by
 }
 
-func (s *senders) remove(x sender, tenant string) {
+func (s *senders) remove(x sender, by said) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.of[x] == tenant {
+	if s.of[x] == by {
 		delete(s.of, x)
 	}
 }
 
-// is reports whether a process is the tenant's, now.
-func (s *senders) is(x sender, tenant string) bool {
+// is reports whether a process is of a login with the word, now.
+func (s *senders) is(x sender, word string) bool { return s.find(x).word == word }
+
+// find returns whose a process is, now.
+func (s *senders) find(x sender) said {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.of[x] == tenant
+	return s.of[x]
 }

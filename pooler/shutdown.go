@@ -79,6 +79,7 @@ func (p *Pooler) drain() {
 	p.driver.Drain(ctx)
 	cancel()
 	wg.Wait()
+	p.ears.Close()
 
 	closing, stop := context.WithTimeout(context.Background(), 5*time.Second)
 	defer stop()

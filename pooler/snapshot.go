@@ -41,6 +41,10 @@ func (p *Pooler) Reload() error {
 	if p.follower != nil {
 		err = p.follower.conflicts(cfg)
 	}
+	commit := func() {}
+	if err == nil && p.opts.Prepare != nil {
+		commit, err = p.opts.Prepare(cfg)
+	}
 	if err == nil {
 		err = p.apply(cfg)
 	}
@@ -48,6 +52,7 @@ func (p *Pooler) Reload() error {
 		p.metrics.ReloadsFailed.Inc()
 		return err
 	}
+	commit()
 	if p.opts.Level != nil {
 		p.opts.Level.Set(cfg.Log.Level)
 	}
@@ -120,6 +125,7 @@ func (p *Pooler) apply(cfg *config.Config) error {
 		}
 		c.u.setConfig(cfg, c.overrides)
 		c.u.countShards(len(c.cfg.Shards))
+		c.u.ears.moved(c.u.cl)
 	}
 	for name, u := range units {
 		if p.mu.units[name] == nil && p.mu.run != nil {
@@ -176,9 +182,10 @@ func (p *Pooler) publishLocked(cfg *config.Config) {
 			Statements:   cfg.Prepared.Enabled && user.PoolerMode != config.ModeSession,
 			QueryTimeout: int64(cfg.Clients.QueryTimeout), IdleTimeout: int64(cfg.Clients.IdleTimeout),
 			IdleTransactionTimeout: int64(cfg.Clients.IdleInTransactionTimeout), CancelTimeout: int64(cfg.Timeouts.Rollback),
-			Login:   &login{u: u, user: user.Name, login: u.login(cfg, user), keyed: settings.Password == "" && user.PasswordHash != ""},
+			Pin: pinning(user.Pin), PinTimeout: int64(cfg.Clients.PinTimeout),
+			Login:   &login{u: u, user: user.Name, login: u.login(cfg, user), keyed: settings.Password == "" && user.PasswordHash != "", replications: max(1, settings.MaxSize)},
 			Metrics: u.meters.of(u, user.Name),
-			Switch:  user.TenantSwitch, MaySetRole: user.MaySetRole,
+			Switch:  user.TenantSwitch, MaySetRole: user.MaySetRole, Replicates: user.Replication,
 		}
 		if s.tenants[u.name()] != nil {
 			s.accounts[accountKey{user.Name, user.Database}].Tenants = todays{u}
@@ -196,6 +203,18 @@ func (p *Pooler) publishLocked(cfg *config.Config) {
 		}
 	}
 	p.state.Store(s)
+}
+
+// pinning is what the configuration says of clients that leave something on their connection.
+func pinning(p config.Pin) session.Pinning {
+	switch p {
+	case config.PinWarn:
+		return session.PinWarn
+	case config.PinDeny:
+		return session.PinDeny
+	case config.PinAllow:
+	}
+	return session.PinAllow
 }
 
 func verifiers(user *config.User) []*auth.Verifier {
@@ -217,7 +236,13 @@ func (p *Pooler) evict() {
 	for _, c := range p.driver.Clients() {
 		var a *session.Account
 		var places []*session.Place
-		c.Inspect(func(s *session.Session, _ net.Conn) { a, places = s.Account(), s.Places() })
+		var replicates *backend.Conn
+		c.Inspect(func(s *session.Session, _ net.Conn) {
+			a, places = s.Account(), s.Places()
+			if s.Replicates() {
+				replicates = s.Backend()
+			}
+		})
 		if u := unitOf(a); a == nil || u != nil && u.in != nil {
 			continue
 		}
@@ -231,6 +256,10 @@ func (p *Pooler) evict() {
 			}
 		case has == nil:
 			detail = "The user or the database is no longer configured."
+		case replicates != nil && !has.Replicates:
+			detail = "The user may no longer replicate."
+		case replicates != nil && moved(replicates):
+			detail = "The shard is on another server."
 		case (has.Tenants == nil) != (a.Tenants == nil):
 			detail = "The configuration of tenants has changed."
 		case slices.ContainsFunc(places, func(x *session.Place) bool { return !same(now.tenants[a.Database], x) }):
@@ -277,6 +306,7 @@ func (u *unit) close() {
 	if err := u.cl.Close(ctx); err != nil {
 		u.p.log.Warn("cluster close", "cluster", u.name(), "error", err)
 	}
+	u.ears.retire()
 	u.mu.Lock()
 	stop := u.cancel
 	u.mu.Unlock()

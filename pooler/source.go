@@ -3,10 +3,8 @@ package pooler
 import (
 	"context"
 	"sync/atomic"
-	"time"
 
 	"github.com/pgkennel/pgkennel/pooler/auth"
-	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/cluster"
 	"github.com/pgkennel/pgkennel/pooler/loop"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
@@ -23,6 +21,8 @@ type login struct {
 	// keyed: there is no password; the client's own proof logs in where the server holds the same verifier.
 	keyed bool
 	learn atomic.Pointer[cluster.Login]
+	// replications is how many replication connections there may be.
+	replications int
 }
 
 // of returns the login to use for a session whose client proved to know proof.
@@ -56,20 +56,24 @@ func (source) TryCheckout(a *session.Account, proof *auth.ClientCredential, shar
 	if in := l.u.in; in != nil && in.gate.shut.Load() {
 		return nil
 	}
-	return l.u.cl.TryCheckout(shard, topology.Primary, l.of(proof), mark, now)
+	return l.u.cl.TryCheckout(shard, l.u.role(), l.of(proof), mark, now)
 }
 
 // Checkout implements loop.Source.
 func (source) Checkout(a *session.Account, proof *auth.ClientCredential, shard topology.ShardID, w *cluster.Waiter[*loop.Backend]) {
 	l := a.Login.(*login)
-	if in := l.u.in; in != nil && in.gate.shut.Load() && in.gate.hold(&held{w: w, login: l.login, shard: shard}) {
+	if in := l.u.in; in != nil && in.gate.shut.Load() && in.gate.hold(&held{w: w, u: l.u, login: l.login, shard: shard}) {
 		return
 	}
-	l.u.cl.Checkout(shard, topology.Primary, l.of(proof), w)
+	l.u.cl.Checkout(shard, l.u.role(), l.of(proof), w)
 }
 
 // Discard implements loop.Source.
 func (source) Discard(b *loop.Backend, reason pool.Reason, err error) {
+	if k := b.Owner.(*link); k.dedicated != nil {
+		k.undedicate(b)
+		return
+	}
 	b.Owner.(*link).u.cl.Discard(b.Lease(), reason, err)
 }
 
@@ -81,7 +85,7 @@ func (s source) Parameters(a *session.Account, proof *auth.ClientCredential) *pg
 			return e
 		}
 	}
-	_, err := l.u.cl.WaitParameters(context.Background(), l.of(proof)) // the client may be gone
+	_, err := l.u.cl.WaitParameters(context.Background(), l.u.role(), l.of(proof)) // the client may be gone
 	if err == nil {
 		l.u.awaitSchema(s.p.ctx)
 	}
@@ -96,32 +100,6 @@ func refusal(err error) *pgwire.Error {
 		return e
 	}
 	return pgwire.Errorf(pgwire.CodeConnectionFailure, "no server of the database can be reached").WithRoutine("shard_unavailable")
-}
-
-// cancelTimeout bounds a cancel request to a server.
-const cancelTimeout = 10 * time.Second
-
-// Cancel implements loop.Source.
-func (s source) Cancel(b *loop.Backend) {
-	l := b.Owner.(*link)
-	ctx, cancel := context.WithTimeout(context.Background(), cancelTimeout) // the client may be gone
-	defer cancel()
-	if err := backend.Cancel(ctx, l.dial, b.Conn.PID, b.Conn.Secret); err != nil {
-		s.p.metrics.Cancels.Inc("failed")
-		s.p.log.Warn("cancel failed", "cluster", l.u.name(), "shard", l.info.Shard, "backend_pid", b.Conn.PID, "error", err)
-		return
-	}
-	s.p.metrics.Cancels.Inc("sent")
-}
-
-// CancelRequest implements loop.Source.
-func (s source) CancelRequest(pid uint32, secret []byte) {
-	c := s.p.keys.find(pid, secret)
-	if c == nil {
-		s.p.metrics.Cancels.Inc("unknown_key")
-		return
-	}
-	c.Cancel()
 }
 
 // Register implements loop.Source.

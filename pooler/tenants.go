@@ -305,6 +305,7 @@ func (t *tenants) itself(x *tenant.Tenant, user string) (*session.Account, *pgwi
 		Session: inSessions, Statements: t.conf.Prepared.Enabled && !inSessions,
 		QueryTimeout: int64(t.conf.Clients.QueryTimeout), IdleTimeout: int64(t.conf.Clients.IdleTimeout),
 		IdleTransactionTimeout: int64(t.conf.Clients.IdleInTransactionTimeout), CancelTimeout: int64(t.conf.Timeouts.Rollback),
+		Pin: pinning(t.conf.TenantPin(t.cfg)), PinTimeout: int64(t.conf.Clients.PinTimeout),
 		Metrics: t.u.meters.of(t.u, tenantsLabel), TenantMetrics: t.u.tenantMeters.of(x),
 	}
 	switch {

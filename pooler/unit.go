@@ -28,6 +28,8 @@ type unit struct {
 	title atomic.Pointer[string]
 	cl    *cluster.Cluster[*loop.Backend]
 	in    *instance // whose it is; nil = the configuration's
+	// replica is the ID of the instance's replica that it is for; empty = the instance itself.
+	replica string
 
 	label   string // of its metrics
 	metrics *metrics.Cluster
@@ -53,6 +55,7 @@ type unit struct {
 	cancel    context.CancelFunc
 
 	tenants atomic.Pointer[tenants] // under virtual tenancy
+	ears    ears
 	sealer  sealer
 	guard   guard // guarded by mu
 }
@@ -80,7 +83,10 @@ type link struct {
 	pid  uint32 // of the server's process
 
 	received, sent atomic.Uint64 // bytes
-	asked          atomic.Int64  // when something was sent to it last, in nanoseconds of the driver; 0 = never
+	cancels        flights
+	ended          atomic.Bool  // of a dedicated one
+	dedicated      *meter       // of whose replication connection it is; nil = it is a pool's
+	asked          atomic.Int64 // when something was sent to it last, in nanoseconds of the driver; 0 = never
 	// What pool counted of the machine's counters; guarded as the machine.
 	parses, evictions uint64
 }
@@ -104,14 +110,17 @@ func (p *Pooler) newUnit(conf *config.Config, cfg *config.Cluster) (*unit, error
 	return u, nil
 }
 
-// newInstanceUnit makes the unit of a tenant with an instance of its own. It connects to nothing yet.
-func (p *Pooler) newInstanceUnit(conf *config.Config, r *tenant.Record, in *instance) (*unit, error) {
+// newInstanceUnit makes the unit of a tenant with an instance of its own, or of a replica of that. It connects to nothing yet.
+func (p *Pooler) newInstanceUnit(conf *config.Config, r *tenant.Record, in *instance, x *tenant.Replica) (*unit, error) {
 	u := &unit{
 		p: p, in: in, conf: conf, label: tenantsLabel, metrics: p.metrics.Cluster(tenantsLabel), pools: &in.f.pools, schemaDue: make(chan struct{}),
 	}
+	if x != nil {
+		u.replica = x.ID
+	}
 	u.rename(r.Name)
 	u.countShards(1)
-	options, _ := in.options(conf, r)
+	options, _ := in.options(conf, r, x)
 	if err := u.route(instanceCluster(r.Name), nil); err != nil {
 		return nil, err
 	}
@@ -133,7 +142,9 @@ func (u *unit) become(conf *config.Config, name string, o cluster.Options) error
 		}
 	}
 	u.setConfig(conf, nil)
-	return u.cl.Reload(o)
+	err := u.cl.Reload(o)
+	u.ears.moved(u.cl)
+	return err
 }
 
 // name is what the database of the unit is called.
@@ -150,7 +161,8 @@ func (u *unit) start(options cluster.Options) {
 		Dial: u.dial, Adopt: u.adopt,
 		Close: func(b *loop.Backend, reason pool.Reason) {
 			k := b.Owner.(*link)
-			u.p.senders.remove(sender{k.dial.Address, k.pid}, k.info.Hears)
+			u.ears.hearOut(k.info.Hears)
+			u.p.senders.remove(sender{k.dial.Address, k.pid}, said{k.info.Hears, &b.Conn.Voice})
 			if k.info.Budgeted && reason != pool.ReasonPoolClosed {
 				b.CloseWithin(serverCloses) // another takes its place next, of those that the server has
 			} else {
@@ -341,7 +353,12 @@ func (u *unit) dial(ctx context.Context, o backend.DialOptions) (*backend.Login,
 	if ok {
 		o.User, o.Credential = ov.user, ov.credential
 	}
-	return backend.Dial(ctx, o)
+	l, err := backend.Dial(ctx, o)
+	if err == nil && u.replica != "" && !standby(l.Params) {
+		l.Conn.Close()
+		return nil, errPromoted
+	}
+	return l, err
 }
 
 // adopt makes a backend of a login.
@@ -350,16 +367,17 @@ func (u *unit) adopt(l *backend.Login, o backend.DialOptions, info cluster.PoolI
 	limit := u.conf.Prepared.Limit
 	u.mu.Unlock()
 	conn := backend.New(l, u.p.shared.MaxMessage)
-	conn.Shard = info.Shard
+	conn.Shard, conn.Opened = info.Shard, int64(pool.Now())
+	from, by := sender{o.Address, l.PID}, said{info.Hears, &conn.Voice}
+	u.p.senders.add(from, by)
 	if info.Hears != "" {
 		all, at, hears := &u.p.senders, o.Address, info.Hears
-		all.add(sender{at, l.PID}, hears)
 		conn.Hears = func(pid uint32) bool { return all.is(sender{at, pid}, hears) }
 	}
 	conn.Statements.MaxCount, conn.Statements.MaxBytes = limit, backendStatements
 	if len(l.Leftover) > 0 {
 		if err := conn.Feed(l.Leftover); err != nil {
-			u.p.senders.remove(sender{o.Address, l.PID}, info.Hears)
+			u.p.senders.remove(from, by)
 			l.Conn.Close()
 			return nil, err
 		}
@@ -375,7 +393,7 @@ func (u *unit) adopt(l *backend.Login, o backend.DialOptions, info cluster.PoolI
 	}
 	b, err := u.p.driver.NewBackend(l.Conn, conn, k)
 	if err != nil {
-		u.p.senders.remove(sender{o.Address, l.PID}, info.Hears)
+		u.p.senders.remove(from, by)
 		k.pool.Close()
 	}
 	return b, err

@@ -1,6 +1,7 @@
 package pooler
 
 import (
+	"cmp"
 	"net/netip"
 	"strings"
 
@@ -38,6 +39,9 @@ func inOne(user string, names []string) string {
 // account finds who a client is that says who it is.
 func (p *Pooler) account(asked tenant.Asked) (*session.Account, tenant.Refusal) {
 	s := p.state.Load()
+	if asked.Physical && s.cfg.Cluster(asked.Database) == nil {
+		asked.Database = s.replicated(asked.User, asked.Database)
+	}
 	find := func(user, database string) *session.Account {
 		if s.disabled[database] {
 			return nil
@@ -119,4 +123,19 @@ func (t *tenants) admission(a *session.Account, as *tenant.Tenant, from netip.Ad
 		}
 		return to, tenant.Welcome, e
 	}
+}
+
+// replicated is the database whose server a user replicates, if there is just one; else name. PostgreSQL does without a name there, and its programs before
+// PostgreSQL 17 give one of their own.
+func (s *snapshot) replicated(user, name string) string {
+	only := ""
+	for k, a := range s.accounts {
+		if k.user == user && a.Replicates {
+			if only != "" {
+				return name
+			}
+			only = k.database
+		}
+	}
+	return cmp.Or(only, name)
 }

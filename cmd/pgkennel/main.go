@@ -25,8 +25,8 @@ const (
 	exitUsage  = 2
 )
 
-// errSilent fails without another word: everything was said already.
-var errSilent = errors.New("")
+// errSilent fails without another word: everything was said already. Its text is for --json.
+var errSilent = errors.New("the reason is on standard error")
 
 // usageError is a mistake on the command line.
 type usageError struct{ error }

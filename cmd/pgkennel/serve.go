@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
+	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -95,7 +96,7 @@ func serve(cmd *cobra.Command, f *files) error {
 		log.Warn("the directory can't be read, and nothing is known of its tenants yet", "error", err)
 	}
 	stop()
-	o.Directory, o.Vault, o.Orders = k.Mirror, k.Vault, k
+	o.Directory, o.Vault, o.Orders, o.Prepare = k.Mirror, k.Vault, k, k.Prepare
 	o.API = api.Handler(k, api.Options{Version: version, Who: func(r *http.Request) string { return pooler.Caller(r.Context()) }})
 	err = servePooler(ctx, o, k, signals)
 	end()
@@ -118,6 +119,10 @@ func servePooler(ctx context.Context, o pooler.Options, k *kennel.Kennel, signal
 	if k != nil {
 		k.Beside(p)
 	}
+	// The collector runs whenever the heap has doubled, which a small one does all the time while new texts are parsed: it takes processors from those who
+	// forward messages. So the heap is larger, by memory that nobody touches, and that is none of the machine's.
+	idle := make([]byte, 32<<20)
+	defer runtime.KeepAlive(idle)
 	done := make(chan struct{})
 	go handle(signals, p, o.Log, done) //nolint:contextcheck // a reload is nobody's request
 	err = p.Run(ctx)

@@ -165,7 +165,9 @@ func (t *tenants) finish(cmd *cobra.Command, print printer, all []outcome) error
 	}
 	for _, x := range all {
 		if x.err != nil {
-			complain(cmd.ErrOrStderr(), x.order.Tenant, x.err)
+			if !errors.Is(x.err, errSilent) {
+				complain(cmd.ErrOrStderr(), x.order.Tenant, x.err)
+			}
 			if err == nil {
 				err = exitError{exitOf(x.err)}
 			}

@@ -211,7 +211,7 @@ func TestTenantUsage(t *testing.T) {
 		"create a --init /nonexistent": "no such file", "create a --password-file /nonexistent": "no such file", "create a --password-file " + empty: "the first line is empty",
 		"create a --colour red": "unknown flag", "restore a --to-time yesterday": "no time such as", "disable-access a --now --cidr 10.0.0.0/8": "give one of them",
 		"backup a --id x": "--verify", "backup a --verify --kind logical": "--kind", "user": "user needs a command", "user nonsense": "unknown command", "user create a": "usage:",
-		"replica": "replica needs a command",
+		"replica": "replica needs a command", "restore a --backup=": "--backup is empty", "restore a --to-time=": "--to-time is empty", "restore a --backup x --as=": "--as is empty",
 	} {
 		e := &executor{}
 		r := runTenant(t, e, "", strings.Fields(args)...)
@@ -250,6 +250,14 @@ func TestTenantErrors(t *testing.T) {
 	r = runTenant(t, &executor{answer: func(provision.Order) (*provision.Result, error) { return nil, errors.New("bang") }}, "", "list")
 	if r.code != 1 || r.stderr != "pgkennel: bang\n" {
 		t.Errorf("got exit code %d, %s", r.code, r.stderr)
+	}
+	file := filepath.Join(t.TempDir(), "pgdog.toml")
+	if err := os.WriteFile(file, []byte("[general]\nhots = 'x'\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out, said bytes.Buffer
+	if code := run([]string{"-c", file, "tenant", "list"}, &out, &said); code != 1 || out.Len() > 0 || !strings.Contains(said.String(), `unknown key "hots"`) || strings.Contains(said.String(), "pgkennel:") {
+		t.Errorf("a mistake in the configuration: got exit code %d, %s, %s", code, &out, &said)
 	}
 }
 

@@ -291,12 +291,17 @@ func (t *tenants) newRestore() *cobra.Command {
 	var to string
 	cmd := use(&cobra.Command{
 		Use: "restore", Short: "Bring back a removed tenant, or what a backup has",
-		Long: `Brings a removed tenant back as it was; of one that is there, replaces the data by those of a backup, after a backup of what is there. With --as the tenant
-stays as it is, and a new one gets the data.`,
+		Long: `Brings a removed tenant back as it was; of one that is there, replaces the data by those of a backup, the latest one if nothing else is said, after a backup of
+what is there. With --as the tenant stays as it is, and a new one gets the data.`,
 		Example: `  pgkennel tenant restore acme
   pgkennel tenant restore acme --backup 20260131T235900Z-a1b2
   pgkennel tenant restore acme --to-time '2026-01-31 23:59' --as acme-before`,
 		RunE: func(cmd *cobra.Command, args []string) (err error) {
+			for _, f := range []string{"backup", "to-time", "as"} { // an empty variable of a script must not order something else
+				if v := cmd.Flags().Lookup(f); v.Changed && v.Value.String() == "" {
+					return usageError{fmt.Errorf("--%s is empty", f)}
+				}
+			}
 			if o.ToTime, err = parseTime(to); err != nil {
 				return err
 			}

@@ -193,9 +193,10 @@ var groupB = []row{
 
 var groupC = []row{
 	{id: "C01", attack: "a temporary table by the name of one that others write to", steps: []step{
-		try("CREATE TEMP TABLE orders (tenant_id bigint, id bigint, note text)", runs, "shared", denied), then(mine, own),
-		try("CREATE TEMP TABLE orders AS SELECT 'of 3' AS note", runs, "shared", denied), then(mine, own),
-	}, note: "The connection is closed after the transaction."},
+		try("CREATE TEMP TABLE orders (tenant_id bigint, id bigint, note text)", runs, "shared", denied), try("DISCARD ALL", runs), then(mine, own),
+		try("CREATE TEMP TABLE orders AS SELECT 'of 3' AS note", runs, "shared", denied), try("DISCARD ALL", runs), then(mine, own),
+		try("CREATE TEMP TABLE orders AS SELECT 'left behind' AS note", runs, "shared", denied),
+	}, note: "The session keeps its connection, and alone sees the table; when it leaves, the connection is closed."},
 	{
 		id: "C02", attack: "`PREPARE`, and the next client's `EXECUTE`; others' statements in `pg_prepared_statements`", steps: []step{try("PREPARE q AS SELECT note FROM orders", runs)},
 		run: (*exploit).statements, gives: refused, but: by{"strict": runs},
@@ -204,11 +205,11 @@ var groupC = []row{
 	{id: "C04", attack: "a cursor WITH HOLD, and the next client's `FETCH`", steps: []step{try("DECLARE c CURSOR WITH HOLD FOR SELECT note FROM orders", runs)}},
 	{
 		id: "C05", attack: "an advisory lock that is kept", steps: []step{try("SELECT 1 FROM (SELECT pg_advisory_lock(1)) x", runs, "shared", denied)},
-		note: "It is gone with the transaction. While it lasts, tenants of a database can block each other by locks of one number: use `pg_advisory_xact_lock` with keys of the tenant's own.",
+		note: "The session keeps its connection for as long as it holds the lock. While it lasts, tenants of a database can block each other by locks of one number: use `pg_advisory_xact_lock` with keys of the tenant's own.",
 	},
 	{
 		id: "C06", attack: "`LISTEN` to others' `NOTIFY`", run: (*exploit).listens, gives: nothing,
-		note: "In transaction pooling nobody hears what comes later. Channels are the database's, and in session pooling tenants of one database hear each other.",
+		note: "Channels are the database's; who hears whom is [pgkennel's to see to](tenancy.md#listen-and-notify).",
 	},
 	{id: "C07", attack: "leaving in the middle of a transaction, open or failed", run: (*exploit).leaves, gives: runs},
 	{id: "C08", attack: "`default_transaction_read_only`, `lock_timeout`, `plan_cache_mode`, `DateStyle`", steps: []step{

@@ -138,7 +138,7 @@ func TestPgxInEveryMode(t *testing.T) {
 				var name, link string
 				var shard *int32
 				if err := conn.QueryRow(ctx, "SHOW CLIENTS").Scan(slices.Concat(
-					discards(15), []any{&link}, discards(2), []any{&name, new(int32), &id, &shard}, discards(8))...); err != nil {
+					discards(15), []any{&link}, discards(2), []any{&name, new(int32), &id, &shard}, discards(9))...); err != nil {
 					t.Fatal(err)
 				}
 				if id != 1 || name != "web" || link != "s11" || shard == nil || *shard != 1 {

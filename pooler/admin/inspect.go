@@ -132,6 +132,7 @@ type ClientInfo struct {
 	TLS                   string        // protocol and cipher; empty = plain
 	ApplicationName       string
 	Tenant                string           // whose it is, or its transaction; empty = nobody's
+	Pinned                string           // by what it is pinned to its backend; empty = nothing
 	Prepared              int              // its prepared statements
 	Shard                 topology.ShardID // that its transaction is on, or NoShard
 	Status                pgwire.TxStatus
@@ -147,6 +148,7 @@ type ServerInfo struct {
 	User            string // the client's; empty while nobody has it
 	Login           string // the role it logged in as
 	Tenant          string // whose own login that is, or who has it now; empty = nobody
+	Pinned          string // what keeps its client there; empty = nothing
 	Database        string // the cluster
 	State           ServerState
 	Addr            string

@@ -15,12 +15,12 @@ func connectionViews() []*view {
 	return []*view{
 		{
 			name: "clients", help: "clients, one a row",
-			columns: columns(socketColumns + "shard/4 transaction protocol transactions/8 queries/8 errors/8 bytes_received/8 bytes_sent/8 tenant"),
+			columns: columns(socketColumns + "shard/4 transaction protocol transactions/8 queries/8 errors/8 bytes_received/8 bytes_sent/8 tenant pinned"),
 			fill:    plain(fillClients),
 		},
 		{
 			name: "servers", help: "backends, one a row",
-			columns: columns(socketColumns + "shard/4 role login server_database transactions/8 bytes_received/8 bytes_sent/8 tenant"),
+			columns: columns(socketColumns + "shard/4 role login server_database transactions/8 bytes_received/8 bytes_sent/8 tenant pinned"),
 			fill:    plain(fillServers),
 		},
 	}
@@ -58,6 +58,7 @@ func fillClients(c *Console, w *writer) {
 		w.uint64(i.Received)
 		w.uint64(i.Sent)
 		w.orNull(i.Tenant)
+		w.orNull(i.Pinned)
 	}
 }
 
@@ -92,6 +93,7 @@ func fillServers(c *Console, w *writer) {
 		w.uint64(i.Received)
 		w.uint64(i.Sent)
 		w.orNull(i.Tenant)
+		w.orNull(i.Pinned)
 	}
 }
 

@@ -62,7 +62,7 @@ func (c *Conn) message(typ byte, run []byte, at int) error {
 		return c.parameter(body)
 	case pgwire.MsgNotification:
 		heard, err := c.hears(body)
-		if heard {
+		if heard && !c.Deaf {
 			c.owner.Relay(msg) // it belongs to no step
 		}
 		return err

@@ -2,6 +2,8 @@ package backend
 
 import (
 	"context"
+	"errors"
+	"io"
 
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 )
@@ -15,9 +17,15 @@ func Cancel(ctx context.Context, o DialOptions, pid uint32, secret []byte) error
 		if err := a.write(pgwire.AppendCancelRequest(nil, pid, secret)); err != nil {
 			return err
 		}
-		// The end is a close or a reset; both mean the same. A server that sends something is no PostgreSQL, and is not listened to.
-		_, _ = a.conn.Read(make([]byte, 1))
-		return nil
+		// A server that sends something is no PostgreSQL. Behind a reset the request may be anywhere still, whoever it was that sent it.
+		switch n, err := a.conn.Read(make([]byte, 1)); {
+		case n > 0:
+			return failed(FailureProtocol, "%w: an answer to a cancel request", ErrProtocol)
+		case errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF): // over TLS the latter is a close without a goodbye
+			return nil
+		default:
+			return failed(FailureUnreachable, "end of a cancel request: %w", err)
+		}
 	})
 	if err != nil {
 		return err

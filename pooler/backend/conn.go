@@ -28,10 +28,16 @@ type Conn struct {
 	UnnamedKey uint64
 	// Parses counts the statements that were prepared on the connection, Evictions those closed again to make room.
 	Parses, Evictions uint64
+	// Opened is when the connection was, by the driver's clock, in nanoseconds; 0 = not known.
+	Opened int64
 	// Shard that the server holds.
 	Shard topology.ShardID
 	// Hears tells whether notifications by a process of the server are for whoever has the connection; nil = all are.
 	Hears func(pid uint32) bool
+	// Deaf: notifications are for nobody: whoever has the connection listens elsewhere.
+	Deaf bool
+	// Voice tells for whom the server's process speaks.
+	Voice Voice
 	// Have are the session-level settings on the server beyond those of its login.
 	Have *state.Set
 
@@ -57,6 +63,7 @@ type Conn struct {
 	visits  visits
 	params  Params
 	maxSize int
+	pipe    *pipe // nil = the machine is at work
 
 	// Link is the driver's.
 	Link any
@@ -125,12 +132,22 @@ func (c *Conn) Synced() bool {
 }
 
 // Clean reports whether the connection may serve somebody else: nothing owed, no transaction, not even an implicit one, no leftovers.
-func (c *Conn) Clean() bool {
-	return c.Pending() == 0 && c.tx == pgwire.TxIdle && !c.open && !c.failed && c.taint == 0 && c.stream == 0 && len(c.in) == 0 && c.err == nil
+func (c *Conn) Clean() bool { return c.taint == 0 && c.quiet() }
+
+// Calmable reports whether nothing is in the way of that but that the server was asked to cancel: see NewCalmer.
+func (c *Conn) Calmable() bool { return c.taint == TaintCancelled && c.quiet() }
+
+func (c *Conn) quiet() bool {
+	return c.Pending() == 0 && c.tx == pgwire.TxIdle && !c.open && !c.failed && c.stream == 0 && len(c.in) == 0 && c.err == nil
 }
 
 // MidMessage reports whether a part of a message was relayed and its rest is missing: the client's stream is beyond repair then.
-func (c *Conn) MidMessage() bool { return c.stream > 0 && c.relay }
+func (c *Conn) MidMessage() bool {
+	if c.pipe != nil {
+		return c.pipe.mid()
+	}
+	return c.stream > 0 && c.relay
+}
 
 // Deallocated notes that the server has dropped its named prepared statements (DEALLOCATE ALL, DISCARD ALL) by the step that is being
 // answered. Those that were asked for behind it stay.
@@ -205,6 +222,11 @@ func (c *Conn) Changed() {
 // Feed takes bytes from the server. An error breaks the connection: it must be closed.
 func (c *Conn) Feed(b []byte) error {
 	if c.err != nil {
+		return c.err
+	}
+	if c.pipe != nil {
+		c.err = c.pipe.feed(b)
+		c.owner.Relay(b)
 		return c.err
 	}
 	c.Flush()
@@ -315,7 +337,7 @@ func (c *Conn) consume(b []byte) (int, error) {
 			if cur.Shape != nil {
 				cur.learnParams(b[pos+pgwire.HeaderBytes : pos+total])
 			}
-		case pgwire.MsgDataRow, pgwire.MsgCopyData, pgwire.MsgCopyOut, pgwire.MsgRowDescription:
+		case pgwire.MsgDataRow, pgwire.MsgCopyData, pgwire.MsgCopyOut, pgwire.MsgRowDescription, pgwire.MsgFunctionCallResponse:
 			if cur == nil || !cur.carries(typ) {
 				return 0, c.outOfTurn(typ)
 			}
@@ -368,7 +390,7 @@ func (c *Conn) consume(b []byte) (int, error) {
 
 // streams reports whether messages of the given type are passed on, or dropped, without being held whole.
 func streams(typ byte) bool {
-	return typ == pgwire.MsgDataRow || typ == pgwire.MsgCopyData || typ == pgwire.MsgNoticeResponse
+	return typ == pgwire.MsgDataRow || typ == pgwire.MsgCopyData || typ == pgwire.MsgNoticeResponse || typ == pgwire.MsgFunctionCallResponse
 }
 
 // forwards reports whether a message that ends no step is for the client: it belongs to a step of the client's, or comes

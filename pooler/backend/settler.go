@@ -8,11 +8,20 @@ type Settler struct {
 	conn   *Conn
 	failed bool
 	clean  bool
+	calms  bool
 }
 
 // NewSettler makes a settler the owner of c. clean: what is being finished is DISCARD ALL, after which nothing of the last session is left.
 func NewSettler(c *Conn, clean bool) *Settler {
 	s := &Settler{conn: c, clean: clean}
+	c.Own(s)
+	return s
+}
+
+// NewCalmer makes a settler the owner of c, to which a cancel request was sent, and sent entirely: once the server has answered something since, its
+// signal has come. PostgreSQL ends the request's connection behind the signal, and looks at that before it runs what comes next.
+func NewCalmer(c *Conn) *Settler {
+	s := &Settler{conn: c, calms: true}
 	c.Own(s)
 	return s
 }
@@ -43,7 +52,11 @@ func (s *Settler) Parameter(string, string) {}
 
 // Ready implements Owner.
 func (s *Settler) Ready(*Step, pgwire.TxStatus) {
-	if s.clean && !s.failed && s.conn.Pending() == 0 {
+	switch {
+	case s.failed || s.conn.Pending() > 0:
+	case s.clean:
 		s.conn.Cleaned()
+	case s.calms:
+		s.conn.taint &^= TaintCancelled
 	}
 }

@@ -66,6 +66,8 @@ type Step struct {
 	Unnamed bool
 	// Stale: a Close of what is to be prepared anew.
 	Stale bool
+	// Call: a Query that is a FunctionCall.
+	Call bool
 	// Ref is the owner's.
 	Ref int32
 	// Prepared is what a Parse or Close is about.
@@ -81,6 +83,9 @@ type Step struct {
 
 // carries reports whether messages of the given type, which end no step, may be part of the answer to s.
 func (s *Step) carries(typ byte) bool {
+	if typ == pgwire.MsgFunctionCallResponse {
+		return s.Call
+	}
 	switch s.Kind {
 	case StepExecute:
 		return typ != pgwire.MsgRowDescription && typ != pgwire.MsgParameterDescription && s.Refusal == nil

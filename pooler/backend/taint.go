@@ -51,6 +51,19 @@ func (t Taint) First() string {
 // Taint marks the connection.
 func (c *Conn) Taint(t Taint) { c.taint |= t }
 
+// Unlistens takes the mark of LISTEN off a connection that is about to be sent UNLISTEN *. It returns false, and does nothing, where something else is left.
+func (c *Conn) Unlistens() bool {
+	if c.taint != TaintListen {
+		return false
+	}
+	c.taint = 0
+	if !c.Clean() {
+		c.taint = TaintListen
+		return false
+	}
+	return true
+}
+
 // Tainted returns what was marked.
 func (c *Conn) Tainted() Taint { return c.taint }
 

@@ -46,15 +46,15 @@ func (c *Cluster[C]) Parameters() []pgwire.Param {
 	return nil
 }
 
-// WaitParameters returns the Parameters, making a connection as l to any shard that can be reached if need be. It may
+// WaitParameters returns the Parameters, making a connection as l, in the role, to any shard that can be reached if need be. It may
 // block until a checkout is answered. The error is a *pgwire.Error, or ctx's cause.
-func (c *Cluster[C]) WaitParameters(ctx context.Context, l *Login) ([]pgwire.Param, error) {
+func (c *Cluster[C]) WaitParameters(ctx context.Context, role topology.Role, l *Login) ([]pgwire.Param, error) {
 	if p := c.Parameters(); p != nil {
 		return p, nil
 	}
 	w := &asker[C]{answered: make(chan error, 1)}
 	w.w.To = w
-	c.Checkout(AnyShard, topology.Primary, l, &w.w)
+	c.Checkout(AnyShard, role, l, &w.w)
 	select {
 	case err := <-w.answered:
 		if err != nil {

@@ -13,6 +13,7 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/pool"
+	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
 func TestCheckoutRunsOnItsShard(t *testing.T) {
@@ -102,7 +103,7 @@ func TestParameters(t *testing.T) {
 	if p := r.Parameters(); p != nil {
 		t.Errorf("got %v before any connection", p)
 	}
-	params, err := r.WaitParameters(t.Context(), su)
+	params, err := r.WaitParameters(t.Context(), topology.Primary, su)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -113,7 +114,7 @@ func TestParameters(t *testing.T) {
 	if got["server_encoding"] != "UTF8" || !strings.HasPrefix(got["server_version"], strconv.Itoa(shared.Major)) {
 		t.Errorf("got %v", got)
 	}
-	if again, err := r.WaitParameters(t.Context(), nil); err != nil || len(again) != len(params) {
+	if again, err := r.WaitParameters(t.Context(), topology.Primary, nil); err != nil || len(again) != len(params) {
 		t.Errorf("got %v, %v", again, err)
 	}
 }
@@ -124,7 +125,7 @@ func TestParametersOfNobody(t *testing.T) {
 	dead := at(t, shared, "postgres", settings(1))
 	dead.Address.Port = closedPort(t)
 	r := run(t, Options{Shards: [][]Endpoint{{dead}}}, pgHooks())
-	_, err := r.WaitParameters(t.Context(), superuser())
+	_, err := r.WaitParameters(t.Context(), topology.Primary, superuser())
 	if e, ok := errors.AsType[*pgwire.Error](err); !ok || e.Code != pgwire.CodeConnectionFailure {
 		t.Errorf("got %v", err)
 	}

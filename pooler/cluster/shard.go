@@ -4,6 +4,7 @@ import (
 	"iter"
 	"sync/atomic"
 
+	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
@@ -73,4 +74,17 @@ func (t *shards[C]) at(id topology.ShardID) *shard[C] {
 		return nil
 	}
 	return t.list[id]
+}
+
+// Endpoint tells how to log in at the endpoint of a shard and role, for what is no pool's business; false: there is none.
+func (c *Cluster[C]) Endpoint(id topology.ShardID, role topology.Role, l *Login) (backend.DialOptions, EndpointInfo, bool) {
+	s := c.top.Load().at(id)
+	if s == nil {
+		return backend.DialOptions{}, EndpointInfo{}, false
+	}
+	e := s.pick(role)
+	if e == nil {
+		return backend.DialOptions{}, EndpointInfo{}, false
+	}
+	return e.options().dial(l), e.info(), true
 }

@@ -25,12 +25,19 @@ const (
 	RefSync                       // a Sync of ours, after which it is kept
 	RefSoFar                      // the end of the answers to what was sent so far
 	RefRenew                      // a statement prepared anew because tables have changed
+	RefUnlisten                   // UNLISTEN *, after which the connection is let go
+	RefInspect                    // the question what a session has left: see Inspect
 )
 
 // Query notes a client's simple Query, which travels as it is.
 func Query(c *backend.Conn, ref int32) {
 	c.Unnamed = nil
 	c.Ask(backend.Step{Kind: backend.StepQuery, Ref: ref})
+}
+
+// Call notes a client's FunctionCall, likewise.
+func Call(c *backend.Conn, ref int32) {
+	c.Ask(backend.Step{Kind: backend.StepQuery, Call: true, Ref: ref})
 }
 
 // Prepare appends a Parse of p under its own name on the connection (or as the unnamed statement), unless the connection has it already:

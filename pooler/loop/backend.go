@@ -37,6 +37,9 @@ type Backend struct {
 	settled chan struct{} // closed when settler is done
 	gone    chan struct{} // closed when nothing is read any more; nil = nobody asks
 	timer   *time.Timer
+	cancels int  // cancel requests to its server that are under way
+	astray  bool // what became of one is not known
+	calms   bool // it is to be calmed behind them
 }
 
 // NewBackend takes over a connection that has logged in. Its socket is read from now on, by a goroutine that ends with the socket.
@@ -89,6 +92,7 @@ func (b *Backend) adopt(c *Client, l *pool.Lease[*Backend]) bool {
 	}
 	b.lease = l
 	b.client.Store(c)
+	b.Conn.Voice.Lend(c.pid, c.g.epoch)
 	return true
 }
 
@@ -310,7 +314,7 @@ func (b *Backend) Close() { b.CloseWithin(0) }
 // CloseWithin is Close, and waits, but not for longer than limit, until the server has closed its end: then its process counts no more.
 func (b *Backend) CloseWithin(limit time.Duration) {
 	b.mu.Lock()
-	awaits := b.dead == nil && b.Conn.Pending() == 0
+	awaits := b.dead == nil && b.Conn.Pending() == 0 && !b.Conn.Piped()
 	var gone chan struct{}
 	if awaits && limit > 0 {
 		gone = make(chan struct{})

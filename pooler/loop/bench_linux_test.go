@@ -58,11 +58,17 @@ func (s *bench) Discard(b *Backend, reason pool.Reason, err error) {
 }
 
 func (*bench) Parameters(*session.Account, *auth.ClientCredential) *pgwire.Error { return nil }
-func (*bench) Cancel(*Backend)                                                   {}
-func (*bench) CancelRequest(uint32, []byte)                                      {}
-func (*bench) Register(*Client, int) (pid uint32, _ []byte)                      { return 1, make([]byte, 4) }
-func (*bench) Unregister(*Client, uint32)                                        {}
-func (*bench) Traffic(*Backend, int, int, int64)                                 {}
+func (*bench) Dedicate(*session.Account, *auth.ClientCredential, topology.ShardID, []pgwire.Param) (*Backend, *pgwire.Error) {
+	return nil, errNoServer
+}
+func (*bench) Cancel(*Backend) bool                         { return true }
+func (*bench) CancelRequest(uint32, []byte)                 {}
+func (*bench) Register(*Client, int) (pid uint32, _ []byte) { return 1, make([]byte, 4) }
+
+func (*bench) Ear(*session.Account, *auth.ClientCredential, *Client, uint32) session.Ear { return nil }
+
+func (*bench) Unregister(*Client, uint32)        {}
+func (*bench) Traffic(*Backend, int, int, int64) {}
 
 // newBench returns a driver for two shards with n backends each.
 func newBench(b testing.TB, n int) *bench {

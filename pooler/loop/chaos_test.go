@@ -33,6 +33,7 @@ type chaos struct {
 	faults, cancel, kill, wait int
 	change                     func(*session.Account, *session.Shared)
 	tables                     bool // change under prepared statements
+	pins                       bool
 }
 
 func (c chaos) run(t *testing.T, seed uint64, clients, size int) {
@@ -51,6 +52,7 @@ func (c chaos) run(t *testing.T, seed uint64, clients, size int) {
 	for i := range clients {
 		a := newActor(t, seed*100+uint64(i), fmt.Sprintf("c%d", i), 3, 1200/clients, false)
 		a.unhurt = c.wait == 0 && i%2 == 0
+		a.pins = c.pins
 		actors[m.Connect(a)] = a
 	}
 	quiet := 0
@@ -113,6 +115,8 @@ func TestChaos(t *testing.T) {
 		"crowd":             {chaos{}, 100, 1},
 		"crowd in trouble":  {chaos{faults: 2, cancel: 50, kill: 20}, 100, 1},
 		"disabled":          {chaos{change: func(a *session.Account, _ *session.Shared) { a.Statements = false }, cancel: 50, faults: 3}, 8, 2},
+		"pins":              {chaos{pins: true, cancel: 100, kill: 10}, 6, 3},
+		"pins and faults":   {chaos{pins: true, change: limits, faults: 5, cancel: 20, kill: 10, wait: 5}, 6, 2},
 		"tables":            {chaos{tables: true, cancel: 100, faults: 3, kill: 10}, 8, 2},
 		"tables and time":   {chaos{tables: true, change: limits, wait: 20, cancel: 20}, 8, 2},
 		"nothing described": {chaos{change: func(_ *session.Account, sh *session.Shared) { sh.Descriptions = nil }, cancel: 50, faults: 3}, 8, 2},

@@ -14,6 +14,7 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/pool"
 	"github.com/pgkennel/pgkennel/pooler/session"
+	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
 // Client is one client connection under the goroutine driver: a goroutine that reads, a session, and a lock that makes their steps, those of
@@ -41,6 +42,7 @@ type Client struct {
 	closing  bool   // the socket is closed when all is written
 	offloads bool   // a job that is short is under way
 	over     bool   // and the client says no more, but may want the answer
+	hears    bool   // it is told of notifications once it reads
 }
 
 // start is what a client has that no poller watches.
@@ -80,9 +82,12 @@ type action struct {
 	reason string
 	err    error
 	acct   *session.Account
+	shard  topology.ShardID
+	params []pgwire.Param
 	pid    uint32
 	secret []byte
 	job    func()
+	brief  bool
 	done   *sync.WaitGroup
 }
 
@@ -100,8 +105,10 @@ const (
 	doDrop // of a lease whose backend nobody has adopted
 	doPart
 	doCancel
+	doCalm
 	doCancelRequest
 	doParameters
+	doDedicate
 	doJob
 	doFlush
 )
@@ -416,7 +423,7 @@ func (c *Client) left() {
 	}
 	c.w.closeAfter()
 	if c.w.ev == nil {
-		c.w.flushAndWait() // who ended the session may not have come to that yet
+		c.w.finish() // who ended the session, or writes what was said before, may not have come to that yet
 	}
 	c.w.abandon()
 	g := c.g

@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/pool"
 )
 
@@ -103,11 +104,14 @@ func (c *Client) do(a *action, s *step) {
 	case doCancel:
 		b, done := a.b, a.done
 		g.spawn(func() {
-			g.source.Cancel(b)
+			b.cancelled(g.source.Cancel(b))
 			if done != nil {
 				done.Done()
 			}
 		})
+	case doCalm:
+		b := a.b
+		g.spawn(b.calm)
 	case doCancelRequest:
 		pid, secret := a.pid, a.secret
 		g.spawn(func() {
@@ -125,11 +129,32 @@ func (c *Client) do(a *action, s *step) {
 				}
 			})
 		})
-	case doJob:
-		job := a.job
+	case doDedicate:
 		g.spawn(func() {
-			job()
+			b, e := g.source.Dedicate(a.acct, c.sess.ServerLogin(), a.shard, a.params)
+			c.step(func() {
+				switch {
+				case e != nil:
+					c.sess.CheckoutFailed(e)
+				case b.adopt(c, nil):
+					c.sess.Dedicated(b.Conn)
+				default: // its server is gone already
+					c.later(action{kind: doDiscard, b: b, reason: string(pool.ReasonGone)})
+					c.sess.CheckoutFailed(errNoServer)
+				}
+			})
+		})
+	case doJob:
+		run := g.spawn
+		if a.brief {
+			run = g.work
+		}
+		run(func() {
+			a.job()
 			c.offloaded()
 		})
 	}
 }
+
+// errNoServer fails what needs a server that has gone.
+var errNoServer = pgwire.Errorf(pgwire.CodeConnectionFailure, "the connection to the server was lost").WithRoutine("shard_unavailable")

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/pool"
 	"github.com/pgkennel/pgkennel/pooler/session"
 	"github.com/pgkennel/pgkennel/sharding/topology"
@@ -65,6 +66,11 @@ func (c *Client) slow() bool {
 	return c.w.busy()
 }
 
+// Dedicate implements session.Driver.
+func (c *Client) Dedicate(a *session.Account, shard topology.ShardID, params []pgwire.Param) {
+	c.later(action{kind: doDedicate, acct: a, shard: shard, params: params})
+}
+
 // Withdraw implements session.Driver.
 func (c *Client) Withdraw() {
 	if w := c.wait; c.waits {
@@ -108,7 +114,19 @@ func (c *Client) Part(conn *backend.Conn, clean bool) {
 
 // CancelBackend implements session.Driver.
 func (c *Client) CancelBackend(conn *backend.Conn) {
-	c.later(action{kind: doCancel, b: conn.Link.(*Backend)})
+	b := conn.Link.(*Backend)
+	b.mu.Lock()
+	b.cancels++
+	b.mu.Unlock()
+	c.later(action{kind: doCancel, b: b})
+}
+
+// Calm implements session.Driver.
+func (c *Client) Calm(conn *backend.Conn) {
+	b := conn.Link.(*Backend)
+	c.staged(b)
+	b.leave(c)
+	c.later(action{kind: doCalm, b: b})
 }
 
 // CancelRequest implements session.Driver.
@@ -126,13 +144,13 @@ func (c *Client) Register(n int) (pid uint32, secret []byte) {
 func (c *Client) StartTLS() { c.start.tls = true }
 
 // Offload implements session.Driver: a client's own goroutine may as well do short work itself.
-func (c *Client) Offload(job func(), long bool) bool {
-	if !long && c.w.ev == nil {
+func (c *Client) Offload(job func(), kind session.Job) bool {
+	if kind != session.Waits && c.w.ev == nil {
 		job()
 		return true
 	}
-	c.offloads = c.offloads || !long
-	c.later(action{kind: doJob, job: job})
+	c.offloads = c.offloads || kind != session.Waits
+	c.later(action{kind: doJob, job: job, brief: kind == session.Brief})
 	return false
 }
 

@@ -23,7 +23,7 @@ func TestCopyOddities(t *testing.T) {
 		want string
 		ends bool
 	}{
-		"a Query":        {pgwire.AppendQuery(pgwire.AppendQuery(nil, sql), "SELECT 'a'"), "G E:08P01", true},
+		"a Query":        {pgwire.AppendQuery(pgwire.AppendQuery(nil, sql), "SELECT 'a'"), "G E:08P01 E:08P01", true},
 		"a goodbye":      {pgwire.AppendTerminate(pgwire.AppendQuery(nil, sql)), "G", true},
 		"a bad length":   {append(pgwire.AppendQuery(nil, sql), 'd', 0, 0, 0, 1), "G E:08P01", true},
 		"Sync and Flush": {pgwire.AppendCopyDone(pgwire.AppendCopyData(pgwire.AppendFlush(pgwire.AppendSync(pgwire.AppendQuery(nil, sql))), "2\tx\n")), "G C:COPY 1 Z:I", false},

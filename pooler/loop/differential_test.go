@@ -33,6 +33,7 @@ type twin struct {
 	seq     int
 	routed  bool // there are several shards
 	open    bool // no Sync ended what was sent last
+	pins    bool // it leaves on its backend what can't follow it, and uses that
 }
 
 // unit is what was sent in one go.
@@ -187,6 +188,14 @@ func (a *twin) statement(alone bool) string {
 	if !alone {
 		w = pick("app.v", "app.w", "timezone")
 	}
+	if a.pins && a.rnd.IntN(4) == 0 {
+		if alone && a.ref.tx == pgwire.TxIdle && a.rnd.IntN(6) == 0 {
+			return "DISCARD ALL"
+		}
+		s := pick("CREATE TEMP TABLE tmp (a int)", "DROP TABLE tmp", "SELECT '%s' FROM tmp", "SELECT pg_advisory_lock('%s')", "SELECT pg_advisory_unlock('')", "LISTEN x", "UNLISTEN *",
+			"DECLARE h CURSOR WITH HOLD FOR SELECT '%s' FROM orders WHERE tenant_id = 4", "FETCH h", "CLOSE h", "PREPARE x1 AS SELECT '%s'", "EXECUTE x1", "DEALLOCATE x1")
+		return strings.ReplaceAll(s, "%s", a.marker())
+	}
 	switch n := a.rnd.IntN(100); {
 	case n < 12:
 		return fmt.Sprintf("SELECT '%s' FROM orders WHERE tenant_id = %d", a.marker(), a.key())
@@ -244,6 +253,11 @@ func (a *twin) unit() (out []byte) {
 		return a.query(nil)
 	case n < 50:
 		return a.copyIn()
+	}
+	if a.pins && !a.open && a.ref.tx == pgwire.TxIdle && a.rnd.IntN(8) == 0 {
+		a.note("Parse Bind Execute DISCARD ALL Sync")
+		out = pgwire.AppendBind(pgwire.AppendParse(nil, "", "DISCARD ALL", nil), "", "", pgwire.FormatText, nil, pgwire.FormatText)
+		return pgwire.AppendSync(pgwire.AppendExecute(out, "", 0))
 	}
 	for range 1 + a.rnd.IntN(5) {
 		out = a.piece(out)
@@ -397,7 +411,7 @@ func (a *twin) copyIn() (out []byte) {
 }
 
 // runTwins runs clients of one account against a pool of the given size.
-func runTwins(t *testing.T, seed uint64, clients, shards, size int, change func(*session.Account, *session.Shared)) {
+func runTwins(t *testing.T, seed uint64, clients, shards, size int, pins bool, change func(*session.Account, *session.Shared)) {
 	t.Helper()
 	m := newModel(t, seed, shards, size)
 	m.Ready = func() topology.ShardID { return 0 }
@@ -409,6 +423,7 @@ func runTwins(t *testing.T, seed uint64, clients, shards, size int, change func(
 	for i := range clients {
 		a := newTwin(t, seed*100+uint64(i), fmt.Sprintf("c%d", i), acct, 40)
 		a.routed = shards > 1
+		a.pins = pins
 		m.Connect(a)
 	}
 	for i := 0; m.Clients() > 0; i++ {
@@ -443,7 +458,7 @@ func wantFresh(t *testing.T, b *MemoryBackend) {
 	if !ok {
 		return
 	}
-	if s.tx != pgwire.TxIdle || s.implicit || s.failed || s.copying || s.temp || len(s.portals) > 0 || len(s.local) > 0 || !b.Conn.Clean() {
+	if s.tx != pgwire.TxIdle || s.implicit || s.failed || s.copying || s.left() != 0 || len(s.portals) > 0 || len(s.local) > 0 || !b.Conn.Clean() {
 		t.Fatalf("a backend is handed on as it is: %+v", s)
 	}
 	have := map[string]string{}
@@ -471,6 +486,7 @@ func TestTwins(t *testing.T) {
 	t.Parallel()
 	for name, change := range map[string]func(*session.Account, *session.Shared){
 		"transaction": nil,
+		"pins":        nil,
 		"routed":      nil,
 		"session":     func(a *session.Account, _ *session.Shared) { a.Session, a.Statements = true, false },
 		"disabled":    func(a *session.Account, _ *session.Shared) { a.Statements = false },
@@ -485,7 +501,7 @@ func TestTwins(t *testing.T) {
 				if name == "routed" {
 					shards = 2
 				}
-				runTwins(t, seed, 4, shards, size, change)
+				runTwins(t, seed, 4, shards, size, name == "pins", change)
 			})
 		}
 	}

@@ -25,9 +25,11 @@ type Goroutines struct {
 	shared          atomic.Pointer[session.Shared]
 	buffers         sync.Pool // of *[]byte, to read into
 	rollbackTimeout time.Duration
+	epoch           *atomic.Uint32 // see backend.Voice
 	tls             atomic.Pointer[tls.Config]
 	next            atomic.Uint64
 	pollers         *pollers // nil = there are none
+	labor           *labor   // nil, where there are none = goroutines do its work
 	restless        restless
 
 	mu      sync.Mutex
@@ -40,7 +42,7 @@ type Goroutines struct {
 func NewGoroutines(o Options) *Goroutines {
 	g := &Goroutines{
 		source: o.Source, leftHook: o.Left, log: o.Log, rollbackTimeout: time.Duration(o.RollbackTimeout),
-		clients: make(map[*Client]struct{}),
+		clients: make(map[*Client]struct{}), epoch: cmp.Or(o.Epoch, new(atomic.Uint32)),
 	}
 	g.shared.Store(o.Shared)
 	size := cmp.Or(o.ReadBuffer, 16<<10)
@@ -53,6 +55,12 @@ func NewGoroutines(o Options) *Goroutines {
 			n = defaultPollers()
 		}
 		ps, err := startPollers(n, o.Ring, g.log)
+		if err == nil && n > 0 {
+			if g.labor, err = newLabor(); err != nil {
+				ps.close()
+				ps = nil
+			}
+		}
 		if err != nil && n > 0 {
 			g.log.Warn("sockets are waited for by a goroutine each", "error", err)
 		} else {
@@ -110,6 +118,22 @@ func (g *Goroutines) spawn(f func()) {
 	if !g.start(f) {
 		f()
 	}
+}
+
+// work has a brief job done, by this goroutine when the driver is closed already.
+func (g *Goroutines) work(job func()) {
+	if g.labor == nil {
+		g.spawn(job)
+		return
+	}
+	if !g.enter() {
+		job()
+		return
+	}
+	g.labor.do(func() {
+		defer g.running.Done()
+		job()
+	})
 }
 
 // Serve runs a client connection, until its end or until a poller has it.
@@ -222,6 +246,9 @@ func (g *Goroutines) Wait() {
 		c.drain(true)
 	}
 	g.running.Wait()
+	if g.labor != nil {
+		g.labor.close()
+	}
 	if g.pollers != nil {
 		g.pollers.close()
 	}

@@ -8,6 +8,7 @@ package loop
 
 import (
 	"log/slog"
+	"sync/atomic"
 
 	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/pooler/cluster"
@@ -23,12 +24,14 @@ type Source interface {
 	TryCheckout(a *session.Account, login *auth.ClientCredential, shard topology.ShardID, mark uint64, now pool.Instant) *pool.Lease[*Backend]
 	// Checkout lends a backend to w, now or later.
 	Checkout(a *session.Account, login *auth.ClientCredential, shard topology.ShardID, w *cluster.Waiter[*Backend])
+	// Dedicate opens a connection that is no pool's, for one session; it may block. Discard ends it.
+	Dedicate(a *session.Account, login *auth.ClientCredential, shard topology.ShardID, params []pgwire.Param) (*Backend, *pgwire.Error)
 	// Discard closes a backend that nobody holds any more; err is what broke it, nil if it is merely unfit.
 	Discard(b *Backend, reason pool.Reason, err error)
 	// Parameters waits until some server of the account's cluster has told its parameters, or says why there are none. It may block.
 	Parameters(a *session.Account, login *auth.ClientCredential) *pgwire.Error
-	// Cancel sends a cancel request to the server of b. It may block, and returns when the server has handled it.
-	Cancel(b *Backend)
+	// Cancel sends a cancel request to the server of b. It may block, and returns when the server has handled it; false = that is not known.
+	Cancel(b *Backend) bool
 	// CancelRequest handles a client's cancel request.
 	CancelRequest(pid uint32, secret []byte)
 	// Register gives a session its cancel key; Unregister takes it back.
@@ -36,6 +39,8 @@ type Source interface {
 	Unregister(c *Client, pid uint32)
 	// Traffic counts bytes that came from the server of b, and bytes sent to it, at a time of the driver's. The machine of b may be read, as in Inspect.
 	Traffic(b *Backend, received, sent int, now int64)
+	// Ear lets a session listen.
+	Ear(a *session.Account, login *auth.ClientCredential, c *Client, pid uint32) session.Ear
 }
 
 // Options of a driver.
@@ -54,4 +59,6 @@ type Options struct {
 	Ring bool
 	// RollbackTimeout bounds what an abandoned backend may take to settle, in nanoseconds; 0 = 5 s.
 	RollbackTimeout int64
+	// Epoch is what the voices of backends go by; nil = nobody listens.
+	Epoch *atomic.Uint32
 }

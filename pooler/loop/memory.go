@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/exec"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/pool"
 	"github.com/pgkennel/pgkennel/pooler/session"
@@ -381,6 +382,14 @@ func (w *memoryWaiter) CheckoutFailed(err error) {
 	})
 }
 
+// Dedicate implements session.Driver: there is no such thing.
+func (c *MemoryClient) Dedicate(*session.Account, topology.ShardID, []pgwire.Param) {
+	c.m.tasks = append(c.m.tasks, func() { c.sess.CheckoutFailed(errNoServer) })
+}
+
+// Ear implements session.Driver.
+func (c *MemoryClient) Ear(*session.Account) session.Ear { return new(memoryEar) }
+
 // Withdraw implements session.Driver.
 func (c *MemoryClient) Withdraw() {
 	if w := c.wait; w != nil {
@@ -434,6 +443,21 @@ func (c *MemoryClient) CancelBackend(conn *backend.Conn) {
 	})
 }
 
+// Calm implements session.Driver: tasks are done in order, so that the cancel requests are behind it.
+func (c *MemoryClient) Calm(conn *backend.Conn) {
+	b := c.held(conn)
+	b.client = nil
+	c.m.tasks = append(c.m.tasks, func() {
+		if b.noticed || b.broken {
+			b.discarded = true
+			b.lease.Discard(pool.ReasonGone)
+			return
+		}
+		b.settler = backend.NewCalmer(b.Conn)
+		b.toServer = exec.Internal(b.toServer, b.Conn, exec.RefSettle, ";")
+	})
+}
+
 // CancelRequest implements session.Driver.
 func (c *MemoryClient) CancelRequest(pid uint32, secret []byte) {
 	secret = slices.Clone(secret)
@@ -461,8 +485,8 @@ func (c *MemoryClient) Register(n int) (pid uint32, secret []byte) {
 func (c *MemoryClient) StartTLS() { c.m.tasks = append(c.m.tasks, func() { c.sess.TLSDone("") }) }
 
 // Offload implements session.Driver.
-func (c *MemoryClient) Offload(job func(), long bool) bool {
-	if !long && c.m.rnd.IntN(2) == 0 {
+func (c *MemoryClient) Offload(job func(), kind session.Job) bool {
+	if kind != session.Waits && c.m.rnd.IntN(2) == 0 {
 		job()
 		return true
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/auth"
+	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/pool"
 	"github.com/pgkennel/pgkennel/pooler/session"
@@ -29,6 +30,8 @@ func (nobody) Login(string)                                 {}
 func (nobody) Connected(*session.Account)                   {}
 func (nobody) Closed(*session.Account, session.CloseReason) {}
 func (nobody) Refused(*session.Account, string)             {}
+func (nobody) Pinned(*session.Account, backend.Taint, bool) {}
+func (nobody) Unpinned(*session.Account)                    {}
 func (nobody) Error(*session.Account, string, bool)         {}
 
 // modelCluster is a cluster of model servers.
@@ -79,6 +82,7 @@ type actor struct {
 	strict bool // no faults: answers are exactly as expected
 	left   int  // units to send
 	unhurt bool // nobody cancels what it runs
+	pins   bool // it leaves on its backend what can't follow it
 
 	in      []byte
 	started bool
@@ -208,6 +212,9 @@ func (a *actor) unit() []byte {
 	if a.tx == 'E' && (a.poisoned || len(a.saves) == 0 || a.rnd.IntN(2) == 0) {
 		return a.simple([]string{"ROLLBACK", "COMMIT"}[a.rnd.IntN(2)])
 	}
+	if a.pins && a.rnd.IntN(4) == 0 {
+		return a.pin()
+	}
 	switch n := a.rnd.IntN(100); {
 	case n < 20:
 		return a.simple(fmt.Sprintf("SELECT '%s-%d' FROM orders WHERE tenant_id = %d", a.name, a.seq, a.key()))
@@ -236,6 +243,22 @@ func (a *actor) unit() []byte {
 	default:
 		return a.extended()
 	}
+}
+
+// pin is something that pins the session, uses what does, or gives that up.
+func (a *actor) pin() []byte {
+	list := []string{
+		"SELECT pg_advisory_lock('%s')", "SELECT pg_advisory_unlock('')", "/* pgdog_shard: 1 */ CREATE TEMP TABLE tmp (a int)", "/* pgdog_shard: 1 */ DROP TABLE tmp", "DISCARD ALL",
+		"PREPARE x1 AS SELECT '%s'", "EXECUTE x1", "DEALLOCATE x1", "LISTEN x", "UNLISTEN *", "DECLARE h CURSOR WITH HOLD FOR SELECT '%s'", "FETCH h", "CLOSE h",
+	}
+	sql := strings.ReplaceAll(list[a.rnd.IntN(len(list))], "%s", fmt.Sprintf("%s-%d", a.name, a.seq))
+	a.note("%s", sql)
+	a.expect = []string{"Z"}
+	if a.rnd.IntN(2) == 0 {
+		return pgwire.AppendQuery(nil, sql)
+	}
+	out := pgwire.AppendBind(pgwire.AppendParse(nil, "", sql, nil), "", "", pgwire.FormatText, nil, pgwire.FormatText)
+	return pgwire.AppendSync(pgwire.AppendExecute(out, "", 0))
 }
 
 // key is a tenant: in a transaction mostly of its shard.

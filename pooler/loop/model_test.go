@@ -39,7 +39,9 @@ type modelServer struct {
 	portals  map[string]*portal
 	reported map[string]string
 	base     map[string]string // what RESET goes back to
-	temp     bool              // something of the session's is left that only its end takes away
+	locks    []string          // of the session's, by their markers
+	blind    int               // how often it can't say what the session has left
+	prepares map[string]bool   // which of stmts are SQL's
 	copying  bool
 	copyExt  bool
 	copied   int
@@ -51,9 +53,30 @@ type modelServer struct {
 type settings struct {
 	vars  map[string]string
 	local map[string]*string // nil = none
+	temp  map[string]bool    // tables
+	hears bool
 }
 
-func (s settings) clone() settings { return settings{maps.Clone(s.vars), maps.Clone(s.local)} }
+func (s settings) clone() settings {
+	return settings{maps.Clone(s.vars), maps.Clone(s.local), maps.Clone(s.temp), s.hears}
+}
+
+// left is what the session has that only its end takes away.
+func (s *modelServer) left() (t backend.Taint) {
+	for taint, is := range map[backend.Taint]bool{
+		backend.TaintListen: s.hears, backend.TaintTemp: len(s.temp) > 0, backend.TaintAdvisoryLock: len(s.locks) > 0, backend.TaintSQLPrepare: len(s.prepares) > 0,
+	} {
+		if is {
+			t |= taint
+		}
+	}
+	for _, p := range s.portals {
+		if p.hold {
+			t |= backend.TaintHoldCursor
+		}
+	}
+	return t
+}
 
 type savepoint struct {
 	name string
@@ -64,11 +87,13 @@ type portal struct {
 	sql  string
 	rows int // given so far
 	done bool
+	hold bool // WITH HOLD
+	kept bool // and its transaction was committed
 }
 
 func newModelServer(shard int, pid uint32) *modelServer {
 	return &modelServer{
-		shard: shard, pid: pid, tx: pgwire.TxIdle, settings: settings{map[string]string{}, map[string]*string{}}, stmts: map[string]string{}, portals: map[string]*portal{},
+		shard: shard, pid: pid, tx: pgwire.TxIdle, settings: settings{map[string]string{}, map[string]*string{}, map[string]bool{}, false}, stmts: map[string]string{}, prepares: map[string]bool{}, portals: map[string]*portal{},
 		reported: map[string]string{"application_name": "", "timezone": ""},
 	}
 }
@@ -155,6 +180,7 @@ func (s *modelServer) message(typ byte, body []byte) {
 		t, _ := pgwire.DecodeClose(body)
 		if t.Kind == pgwire.TargetStatement {
 			delete(s.stmts, string(t.Name))
+			delete(s.prepares, string(t.Name))
 			delete(s.old, string(t.Name))
 		} else {
 			delete(s.portals, string(t.Name))
@@ -354,7 +380,10 @@ func (s *modelServer) end(commit bool) {
 	}
 	clear(s.local)
 	s.tx, s.implicit, s.saves = pgwire.TxIdle, false, nil
-	clear(s.portals)
+	maps.DeleteFunc(s.portals, func(_ string, p *portal) bool {
+		p.kept = p.kept || p.hold && commit
+		return !p.kept
+	})
 }
 
 // uses tells which statement a message has to look at.
@@ -420,7 +449,7 @@ func (s *modelServer) ready() {
 		s.end(true)
 	}
 	if s.tx == pgwire.TxIdle {
-		clear(s.portals)
+		maps.DeleteFunc(s.portals, func(_ string, p *portal) bool { return !p.kept })
 	}
 	for _, name := range []string{"application_name", "timezone"} {
 		if s.vars[name] != s.reported[name] {
@@ -560,10 +589,44 @@ func (s *modelServer) run(sql string, extended bool) bool {
 		s.vars = clone(s.base)
 		s.dropNamed()
 		clear(s.local)
-		s.temp = false
+		clear(s.temp)
+		clear(s.portals)
+		s.locks, s.hears = nil, false
 		tag = "DISCARD ALL"
 	case words[0] == "DISCARD":
 		tag = up
+	case strings.HasPrefix(up, "SELECT FROM PG_CATALOG.GENERATE_SERIES("):
+		if s.blind > 0 {
+			s.blind--
+			return fail("57014")
+		}
+		asked := s.left()
+		for taint, word := range map[backend.Taint]string{
+			backend.TaintListen: "pg_listening_channels", backend.TaintTemp: "pg_my_temp_schema", backend.TaintAdvisoryLock: "pg_locks",
+			backend.TaintHoldCursor: "pg_cursors", backend.TaintSQLPrepare: "pg_prepared_statements",
+		} {
+			if !strings.Contains(sql, word) {
+				asked &^= taint
+			}
+		}
+		s.columns()
+		for range asked {
+			s.row("", true)
+		}
+		tag = fmt.Sprintf("SELECT %d", asked)
+	case strings.HasPrefix(up, "SELECT PG_ADVISORY_LOCK("):
+		s.locks = append(s.locks, strings.Split(sql, "'")[1])
+		s.row("", extended)
+		tag = "SELECT 1"
+	case strings.HasPrefix(up, "SELECT PG_ADVISORY_UNLOCK("):
+		was := ""
+		if n := len(s.locks); n > 0 {
+			was, s.locks = s.locks[n-1], s.locks[:n-1]
+		}
+		s.row(was, extended)
+		tag = "SELECT 1"
+	case strings.Contains(sql, "FROM tmp") && !s.temp["TMP"]:
+		return fail("42P01")
 	case strings.HasPrefix(up, "SELECT PG_CATALOG.SET_CONFIG("):
 		p := strings.Split(sql, "'")
 		name, value := unquote(p[1]), p[3]
@@ -601,7 +664,7 @@ func (s *modelServer) run(sql string, extended bool) bool {
 		if s.portals[words[1]] != nil {
 			return fail("42P03")
 		}
-		s.portals[words[1]] = &portal{sql: sql[strings.Index(up, "SELECT"):]}
+		s.portals[words[1]] = &portal{sql: sql[strings.Index(up, "SELECT"):], hold: strings.Contains(up, "WITH HOLD")}
 		tag = "DECLARE CURSOR"
 	case words[0] == "FETCH":
 		p := s.portals[words[1]]
@@ -621,6 +684,7 @@ func (s *modelServer) run(sql string, extended bool) bool {
 			return fail("42P05")
 		}
 		s.stmts[strings.ToLower(words[1])] = sql[strings.Index(up, "SELECT"):]
+		s.prepares[strings.ToLower(words[1])] = true
 	case words[0] == "EXECUTE":
 		text, ok := s.stmts[strings.ToLower(words[1])]
 		if !ok {
@@ -635,13 +699,25 @@ func (s *modelServer) run(sql string, extended bool) bool {
 			return fail("26000")
 		}
 		delete(s.stmts, strings.ToLower(words[1]))
+		delete(s.prepares, strings.ToLower(words[1]))
 	case strings.HasPrefix(up, "CREATE TEMP"):
-		s.temp = true
+		if s.temp[words[3]] {
+			return fail("42P07")
+		}
+		s.temp[words[3]] = true
 		tag = "CREATE TABLE"
+	case words[0] == "DROP":
+		if !s.temp[words[2]] {
+			return fail("42P01")
+		}
+		delete(s.temp, words[2])
+		tag = "DROP TABLE"
 	case words[0] == "CREATE":
 		tag = "CREATE TABLE"
 	case words[0] == "LISTEN":
-		s.temp = true
+		s.hears = true
+	case words[0] == "UNLISTEN":
+		s.hears = false
 	default:
 		return fail("42601")
 	}
@@ -684,6 +760,7 @@ func (s *modelServer) set(rest string) bool {
 // dropNamed spares the unnamed statement.
 func (s *modelServer) dropNamed() {
 	maps.DeleteFunc(s.stmts, func(name, _ string) bool { return name != "" })
+	clear(s.prepares)
 }
 
 func clone(m map[string]string) map[string]string {

@@ -21,6 +21,15 @@ func newRingPollers(int, int) (*pollers, error) { return nil, errors.ErrUnsuppor
 
 func (*pollers) close() {}
 
+// labor is for sessions of pollers.
+type labor struct{}
+
+func newLabor() (*labor, error) { return nil, errors.ErrUnsupported }
+
+func (*labor) do(func()) {}
+
+func (*labor) close() {}
+
 func (*pollers) take(net.Conn) *socket { return nil }
 
 // socket is never made.

@@ -119,7 +119,7 @@ func TestStartupPackets(t *testing.T) {
 		"protocol 2":           {send: []string{"old"}, want: []string{"E:0A000"}},
 		"protocol 3.2":         {send: []string{"new"}, want: []string{"R Z:I"}},
 		"options":              {send: []string{"options"}, want: []string{"R Z:I"}},
-		"replication":          {send: []string{"replication"}, want: []string{"E:0A000"}},
+		"replication":          {send: []string{"replication"}, want: []string{"E:42501"}},
 		"no replication":       {send: []string{"no replication"}, want: []string{"R Z:I"}},
 		"role":                 {send: []string{"role"}, want: []string{"E:42501"}},
 		"lexing":               {send: []string{"lexing"}, want: []string{"E:0A000"}},

@@ -151,7 +151,9 @@ func TestNamesAndPortalsAreWeighed(t *testing.T) {
 		if !refused {
 			t.Error("nothing was refused")
 		}
-		k.query("ROLLBACK", "C:ROLLBACK Z:I")
+		k.query("ROLLBACK", "C:ROLLBACK Z:I") // takes none of them back
+		k.query("PREPARE q AS SELECT 'a'", "E:53400 Z:I")
+		k.query("DEALLOCATE ALL", "C:DEALLOCATE ALL Z:I")
 		k.query("PREPARE q AS SELECT 'a'", "C:PREPARE Z:I")
 	})
 }

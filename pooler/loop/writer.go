@@ -230,6 +230,21 @@ func (w *writer) flushAndWaitLocked() {
 	w.endLocked()
 }
 
+// finish writes what is staged when whoever writes has ended. Its caller sees to it that the socket has a deadline.
+func (w *writer) finish() {
+	w.mu.Lock()
+	for w.writing {
+		m := w.moreLocked()
+		m.drained.L = &w.mu
+		m.waiting++
+		m.drained.Wait()
+		m.waiting--
+	}
+	w.lessLocked()
+	w.writeLocked()
+	w.endLocked()
+}
+
 // roomLocked waits until not too much waits, as long as others write.
 func (w *writer) roomLocked(others func() bool) {
 	for w.pendingLocked() > writeLimit && !w.broken && others() {

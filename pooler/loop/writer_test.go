@@ -5,6 +5,8 @@ import (
 	"log/slog"
 	"net"
 	"runtime"
+	"slices"
+	"sync"
 	"testing"
 	"time"
 
@@ -48,5 +50,65 @@ func TestOneGoroutineWritesToTLS(t *testing.T) {
 	case <-done:
 	case <-time.After(10 * time.Second):
 		t.Error("it does not end")
+	}
+}
+
+// held is a connection whose first write returns when that is wanted.
+type held struct {
+	net.Conn
+	begun, goOn chan struct{}
+	mu          sync.Mutex
+	got         []string
+	closed      bool
+}
+
+func (h *held) Write(b []byte) (int, error) {
+	h.mu.Lock()
+	h.got = append(h.got, string(b))
+	first := len(h.got) == 1
+	h.mu.Unlock()
+	if first {
+		close(h.begun)
+		<-h.goOn
+	}
+	return len(b), nil
+}
+
+func (h *held) Close() error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.closed = true
+	return nil
+}
+
+// TestLastWordsAreWritten: what was said at a connection's end is written though somebody still is at what was said before.
+func TestLastWordsAreWritten(t *testing.T) {
+	t.Parallel()
+	h := &held{begun: make(chan struct{}), goOn: make(chan struct{})}
+	var w writer
+	w.init(h)
+	say := func(text string) {
+		w.append([]byte(text))
+		w.stage()
+	}
+	say("first")
+	var others sync.WaitGroup
+	others.Go(w.flushAndWait)
+	<-h.begun
+	say("last words")
+	w.closeAfter()
+	others.Go(func() {
+		w.finish()
+		w.abandon()
+	})
+	for waits := false; !waits; runtime.Gosched() {
+		w.mu.Lock()
+		waits = w.more.waiting > 0 || w.broken
+		w.mu.Unlock()
+	}
+	close(h.goOn)
+	others.Wait()
+	if want := []string{"first", "last words"}; !slices.Equal(h.got, want) || !h.closed {
+		t.Errorf("got %q, closed: %v", h.got, h.closed)
 	}
 }

@@ -54,6 +54,9 @@ type Cluster struct {
 	Parses, Binds Counter
 	// Healed counts units that were run anew because tables had changed under their statements.
 	Healed Counter
+	// Pinned are the clients that are pinned to their backends now; Pins counts how often one was, by what pins.
+	Pinned Gauge
+	Pins   Words
 	// Refusals counts statements we refused, by the stable name in the error's routine field. Errors of servers don't belong here.
 	Refusals Words
 	// ServerErrors and OwnErrors count ErrorResponses that clients got, by SQLSTATE class: relayed ones, and those we made.
@@ -72,6 +75,7 @@ func (m *Metrics) Cluster(name string) *Cluster {
 	return m.clusters.acquire(name, func() *Cluster {
 		c := &Cluster{m: m, name: name, text: clean(name)}
 		c.Closes.seed("client", "gone", "protocol", "idle_timeout", "idle_in_transaction_timeout", "server_lost", "shutdown", "killed")
+		c.Pins.seed("listen", "temp", "advisory_lock", "hold_cursor", "sql_prepare")
 		c.Refusals.seed("tenant_missing", "tenant_unknown", "tenant_null", "cross_shard", "shard_unavailable", "pool_exhausted")
 		return c
 	})
@@ -114,6 +118,8 @@ func (c *Cluster) collect(out sink, d *descs) {
 	out.counter(d.healed, c.Healed.Load(), l)
 	out.counter(d.contexts, c.ContextsSent.Load(), l, "sent")
 	out.counter(d.contexts, c.ContextsReused.Load(), l, "reused")
+	out.gauge(d.pinned, float64(c.Pinned.Load()), l)
+	out.words(d.pins, &c.Pins, l)
 	out.words(d.refusals, &c.Refusals, l)
 	for p := range c.plans {
 		if n := c.plans[p].Load(); p != 0 || n > 0 {

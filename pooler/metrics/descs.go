@@ -13,8 +13,9 @@ type descs struct {
 
 	buildInfo, configEpoch, configLoaded, configReloads                                                           *prometheus.Desc
 	parseHits, parseMisses, parseEvictions, parseEntries, parseBytes, parseMaxBytes, parseSeconds                 *prometheus.Desc
-	clients, clientsActive, clientsWaiting, connects, closes, loginsFailed, cancels                               *prometheus.Desc
+	clients, clientsActive, clientsWaiting, connects, closes, loginsFailed, cancels, pinned, pins                 *prometheus.Desc
 	queries, transactions, received, sent, errors, statementSeconds, transactionSeconds                           *prometheus.Desc
+	listenSessions, listenChannels, listenConnections                                                             *prometheus.Desc
 	parses, binds, healed, contexts, prepared, preparedBytes, preparedEvictions, plans, refusals                  *prometheus.Desc
 	poolSize, poolIdle, poolUsed, poolWaiting, poolMax, poolMaxWait, checkouts, checkoutSeconds, checkoutTimeouts *prometheus.Desc
 	opened, openFailures, openSeconds, closed, backendReceived, backendSent, backendParses                        *prometheus.Desc
@@ -65,6 +66,8 @@ func newDescs(namespace string) descs {
 	d.clients = def("session_clients", "Clients connected.", cluster...)
 	d.clientsActive = def("session_clients_active", "Clients that have a backend.", cluster...)
 	d.clientsWaiting = def("session_clients_waiting", "Clients that wait for a backend.", cluster...)
+	d.pinned = def("session_clients_pinned", "Clients that keep their backend for what they have left on it.", cluster...)
+	d.pins = def("session_pins_total", "How often a client was pinned to its backend, by what it left there.", with(cluster, "reason")...)
 	d.connects = def("session_connects_total", "Clients that logged in.", cluster...)
 	d.closes = def("session_closes_total", "Clients that left, by close reason.", with(cluster, "reason")...)
 	d.loginsFailed = def("session_logins_failed_total", "Clients refused before they had a session.", "kind")
@@ -79,6 +82,9 @@ func newDescs(namespace string) descs {
 	d.contexts = def("session_contexts_total", "Contexts of tenants that shared backends needed: those sent, and those that were there.", with(cluster, "result")...)
 	d.prepared = def("session_prepared_statements", "Prepared statements held for clients.")
 	d.preparedBytes = def("session_prepared_statements_bytes", "Memory that the prepared statements of clients hold.")
+	d.listenSessions = def("listen_sessions", "Sessions in transaction pooling that listen for notifications.")
+	d.listenChannels = def("listen_channels", "Channels that they listen to, of each connection.")
+	d.listenConnections = def("listen_connections", "Server connections over which they do, beside the pools.")
 	d.preparedEvictions = def("session_prepared_evictions_total", "Prepared statements of clients dropped to make room.")
 	d.errors = def("session_errors_total", "Errors that clients got, by SQLSTATE class and who made them.", with(cluster, "origin", "class")...)
 	d.statementSeconds = def("session_statement_seconds", "Time from a client's message until its answer ended, waiting for a backend included.", shard...)

@@ -29,7 +29,7 @@ type Metrics struct {
 	// LoginsFailed counts clients that were refused before they had a session, by kind: auth.Reason's names, "timeout",
 	// "tls_required", "throttled", "shutdown".
 	LoginsFailed Words
-	// Cancels counts cancel requests by what became of them: "sent", "idle", "unknown_key", "failed", "throttled".
+	// Cancels counts cancel requests by what became of them: "sent", "idle", "unknown_key", "failed", "throttled", "passed_on" to a peer.
 	Cancels Words
 	// ReloadsOK and ReloadsFailed count reloads of the configuration.
 	ReloadsOK, ReloadsFailed Counter
@@ -39,6 +39,7 @@ type Metrics struct {
 	build        atomic.Pointer[Build]
 	parseCache   atomic.Pointer[func() ParseCache]
 	prepared     atomic.Pointer[func() Prepared]
+	listening    atomic.Pointer[func() Listening]
 	tenants      atomic.Pointer[func() []TenantState]
 	directory    atomic.Pointer[func() Directory]
 
@@ -74,6 +75,9 @@ type Prepared struct {
 	Evictions         uint64
 }
 
+// Listening is what is told at a scrape of the sessions that listen in transaction pooling.
+type Listening struct{ Sessions, Channels, Connections int64 }
+
 var namespaceForm = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9_]*$`)
 
 // ValidNamespace reports whether s can be given to New: empty, or letters, digits and underscores, a letter first.
@@ -88,7 +92,7 @@ func New(reg prometheus.Registerer, namespace string) *Metrics {
 	}
 	m := &Metrics{descs: newDescs(namespace)}
 	m.LoginsFailed.seed("wrong_password", "empty_password", "unknown_user", "no_verifier", "protocol", "unsupported", "timeout", "shutdown")
-	m.Cancels.seed("sent", "idle", "unknown_key", "failed", "throttled")
+	m.Cancels.seed("sent", "idle", "unknown_key", "failed", "throttled", "passed_on")
 	m.retired.totals = make(map[string]Totals)
 	reg.MustRegister(m)
 	for _, c := range []prometheus.Collector{
@@ -118,6 +122,9 @@ func (m *Metrics) SetParseCache(read func() ParseCache) { m.parseCache.Store(&re
 
 // SetPrepared does the same for the registry of prepared statements.
 func (m *Metrics) SetPrepared(read func() Prepared) { m.prepared.Store(&read) }
+
+// SetListening does the same for the sessions that listen.
+func (m *Metrics) SetListening(read func() Listening) { m.listening.Store(&read) }
 
 // Describe implements prometheus.Collector.
 func (m *Metrics) Describe(ch chan<- *prometheus.Desc) { m.descs.describe(ch) }
@@ -149,6 +156,12 @@ func (m *Metrics) Collect(ch chan<- prometheus.Metric) {
 		out.gauge(d.prepared, float64(p.Statements))
 		out.gauge(d.preparedBytes, float64(p.Bytes))
 		out.counter(d.preparedEvictions, p.Evictions)
+	}
+	if read := m.listening.Load(); read != nil {
+		l := (*read)()
+		out.gauge(d.listenSessions, float64(l.Sessions))
+		out.gauge(d.listenChannels, float64(l.Channels))
+		out.gauge(d.listenConnections, float64(l.Connections))
 	}
 	if read := m.tenants.Load(); read != nil {
 		collectTenants(out, d, (*read)())

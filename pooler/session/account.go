@@ -30,6 +30,8 @@ type Account struct {
 	Free  *Account
 	// Own: the account is that of a tenant with databases of its own, which sessions can't leave.
 	Own bool
+	// Replica: its sessions are at a replica of that tenant.
+	Replica bool
 	// Itself: who logged in is the tenant of Place itself, and no user of the configuration.
 	Itself bool
 	// ReadOnly: sessions may only read; nil = they may write. It may change while they last.
@@ -39,14 +41,18 @@ type Account struct {
 	Admit func() (*Account, tenant.Refusal, *pgwire.Error)
 	// Switch: sessions without a tenant may choose one. MaySetRole: they may change the role.
 	Switch, MaySetRole bool
+	// Replicates: sessions may be replication connections, if they are no tenant's.
+	Replicates bool
 	// ServerUser is the role that server connections log in as.
 	ServerUser string
 	// Session: the backend is kept until the client goes (session pooling).
 	Session bool
 	// Statements: named prepared statements are shared between clients; off in session mode and by prepared_statements = "disabled".
 	Statements bool
-	// Time-outs in nanoseconds; 0 = none.
-	QueryTimeout, IdleTimeout, IdleTransactionTimeout int64
+	// Pin says what becomes of sessions that leave on their backend what can't follow them.
+	Pin Pinning
+	// Time-outs in nanoseconds; 0 = none. PinTimeout is for sessions that are pinned, between transactions.
+	QueryTimeout, IdleTimeout, IdleTransactionTimeout, PinTimeout int64
 	// CancelTimeout is how long the server of a statement that ran into QueryTimeout may take to end it; its connection is closed then.
 	CancelTimeout int64
 	// Login is the driver's: how pgkennel logs in to the servers for this account.

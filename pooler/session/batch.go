@@ -165,7 +165,8 @@ func (s *Session) batchNow(b []byte, how end) bool {
 	if e != nil {
 		refusal, s.unit.badParse = e, false
 	}
-	if refusal != nil && refusal != router.ErrNeedsText && s.asks(planned) && plan.Kind != sharding.PlanCopy {
+	malformed := refusal != nil && e == nil && planned > 0 // the message itself, wherever the others run
+	if refusal != nil && refusal != router.ErrNeedsText && (malformed || s.asks(planned)) && plan.Kind != sharding.PlanCopy {
 		// What stands in front of the refused message runs and is answered first, as PostgreSQL does.
 		how = endOpen
 		for i := range planned {
@@ -233,7 +234,7 @@ func (s *Session) endOnly(how end) bool {
 // localHead returns how many items at the front of the batch are answered here, and their length, if something is executed among them and no
 // backend is held: what they do (BEGIN, for one) has to be done before it is known what to put in front of the rest.
 func (s *Session) localHead() (n, bytes int) {
-	if s.conn != nil {
+	if s.conn != nil && !s.idlePin() {
 		return 0, 0
 	}
 	executes := false
@@ -313,7 +314,11 @@ func (s *Session) decodeItem(it *item, body []byte) (refusal *pgwire.Error, wait
 			return nil, true
 		}
 	case pgwire.MsgDescribe, pgwire.MsgClose:
-		t, err := pgwire.DecodeDescribe(body)
+		decode := pgwire.DecodeDescribe
+		if it.typ == pgwire.MsgClose {
+			decode = pgwire.DecodeClose
+		}
+		t, err := decode(body)
 		if err != nil {
 			return asError(err), false
 		}
@@ -440,7 +445,7 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 		it := &s.unit.items[i]
 		if it.typ == pgwire.MsgClose {
 			if v.held && (it.target == pgwire.TargetPortal || it.name != "" && !s.acct.Statements) {
-				needs = true
+				needs, v.pinned = true, false
 			} else {
 				it.local = true
 			}
@@ -448,7 +453,7 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 		}
 		m := it.message()
 		if m == nil { // a portal that is not known here: PostgreSQL says so
-			needs = true
+			needs, v.pinned = true, false
 			continue
 		}
 		st := single(m)
@@ -483,7 +488,7 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 			continue
 		}
 		needs = true
-		v.held = true // whatever comes behind it, comes there
+		v.held, v.pinned = true, false // whatever comes behind it, comes there
 		if parted {
 			return plan, true, i, errParted
 		}
@@ -514,6 +519,9 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 				}
 			}
 			if e := s.sequences(m); e != nil {
+				return plan, true, i, e
+			}
+			if e := s.pins(m); e != nil {
 				return plan, true, i, e
 			}
 			if refusal := s.joinBind(&plan, i); refusal != nil {

@@ -32,7 +32,7 @@ func (s *Session) consoleStep(b []byte) int {
 	done := s.drv.Offload(func() {
 		job.out, job.done = conversation.Handle(nil, typ, body)
 		job.ready = true
-	}, true)
+	}, Waits)
 	if !done {
 		s.wait = waitJob
 	} else {

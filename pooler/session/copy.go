@@ -43,6 +43,8 @@ type copyIn struct {
 	refusal *pgwire.Error
 	// failed: the rest of the message at hand is passed on, then the copy is failed.
 	failed bool
+	// begun: the server has begun with it.
+	begun bool
 }
 
 // maxHeld bounds what is held of a COPY before its first key, in bytes.
@@ -116,6 +118,7 @@ func (s *Session) copyBatch(plan sharding.Plan, how end) bool {
 // CopyIn implements backend.Owner.
 func (s *Session) CopyIn(step *backend.Step, msg []byte) {
 	if s.unit.copyTold {
+		s.copy.begun = true
 		return
 	}
 	s.copy = copyIn{mode: copyPlain, extended: step.Kind == backend.StepExecute}
@@ -147,6 +150,14 @@ func (s *Session) copyInput(b []byte) int {
 	if !ok {
 		return 0
 	}
+	switch typ {
+	case pgwire.MsgCopyData, pgwire.MsgCopyDone, pgwire.MsgCopyFail, pgwire.MsgFlush, pgwire.MsgSync, pgwire.MsgTerminate:
+	default: // PostgreSQL takes it for the end of the copy, and does not know where the next message begins
+		e := pgwire.Errorf(pgwire.CodeProtocolViolation, "unexpected message type 0x%02X during COPY from stdin", typ)
+		s.toClient(pgwire.AppendErrorResponse(nil, e))
+		s.fatal(pgwire.Fatalf(pgwire.CodeProtocolViolation, "terminating connection because protocol synchronization was lost"), CloseProtocol)
+		return 0
+	}
 	if !s.admits(typ, total) {
 		return 0
 	}
@@ -163,9 +174,6 @@ func (s *Session) copyInput(b []byte) int {
 		// PostgreSQL ignores both while it copies in.
 	case pgwire.MsgTerminate:
 		s.close(CloseClient)
-	default:
-		s.fatal(pgwire.Fatalf(pgwire.CodeProtocolViolation, "unexpected message type 0x%02X during COPY from stdin", typ), CloseProtocol)
-		return 0
 	}
 	return total
 }

@@ -26,12 +26,14 @@ const (
 	CloseLost                               // its server went away in the middle of an answer
 	CloseShutdown                           // pgkennel stops
 	CloseKilled                             // an operator closed it
+	CloseListen                             // it listened, and could not be told of all
 	CloseInternal                           // a bug of ours
+	ClosePinned                             // pin_timeout
 )
 
 var closeReasons = [...]string{
 	"", "client", "gone", "cancel", "protocol", "auth", "unavailable", "login_timeout", "idle_timeout", "idle_in_transaction_timeout",
-	"server_lost", "shutdown", "killed", "internal",
+	"server_lost", "shutdown", "killed", "listen", "internal", "pin_timeout",
 }
 
 // String names the reason.
@@ -62,7 +64,7 @@ func (s *Session) close(reason CloseReason) {
 		return
 	}
 	s.reason = reason
-	if s.phase == phaseReady && s.sh.LogDisconnections {
+	if (s.phase == phaseReady || s.phase == phasePiped) && s.sh.LogDisconnections {
 		s.sh.Log.Info("client disconnected", "client", s.Client, "user", s.acct.User, "database", s.acct.Database, "reason", reason.String())
 	}
 	if s.wait == waitBackend {
@@ -76,6 +78,7 @@ func (s *Session) close(reason CloseReason) {
 	s.settleNames()
 	s.dropItems()
 	s.dropStatements()
+	s.deaf()
 	s.phase = phaseClosed
 	s.in, s.out, s.told = nil, nil, nil
 	s.copy = copyIn{}
@@ -115,7 +118,7 @@ func (s *Session) Retire(e *pgwire.Error, reason CloseReason) {
 
 // retire ends the session if that is due.
 func (s *Session) retire() {
-	if s.work != nil && s.retiring != nil && s.phase == phaseReady && s.Idle() {
+	if s.work != nil && s.retiring != nil && (s.phase == phaseReady || s.phase == phasePiped) && s.Idle() {
 		s.Kill(s.retiring, s.retireReason)
 	}
 }
@@ -146,9 +149,11 @@ func (s *Session) Abandon() *backend.Conn {
 				}
 			},
 			s.observeEnd,
+			s.unpinned,
 			s.settleNames,
 			s.dropItems,
 			s.dropStatements,
+			s.deaf,
 		} {
 			s.attempt(f)
 		}
@@ -182,14 +187,22 @@ var (
 // cancel cancels what the session runs; e is what a client is told that waits for a backend.
 func (s *Session) cancel(e *pgwire.Error) {
 	switch {
+	case s.phase == phasePiped && s.conn != nil:
+		s.drv.CancelBackend(s.conn)
 	case s.phase != phaseReady:
 	case s.hs != nil && s.hs.conversation != nil:
 		s.hs.conversation.Cancel()
 	case s.wait == waitBackend:
 		s.drv.Withdraw()
 		s.CheckoutFailed(e)
+	case s.copy.mode == copyUndecided: // no server knows of it yet
+		s.copyRefuse(e)
+		s.drain()
+	case s.copy.mode == copyRouted && !s.copy.begun: // the signal might come before the statement
+		s.copy.failed, s.copy.refusal = true, e
+		s.copyMaybeFail()
 	case s.conn != nil && s.conn.Pending() > 0:
-		// The signal may reach the server after this statement's end: the backend is for nobody else then.
+		// The signal may reach the server after this statement's end: the backend is for nobody else until it is known to have come.
 		s.conn.Taint(backend.TaintCancelled)
 		s.drv.CancelBackend(s.conn)
 	}
@@ -243,6 +256,9 @@ func (s *Session) Tick() {
 		s.cancel(errTimeout)
 	case due(s.idle) && s.tx != pgwire.TxIdle:
 		s.Kill(pgwire.Fatalf(pgwire.CodeIdleInTransactionTimeout, "terminating connection due to idle-in-transaction timeout"), CloseIdleTx)
+	case due(s.idle) && s.idlesPinned():
+		s.Kill(pgwire.Fatalf(pgwire.CodeIdleSessionTimeout, "terminating connection due to idle-session timeout").WithRoutine("pin").
+			WithDetail("The session was pinned to a server connection by what it had left there (%s).", s.pin), ClosePinned)
 	case due(s.idle):
 		s.Kill(pgwire.Fatalf(pgwire.CodeIdleSessionTimeout, "terminating connection due to idle-session timeout"), CloseIdle)
 	}
@@ -254,6 +270,17 @@ var errSilent = errors.New("no answer to a cancel request in time")
 // reasonSilent is why the connection is closed then.
 const reasonSilent = "silent"
 
+// farewell is what the server said when it ended the connection: in session pooling the client's own; nil = nothing.
+func farewell(err error, said *pgwire.Error) *pgwire.Error {
+	if e, ok := errors.AsType[*pgwire.Error](err); said == nil && ok && errors.Is(err, backend.ErrServerClosed) {
+		said = e
+	}
+	if said == nil || !said.IsFatal() {
+		return nil
+	}
+	return said
+}
+
 // Lost tells that the session's backend broke: err says how. It is closed already, or next.
 func (s *Session) Lost(err error) {
 	c := s.Backend()
@@ -262,6 +289,8 @@ func (s *Session) Lost(err error) {
 	}
 	s.conn = nil
 	c.Own(nil)
+	left := s.pin
+	s.unpinned()
 	e := pgwire.Errorf(pgwire.CodeConnectionFailure, "the connection to the shard's server was lost").
 		WithRoutine("shard_unavailable")
 	refused := errors.Is(err, backend.ErrLead) && s.unit.internal != nil
@@ -272,6 +301,16 @@ func (s *Session) Lost(err error) {
 	} else if f := s.unit.fatal; f != nil {
 		e = e.WithDetail("The server said: %s: %s", f.Code, f.Message)
 	}
+	if s.ending() { // all was answered
+		if left != 0 {
+			s.lost = e.WithDetail("The session was pinned to it: what it had left there is gone (%s).", left).WithHint("The session goes on without it.")
+		}
+		return
+	}
+	if s.phase == phasePiped { // it has said why, unless it died
+		s.close(CloseLost)
+		return
+	}
 	s.sh.Log.Warn("backend lost", "client", s.Client, "database", s.acct.Database, "shard", s.connShard, "backend_pid", c.PID, "error", err)
 	if s.phase == phaseLogin {
 		s.wait = waitNothing
@@ -281,18 +320,28 @@ func (s *Session) Lost(err error) {
 	if c.MidMessage() || s.acct.Session {
 		if c.MidMessage() {
 			s.close(CloseLost)
+		} else if f := farewell(err, s.unit.fatal); f != nil {
+			s.fatal(f, CloseLost)
 		} else {
 			s.fatal(e.WithSeverity(pgwire.SeverityFatal), CloseLost)
 		}
 		return
 	}
 	s.capture.on = false
-	if !refused {
-		e = e.WithHint("The transaction was not committed unless its COMMIT was under way; then it may have been.")
-	}
+	s.forgetPrepares()
 	copying := s.copy.mode != copyNone // the client is in the middle of its unit, with nothing to wait for
 	open := s.open || copying && s.copy.extended
 	busy := s.wait == waitAnswer || s.wait == waitInternal || copying && !s.copy.extended
+	left |= s.left
+	if left != 0 {
+		e = e.WithDetail("The session was pinned to it: what it had left there is gone (%s).", left)
+	}
+	switch {
+	case s.inspecting, left != 0 && s.tx == pgwire.TxIdle && !open && !busy:
+		e = e.WithHint("The session goes on without it.")
+	case !refused:
+		e = e.WithHint("The transaction was not committed unless its COMMIT was under way; then it may have been.")
+	}
 	s.copyDrop()
 	s.gone = s.gone || s.begun
 	s.open, s.describing, s.begun = false, false, false
@@ -302,6 +351,14 @@ func (s *Session) Lost(err error) {
 		s.fixed = true
 	}
 	switch {
+	case s.inspecting:
+		// Its statements were answered, and its transaction is over.
+		s.inspecting, s.uncertain, s.left = false, 0, 0
+		s.finish()
+		if left != 0 {
+			s.lost = e
+		}
+		s.drain()
 	case s.wait == waitInternal:
 		// The unit itself was not sent: it is answered when it is looked at again.
 		s.wait = waitNothing

@@ -19,6 +19,8 @@ type view struct {
 	sets bool
 	// queued is the weight of what is queued.
 	queued int
+	// pinned: a backend is held for what was left on it, and for nothing else.
+	pinned bool
 }
 
 func (s *Session) view() view {
@@ -27,7 +29,7 @@ func (s *Session) view() view {
 	if s.open && s.unit.ahead != 0 {
 		tx = s.unit.ahead // should anything before it fail, what is behind it is skipped
 	}
-	return view{tx: tx, held: s.conn != nil && (!s.describing || s.tx == pgwire.TxIdle), sets: s.prologueSets, queued: s.queued}
+	return view{tx: tx, held: s.conn != nil && (!s.describing || s.tx == pgwire.TxIdle), sets: s.prologueSets, queued: s.queued, pinned: s.idlePin()}
 }
 
 // own reports whether st is about the pooler's own settings.
@@ -65,7 +67,7 @@ func (s *Session) localAt(st *parser.Statement, v view) bool {
 		}
 		return !s.hasPrepare(st.Name)
 	case parser.Discard:
-		return st.Name == "ALL" && !v.held && v.tx == pgwire.TxIdle && !s.acct.Session
+		return st.Name == "ALL" && (!v.held || v.pinned) && v.tx == pgwire.TxIdle && !s.acct.Session
 	case parser.Begin:
 		return !v.held && v.tx == pgwire.TxIdle
 	case parser.Set, parser.Reset:
@@ -143,10 +145,14 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 		s.setName(st.Name, nil)
 		tag = "DEALLOCATE"
 	case parser.Discard:
+		if s.pin != 0 {
+			s.unpin()
+		}
 		s.forgetStatements()
 		s.hint = router.Hint{}
 		s.track.Expected = s.base
-		s.tellStart()
+		s.unit.tellStart = true
+		s.listens.unlistenAll()
 		tag = "DISCARD ALL"
 	case parser.Begin:
 		s.tx = pgwire.TxActive
@@ -187,6 +193,7 @@ func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, exte
 			tag = "ROLLBACK"
 		}
 		s.follow(tag == "ROLLBACK", chain)
+		s.listens.end(tag != "ROLLBACK")
 		if chain {
 			s.tx = pgwire.TxActive
 			if s.orphan {
@@ -289,10 +296,13 @@ func (s *Session) answerOwn(dst []byte, st *parser.Statement, extended bool) ([]
 	if s.tenantSetting(st.Set.Name) || st.Set.Name == tenantName && s.acct.Tenants != nil {
 		return s.answerTenant(dst, st, extended)
 	}
+	if roleName(st.Set.Name) {
+		return s.answerRole(dst, st, extended)
+	}
 	target := s.ownSetting(st.Set.Name)
 	if target == nil {
 		return dst, pgwire.Errorf(pgwire.CodeUndefinedObject, "unrecognized configuration parameter %q", st.Set.Name).
-			WithHint("pgkennel knows pgdog.shard and pgdog.sharding_key.")
+			WithHint("pgkennel knows pgdog.shard and pgdog.sharding_key, and pgdog.role at the start of a session.")
 	}
 	if st.Kind == parser.Show {
 		if !extended {
@@ -315,6 +325,22 @@ func (s *Session) answerOwn(dst []byte, st *parser.Statement, extended bool) ([]
 		tag = "RESET"
 	}
 	return pgwire.AppendCommandComplete(dst, tag), nil
+}
+
+// answerRole answers SHOW pgdog.role. It can't be set: a session is where it began.
+func (s *Session) answerRole(dst []byte, st *parser.Statement, extended bool) ([]byte, *pgwire.Error) {
+	if st.Kind != parser.Show {
+		return dst, pgwire.Errorf(pgwire.CodeCantChangeRuntimeParam, "parameter %q cannot be set after connection start", st.Set.Name).
+			WithHint("Connect with the startup parameter pgdog.role=replica, or options=-c pgdog.role=replica.").WithRoutine("startup_parameter")
+	}
+	if !extended {
+		dst = pgwire.AppendRowDescription(dst, ownColumns(st))
+	}
+	role := rolePrimary
+	if s.acct.Replica {
+		role = roleReplica
+	}
+	return pgwire.AppendCommandComplete(pgwire.AppendTextRow(dst, role), "SHOW"), nil
 }
 
 func (s *Session) ownSetting(name string) *string {

@@ -2,6 +2,7 @@ package session
 
 import (
 	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/sharding"
 	"github.com/pgkennel/pgkennel/sharding/topology"
@@ -17,6 +18,9 @@ type Observer interface {
 	// Unit reports a client's Query or extended batch that was answered, or what there is to count at the end of the session. u is the
 	// caller's.
 	Unit(a *Account, u *UnitCounts)
+	// Pinned reports that the session is pinned to its backend by what is new in why; first: by nothing before. Unpinned ends that.
+	Pinned(a *Account, why backend.Taint, first bool)
+	Unpinned(a *Account)
 	// Refused reports a refusal by its stable name; a is the account at work, which may be that of a tenant's transaction.
 	Refused(a *Account, name string)
 	// Error reports an error's SQLSTATE, likewise; server says whose it was.
@@ -128,7 +132,7 @@ func (s *Session) report() {
 
 // observeEnd reports the end of the session, or of the handshake that did not become one.
 func (s *Session) observeEnd() {
-	if s.phase == phaseReady {
+	if s.phase == phaseReady || s.phase == phasePiped {
 		s.report()
 		s.sh.Observer.Closed(s.acct, s.reason)
 		return
@@ -140,6 +144,6 @@ func (s *Session) observeEnd() {
 		s.sh.Observer.Login(s.reason.String())
 	case CloseClient, CloseGone, CloseCancel: // nobody asked for anything, or went to ask for a password
 	case CloseAuth: // reported where it was found out
-	case CloseIdle, CloseIdleTx, CloseLost, CloseInternal: // not before the login's end
+	case CloseIdle, CloseIdleTx, CloseLost, CloseListen, CloseInternal, ClosePinned: // not before the login's end
 	}
 }

@@ -23,6 +23,12 @@ func (s *Session) Relay(b []byte) {
 // Complete implements backend.Owner: it follows what a statement did to the session.
 func (s *Session) Complete(step *backend.Step, tag []byte) {
 	if step.Internal {
+		if step.Ref == exec.RefInspect {
+			if found, ok := exec.Inspected(tag); ok {
+				s.left, s.uncertain = found, 0
+			}
+			return
+		}
 		s.soFar(step)
 		return
 	}
@@ -31,6 +37,7 @@ func (s *Session) Complete(step *backend.Step, tag []byte) {
 	}
 	if step.Kind == backend.StepExecute && int(step.Ref) < len(s.unit.executed) && s.unit.executed[step.Ref].message == nil {
 		s.conn.Taint(backend.TaintUnjudged) // the server knows the portal, and nobody here what it ran
+		s.touched = s.pin != 0
 	}
 	if tag == nil {
 		s.suspended(step)
@@ -117,16 +124,22 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 			s.track.Commit()
 		}
 		s.follow(rolledBack, st.Tx != nil && st.Tx.Chain)
+		s.listens.end(!rolledBack)
 		s.unit.failed = false
 		s.track.Begin()
 	case parser.Savepoint:
 		s.track.Savepoint(st.Name)
+		s.listens.savepoint(st.Name)
 	case parser.Release:
 		s.track.Release(st.Name)
 		s.followSavepoint(false)
+		s.listens.release(st.Name)
 	case parser.RollbackTo:
 		s.track.RollbackTo(st.Name)
 		s.followSavepoint(true)
+		s.listens.rollbackTo(st.Name)
+	case parser.Listen, parser.Unlisten:
+		s.listens.change(st)
 	case parser.Set, parser.Reset, parser.ResetAll:
 		if !s.own(st) {
 			s.applySetting(st)
@@ -138,6 +151,7 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 			s.forgetStatements()
 			s.hint = router.Hint{}
 			s.track.Have, s.track.Expected = nil, s.base
+			s.listens.unlistenAll()
 		}
 	case parser.Deallocate:
 		if st.Name == "" {
@@ -186,6 +200,7 @@ func (s *Session) Failed(step *backend.Step, msg []byte) {
 	switch {
 	case step.Kind == backend.StepBind && e.Code == pgwire.CodeProtocolViolation:
 		s.misled(s.unnamed) // it may have formats for columns that are no more
+		msg = s.inItsWords(step, e, msg)
 	case step.Kind == backend.StepQuery:
 		s.judge(s.unit.message, e.Code)
 	case step.Kind == backend.StepExecute && int(step.Ref) < len(s.unit.executed):
@@ -274,6 +289,8 @@ func (s *Session) failedInternal(step *backend.Step, e *pgwire.Error) {
 		if h := s.unit.heal; !h.failed {
 			h.failed, h.err = true, pgwire.AppendErrorResponse(nil, e)
 		}
+	case exec.RefInspect: // what may be left is taken to be left
+		s.uncertain++
 	default:
 		s.conn.Taint(backend.TaintProtocol)
 	}
@@ -311,6 +328,11 @@ func (s *Session) Parameter(name, value string) {
 	}
 	if s.told.value(name) != value {
 		s.untold = 2 // what is changed back in front of the next unit, another server may not report
+		if s.track.Have != s.track.Expected && s.pending(name) {
+			if _, ok := s.startValue(name); ok {
+				return // which is what the client hears at the end of the unit
+			}
+		}
 		s.tell(name, value)
 	}
 }
@@ -332,6 +354,9 @@ func (s *Session) Ready(step *backend.Step, tx pgwire.TxStatus) {
 			s.afterDescribe()
 		case exec.RefSync:
 			s.status(tx)
+		case exec.RefInspect:
+			s.inspected()
+			return
 		}
 		if s.wait == waitInternal && (s.conn == nil || s.conn.Pending() == 0) {
 			s.wait = waitNothing
@@ -344,11 +369,16 @@ func (s *Session) Ready(step *backend.Step, tx pgwire.TxStatus) {
 
 // ended ends a unit whose end the server has answered.
 func (s *Session) ended(tx pgwire.TxStatus) {
+	if s.listens != nil && s.awaitsArrival(tx) {
+		return
+	}
 	if s.unit.outside || s.describing {
 		s.afterDescribe()
 	} else {
 		s.status(tx)
-		s.afterServer()
+		if s.afterServer() {
+			return
+		}
 	}
 	s.finish()
 	s.drain()
@@ -356,19 +386,19 @@ func (s *Session) ended(tx pgwire.TxStatus) {
 
 // status takes over the transaction status that the server reported at the end of a unit.
 func (s *Session) status(tx pgwire.TxStatus) {
-	if s.conn.Tainted()&backend.TaintContext != 0 && s.tx == pgwire.TxIdle && tx == pgwire.TxFailed {
+	if s.conn != nil && s.conn.Tainted()&backend.TaintContext != 0 && s.tx == pgwire.TxIdle && tx == pgwire.TxFailed {
 		tx = pgwire.TxIdle // the failed transaction is ours: the client began none
 	}
 	s.tx = tx
 	s.begun = tx != pgwire.TxIdle
 }
 
-// afterServer is what is done with the backend at the end of a unit.
-func (s *Session) afterServer() {
+// afterServer is what is done with the backend at the end of a unit. It returns true if the unit ends later, by inspected.
+func (s *Session) afterServer() bool {
 	s.open, s.describing = false, false
 	s.encodingQueued = false
 	if s.conn == nil {
-		return
+		return false
 	}
 	if s.conn.Tainted()&backend.TaintContext != 0 {
 		// It does not carry what the session wants; nothing more runs on it.
@@ -380,20 +410,26 @@ func (s *Session) afterServer() {
 		s.conn.Taint(backend.TaintContext)
 		c := s.conn
 		s.conn = nil
+		s.unpinned()
 		c.Own(nil)
 		s.drv.Discard(c, backend.TaintContext.First())
-		return
+		return false
 	}
 	if s.tx != pgwire.TxIdle {
 		s.tellChanges()
-		return
+		return false
 	}
 	s.endImplicit()
 	s.tellChanges()
 	s.conn.Have = s.track.Have
-	if !s.acct.Session {
+	switch {
+	case s.acct.Session:
+	case s.conn.Tainted() != 0 && s.inspects():
+		return true
+	case s.pin == 0:
 		s.release()
 	}
+	return false
 }
 
 // afterDescribe lets go of a backend that only described.
@@ -403,7 +439,7 @@ func (s *Session) afterDescribe() {
 		s.tx = pgwire.TxFailed
 	}
 	s.open, s.describing, s.unit.outside = false, false, false
-	if s.conn != nil && !s.acct.Session {
+	if s.conn != nil && !s.holds() {
 		s.release()
 	}
 }

@@ -29,7 +29,7 @@ type searchPath struct {
 func (s *Session) searchPath() *searchPath {
 	r := s.rtr
 	p := s.path
-	if s.unit.pathMoves || s.acct.Session && s.unjudged() {
+	if s.unit.pathMoves || s.unjudged() && s.holds() {
 		return &unknownPath
 	}
 	unicode := s.utf8()

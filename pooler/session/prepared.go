@@ -1,7 +1,11 @@
 package session
 
 import (
+	"strings"
+
 	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
 )
 
@@ -84,6 +88,25 @@ func (s *Session) settleUnsent() {
 	if s.conn == nil {
 		s.settleNames()
 	}
+}
+
+// inItsWords is a server's error in which a statement is called as the client calls it.
+func (s *Session) inItsWords(step *backend.Step, e *pgwire.Error, msg []byte) []byte {
+	quoted := func(name string) string { return `"` + name + `"` }
+	theirs := func(p *state.Prepared, name string) []byte {
+		own := *e
+		own.Message = strings.ReplaceAll(e.Message, quoted(p.Name), quoted(name))
+		return pgwire.AppendErrorResponse(nil, &own)
+	}
+	if p := s.unnamed; p != nil && step.Unnamed {
+		return theirs(p, "")
+	}
+	for name, n := range s.names {
+		if n.prep != nil && strings.Contains(e.Message, quoted(n.prep.Name)) {
+			return theirs(n.prep, name)
+		}
+	}
+	return msg
 }
 
 // forgetStatements drops all prepared statements: DEALLOCATE ALL, DISCARD ALL. PostgreSQL keeps the unnamed one.

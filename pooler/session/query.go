@@ -64,7 +64,9 @@ func (s *Session) queryOf(shape *parser.Shape, body, frame []byte) bool {
 		s.refuseUnit(errParted, true)
 		return true
 	}
-	s.dropUnnamed()
+	if frame[0] == pgwire.MsgQuery {
+		s.dropUnnamed()
+	}
 	if len(m.Statements) == 0 && m.Unparsable == nil && !s.open {
 		s.routed(RouteLocal)
 		s.toClient(pgwire.AppendEmptyQuery(s.scratch()))
@@ -106,6 +108,10 @@ func (s *Session) queryOf(shape *parser.Shape, body, frame []byte) bool {
 		return true
 	}
 	if e := s.sequences(m); e != nil {
+		s.refuseUnit(e, true)
+		return true
+	}
+	if e := s.pins(m); e != nil {
 		s.refuseUnit(e, true)
 		return true
 	}
@@ -153,11 +159,17 @@ func (s *Session) awaitsSoFar() bool {
 // sendQuery runs a simple Query on a backend as plan says.
 func (s *Session) sendQuery(m *parser.Message, plan sharding.Plan, frame []byte) bool {
 	if !s.unit.internalDone {
+		if refusal, wait := s.awaitsChannels(m); refusal != nil {
+			s.refuseUnit(refusal, true)
+			return true
+		} else if wait {
+			return false // it is looked at anew: its backend may be lost meanwhile
+		}
 		if refusal, ok := s.acquire(plan); refusal != nil {
 			s.refuseUnit(refusal, true)
 			return true
 		} else if !ok {
-			s.unit.plan, s.unit.waitsPlanned = plan, true
+			s.unit.plan, s.unit.waitsPlanned = plan, s.wait != waitJob
 			return false
 		}
 		out, owed := s.lead(s.scratch())
@@ -177,13 +189,19 @@ func (s *Session) sendQuery(m *parser.Message, plan sharding.Plan, frame []byte)
 		s.unit.internalDone = false
 		return s.sendQuery(m, plan, frame)
 	}
-	if s.note(m, plan) {
+	if again := s.note(m, plan); frame[0] != pgwire.MsgQuery {
+		s.fixed = true // it can't be said again
+	} else if again {
 		sql, _ := pgwire.DecodeQuery(frame[pgwire.HeaderBytes:])
 		s.queue(sqlOf(sql, m.Statements[0]))
 	}
 	s.unit.plan = plan
 	s.routed(s.routeOf(plan, m))
-	exec.Query(s.conn, 0)
+	if frame[0] == pgwire.MsgQuery {
+		exec.Query(s.conn, 0)
+	} else {
+		exec.Call(s.conn, 0)
+	}
 	s.open = false
 	s.wait = waitAnswer
 	s.drv.ToBackend(s.conn, frame)
@@ -197,8 +215,9 @@ func (s *Session) failInternal(e *pgwire.Error) {
 	}
 	s.unit.answered, s.unit.failed = true, true
 	s.toClient(pgwire.AppendErrorResponse(s.scratch(), e))
-	s.afterServer()
-	s.finish()
+	if !s.afterServer() {
+		s.finish()
+	}
 }
 
 // endsTransaction reports whether the first statement of m would leave a failed transaction.
@@ -227,6 +246,9 @@ func (s *Session) runsFailed(st *parser.Statement, tx pgwire.TxStatus) bool {
 
 var errInFailedTransaction = pgwire.Errorf(pgwire.CodeInFailedTransaction,
 	"current transaction is aborted, commands ignored until end of transaction block")
+
+// briefText is how many bytes of SQL are parsed in no more than some milliseconds.
+const briefText = 16 << 10
 
 // lookup is how a text's Message is found.
 type lookup uint8
@@ -258,7 +280,10 @@ func (s *Session) parse(sql []byte, shape *parser.Shape, how lookup) *parser.Mes
 		s.job = job{}
 		return m
 	}
-	text, by := string(sql), s.acct.owner()
+	text, by, kind := string(sql), s.acct.owner(), Brief
+	if len(text) > briefText {
+		kind = Heavy
+	}
 	done := s.drv.Offload(func() {
 		s.job = job{sql: text}
 		switch how {
@@ -269,7 +294,7 @@ func (s *Session) parse(sql []byte, shape *parser.Shape, how lookup) *parser.Mes
 		case byText:
 			s.job.message = s.sh.Cache.ParseText([]byte(text), new(parser.Shape), by)
 		}
-	}, false)
+	}, kind)
 	if !done {
 		s.wait = waitJob
 		return nil
@@ -294,7 +319,7 @@ func (s *Session) awaitsSchema(m *parser.Message) bool {
 	}
 	wait := s.schemaWait
 	s.schemaWait = nil
-	if s.drv.Offload(wait, true) {
+	if s.drv.Offload(wait, Waits) {
 		s.rtr = s.acct.Cluster.Router()
 		return false
 	}

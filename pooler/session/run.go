@@ -156,6 +156,14 @@ func (s *Session) runBatch(plan sharding.Plan, how end) bool {
 		return true
 	}
 	if !s.unit.internalDone {
+		if refusal, wait := s.awaitsExecuted(); refusal != nil {
+			s.dropItems()
+			s.refuseUnit(refusal, how == endSync)
+			return true
+		} else if wait {
+			s.dropItems()
+			return false
+		}
 		if refusal, ok := s.acquire(plan); refusal != nil {
 			s.dropItems()
 			s.refuseUnit(refusal, how == endSync)

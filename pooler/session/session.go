@@ -32,6 +32,9 @@ type Driver interface {
 	// Checkout takes a backend of the shard for the account from its pool, rather one whose Have has the given Mark, or returns nil: Granted or
 	// CheckoutFailed follows.
 	Checkout(a *Account, shard topology.ShardID, mark uint64) *backend.Conn
+	// Dedicate opens a connection to a server of the shard with these startup parameters, which is for this session only and is piped; Dedicated or
+	// CheckoutFailed follows. It is not the pools', and Discard ends it.
+	Dedicate(a *Account, shard topology.ShardID, params []pgwire.Param)
 	// Withdraw takes a checkout that was not answered yet back.
 	Withdraw()
 	// Release gives a clean backend back to its pool.
@@ -42,20 +45,33 @@ type Driver interface {
 	Part(c *backend.Conn, clean bool)
 	// CancelBackend sends a cancel request to a backend's server.
 	CancelBackend(c *backend.Conn)
+	// Calm takes over a backend that is Calmable; it goes back to its pool when no cancel request can reach what it runs next.
+	Calm(c *backend.Conn)
 	// CancelRequest handles a client's cancel request, which is all that this connection is for. CancelDone says when that is done.
 	CancelRequest(pid uint32, secret []byte)
 	// Register gives the session its cancel key; secret has n bytes.
 	Register(n int) (pid uint32, secret []byte)
 	// StartTLS begins the handshake with the client as its server, after what was sent so far.
 	StartTLS()
-	// Offload runs job where it blocks nobody; long: it may wait for others, these sessions among them. It returns true when the job is
-	// done already, else Resume follows.
-	Offload(job func(), long bool) bool
+	// Offload runs job where it blocks nobody. It returns true when the job is done already, else Resume follows.
+	Offload(job func(), kind Job) bool
 	// Parameters asks for a server's parameters; ParametersKnown or CheckoutFailed follows.
 	Parameters(a *Account)
+	// Ear lets the session listen for notifications; Hear follows where some wait. Nil = it can't.
+	Ear(a *Account) Ear
 	// Close ends the connection after what was sent so far.
 	Close()
 }
+
+// Job says how a job takes its time.
+type Job uint8
+
+// Brief jobs take some milliseconds of a processor at most, heavy ones may take more, and what waits does so for others, sessions among them.
+const (
+	Brief Job = iota
+	Heavy
+	Waits
+)
 
 // Shared is what all sessions of a pooler have in common. It is read only.
 type Shared struct {
@@ -96,6 +112,7 @@ const (
 	phaseAuth                     // in the authentication exchange
 	phaseLogin                    // waits for the server's parameters, or for what it makes of the client's own
 	phaseReady                    // serves statements
+	phasePiped                    // passes on what client and server say: a replication connection
 	phaseClosed
 )
 
@@ -103,13 +120,14 @@ const (
 type waiting uint8
 
 const (
-	waitNothing  waiting = iota
-	waitBackend          // a checkout
-	waitJob              // Offload
-	waitAnswer           // ReadyForQuery to what was sent
-	waitInternal         // ReadyForQuery to something of ours, before the unit itself is sent
-	waitParams           // the server's parameters
-	waitCancel           // what the cancel request cancels
+	waitNothing   waiting = iota
+	waitBackend           // a checkout
+	waitJob               // Offload
+	waitAnswer            // ReadyForQuery to what was sent
+	waitInternal          // ReadyForQuery to something of ours, before the unit itself is sent
+	waitParams            // the server's parameters
+	waitCancel            // what the cancel request cancels
+	waitDedicated         // a connection of its own
 )
 
 // Session is one client connection. What only those at work need is apart: see work.
@@ -135,7 +153,8 @@ type Session struct {
 	// unnamedTold is what the client was told of it; nil = nothing.
 	unnamedTold *state.Shape
 	names       map[string]*named
-	told        *told // parameters as the client knows them: see know
+	listens     *listens // nil = to nothing
+	told        *told    // parameters as the client knows them: see know
 
 	stats Counters
 	idle  int64 // deadline between units, in the driver's nanoseconds; 0 = none
@@ -159,6 +178,8 @@ type Session struct {
 	foreign        bool // client_encoding is not UTF8
 	// long: it was logged that the client sends longer statements than the operator expects.
 	long bool
+	// pinTold: it was logged that the session was pinned, or would have been.
+	pinTold bool
 }
 
 // Stats are a session's counters, for the console.
@@ -248,6 +269,8 @@ func (s *Session) Resume() {
 		s.stepped()
 	case s.hs != nil && s.hs.console.ready:
 		s.consoleAnswered()
+	default:
+		s.arrived()
 	}
 	s.drain()
 }
@@ -298,6 +321,8 @@ func (s *Session) consume(b []byte) int {
 			} else {
 				n = s.step(b[pos:])
 			}
+		case phasePiped:
+			n = s.pass(b[pos:])
 		case phaseTLS, phaseLogin, phaseClosed:
 		}
 		if n == 0 {
@@ -349,7 +374,10 @@ func (s *Session) Closed() bool { return s.phase == phaseClosed }
 
 // Idle reports whether the session is between transactions with nothing under way: it may be closed without loss.
 func (s *Session) Idle() bool {
-	return s.phase != phaseReady || s.work == nil || !s.blocked() && s.tx == pgwire.TxIdle && !s.open && s.copy.mode == copyNone && (s.conn == nil || s.acct.Session)
+	if s.phase == phasePiped {
+		return s.conn == nil || s.conn.PipeIdle() && !s.conn.MidMessage()
+	}
+	return s.phase != phaseReady || s.work == nil || !s.blocked() && s.tx == pgwire.TxIdle && !s.open && s.copy.mode == copyNone && (s.conn == nil || s.holds())
 }
 
 // Account is who the session belongs to; nil before its login.
@@ -399,6 +427,8 @@ func (s *Session) Snapshot() Stats { return Stats{s.stats, s.errors} }
 // State names what the session does, as PgBouncer's SHOW CLIENTS has it.
 func (s *Session) State() string {
 	switch {
+	case s.phase == phasePiped:
+		return "active"
 	case s.phase != phaseReady:
 		return "login"
 	case s.wait == waitBackend:

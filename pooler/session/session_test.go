@@ -12,14 +12,14 @@ import (
 func TestCloseReasonsHaveNames(t *testing.T) {
 	t.Parallel()
 	seen := map[string]bool{}
-	for r := CloseClient; r <= CloseInternal; r++ {
+	for r := CloseClient; r <= ClosePinned; r++ {
 		name := r.String()
 		if name == "" || name == "unknown" || seen[name] {
 			t.Errorf("%d is called %q", r, name)
 		}
 		seen[name] = true
 	}
-	if got := (CloseInternal + 1).String(); got != "unknown" {
+	if got := (ClosePinned + 1).String(); got != "unknown" {
 		t.Errorf("got %q", got)
 	}
 }

@@ -20,9 +20,12 @@ type handshake struct {
 	user       string
 	database   string
 	params     []pgwire.Param
+	replica    bool     // it asks for one of the tenant's
 	account    *Account // of the name in the startup packet; nil if there is none
 	denied     tenant.Refusal
 	server     *auth.Server
+	// replication is the mode of the replication connection that the client asks for; empty = it asks for none.
+	replication string
 	// outcome of a step of the exchange, made off the loop.
 	out    []byte
 	result auth.Result
@@ -139,9 +142,14 @@ func (s *Session) startupMessage(p *pgwire.Startup) {
 		s.fatal(e, CloseProtocol)
 		return
 	}
+	if e := s.hs.role(); e != nil {
+		s.fatal(e, CloseProtocol)
+		return
+	}
 	from, _ := netip.ParseAddrPort(s.Client) // of a unix socket there is none
 	s.hs.account, s.hs.denied = s.sh.Accounts(tenant.Asked{
-		User: s.hs.user, Database: s.hs.database, Option: s.hs.option(), ServerName: s.hs.serverName, From: from.Addr(),
+		User: s.hs.user, Database: s.hs.database, Option: s.hs.option(), ServerName: s.hs.serverName, Replica: s.hs.replica, From: from.Addr(),
+		Physical: s.hs.replication == "true",
 	})
 	var credential *auth.Credential
 	if s.hs.account != nil {
@@ -169,12 +177,12 @@ func (s *Session) startupParams(p *pgwire.Startup) *pgwire.Error {
 		switch {
 		case param.Name == "user", param.Name == "database", param.Name == "options", strings.HasPrefix(param.Name, "_pq_."):
 		case param.Name == "replication":
-			switch strings.ToLower(param.Value) {
-			case "off", "false", "no", "0", "":
-			default:
-				return pgwire.Fatalf(pgwire.CodeFeatureNotSupported, "replication connections are not supported").
-					WithHint("Connect to the server directly.").WithRoutine("replication")
+			mode, ok := replicationOf(param.Value)
+			if !ok {
+				return pgwire.Fatalf(pgwire.CodeInvalidParameterValue, "invalid value for parameter %q: %q", param.Name, param.Value).
+					WithHint(`Valid values are: "false", 0, "true", 1, "database".`)
 			}
+			s.hs.replication = mode
 		default:
 			s.hs.params = append(s.hs.params, param)
 		}
@@ -207,7 +215,7 @@ func (s *Session) authenticate(b []byte) int {
 	if done {
 		step()
 	} else {
-		done = s.drv.Offload(step, false)
+		done = s.drv.Offload(step, Brief)
 	}
 	s.phase = phaseLogin
 	if !done {
@@ -249,6 +257,13 @@ func (s *Session) authenticated(out []byte, r auth.Result) {
 			return
 		}
 	}
+	if r.Err == nil && a != nil && s.hs.replica && !a.Replica { // else it would be the primary, and the client not know
+		s.sh.Observer.Login("no_replica")
+		s.fatal(pgwire.Fatalf(pgwire.CodeFeatureNotSupported, "pgdog.role=replica is not supported for database %q", s.hs.database).WithRoutine("replica_unsupported").
+			WithDetail("Only a tenant with an instance of its own has replicas, for its own logins and those made by pgkennel tenant user.").
+			WithHint("Connect without pgdog.role."), CloseAuth)
+		return
+	}
 	if r.Err == nil && a == nil {
 		r.Err = s.hs.server.Denied()
 		r.Reason = auth.ReasonUnknownUser
@@ -271,6 +286,10 @@ func (s *Session) authenticated(out []byte, r auth.Result) {
 	s.phase = phaseLogin
 	if e := s.startValues(); e != nil {
 		s.fatal(e, CloseProtocol)
+		return
+	}
+	if s.hs.replication != "" {
+		s.replicate()
 		return
 	}
 	s.toClient(pgwire.AppendAuthenticationOk(nil))
@@ -301,6 +320,30 @@ func (h *handshake) option() string {
 	return name
 }
 
+// role looks at where the client wants its session to be, among its parameters.
+func (h *handshake) role() *pgwire.Error {
+	for _, p := range h.params {
+		if !roleName(strings.ToLower(p.Name)) {
+			continue
+		}
+		switch strings.ToLower(p.Value) {
+		case rolePrimary:
+			h.replica = false
+		case roleReplica:
+			h.replica = true
+		default:
+			return pgwire.Fatalf(pgwire.CodeInvalidParameterValue, "invalid value for parameter %q: %q", p.Name, p.Value).
+				WithHint("It is primary or replica.").WithRoutine("startup_parameter")
+		}
+	}
+	return nil
+}
+
+const rolePrimary, roleReplica = "primary", "replica"
+
+// roleName reports whether a setting is the one that says at which servers a session is. It is said at its start only.
+func roleName(name string) bool { return name == "pgdog.role" || name == "pgkennel.role" }
+
 // startValues turns the startup parameters into the session's settings.
 func (s *Session) startValues() *pgwire.Error {
 	var vars []state.Var
@@ -318,6 +361,9 @@ func (s *Session) startValues() *pgwire.Error {
 		if target := s.ownSetting(name); target != nil {
 			*target = p.Value
 			continue
+		}
+		if roleName(name) {
+			continue // likewise
 		}
 		if strings.HasPrefix(name, "pgdog.") {
 			continue // PgDog's own, without a meaning here
@@ -357,7 +403,7 @@ func (s *Session) login() {
 	s.told = &told{server: s.acct.Cluster.Parameters()}
 	s.foreign = foreignEncoding(s.told.value(clientEncoding))
 	if name, ok := s.base.Get("application_name"); ok {
-		s.know("application_name", name.Value)
+		s.know("application_name", s.inASCII(name.Value))
 	}
 	s.know("session_authorization", s.acct.User)
 	if s.base.Without("application_name") == nil {

@@ -36,6 +36,8 @@ type unit struct {
 	outside bool
 	// copyTold: the client was told to send rows before the server was.
 	copyTold bool
+	// tellStart: the client is told the values of its start at the unit's end.
+	tellStart bool
 	// copyRefusal is why a COPY was failed.
 	copyRefusal *pgwire.Error
 	// pathMoves: something was sent in this unit, or planned in front of what is planned now, that may change search_path.
@@ -137,12 +139,9 @@ func (s *Session) step(b []byte) int {
 	case pgwire.MsgCopyData, pgwire.MsgCopyDone, pgwire.MsgCopyFail:
 		// PostgreSQL drops these outside of COPY: the client may not have seen yet that it failed (manual, 55.2.6).
 	case pgwire.MsgFunctionCall:
-		if s.awaitsSoFar() {
-			return 0 // as a Query
+		if !s.functionCall(body, b[:total]) {
+			return 0
 		}
-		s.start()
-		s.refuseUnit(pgwire.Errorf(pgwire.CodeFeatureNotSupported, "function call messages are not supported").
-			WithHint("Call the function by SELECT.").WithRoutine("function_call"), true)
 	}
 	return total
 }
@@ -188,6 +187,9 @@ func (s *Session) start() {
 
 // finish ends a unit: the client gets ReadyForQuery.
 func (s *Session) finish() {
+	if s.unit.tellStart {
+		s.tellStart()
+	}
 	now := s.drv.Now()
 	ns := now - s.clock.unitStart
 	s.stats.QueryNanos += ns
@@ -212,6 +214,9 @@ func (s *Session) finish() {
 	s.armIdle(now)
 	switch s.tx {
 	case pgwire.TxIdle:
+		if s.listens != nil {
+			s.tellNotifications()
+		}
 		s.toClient(readyIdle)
 	case pgwire.TxActive:
 		s.toClient(readyActive)
@@ -232,6 +237,9 @@ func (s *Session) armIdle(now int64) {
 	if s.tx != pgwire.TxIdle {
 		limit = s.acct.IdleTransactionTimeout
 	}
+	if s.idlesPinned() {
+		limit = s.acct.PinTimeout
+	}
 	s.idle = 0
 	if limit > 0 {
 		s.idle = now + limit
@@ -242,13 +250,16 @@ func (s *Session) armIdle(now int64) {
 // would be the next transaction's, and for whom it runs is one of them.
 func (s *Session) endTransaction() {
 	s.endImplicit()
+	if s.listens != nil {
+		s.settleListens()
+	}
 	s.begun, s.fixed, s.strictIsolation, s.prologueSets, s.ran = false, false, false, false, false
 	if len(s.prologue) > 0 {
 		s.prologue, s.prologueLocal, s.queued = emptied(s.prologue), emptied(s.prologueLocal), 0
 	}
 	s.encodingQueued = false
 	s.forgetPortals()
-	s.lost, s.gone = nil, false
+	s.gone = false
 	s.chosen()
 	s.writes = nil
 	if s.ddl {
@@ -324,7 +335,7 @@ func (s *Session) settleDescribing() bool {
 	}
 	out := exec.Sync(s.scratch(), s.conn, true, exec.RefSettle)
 	s.open = false
-	if s.conn.Pending() > 1 || s.acct.Session { // in session pooling it is kept
+	if s.conn.Pending() > 1 || s.holds() {
 		s.wait = waitInternal
 		s.send(out)
 		return false

@@ -1,6 +1,8 @@
 package session
 
 import (
+	"fmt"
+	"strconv"
 	"strings"
 
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
@@ -56,7 +58,7 @@ func (s *Session) tellStart() {
 func (s *Session) startValue(name string) (string, bool) {
 	if name == "application_name" {
 		if v, ok := s.base.Get(name); ok {
-			return v.Value, true
+			return s.inASCII(v.Value), true
 		}
 	}
 	if own := s.place().drop(s.base); own.Without("application_name") != nil {
@@ -76,6 +78,27 @@ func (s *Session) startValue(name string) (string, bool) {
 		}
 	}
 	return "", false
+}
+
+// inASCII is an application_name as servers keep it: bytes that are not printable ASCII are question marks, and from PostgreSQL 16 on told by number.
+func (s *Session) inASCII(name string) string {
+	if !strings.ContainsFunc(name, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return name
+	}
+	major, _, _ := strings.Cut(s.told.value("server_version"), ".")
+	version, err := strconv.Atoi(major)
+	var b strings.Builder
+	for i := range len(name) {
+		switch c := name[i]; {
+		case c >= ' ' && c <= '~':
+			b.WriteByte(c)
+		case err == nil && version < 16:
+			b.WriteByte('?')
+		default:
+			fmt.Fprintf(&b, `\x%02x`, c)
+		}
+	}
+	return b.String()
 }
 
 // tell sends a parameter whose value is news to the client.

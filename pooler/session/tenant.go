@@ -257,7 +257,7 @@ var errOrphaned = pgwire.Errorf(pgwire.CodeActiveTransaction, "the choice of the
 // fits reports whether the backend at hand is one for the tenant, or nobody, whose statements run now.
 func (s *Session) fits() bool {
 	if a := s.at(); s.connAt != a {
-		if a.Login != s.connAt.Login || s.begun || s.open {
+		if a.Login != s.connAt.Login || s.begun || s.open || !s.serves(a) {
 			return false
 		}
 		s.connAt = a // what it lacks goes in front of what it is asked next
@@ -277,6 +277,10 @@ func (s *Session) stays(plan sharding.Plan) bool {
 
 // settle makes the session a tenant's, or nobody's, from now on. It is between transactions.
 func (s *Session) settle(a *Account) {
+	if s.listens != nil && a.Place != s.acct.Place {
+		s.retiring, s.retireReason = errMoved, CloseListen // what it hears now is not for whom it is next
+		s.deaf()
+	}
 	old := s.acct.Place
 	s.base = a.Place.carry(old.drop(s.base))
 	s.track.Expected = a.Place.carry(old.drop(s.track.Expected))
@@ -498,6 +502,10 @@ func (s *Session) setTenant(byName bool, value string, local bool) *pgwire.Error
 		return nil
 	case s.unit.settled, s.visit.account != nil:
 		return errTenantFixed
+	case !local && s.listens != nil:
+		return errListens
+	case !s.serves(to):
+		return s.pinnedByOther()
 	}
 	if e := s.visitsOnly(to); e != nil {
 		return e

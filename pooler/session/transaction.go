@@ -22,7 +22,7 @@ func (s *Session) acquire(plan sharding.Plan) (refusal *pgwire.Error, ok bool) {
 	if s.conn != nil {
 		fits := s.fits()
 		if fits && (want == AnyShard || want == s.connShard) {
-			return nil, true
+			return nil, s.listens == nil || !s.awaitsVoice(plan)
 		}
 		if s.open && s.quiet && s.wait == waitNothing {
 			// Only Parse and Describe are under way: once they are answered, nothing keeps the transaction here.
@@ -35,7 +35,9 @@ func (s *Session) acquire(plan sharding.Plan) (refusal *pgwire.Error, ok bool) {
 			if !fits {
 				s.visit.keep = false
 				s.endVisit()
-				refusal = tooLate()
+				if refusal = tooLate(); s.pin != 0 {
+					refusal = s.pinnedByOther()
+				}
 			}
 			return refusal, false
 		}
@@ -45,20 +47,37 @@ func (s *Session) acquire(plan sharding.Plan) (refusal *pgwire.Error, ok bool) {
 		return e, false
 	}
 	s.clock.wait = s.drv.Now()
-	c := s.drv.Checkout(s.at(), want, s.track.Base().Mark())
-	if c == nil {
-		s.wait = waitBackend
-		return nil, false
+	for {
+		c := s.drv.Checkout(s.at(), want, s.track.Base().Mark())
+		if c == nil {
+			s.wait = waitBackend
+			return nil, false
+		}
+		if s.outdated(c) {
+			s.drv.Discard(c, backend.TaintContext.First())
+			continue
+		}
+		s.take(c)
+		return nil, s.listens == nil || !s.awaitsVoice(plan)
 	}
-	s.take(c)
-	return nil, true
 }
+
+// outdated reports whether c was opened when its database was not prepared for sealed tenants, for one of whom it is wanted. It may be by now: another
+// connection finds that out.
+func (s *Session) outdated(c *backend.Conn) bool {
+	return c.Start == 0 && c.Opened != 0 && s.drv.Now()-c.Opened > unpreparedFor && s.track.Base().Sealed()
+}
+
+// unpreparedFor is how long that is believed of a connection, in nanoseconds.
+const unpreparedFor = 250e6
 
 // leave lets go of the backend because a statement is for another shard, where that changes nothing for the client.
 func (s *Session) leave() *pgwire.Error {
 	cross := pgwire.Errorf(pgwire.CodeFeatureNotSupported, "the statement is for another shard than its transaction").
 		WithRoutine(router.RefusalCrossShard)
 	switch {
+	case s.pin != 0:
+		return s.pinnedElsewhere()
 	case s.acct.Session && (s.tx == pgwire.TxIdle || s.begun || s.named()) && !s.open:
 		return cross.WithDetail("In session pooling a client stays on the shard of its first statement.").
 			WithHint("Use transaction pooling, or one connection per shard.")
@@ -91,6 +110,7 @@ func (s *Session) named() bool { return len(s.names) > 0 }
 func (s *Session) take(c *backend.Conn) {
 	s.conn, s.connShard, s.connAt = c, c.Shard, s.at()
 	s.cleanSequences = false
+	c.Deaf = !s.acct.Session
 	c.Own(s)
 	if s.clock.wait != 0 {
 		s.stats.WaitNanos += s.drv.Now() - s.clock.wait
@@ -105,6 +125,11 @@ func (s *Session) Granted(c *backend.Conn) {
 		return
 	}
 	s.wait = waitNothing
+	if s.phase == phaseReady && s.outdated(c) {
+		s.drv.Discard(c, backend.TaintContext.First())
+		s.drain()
+		return
+	}
 	s.take(c)
 	if s.phase == phaseLogin {
 		s.probe()
@@ -115,7 +140,7 @@ func (s *Session) Granted(c *backend.Conn) {
 
 // CheckoutFailed answers Checkout or Parameters.
 func (s *Session) CheckoutFailed(e *pgwire.Error) {
-	if s.wait != waitBackend && s.wait != waitParams {
+	if s.wait != waitBackend && s.wait != waitParams && s.wait != waitDedicated {
 		return
 	}
 	s.wait, s.clock.wait = waitNothing, 0
@@ -134,7 +159,7 @@ func (s *Session) lead(out []byte) ([]byte, bool) {
 	if s.open {
 		return out, false // in the middle of a pipeline nothing can go in front
 	}
-	if s.readsSequences && !s.cleanSequences && !s.begun {
+	if (s.readsSequences || s.holds()) && !s.cleanSequences && !s.begun { // who keeps the backend may ask later for what comes from now on
 		s.cleanSequences = true
 		out = exec.Internal(out, c, exec.RefDiscard, "DISCARD SEQUENCES")
 	}
@@ -186,13 +211,18 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 	}
 	if plan.Unjudged {
 		s.conn.Taint(backend.TaintUnjudged)
+		s.touched = s.pin != 0
 		s.unit.pathMoves = true
 	}
 	if m.Unparsable != nil {
+		s.touched = s.pin != 0
 		s.fixed = true // and tainted if anything of it ran: see judge
 		return false
 	}
 	for _, st := range m.Statements {
+		if s.pin != 0 {
+			s.notePin(st)
+		}
 		if st.Inert {
 			s.fixed = s.fixed || !st.ReadOnly || st.Kind != parser.Select
 			continue
@@ -200,6 +230,9 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 		s.noteParsing(st)
 		s.moves(st)
 		if t := taintOf(st); t != 0 {
+			if st.Kind == parser.Listen && s.listens != nil {
+				s.listens.ear.Own(s.conn)
+			}
 			s.conn.Taint(t)
 			s.fixed = s.fixed || t != backend.TaintSQLPrepare
 		}
@@ -354,12 +387,18 @@ func (s *Session) part(out []byte) {
 func (s *Session) release() {
 	c := s.conn
 	s.conn = nil
+	s.unpinned()
 	s.forgetPrepares()
 	s.open, s.describing, s.begun = false, false, false
 	c.Own(nil)
 	switch {
 	case c.Clean():
 		s.drv.Release(c)
+	case c.Calmable() && !s.acct.Session:
+		s.drv.Calm(c)
+	case !s.acct.Session && c.Unlistens():
+		s.drv.ToBackend(c, exec.Internal(nil, c, exec.RefUnlisten, "UNLISTEN *"))
+		s.drv.Part(c, false)
 	case c.Tainted() != 0:
 		s.drv.Discard(c, c.Tainted().First())
 	default:
@@ -373,7 +412,12 @@ func (s *Session) letGo() {
 	if c == nil {
 		return
 	}
+	s.unpinned()
 	switch {
+	case s.inspecting: // what it was asked is of no use any more
+		s.release()
+	case c.Piped():
+		s.unpipe()
 	case c.Pending() > 0 || s.open || s.copy.mode != copyNone:
 		if c.Pending() > 0 {
 			s.drv.CancelBackend(c) // what it still works on is for nobody
@@ -398,7 +442,7 @@ func (s *Session) letGo() {
 
 // reset cleans a backend of everything a session in session pooling may have left.
 func (s *Session) reset(c *backend.Conn) {
-	out := s.scratch()
+	var out []byte // an answer to the client may be in the making
 	if c.Tx() != pgwire.TxIdle {
 		out = exec.Internal(out, c, exec.RefRollback, "ROLLBACK")
 	}

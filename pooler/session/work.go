@@ -104,6 +104,15 @@ type facts struct {
 	orphan bool
 	// ran: something of the client's transaction was sent to a backend.
 	ran bool
+	// pin is what the session has left on conn, for which it keeps it; 0 = nothing. touched: that may have changed in the transaction.
+	pin     backend.Taint
+	touched bool
+	// inspecting: it is being asked what there is; left is that.
+	inspecting bool
+	left       backend.Taint
+	uncertain  uint8 // how often it could not be told
+	// leaving: the last that the client of a replication connection said is goodbye.
+	leaving bool
 }
 
 // rest is what few sessions that rest have.

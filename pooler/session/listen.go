@@ -1,0 +1,334 @@
+package session
+
+import (
+	"slices"
+
+	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/notify"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/sharding"
+)
+
+// In transaction pooling a session has no connection to listen with. Its LISTEN runs on the server as any statement, so that PostgreSQL says what
+// it says, and the connection gets UNLISTEN * before it goes back to its pool. Who listens is another connection, for all, which does so before the
+// statement runs; from the commit on the session has what arrives there. See package notify.
+
+// Ear is how a session listens. Its methods return at once; what they return to wait by does not. *notify.Listener is one.
+type Ear interface {
+	// Prepare has channels listened to, for a LISTEN that is about to run.
+	Prepare(channels []string) (wait func() *pgwire.Error)
+	// Own notes that the session's LISTEN is about to run on c.
+	Own(c *backend.Conn)
+	// Commit takes over what a transaction did.
+	Commit(changes []notify.Change)
+	// Sweep notes that what has arrived is for the client whatever it listens to from now on.
+	Sweep()
+	// Settle is when nothing more is to be committed of what was prepared. It reports whether anything is listened to.
+	Settle() (listens bool)
+	// Arrive waits until everything that is committed by now has arrived.
+	Arrive() (wait func())
+	// Knows reports whether what arrives from c from now on is by the session.
+	Knows(c *backend.Conn) bool
+	// Next is the next notification for the client, as a message; nil = there is none.
+	Next() []byte
+	// Close ends the listening.
+	Close()
+}
+
+// listens is what a session has that listens, or is about to.
+type listens struct {
+	ear Ear
+	// changes of the transaction at hand, with the savepoints that stand behind the first.
+	changes []listenChange
+	// prepared are the channels that are listened to for a LISTEN of this transaction.
+	prepared map[string]struct{}
+	// refused is why they are not.
+	refused *pgwire.Error
+	// speaks: something ran in the transaction that may notify. awaits: it is about to end, with tx, once that has arrived.
+	speaks, awaits bool
+	tx             pgwire.TxStatus
+	// swept: all has arrived from before the UNLISTEN that is about to run. mute: nothing is listened to, but something may have to be told still.
+	swept, mute bool
+}
+
+// listenChange is a LISTEN or UNLISTEN, or else a savepoint.
+type listenChange struct {
+	notify.Change
+	savepoint bool // called Channel
+}
+
+var (
+	errVisitListens = pgwire.Errorf(pgwire.CodeFeatureNotSupported, "LISTEN needs a session that is the tenant's").WithRoutine("listen_visit").
+			WithDetail("Only this transaction is, and nobody would be there to hear what comes later.").
+			WithHint("Log in as user@tenant, or choose the tenant by SET before the transaction.")
+	errListens = pgwire.Errorf(pgwire.CodeObjectNotInPrerequisiteState, "the session listens").WithRoutine("listen_visit").
+			WithDetail("What it listens to is not for whom it would be then.").WithHint("UNLISTEN * first.")
+	errMoved = pgwire.Fatalf(pgwire.CodeAdminShutdown, "the session listened for somebody else").WithRoutine("listen_visit").
+			WithHint("Choose the tenant before LISTEN.")
+	errForeign = pgwire.Fatalf(pgwire.CodeUntranslatableCharacter, "a notification can't be told in the client's encoding").WithRoutine("listen_encoding").
+			WithHint("Use client_encoding UTF8 where payloads or channels are not ASCII.")
+	errCantListen = pgwire.Errorf(pgwire.CodeFeatureNotSupported, "LISTEN is not supported here").WithRoutine("listen")
+)
+
+// awaitsChannels sees to it that the channels are listened to that m is about to LISTEN to. It reports whether the session has to wait for that.
+func (s *Session) awaitsChannels(m *parser.Message) (refusal *pgwire.Error, wait bool) {
+	if s.acct.Session {
+		return nil, false
+	}
+	var channels []string
+	for _, st := range m.Statements {
+		switch {
+		case st.Kind == parser.Listen && !s.listens.has(st.Name):
+			channels = append(channels, st.Name)
+		case st.Kind == parser.Unlisten && s.awaitsSweep():
+			return nil, true
+		}
+	}
+	if channels == nil {
+		return nil, false
+	}
+	return s.prepareChannels(channels)
+}
+
+// awaitsSweep waits, in front of UNLISTEN, for what the session has listened to so far.
+func (s *Session) awaitsSweep() bool {
+	l := s.listens
+	if l == nil || l.swept {
+		return false
+	}
+	ready := l.ear.Arrive()
+	l.swept = true
+	if s.drv.Offload(func() { ready(); l.ear.Sweep() }, Waits) {
+		return false
+	}
+	s.wait = waitJob
+	return true
+}
+
+// awaitsExecuted is awaitsChannels for what the batch at hand executes.
+func (s *Session) awaitsExecuted() (refusal *pgwire.Error, wait bool) {
+	if s.acct.Session {
+		return nil, false
+	}
+	var channels []string
+	for i := range s.unit.items {
+		it := &s.unit.items[i]
+		if it.typ != pgwire.MsgExecute {
+			continue
+		}
+		switch st := it.statement(); {
+		case st == nil:
+		case st.Kind == parser.Listen && !s.listens.has(st.Name):
+			channels = append(channels, st.Name)
+		case st.Kind == parser.Unlisten && s.awaitsSweep():
+			return nil, true
+		}
+	}
+	if channels == nil {
+		return nil, false
+	}
+	return s.prepareChannels(channels)
+}
+
+func (s *Session) prepareChannels(channels []string) (refusal *pgwire.Error, wait bool) {
+	if s.visit.account != nil {
+		return errVisitListens, false
+	}
+	if s.listens == nil {
+		ear := s.drv.Ear(s.acct)
+		if ear == nil {
+			return errCantListen, false
+		}
+		s.listens = &listens{ear: ear, prepared: make(map[string]struct{})}
+	}
+	l := s.listens
+	if e := l.refused; e != nil {
+		l.refused = nil
+		return e, false
+	}
+	ready := l.ear.Prepare(channels)
+	job := func() {
+		if l.refused = ready(); l.refused == nil {
+			for _, c := range channels {
+				l.prepared[c] = struct{}{}
+			}
+		}
+	}
+	if s.drv.Offload(job, Waits) {
+		refusal, l.refused = l.refused, nil
+		return refusal, false
+	}
+	s.wait = waitJob
+	return nil, true
+}
+
+// has reports whether a channel is prepared.
+func (l *listens) has(channel string) bool {
+	if l == nil {
+		return false
+	}
+	_, ok := l.prepared[channel]
+	return ok
+}
+
+// awaitsVoice waits, in front of what may notify, until what arrives from the connection can only be the session's: a client tells by its pid what it
+// said itself.
+func (s *Session) awaitsVoice(plan sharding.Plan) bool {
+	l := s.listens
+	if !plan.Write && !plan.Unjudged || s.acct.Session {
+		return false
+	}
+	l.speaks = true
+	if l.ear.Knows(s.conn) {
+		return false
+	}
+	ready := l.ear.Arrive()
+	if s.drv.Offload(ready, Waits) {
+		return false
+	}
+	s.wait = waitJob
+	return true
+}
+
+// awaitsArrival waits, at the end of a transaction that may have notified, for what the session hears of itself: PostgreSQL tells that in front of
+// ReadyForQuery. Until then it keeps the connection, in whose name that comes.
+func (s *Session) awaitsArrival(tx pgwire.TxStatus) bool {
+	l := s.listens
+	if tx != pgwire.TxIdle || !l.speaks {
+		return false
+	}
+	l.speaks = false
+	ready := l.ear.Arrive()
+	if s.drv.Offload(ready, Waits) {
+		return false
+	}
+	l.awaits, l.tx = true, tx
+	s.wait = waitJob
+	return true
+}
+
+// ending reports whether the session waits by awaitsArrival.
+func (s *Session) ending() bool { return s.listens != nil && s.listens.awaits }
+
+// arrived goes on behind awaitsArrival.
+func (s *Session) arrived() {
+	if s.ending() && s.phase == phaseReady {
+		s.listens.awaits = false
+		s.ended(s.listens.tx)
+	}
+}
+
+// change follows LISTEN and UNLISTEN.
+func (l *listens) change(st *parser.Statement) {
+	if l != nil {
+		l.swept = l.swept && st.Kind == parser.Listen
+		l.changes = append(l.changes, listenChange{Change: notify.Change{Channel: st.Name, Listen: st.Kind == parser.Listen}})
+	}
+}
+
+// unlistenAll follows DISCARD ALL.
+func (l *listens) unlistenAll() {
+	if l != nil {
+		l.changes = append(l.changes, listenChange{})
+	}
+}
+
+// savepoint follows SAVEPOINT. Those in front of the first change need not be known.
+func (l *listens) savepoint(name string) {
+	if l != nil && len(l.changes) > 0 {
+		l.changes = append(l.changes, listenChange{Change: notify.Change{Channel: name}, savepoint: true})
+	}
+}
+
+// find is where a savepoint stands; -1 = in front of all.
+func (l *listens) find(name string) int {
+	for i, c := range slices.Backward(l.changes) {
+		if c.savepoint && c.Channel == name {
+			return i
+		}
+	}
+	return -1
+}
+
+// release follows RELEASE: what is behind the savepoint stays.
+func (l *listens) release(name string) {
+	if l == nil || len(l.changes) == 0 {
+		return
+	}
+	at := max(l.find(name), 0)
+	kept := slices.DeleteFunc(l.changes[at:], func(c listenChange) bool { return c.savepoint })
+	l.changes = l.changes[:at+len(kept)]
+}
+
+// rollbackTo follows ROLLBACK TO.
+func (l *listens) rollbackTo(name string) {
+	if l != nil {
+		l.changes = l.changes[:l.find(name)+1]
+	}
+}
+
+// end follows the end of a transaction.
+func (l *listens) end(committed bool) {
+	if l == nil || len(l.changes) == 0 {
+		return
+	}
+	if committed {
+		changes := make([]notify.Change, 0, len(l.changes))
+		for _, c := range l.changes {
+			if !c.savepoint {
+				changes = append(changes, c.Change)
+			}
+		}
+		l.ear.Commit(changes)
+	}
+	l.changes = nil
+}
+
+// settleListens is the end of a transaction, and of its unit.
+func (s *Session) settleListens() {
+	l := s.listens
+	l.end(!s.unit.failed)
+	l.speaks, l.swept, l.refused = false, false, nil
+	clear(l.prepared)
+	l.mute = !l.ear.Settle()
+}
+
+// deaf ends all listening.
+func (s *Session) deaf() {
+	if l := s.listens; l != nil {
+		s.listens = nil
+		l.ear.Close()
+	}
+}
+
+// Hear tells that there are notifications. They are for a client that is between transactions: to another they are told when it comes to that.
+func (s *Session) Hear() {
+	if s.listens == nil || s.phase != phaseReady || s.tx != pgwire.TxIdle || s.skip {
+		return
+	}
+	s.stir()
+	if s.Idle() && s.clock.unitStart == 0 {
+		s.tellNotifications()
+		s.retire()
+	}
+}
+
+// tellNotifications sends what is there.
+func (s *Session) tellNotifications() {
+	for {
+		m := s.listens.ear.Next()
+		if m == nil {
+			if s.listens.mute {
+				s.deaf()
+			}
+			return
+		}
+		if s.foreign && slices.ContainsFunc(m[pgwire.HeaderBytes+4:], func(b byte) bool { return b >= 0x80 }) {
+			s.retiring, s.retireReason = errForeign, CloseListen
+			s.deaf()
+			return
+		}
+		s.toClient(m)
+	}
+}
