@@ -15,7 +15,7 @@ MEASURED  ?= Allocat|SilentClients|PipelineWithoutEnd|TestHostile(Announcements|
 # Tests that have PostgreSQL or the program at work, and little of their own beside each other: they run without the race detector.
 SERVER    ?= Test(Secure|Isolation|Doctor|Seal|Schemas|TenantsOfMappings|TenantsBySchemas|AThousandTenants|OnDemand|TwoPoolers)|FuzzIsolation
 # Likewise whole packages; `make race-all` has them under it, too.
-SERVERS   ?= ./provision/process ./provision/systemd ./provision/docker ./provision/kubernetes ./provision/backup ./provision/external ./integration/provision ./internal/demo
+SERVERS   ?= ./provision/process ./provision/systemd ./provision/docker ./provision/kubernetes ./provision/backup ./provision/external ./integration/provision ./integration/parity ./internal/demo
 FUZZTOTAL ?= 30# seconds that `make fuzz` shares out among all targets
 BENCHTIME ?= 1x
 
@@ -24,6 +24,9 @@ QUICK     ?=
 SCENARIOS ?=
 BENCH     ?=
 DENSITY   ?=
+
+# Of `make drivers`, such as -only pgx,jdbc.
+DRIVERS   ?=
 SCENES     = $(if $(filter-out 0,$(QUICK)),-quick) $(if $(SCENARIOS),-scenarios $(SCENARIOS))
 
 GOLANGCI := bin/tools/golangci-lint
@@ -138,8 +141,13 @@ race-all: ## every test under the race detector
 	@$(GO) test -race -count=1 -timeout=20m $(PKG)
 
 .PHONY: drivers
-drivers: deps bin/tools/kube-apiserver ## tests of drivers: systemd and docker are installed if they are not (Debian, as root), kube-apiserver is built
-	$(call step,drivers)
+drivers: deps build ## suites of PostgreSQL's clients, directly and through pgkennel, into docs/compatibility.md; half an hour or more; DRIVERS="-only pgx,jdbc"
+	@$(GO) build -o bin/drivers-run ./integration/drivers
+	@nice -n 10 bin/drivers-run $(DRIVERS)
+
+.PHONY: provisioners
+provisioners: deps bin/tools/kube-apiserver ## tests of drivers of instances: systemd and docker are installed if they are not (Debian, as root), kube-apiserver is built
+	$(call step,drivers of instances)
 	@{ command -v dockerd && command -v systemctl && command -v dbus-daemon; } >/dev/null || \
 		DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends docker.io systemd dbus >/dev/null
 	@KUBEBUILDER_ASSETS=$(abspath bin/tools) $(GO) test -count=1 -timeout=$(TIMEOUT) ./provision/process ./provision/systemd ./provision/docker ./provision/kubernetes

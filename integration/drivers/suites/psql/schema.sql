@@ -1,0 +1,18 @@
+CREATE SCHEMA IF NOT EXISTS s;
+CREATE TABLE orders (id int PRIMARY KEY, customer int NOT NULL, amount numeric(10,2) DEFAULT 0 CHECK (amount >= 0), note text);
+CREATE TABLE items (id bigserial PRIMARY KEY, order_id int REFERENCES orders, name text, made timestamptz DEFAULT '2020-01-01');
+CREATE INDEX ON items (order_id, lower(name));
+CREATE VIEW totals AS SELECT customer, sum(amount) AS total FROM orders GROUP BY customer;
+CREATE MATERIALIZED VIEW counts AS SELECT count(*) FROM orders;
+CREATE TABLE parts (k int, v text) PARTITION BY RANGE (k);
+CREATE TABLE parts_1 PARTITION OF parts FOR VALUES FROM (0) TO (100);
+CREATE TYPE mood AS ENUM ('sad', 'ok', 'happy');
+CREATE DOMAIN positive AS int CHECK (VALUE > 0);
+CREATE FUNCTION twice(n int) RETURNS int LANGUAGE sql AS 'SELECT n * 2';
+CREATE PROCEDURE fill(n int) LANGUAGE plpgsql AS $$ BEGIN FOR i IN 1..n LOOP INSERT INTO parts VALUES (i, 'x'); COMMIT; END LOOP; END $$;
+CREATE FUNCTION warns() RETURNS void LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE 'note %', 1; RAISE WARNING 'warning' USING DETAIL = 'a detail', HINT = 'a hint'; END $$;
+CREATE TRIGGER t BEFORE UPDATE ON items FOR EACH ROW EXECUTE FUNCTION suppress_redundant_updates_trigger();
+CREATE TABLE IF NOT EXISTS s.inner_table (a int);
+COMMENT ON TABLE orders IS 'what was ordered';
+INSERT INTO orders SELECT n, n % 3, n * 1.5, 'note ' || n FROM generate_series(1, 12) AS n;
+INSERT INTO items (order_id, name) SELECT 1 + n % 12, 'item ' || n FROM generate_series(1, 30) AS n;
