@@ -311,6 +311,64 @@ func TestHeal(t *testing.T) {
 			h.shards[0].rows(h.t, "ALTER TABLE "+h.table+"_away RENAME TO "+h.table)
 			h.is(ask(c, bind("", "s"), run("", 0)), "BindComplete "+oldRow+" CommandComplete(SELECT 1) ReadyForQuery(I)")
 		},
+		// Who parses a text means the tables of now, also where an older statement of the text is on the server: in a transaction nothing could be healed.
+		"parsed anew in a transaction": func(h healing) {
+			changes := []struct {
+				how    string
+				change func(c, other *pgtest.Client)
+			}{
+				{"its own", func(c, _ *pgtest.Client) {
+					h.is(outcome(c.Query("BEGIN")), "BEGIN; T")
+					h.changeIn(c, "ADD COLUMN more int")
+				}},
+				{"its own, rolled back", func(c, _ *pgtest.Client) {
+					c.Query("BEGIN")
+					h.changeIn(c, "ADD COLUMN more int")
+					h.is(ask(c, parse("", h.all()), bind("", ""), run("", 0)), "ParseComplete BindComplete "+newRow+" CommandComplete(SELECT 1) ReadyForQuery(T)")
+					h.is(ask(c, parse("inner", h.all()), bind("", "inner"), run("", 0)), "ParseComplete BindComplete "+newRow+" CommandComplete(SELECT 1) ReadyForQuery(T)")
+					c.Query("ROLLBACK")
+					c.Query("BEGIN")
+				}},
+				{"another's", func(c, other *pgtest.Client) {
+					h.is(outcome(other.Query("ALTER TABLE "+h.table+" ADD COLUMN more int")), "ALTER TABLE; I")
+					c.Query("BEGIN")
+				}},
+				{"by code", func(c, other *pgtest.Client) {
+					h.is(outcome(other.Query("DO $$ BEGIN ALTER TABLE "+h.table+" ADD COLUMN more int; END $$")), "DO; I")
+					c.Query("BEGIN")
+				}},
+				{"in the same message", func(c, other *pgtest.Client) {
+					h.is(outcome(c.Query("BEGIN; ALTER TABLE "+h.table+" ADD COLUMN more int")), "BEGIN; ALTER TABLE; T")
+				}},
+				{"in the same unit", func(c, other *pgtest.Client) {
+					c.Query("BEGIN")
+					h.is(ask(c, parse("", "ALTER TABLE "+h.table+" ADD COLUMN more int"), bind("", ""), run("", 0),
+						parse("inner", h.all()), describe('S', "inner"), bind("", "inner"), run("", 0)),
+						"ParseComplete BindComplete CommandComplete(ALTER TABLE) ParseComplete ParameterDescription() RowDescription(id, text, more) BindComplete "+newRow+" CommandComplete(SELECT 1) ReadyForQuery(T)")
+				}},
+			}
+			for _, x := range changes {
+				c, other := h.connect(h.t), h.connect(h.t)
+				ask(other, parse("s", h.all()), describe('S', "s"), bind("", "s"), run("", 0))
+				x.change(c, other)
+				columns, row := "(id, text, more)", newRow
+				if x.how == "its own, rolled back" {
+					columns, row = "(id, text)", oldRow
+				}
+				h.is(x.how+": "+ask(c, parse("s", h.all()), describe('S', "s")), x.how+": ParseComplete ParameterDescription() RowDescription"+columns+" ReadyForQuery(T)")
+				h.is(ask(c, bind("", "s"), run("", 0)), "BindComplete "+row+" CommandComplete(SELECT 1) ReadyForQuery(T)")
+				h.is(outcome(c.Query("COMMIT")), "COMMIT; I")
+				if x.how != "its own, rolled back" { // the other was told something else
+					h.is(ask(other, bind("", "s"), run("", 0)), changedPlan+" ReadyForQuery(I)")
+				}
+				h.is(ask(other, bind("", "s"), describe('P', ""), run("", 0)), "BindComplete RowDescription"+columns+" "+row+" CommandComplete(SELECT 1) ReadyForQuery(I)")
+				c.Terminate()
+				other.Terminate()
+				if x.how != "its own, rolled back" {
+					h.change("DROP COLUMN more")
+				}
+			}
+		},
 		"in a transaction": func(h healing) {
 			c, twin := h.connect(h.t), h.direct(h.t, nil)
 			for _, c := range []*pgtest.Client{c, twin} {

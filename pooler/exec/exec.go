@@ -42,7 +42,7 @@ func Call(c *backend.Conn, ref int32) {
 
 // Prepare appends a Parse of p under its own name on the connection (or as the unnamed statement), unless the connection has it already:
 // then a client's Parse (internal false) is answered here. Statements that must go to keep within the connection's limits are closed first, and
-// so is p if tables have changed under it.
+// so is p if tables have changed under it, or may have since, and the client parses it.
 func Prepare(dst []byte, c *backend.Conn, p *state.Prepared, unnamed, internal bool, ref int32) []byte {
 	dst, _ = prepare(dst, c, p, unnamed, internal, ref)
 	return dst
@@ -66,7 +66,7 @@ func prepare(dst []byte, c *backend.Conn, p *state.Prepared, unnamed, internal b
 		return appendParse(dst, "", p), instance{}
 	}
 	if has, shape, stale := c.Statements.Instance(p, key); has != nil {
-		if !stale {
+		if !stale && (internal || !c.Statements.Outdated(has)) {
 			if !internal {
 				c.Ask(backend.Step{Kind: backend.StepLocal, Ref: ref, Answer: parseComplete})
 			}

@@ -40,6 +40,8 @@ type Backend struct {
 	cancels int  // cancel requests to its server that are under way
 	astray  bool // what became of one is not known
 	calms   bool // it is to be calmed behind them
+
+	impatience *time.Timer // until they have taken too long, while calms
 }
 
 // NewBackend takes over a connection that has logged in. Its socket is read from now on, by a goroutine that ends with the socket.

@@ -14,7 +14,10 @@ func (b *Backend) cancelled(sure bool) {
 	b.cancels--
 	b.astray = b.astray || !sure
 	calm := b.calms && b.cancels == 0
-	b.calms = b.calms && !calm
+	if calm {
+		b.calms = false
+		b.impatience.Stop()
+	}
 	b.mu.Unlock()
 	if calm {
 		b.calm()
@@ -42,8 +45,8 @@ func (b *Backend) calm() {
 	b.mu.Lock()
 	if b.cancels > 0 {
 		b.calms = true
+		b.impatience = time.AfterFunc(calmTimeout, b.uncalmed)
 		b.mu.Unlock()
-		time.AfterFunc(calmTimeout, b.uncalmed)
 		return
 	}
 	if err := b.dead; err != nil || b.astray {

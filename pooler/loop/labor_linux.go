@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"encoding/binary"
 	"os"
 	"runtime"
 	"sync"
@@ -51,8 +52,7 @@ func (l *labor) do(job func()) {
 }
 
 func (l *labor) wake() {
-	one := [8]byte{1} // whatever the order of bytes: another number would wake others, who find nothing
-	_, _ = syscall.Write(l.fd, one[:])
+	_, _ = syscall.Write(l.fd, binary.NativeEndian.AppendUint64(nil, 1))
 }
 
 func (l *labor) run() {

@@ -78,6 +78,9 @@ func (s *Session) close(reason CloseReason) {
 	s.settleNames()
 	s.dropItems()
 	s.dropStatements()
+	if s.alters {
+		s.sh.Registry.Changes.Add(1) // what became of it, nobody was told
+	}
 	s.deaf()
 	s.phase = phaseClosed
 	s.in, s.out, s.told = nil, nil, nil

@@ -214,6 +214,7 @@ func (s *Session) runBatch(plan sharding.Plan, how end) bool {
 	s.unit.plan, s.unit.answeredSoFar, s.unit.ahead = plan, false, s.unit.planned
 	s.observeItems(plan)
 	s.describing, s.unit.looked, s.unit.shapes = outside, false, nil
+	s.conn.Statements.Known = s.sh.Registry.Changes.Load()
 	out := s.scratch()
 	for i := range s.unit.items {
 		it := &s.unit.items[i]

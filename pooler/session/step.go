@@ -262,6 +262,10 @@ func (s *Session) endTransaction() {
 	s.gone = false
 	s.chosen()
 	s.writes = nil
+	if s.alters {
+		s.alters = false
+		s.sh.Registry.Changes.Add(1)
+	}
 	if s.ddl {
 		s.ddl = false
 		if s.sh.Descriptions != nil {

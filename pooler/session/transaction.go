@@ -210,12 +210,14 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 		s.fixed = true
 	}
 	if plan.Unjudged {
+		s.alter()
 		s.conn.Taint(backend.TaintUnjudged)
 		s.touched = s.pin != 0
 		s.unit.pathMoves = true
 	}
 	if m.Unparsable != nil {
 		s.touched = s.pin != 0
+		s.alter()
 		s.fixed = true // and tainted if anything of it ran: see judge
 		return false
 	}
@@ -244,6 +246,7 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 			s.forgetPortals() // its cursor is a portal, and may have the name of one that is gone without our knowledge
 		}
 		if st.Effects&parser.EffSchemaChange != 0 {
+			s.alter()
 			s.ddl = true
 		}
 		if st.Effects&parser.EffSequenceRead != 0 {
@@ -258,6 +261,12 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 		s.queueParsing(st)
 	}
 	return again
+}
+
+// alter notes that tables may change under prepared statements, in this transaction now and for others when it has ended.
+func (s *Session) alter() {
+	s.alters = true
+	s.conn.Statements.Known = s.sh.Registry.Changes.Add(1) // for what is behind it in the same batch
 }
 
 // makes reports whether st may make a relation, a type or a function.

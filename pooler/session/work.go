@@ -96,8 +96,8 @@ type facts struct {
 	prologueSets bool
 	// encodingQueued: what is queued changes client_encoding.
 	encodingQueued bool
-	// ddl: the transaction may change tables.
-	ddl bool
+	// ddl: the transaction changes tables; alters: it may, be it by code that nobody sees.
+	ddl, alters bool
 	// gone: with the backend that was lost went what the transaction did, so that it can do nothing but end.
 	gone bool
 	// orphan: the choice of the tenant was rolled back, and the transaction at hand goes on.

@@ -63,6 +63,9 @@ func (p *Prepared) ParamType(i int) uint32 {
 // Registry gives equal statements one identity across sessions. Memory is bounded by what sessions hold: a statement
 // that no session has is forgotten.
 type Registry struct {
+	// Changes grows with all that may have changed tables under statements: when it is sent, and when its transaction has ended.
+	Changes atomic.Uint32
+
 	shards [registryShards]registryShard
 	next   atomic.Uint64
 }

@@ -4,6 +4,8 @@ package state
 // number and bytes. It belongs to the connection's owner.
 type Statements struct {
 	MaxCount, MaxBytes int
+	// Known is what Registry.Changes was when the connection was last sent anything of a client's.
+	Known uint32
 
 	byKey map[statementKey]*entry
 	// head is the most recently used.
@@ -21,6 +23,7 @@ type entry struct {
 	prev, next *entry
 	shape      Shape
 	changes    uint32 // Statements.changes of when it was prepared
+	since      uint32 // Statements.Known, likewise
 }
 
 // Find returns p as the connection has it under settings of the given key, and marks it used; nil if it does not have it.
@@ -61,6 +64,13 @@ func (s *Statements) Expire(p *Prepared) {
 	}
 }
 
+// Outdated reports whether tables may have changed since p was prepared. Whoever has told a client of it goes on with it, as the server does, but who parses
+// the text now means the tables of now.
+func (s *Statements) Outdated(p *Prepared) bool {
+	e := s.byKey[p.statementKey()]
+	return e != nil && e.since != s.Known
+}
+
 // Has reports whether the connection has p, and marks it used.
 func (s *Statements) Has(p *Prepared) bool { return s.Find(p, p.key) != nil }
 
@@ -72,7 +82,7 @@ func (s *Statements) Add(p *Prepared) *Shape {
 	if e := s.byKey[p.statementKey()]; e != nil {
 		return &e.shape
 	}
-	e := &entry{p: p, changes: s.changes}
+	e := &entry{p: p, changes: s.changes, since: s.Known}
 	s.byKey[p.statementKey()] = e
 	s.push(e)
 	s.bytes += p.Bytes()
