@@ -9,7 +9,6 @@ import (
 	"net/http"
 	"os"
 	"os/signal"
-	"runtime"
 	"sync"
 	"syscall"
 	"time"
@@ -119,10 +118,7 @@ func servePooler(ctx context.Context, o pooler.Options, k *kennel.Kennel, signal
 	if k != nil {
 		k.Beside(p)
 	}
-	// The collector runs whenever the heap has doubled, which a small one does all the time while new texts are parsed: it takes processors from those who
-	// forward messages. So the heap is larger, by memory that nobody touches, and that is none of the machine's.
-	idle := make([]byte, 32<<20)
-	defer runtime.KeepAlive(idle)
+	paceCollector()
 	done := make(chan struct{})
 	go handle(signals, p, o.Log, done) //nolint:contextcheck // a reload is nobody's request
 	err = p.Run(ctx)
