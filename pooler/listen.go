@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"sync"
 	"time"
+
+	"github.com/pgkennel/pgkennel/pooler/loop"
 )
 
 // listeners are the sockets that clients connect to.
@@ -18,6 +20,10 @@ type listeners struct {
 	list []net.Listener
 	log  *slog.Logger
 	wg   sync.WaitGroup
+
+	mu     sync.Mutex
+	ends   []func() // what the driver accepts
+	closed bool
 }
 
 // ListenOptions say where clients connect.
@@ -85,36 +91,58 @@ func (l *listeners) addrs() []net.Addr {
 	return addrs
 }
 
-// serve accepts clients until the sockets are closed, and hands each to f, which waits for nothing. What f returns runs in a goroutine of its own.
-func (l *listeners) serve(f func(net.Conn) (run func())) {
+// serve accepts clients until the sockets are closed, by the driver where that can, and hands each to f, which waits for nothing. What f returns runs in a
+// goroutine of its own.
+func (l *listeners) serve(driver *loop.Goroutines, f func(net.Conn) (run func())) {
+	enter := func(nc net.Conn) {
+		if run := f(nc); run != nil {
+			l.wg.Go(run)
+		}
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return
+	}
 	for _, ln := range l.list {
-		l.wg.Go(func() { l.accept(ln, f) })
+		if end := driver.Listen(ln, enter, l.failed); end != nil {
+			l.ends = append(l.ends, end)
+		} else {
+			l.wg.Go(func() { l.accept(ln, enter) })
+		}
 	}
 }
 
-func (l *listeners) accept(ln net.Listener, f func(net.Conn) (run func())) {
+func (l *listeners) accept(ln net.Listener, enter func(net.Conn)) {
 	pause := time.Millisecond
 	for {
 		nc, err := ln.Accept()
 		if err == nil {
 			pause = time.Millisecond
-			if run := f(nc); run != nil {
-				l.wg.Go(run)
-			}
+			enter(nc)
 			continue
 		}
 		if errors.Is(err, net.ErrClosed) {
 			return
 		}
-		// Out of descriptors, most likely: those who are there go on, and some will leave.
-		l.log.Error("accept failed", "error", err)
+		l.failed(err)
 		time.Sleep(pause)
 		pause = min(2*pause, time.Second)
 	}
 }
 
+// failed notes that nobody could be accepted. Out of descriptors, most likely: those who are there go on, and some will leave.
+func (l *listeners) failed(err error) { l.log.Error("accept failed", "error", err) }
+
 func (l *listeners) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
 	for _, ln := range l.list {
 		ln.Close()
 	}
+	for _, end := range l.ends {
+		end()
+	}
+	l.ends = nil
 }

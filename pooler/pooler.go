@@ -315,7 +315,7 @@ func (p *Pooler) Run(ctx context.Context) error {
 	}
 	p.doors.serve(p, func(l net.Listener, h http.Handler) { wg.Go(func() { p.serveOrders(work, l, h) }) })
 	wg.Go(func() { p.tidy(work) })
-	p.listeners.serve(p.serve)
+	p.listeners.serve(p.driver, p.serve)
 	attrs := []any{"version", p.opts.Version}
 	for _, a := range p.Addrs() {
 		attrs = append(attrs, "address", a.String())

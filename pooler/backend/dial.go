@@ -72,11 +72,11 @@ type TCPOptions struct {
 	CongestionControl string
 }
 
-// Apply sets the options on an open connection. It does nothing to other than TCP connections.
+// Apply sets the options on an open connection, with its first bytes still to come. It does nothing to other than TCP connections.
 func (o TCPOptions) Apply(conn net.Conn) error {
 	c, ok := conn.(*net.TCPConn)
 	if !ok {
-		return nil
+		return o.applyBare(conn)
 	}
 	if err := c.SetKeepAliveConfig(o.keepAlive()); err != nil {
 		return fmt.Errorf("tcp keepalive: %w", err)

@@ -9,6 +9,7 @@ import (
 	"net"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -480,6 +481,11 @@ func TestFailureNames(t *testing.T) {
 	}
 }
 
+// foreign is a TCP connection that is not of package net.
+type foreign struct{ net.Conn }
+
+func (f foreign) SyscallConn() (syscall.RawConn, error) { return f.Conn.(syscall.Conn).SyscallConn() }
+
 func TestTCPOptionsApplyToAcceptedConnections(t *testing.T) {
 	t.Parallel()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -497,6 +503,15 @@ func TestTCPOptionsApplyToAcceptedConnections(t *testing.T) {
 		t.Fatal(err)
 	}
 	checkTCP(t, conn, o)
+	accepted, err := ln.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer accepted.Close()
+	if err := o.Apply(foreign{accepted}); err != nil {
+		t.Fatal(err)
+	}
+	checkTCP(t, accepted, o)
 	if err := (TCPOptions{CongestionControl: "nonsense"}).Apply(conn); err == nil {
 		t.Error("got none for unknown congestion control, want an error")
 	}

@@ -430,9 +430,7 @@ func (c *Client) left() {
 	g.mu.Lock()
 	delete(g.clients, c)
 	g.mu.Unlock()
-	if g.leftHook != nil {
-		g.leftHook()
-	}
+	g.gone()
 	g.running.Done()
 }
 

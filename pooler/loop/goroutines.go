@@ -146,11 +146,21 @@ func (g *Goroutines) Serve(nc net.Conn, name string, refusal *pgwire.Error) {
 // Take begins with a client connection, which it owns from now on. With a refusal, which is FATAL, nobody logs in. It returns what runs the
 // connection until its end, nil if nothing has to.
 func (g *Goroutines) Take(nc net.Conn, name string, refusal *pgwire.Error) (run func()) {
+	shared := g.shared.Load()
+	if shared.TLS { // a handshake needs more than a descriptor
+		known, err := known(nc)
+		if err != nil {
+			g.log.Error("client not served", "client", name, "error", err)
+			g.gone()
+			return nil
+		}
+		nc = known
+	}
 	c := &Client{g: g, start: &start{nc: nc}}
 	c.w.init(nc)
 	c.start.room.L = &c.mu
 	c.now = nanos()
-	c.sess = session.New(g.shared.Load(), c, g.next.Add(1), name)
+	c.sess = session.New(shared, c, g.next.Add(1), name)
 	if refusal != nil {
 		c.sess.Refuse(refusal)
 	}
@@ -158,9 +168,7 @@ func (g *Goroutines) Take(nc net.Conn, name string, refusal *pgwire.Error) (run 
 	if g.closed {
 		g.mu.Unlock()
 		nc.Close()
-		if g.leftHook != nil {
-			g.leftHook()
-		}
+		g.gone()
 		return nil
 	}
 	g.clients[c] = struct{}{}
@@ -177,6 +185,13 @@ func (g *Goroutines) Take(nc net.Conn, name string, refusal *pgwire.Error) (run 
 		if !c.serve() { // else a poller goes on
 			c.left()
 		}
+	}
+}
+
+// gone tells that a client has left.
+func (g *Goroutines) gone() {
+	if g.leftHook != nil {
+		g.leftHook()
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"runtime"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -31,10 +32,12 @@ type poller struct {
 	local    []*socket   // to be read on after the others had their turn
 	ring     *ringPoller // instead of ep; nil = there is none
 	balance  balance
+	doors    []*door
 
 	mu struct {
 		sync.Mutex
 		posted []*socket
+		doors  []*door // to be looked at
 		woken  bool
 		closed bool // the thread is to end
 		ended  bool // it looks at nothing any more, and its files are closed
@@ -193,6 +196,9 @@ func (p *poller) run() {
 		for i := range events[:n] {
 			ev := &events[i]
 			if ev.Fd < 0 {
+				if ev.Fd == doorSlot {
+					p.knocked(p.doors[ev.Pad])
+				}
 				continue
 			}
 			if s := p.slots[ev.Fd]; s != nil && s.generation == ev.Pad {
@@ -211,9 +217,12 @@ func (p *poller) run() {
 func (p *poller) end() {
 	for {
 		p.mu.Lock()
-		posted := p.mu.posted
-		p.mu.posted, p.mu.ended = nil, len(posted) == 0
+		posted, doors := p.mu.posted, p.mu.doors
+		p.mu.posted, p.mu.doors, p.mu.ended = nil, nil, len(posted) == 0
 		p.mu.Unlock()
+		for _, d := range slices.Concat(doors, p.doors) {
+			d.over()
+		}
 		if len(posted) == 0 {
 			return
 		}
@@ -311,9 +320,12 @@ func (p *poller) read(s *socket, end bool) {
 // doPosted does what was asked for. It returns true at the end.
 func (p *poller) doPosted() bool {
 	p.mu.Lock()
-	posted, closed := p.mu.posted, p.mu.closed
-	p.mu.posted, p.mu.woken = p.spare[:0], false
+	posted, doors, closed := p.mu.posted, p.mu.doors, p.mu.closed
+	p.mu.posted, p.mu.doors, p.mu.woken = p.spare[:0], nil, false
 	p.mu.Unlock()
+	if doors != nil {
+		p.doDoors(doors)
+	}
 	local := p.local
 	p.local = p.spareLocal[:0]
 	for _, s := range local {

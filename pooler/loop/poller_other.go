@@ -21,6 +21,11 @@ func newRingPollers(int, int) (*pollers, error) { return nil, errors.ErrUnsuppor
 
 func (*pollers) close() {}
 
+// Listen is for pollers.
+func (*Goroutines) Listen(net.Listener, func(net.Conn), func(error)) (end func()) { return nil }
+
+func known(nc net.Conn) (net.Conn, error) { return nc, nil }
+
 // labor is for sessions of pollers.
 type labor struct{}
 

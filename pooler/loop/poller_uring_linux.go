@@ -46,6 +46,7 @@ const (
 	forRoom
 	forSending
 	forWaking
+	forDoor
 	forCancelling
 )
 
@@ -188,7 +189,7 @@ func (p *poller) depart() bool {
 	p.mu.Lock()
 	writers := p.mu.dirty
 	p.mu.dirty, p.mu.awake = r.spare[:0], false
-	posted := len(p.mu.posted) > 0
+	posted := len(p.mu.posted)+len(p.mu.doors) > 0
 	p.mu.Unlock()
 	for _, w := range writers {
 		if b := w.depart(); b != nil {
@@ -232,6 +233,12 @@ func (p *poller) ringEnd() {
 			p.cancelRoom(s)
 		}
 	}
+	for _, d := range p.doors {
+		if d.watched {
+			r.room()
+			r.cancel(d.request(), forCancelling<<56)
+		}
+	}
 	r.room()
 	r.cancel(forWaking<<56, forCancelling<<56)
 	p.depart()
@@ -267,6 +274,13 @@ func (p *poller) completed(c cqe) {
 		if !more && !p.ring.ending {
 			p.watchWake()
 		}
+		return
+	}
+	if kind == forDoor {
+		if p.ring.ending {
+			return
+		}
+		p.knocked(p.doors[c.data&0xffffffff])
 		return
 	}
 	s := p.slots[c.data>>32&0xffffff] // it is kept until its requests have ended

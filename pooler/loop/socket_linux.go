@@ -56,6 +56,10 @@ func (ps *pollers) take(nc net.Conn) *socket {
 	var raw syscall.RawConn
 	var err error
 	switch c := nc.(type) {
+	case *guest:
+		fd := c.fd
+		c.fd = -1
+		return ps.socket(fd)
 	case *net.TCPConn:
 		raw, err = c.SyscallConn()
 	case *net.UnixConn:
@@ -77,6 +81,11 @@ func (ps *pollers) take(nc net.Conn) *socket {
 	if err != nil || fd < 0 {
 		return nil
 	}
+	return ps.socket(fd)
+}
+
+// socket makes a socket of a descriptor.
+func (ps *pollers) socket(fd int) *socket {
 	s := &socket{fd: fd, slot: -1}
 	s.p.Store(ps.list[int(ps.next.Add(1))%len(ps.list)])
 	s.state.Store(stateUser) // the poller
@@ -241,15 +250,7 @@ func (s *socket) address(get func(int) (syscall.Sockaddr, error)) net.Addr {
 	if err != nil {
 		return &net.TCPAddr{}
 	}
-	switch a := a.(type) {
-	case *syscall.SockaddrInet4:
-		return &net.TCPAddr{IP: a.Addr[:], Port: a.Port}
-	case *syscall.SockaddrInet6:
-		return &net.TCPAddr{IP: a.Addr[:], Port: a.Port}
-	case *syscall.SockaddrUnix:
-		return &net.UnixAddr{Name: a.Name, Net: "unix"}
-	}
-	return &net.TCPAddr{}
+	return addressOf(a)
 }
 
 // SyscallConn gives those who ask the kernel about the socket its descriptor; only Control works.
