@@ -269,7 +269,7 @@ func (in *instance) options(conf *config.Config, r *tenant.Record, x *tenant.Rep
 	}
 	e := cluster.Endpoint{
 		Role: role, Address: address, Database: r.Database, TCP: tcpOptions(conf.TCP), ConnectTimeout: conf.Connect.Timeout,
-		Budget: r.Limits.Connections, Pool: base,
+		Budget: r.Limits.Connections, Pool: base, Auth: ownServer,
 	}
 	if ca := at.CA; ca != "" {
 		tls, err := backend.AuthorityTLS(ca)
@@ -325,6 +325,9 @@ func (in *instance) options(conf *config.Config, r *tenant.Record, x *tenant.Rep
 	}
 	return o, logins
 }
+
+// ownServer is what a server may ask for that pgkennel made: all of its roles have SCRAM verifiers, and what else listens in its place knows none of them.
+var ownServer = &auth.ClientOptions{SCRAMOnly: true}
 
 // attachedRole is no role: among an instance's logins it stands for its own one, as sessions of a database of the configuration have it.
 const attachedRole = ""
