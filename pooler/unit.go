@@ -457,6 +457,10 @@ func (u *unit) schemaSettled() { u.schemaOnce.Do(func() { close(u.schemaDue) }) 
 // awaitSchema waits for the first snapshot of the schema, for a time: without it statements are refused that need to know a table's columns,
 // which the first clients after a start should not be. Should it not come, that is better than not to serve at all.
 func (u *unit) awaitSchema(ctx context.Context) {
+	if !u.cl.ReadsSchema() {
+		u.schemaSettled()
+		return
+	}
 	u.mu.Lock()
 	limit := u.conf.Timeouts.Checkout
 	u.mu.Unlock()

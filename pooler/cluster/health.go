@@ -114,6 +114,9 @@ func (e *endpoint[C]) probe(ctx context.Context) {
 	}
 	if err != nil {
 		f := e.c.hooks.Classify(err)
+		if f == pool.Rejected {
+			e.c.dismiss(o.Service)
+		}
 		if f == pool.Unreachable {
 			e.checked(took, err)
 		}
