@@ -58,6 +58,8 @@ type Manager struct {
 	stop context.CancelCauseFunc
 	wg   sync.WaitGroup
 
+	counts counts
+
 	mu struct {
 		sync.Mutex
 		closed  bool

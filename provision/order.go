@@ -205,6 +205,7 @@ type View struct {
 	Replicas     []tenant.Replica  `json:"replicas,omitempty"`
 	Backups      tenant.Backups    `json:"backups,omitzero"`
 	Operation    *OperationView    `json:"operation,omitempty"`
+	Ends         tenant.Ends       `json:"ends,omitzero"`
 	Usage        *Usage            `json:"usage,omitempty"`
 	Stats        map[string]int64  `json:"stats,omitempty"`
 	Created      time.Time         `json:"created"`

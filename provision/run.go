@@ -37,6 +37,7 @@ func (m *Manager) run(ctx context.Context) error {
 	w.mu.records = make(map[string]*tenant.Record)
 	w.mu.care = make(map[string]*care)
 	w.mu.due = make(map[string]bool)
+	w.mu.servers = make(map[string]int)
 	changes, err := m.dir.Watch(ctx)
 	if err != nil {
 		return err
@@ -91,6 +92,7 @@ type warden struct {
 		records map[string]*tenant.Record // all that this host is to look after
 		care    map[string]*care          // what is remembered of them
 		due     map[string]bool           // they are to be looked at
+		servers map[string]int            // the PIDs of the servers that run for them, as far as nobody was to change that
 	}
 }
 
@@ -164,6 +166,9 @@ func (w *warden) learn(c tenant.Change) {
 		w.mu.records[r.ID] = r
 		w.mu.due[r.ID] = true
 		w.m.overtake(r)
+		if r.Operation != nil || r.Phase != tenant.Ready {
+			delete(w.mu.servers, r.ID)
+		}
 	}
 	for _, id := range c.Deleted {
 		delete(w.mu.records, id)
@@ -171,8 +176,10 @@ func (w *warden) learn(c tenant.Change) {
 	for id := range w.mu.care {
 		if w.mu.records[id] == nil {
 			delete(w.mu.care, id)
+			delete(w.mu.servers, id)
 		}
 	}
+	w.countDown()
 }
 
 // mine reports whether a tenant is this host's to look after: its instance, a replica, or, of virtual tenants, everybody's.

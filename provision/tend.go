@@ -13,9 +13,9 @@ import (
 
 // care is what the runner remembers of a tenant.
 type care struct {
-	// Starts that failed in a row, and when the next may be.
-	fails int
-	next  time.Time
+	// Starts that failed in a row, ends that came soon behind a start, and when the next may be.
+	fails, soon  int
+	next, raised time.Time
 	// settled is the record's access as the server has it.
 	settled string
 	// used is when somebody used it last, as far as is known, and ended how many sessions there had been by then (before
@@ -31,6 +31,8 @@ type care struct {
 const (
 	firstWait = 100 * time.Millisecond
 	lastWait  = 30 * time.Second
+	// steady is how long an instance has to be up for its next end to be none of those that follow each other.
+	steady = 2 * lastWait
 	// failsTold is how many failed starts make it a matter for the record, and so for list and show. The tenant stays ready, and is tried again and again:
 	// what keeps it down may end by itself.
 	failsTold = 5
@@ -78,7 +80,11 @@ func (w *warden) tend(ctx context.Context, id string) error {
 		return w.under(ctx, r, func(ctx context.Context, r *tenant.Record) error { return w.m.down(ctx, r) })
 	case r.Phase != tenant.Ready:
 		return nil
-	case !s.Ready:
+	}
+	if err := w.ends(ctx, r, &s); err != nil {
+		return err
+	}
+	if !s.Ready {
 		return w.raise(ctx, c, r)
 	}
 	if c.fails > 0 {
@@ -86,6 +92,9 @@ func (w *warden) tend(ctx context.Context, id string) error {
 		if err := w.reason(ctx, r, ""); err != nil {
 			return err
 		}
+	}
+	if c.soon > 0 && time.Since(c.raised) > steady {
+		c.soon = 0
 	}
 	for _, look := range []func(context.Context, *care, *tenant.Record, *Instance, Driver) error{w.settle, w.replicas, w.disk, w.collect, w.doze} {
 		if err := look(ctx, c, r, in, d); err != nil {
@@ -149,7 +158,11 @@ func (w *warden) raise(ctx context.Context, c *care, r *tenant.Record) error {
 	c.settled = ""
 	if err == nil {
 		w.m.o.Log.InfoContext(ctx, "instance was down, and started again", "tenant", r.ID)
-		c.next = now.Add(min(firstWait<<min(c.fails, 20), lastWait)) // if it ends again at once
+		// If it ends again at once, it is not started again at once.
+		c.raised = now
+		c.next = now.Add(min(firstWait<<min(c.fails+c.soon, 20), lastWait))
+		c.soon++
+		w.started(r.ID)
 		w.soon(r.ID, 0)
 		return nil
 	}
