@@ -305,7 +305,7 @@ func (in *instance) options(conf *config.Config, r *tenant.Record, x *tenant.Rep
 			User: l.Role, Name: l.Name + "@" + r.Name, Credential: auth.NewClientCredential(password), Tenant: r.Name, Budgeted: r.Limits.Connections > 0,
 			Identity: l.Role + "/" + fingerprint(password),
 		}
-		if readsOnly(r, l) {
+		if readsOnly(r, l) || x != nil { // a replica that is made a primary does not take writes before its sessions have ended
 			lo.Params = []pgwire.Param{{Name: "default_transaction_read_only", Value: "on"}}
 			lo.Identity += "/read only"
 		}
