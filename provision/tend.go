@@ -22,6 +22,7 @@ type care struct {
 	// PostgreSQL 14, transactions; autovacuum's are among those).
 	used   time.Time
 	ended  int64
+	did    float64 // what its server's clock said when a connection did something last; below zero = there was none
 	looked time.Time
 	disk   time.Time // when the disk is to be looked at again
 	due    time.Time // of the next look at backups
@@ -61,6 +62,9 @@ func (w *warden) tend(ctx context.Context, id string) error {
 		return err
 	}
 	if r.Phase == tenant.Removed {
+		if !w.clock.settled(w.m.o.Grace) {
+			return nil
+		}
 		return w.order(ctx, r, Order{Verb: VerbRemove, Now: true})
 	}
 	if r.Isolation != tenant.Instance {
@@ -342,25 +346,24 @@ func (w *warden) doze(ctx context.Context, c *care, r *tenant.Record, in *Instan
 func (w *warden) use(ctx context.Context, c *care, r *tenant.Record, in *Instance, now time.Time) error {
 	return as(ctx, in, "postgres", func(ctx context.Context, conn *pgx.Conn) error {
 		var busy bool
-		var since float64 // seconds since a connection did something
+		var did float64
 		var ended int64
 		err := conn.QueryRow(ctx, `SELECT coalesce(bool_or(state <> 'idle'), false),
-				greatest(coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - max(state_change)), 1e9), 0)::float8, -- clocks are set back
+				coalesce(extract(epoch FROM max(state_change)), -1)::float8,
 				(SELECT coalesce((pg_catalog.to_jsonb(d) ->> 'sessions')::int8, xact_commit + xact_rollback)
-					FROM pg_catalog.pg_stat_database AS d WHERE datname = $1)`+sessions, r.Database).Scan(&busy, &since, &ended)
+					FROM pg_catalog.pg_stat_database AS d WHERE datname = $1)`+sessions, r.Database).Scan(&busy, &did, &ended)
 		if err != nil {
 			return err
 		}
-		last := now.Add(-time.Duration(min(since, 1e8) * float64(time.Second)))
 		switch {
 		case busy:
 			c.used = now
-		case last.After(c.used):
-			c.used = last
+		case did != c.did && did >= 0 && c.did != 0: // how long ago does not count: clocks are set
+			c.used = now
 		case ended != c.ended && c.ended != 0:
 			c.used = now // somebody came and went
 		}
-		c.ended = ended
+		c.ended, c.did = ended, did
 		return nil
 	})
 }
@@ -386,13 +389,15 @@ func (w *warden) backup(ctx context.Context, c *care, r *tenant.Record) error {
 	if now.Before(c.due) {
 		return nil
 	}
-	last := r.Created
+	var last time.Time
 	list, err := w.m.o.Archive.List(ctx, r.ID)
 	if err != nil {
 		return err
 	}
-	if len(list) > 0 && list[0].Started.After(last) {
-		last = list[0].Started
+	for _, at := range append([]time.Time{r.Created}, startsOf(list)...) {
+		if at.After(last) && !at.After(now) { // one of a time to come was made while the clock was wrong
+			last = at
+		}
 	}
 	if due := last.Add(r.Backups.Every); due.After(now) {
 		c.due = now.Add(min(due.Sub(now), w.m.o.Every*12)) // Every may change meanwhile
@@ -404,4 +409,11 @@ func (w *warden) backup(ctx context.Context, c *care, r *tenant.Record) error {
 		kind = Physical
 	}
 	return w.order(ctx, r, Order{Verb: VerbBackup, Kind: kind})
+}
+
+func startsOf(list []Backup) (at []time.Time) {
+	for i := range list {
+		at = append(at, list[i].Started)
+	}
+	return at
 }

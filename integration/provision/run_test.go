@@ -60,10 +60,12 @@ func (b *bed) pid(name string) int {
 func TestRunner(t *testing.T) {
 	t.Parallel()
 	var clock atomic.Int64 // that the manager sees, ahead of the real one
+	begun := time.Now()
 	now := func() time.Time { return time.Now().Add(time.Duration(clock.Load())) }
 	var clients atomic.Int64
 	b := newBed(t, func(_ *bed, o *provision.Options) {
 		o.Now = now
+		o.Elapsed = func() time.Duration { return time.Since(begun) + time.Duration(clock.Load()) } // it goes on, and is not set
 		o.Clients = func(string) int { return int(clients.Load()) }
 	})
 	b.do(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Enable: true})
@@ -128,6 +130,62 @@ func TestRunner(t *testing.T) {
 		return err != nil
 	})
 	b.nothing()
+}
+
+// A clock that is wrong, or is set, ends no grace period and takes nothing out of the audit; time that has gone by does.
+func TestClocks(t *testing.T) {
+	t.Parallel()
+	const grace = 7 * 24 * time.Hour
+	var wrong, gone atomic.Int64 // by how much the clock is, and what has gone by beside real time
+	begun := time.Now()
+	b := newBed(t, func(_ *bed, o *provision.Options) {
+		o.Now = func() time.Time { return time.Now().Round(0).Add(time.Duration(wrong.Load() + gone.Load())) }
+		o.Elapsed = func() time.Duration { return time.Since(begun) + time.Duration(gone.Load()) }
+		o.Every, o.AuditKeep = 10*time.Millisecond, 30*24*time.Hour
+	})
+	put := func(name string, forget time.Time) {
+		t.Helper()
+		r := &tenant.Record{
+			ID: tenant.NewID(), Name: name, Isolation: tenant.Instance, Phase: tenant.Removed, Driver: "process", Host: host, Created: begun, Forget: forget,
+		}
+		if _, err := b.dir.Put(t.Context(), r, tenant.Entry{Time: time.Now(), What: "removed", ID: r.ID, Name: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there := func(name string) bool {
+		_, err := b.dir.Find(context.Background(), "name/"+name)
+		return err == nil
+	}
+	looks := func() { // the runner has looked at what there is, several times
+		t.Helper()
+		time.Sleep(100 * time.Millisecond)
+	}
+	put("late", begun.Add(grace))
+	// The machine begins with a clock that is a year ahead; an hour later it is found out.
+	wrong.Store(int64(365 * 24 * time.Hour))
+	b.run()
+	looks()
+	if !there("late") {
+		t.Fatal("a wrong clock at the start has ended a grace period")
+	}
+	wrong.Store(0)
+	looks()
+	gone.Store(int64(2 * time.Hour))
+	looks()
+	// It is set while the runner is at work: what that would end begins anew.
+	wrong.Store(int64(30 * 24 * time.Hour))
+	b.until("given its grace period again", func() bool { return b.record("late").Forget.After(begun.Add(36 * 24 * time.Hour)) })
+	gone.Store(int64(6 * 24 * time.Hour))
+	looks()
+	if !there("late") {
+		t.Fatal("a clock that was set has ended a grace period")
+	}
+	if log, err := b.dir.Audit(t.Context(), "", 0); err != nil || len(log) < 2 {
+		t.Errorf("the audit has %d entries left: %v", len(log), err)
+	}
+	// Its time has come.
+	gone.Store(int64(8 * 24 * time.Hour))
+	b.until("forgotten", func() bool { return !there("late") })
 }
 
 // How an instance ended by itself is told, and a server that ends again and again is started with a growing pause.

@@ -11,17 +11,17 @@ import (
 type descs struct {
 	all []*prometheus.Desc
 
-	buildInfo, configEpoch, configLoaded, configReloads                                                           *prometheus.Desc
-	parseHits, parseMisses, parseEvictions, parseEntries, parseBytes, parseMaxBytes, parseSeconds                 *prometheus.Desc
-	clients, clientsActive, clientsWaiting, connects, closes, loginsFailed, cancels, pinned, pins                 *prometheus.Desc
-	queries, transactions, received, sent, errors, statementSeconds, transactionSeconds                           *prometheus.Desc
-	listenSessions, listenChannels, listenConnections                                                             *prometheus.Desc
-	parses, binds, healed, contexts, prepared, preparedBytes, preparedEvictions, plans, refusals                  *prometheus.Desc
-	poolSize, poolIdle, poolUsed, poolWaiting, poolMax, poolMaxWait, checkouts, checkoutSeconds, checkoutTimeouts *prometheus.Desc
-	opened, openFailures, openSeconds, closed, backendReceived, backendSent, backendParses                        *prometheus.Desc
-	tenantClients, tenantWaiting, tenantTransactions, tenantQueries, tenantErrors, tenantReceived, tenantSent     *prometheus.Desc
-	directoryCurrent, directoryAge, directoryTenants, directoryInstances, tenantsWaking, wakes, instanceEnds, instanceOOMKills, instancesDown                    *prometheus.Desc
-	backendParseEvictions, checkSeconds, checksFailed, up, bans, budgetMax, budgetUsed, budgetWaiting             *prometheus.Desc
+	buildInfo, configEpoch, configLoaded, configReloads                                                                                       *prometheus.Desc
+	parseHits, parseMisses, parseEvictions, parseEntries, parseBytes, parseMaxBytes, parseSeconds                                             *prometheus.Desc
+	clients, clientsActive, clientsWaiting, connects, closes, loginsFailed, cancels, pinned, pins                                             *prometheus.Desc
+	queries, transactions, received, sent, errors, statementSeconds, transactionSeconds                                                       *prometheus.Desc
+	listenSessions, listenChannels, listenConnections                                                                                         *prometheus.Desc
+	parses, binds, healed, contexts, prepared, preparedBytes, preparedEvictions, plans, refusals                                              *prometheus.Desc
+	poolSize, poolIdle, poolUsed, poolWaiting, poolMax, poolMaxWait, checkouts, checkoutSeconds, checkoutTimeouts                             *prometheus.Desc
+	opened, openFailures, openSeconds, closed, backendReceived, backendSent, backendParses                                                    *prometheus.Desc
+	tenantClients, tenantWaiting, tenantTransactions, tenantQueries, tenantErrors, tenantReceived, tenantSent                                 *prometheus.Desc
+	directoryCurrent, directoryAge, directoryTenants, directoryInstances, tenantsWaking, wakes, instanceEnds, instanceOOMKills, instancesDown *prometheus.Desc
+	backendParseEvictions, checkSeconds, checksFailed, up, bans, budgetMax, budgetUsed, budgetWaiting                                         *prometheus.Desc
 }
 
 func newDescs(namespace string) descs {

@@ -1,6 +1,7 @@
 package process
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -9,6 +10,28 @@ import (
 	"strings"
 	"syscall"
 )
+
+// end is how the last server of an instance ended; empty = it was not this process's, or it has not ended.
+func (d *Driver) end(ctx context.Context, id string) string {
+	d.mu.Lock()
+	c := d.mu.children[id]
+	d.mu.Unlock()
+	if c != nil && ending(c.pid) { // it is waited for in this moment
+		select {
+		case <-c.done:
+		case <-ctx.Done():
+		}
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.mu.ends[id]
+}
+
+// ending reports whether a process has ended, or is about to: the kernel takes its memory, and with it its program, away first.
+func ending(pid int) bool {
+	_, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/exe")
+	return err != nil || !alive(pid)
+}
 
 // howEnded says how a server of this process's ended, in one line.
 func (d *Driver) howEnded(p *place, end *os.ProcessState) string {

@@ -348,9 +348,7 @@ func (d *Driver) State(ctx context.Context, in *provision.Instance) (provision.S
 	if ok {
 		st.Running, st.PID, st.Ready, st.Since = true, pm.pid, pm.ready, time.Unix(pm.since, 0)
 	} else {
-		d.mu.Lock()
-		st.Ended = d.mu.ends[in.ID]
-		d.mu.Unlock()
+		st.Ended = d.end(ctx, in.ID)
 	}
 	st.OOMKills = -1
 	if n, ok := d.groups.oomKills(in.ID); ok {
