@@ -35,6 +35,7 @@ type follower struct {
 	vault *tenant.Vault
 	// orders are carried out here; nil = instances that are asleep stay so, and the console gives none.
 	orders provision.Executor
+	counts func() provision.Counts // of instances' ends; nil = nobody counts them here
 
 	// instances are those at work, by ID: made at the first login, dropped when they were not used for a while.
 	instances sync.Map // string -> *instance
@@ -79,7 +80,7 @@ const tenantsLabel = "(tenants)"
 const unusedAfter = 5 * time.Minute
 
 func newFollower(p *Pooler, o *Options) *follower {
-	f := &follower{p: p, dir: o.Directory, vault: o.Vault, orders: o.Orders, kinds: make(map[clusterKind]bool), idleAfter: o.UnusedAfter}
+	f := &follower{p: p, dir: o.Directory, vault: o.Vault, orders: o.Orders, counts: o.Counts, kinds: make(map[clusterKind]bool), idleAfter: o.UnusedAfter}
 	if f.idleAfter <= 0 {
 		f.idleAfter = unusedAfter
 	}
@@ -282,6 +283,10 @@ func (f *follower) told() metrics.Directory {
 	current, since, _ := f.dir.State()
 	d := metrics.Directory{
 		Current: current, Tenants: f.dir.Len(), Instances: int(f.made.Load()), Waking: int(f.waking.Load()), Woken: f.woken.Load(), NotWoken: f.wakeFailed.Load(),
+	}
+	if f.counts != nil {
+		c := f.counts()
+		d.Ended, d.OOMKills, d.Down = c.Ended, c.OOMKills, c.Down
 	}
 	if !current {
 		d.Age = time.Since(since)

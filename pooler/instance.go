@@ -31,7 +31,7 @@ type instance struct {
 
 	madeOf  *tenant.Record // of which its unit was made
 	now     atomic.Pointer[served]
-	used    atomic.Int64 // when a login asked for it last, in Unix nanoseconds
+	used    atomic.Int64 // when a login asked for it last, a pool.Instant
 	dropped atomic.Bool  // it is at work no more
 	// attached: sessions of a database of the configuration come to it, which it does not count. It stays, then, as long as its tenant does.
 	attached atomic.Bool
@@ -60,7 +60,7 @@ type served struct {
 func (f *follower) open(r *tenant.Record) (*instance, error) {
 	if v, ok := f.instances.Load(r.ID); ok {
 		in := v.(*instance) //nolint:forcetypeassert // nothing else is in it
-		if in.used.Store(time.Now().UnixNano()); !in.dropped.Load() {
+		if in.used.Store(int64(pool.Now())); !in.dropped.Load() {
 			return in, nil
 		}
 	}
@@ -68,14 +68,14 @@ func (f *follower) open(r *tenant.Record) (*instance, error) {
 	defer f.mu.Unlock()
 	if v, ok := f.instances.Load(r.ID); ok {
 		in := v.(*instance) //nolint:forcetypeassert // nothing else is in it
-		in.used.Store(time.Now().UnixNano())
+		in.used.Store(int64(pool.Now()))
 		return in, nil
 	}
 	if f.ended {
 		return nil, errEnding
 	}
 	in := &instance{f: f, id: r.ID, madeOf: r, readOnly: make(map[string]*atomic.Bool)}
-	in.used.Store(time.Now().UnixNano())
+	in.used.Store(int64(pool.Now()))
 	in.gate.in = in
 	conf := f.p.state.Load().cfg
 	u, err := f.p.newInstanceUnit(conf, r, in, nil)
@@ -101,7 +101,7 @@ var errEnding = errors.New("the pooler is ending")
 func (f *follower) sweep() {
 	conf := f.p.state.Load().cfg
 	// A client that has not finished its login may have seen the instance as long ago as that.
-	oldest := time.Now().Add(-max(f.idleAfter, conf.Clients.LoginTimeout+time.Second)).UnixNano()
+	oldest := int64(pool.Now()) - int64(max(f.idleAfter, conf.Clients.LoginTimeout+time.Second))
 	f.instances.Range(func(_, v any) bool {
 		in := v.(*instance) //nolint:forcetypeassert // nothing else is in it
 		if in.used.Load() < oldest && in.unused() {
@@ -269,7 +269,7 @@ func (in *instance) options(conf *config.Config, r *tenant.Record, x *tenant.Rep
 	}
 	e := cluster.Endpoint{
 		Role: role, Address: address, Database: r.Database, TCP: tcpOptions(conf.TCP), ConnectTimeout: conf.Connect.Timeout,
-		Budget: r.Limits.Connections, Pool: base,
+		Budget: r.Limits.Connections, Pool: base, Auth: ownServer,
 	}
 	if ca := at.CA; ca != "" {
 		tls, err := backend.AuthorityTLS(ca)
@@ -305,7 +305,7 @@ func (in *instance) options(conf *config.Config, r *tenant.Record, x *tenant.Rep
 			User: l.Role, Name: l.Name + "@" + r.Name, Credential: auth.NewClientCredential(password), Tenant: r.Name, Budgeted: r.Limits.Connections > 0,
 			Identity: l.Role + "/" + fingerprint(password),
 		}
-		if readsOnly(r, l) {
+		if readsOnly(r, l) || x != nil { // a replica that is made a primary does not take writes before its sessions have ended
 			lo.Params = []pgwire.Param{{Name: "default_transaction_read_only", Value: "on"}}
 			lo.Identity += "/read only"
 		}
@@ -325,6 +325,9 @@ func (in *instance) options(conf *config.Config, r *tenant.Record, x *tenant.Rep
 	}
 	return o, logins
 }
+
+// ownServer is what a server may ask for that pgkennel made: all of its roles have SCRAM verifiers, and what else listens in its place knows none of them.
+var ownServer = &auth.ClientOptions{SCRAMOnly: true}
 
 // attachedRole is no role: among an instance's logins it stands for its own one, as sessions of a database of the configuration have it.
 const attachedRole = ""

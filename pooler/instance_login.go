@@ -3,10 +3,10 @@ package pooler
 import (
 	"os"
 	"strings"
-	"time"
 
 	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/pool"
 	"github.com/pgkennel/pgkennel/pooler/session"
 	"github.com/pgkennel/pgkennel/tenant"
 )
@@ -176,7 +176,7 @@ func (f *follower) account(n tenant.Naming, asked *tenant.Asked) (a *session.Acc
 	}
 	if v, ok := f.instances.Load(r.ID); ok {
 		in := v.(*instance) //nolint:forcetypeassert // nothing else is in it
-		in.used.Store(time.Now().UnixNano())
+		in.used.Store(int64(pool.Now()))
 		if now := in.now.Load(); now != nil && now.rec == r && !in.dropped.Load() {
 			if a = now.accounts[login]; a == nil {
 				return nil, tenant.UnknownUser, true

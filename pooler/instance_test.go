@@ -1,16 +1,21 @@
 package pooler
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/netip"
+	"strconv"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/tenant"
@@ -222,6 +227,50 @@ func TestElsewhere(t *testing.T) {
 		if e := wantCode(t, x.host, x.code, err); strings.Contains(e.Error()+e.Detail+e.Hint, "far") {
 			t.Errorf("a client is told of a host: %+v", e)
 		}
+	}
+}
+
+// What listens where a tenant's server should is not taken for it unless it knows the password's verifier, and is not told the password.
+func TestImpostors(t *testing.T) {
+	t.Parallel()
+	k := newKennel(t, kennelOptions{})
+	r := k.tenant("acme")
+	secret, err := k.vault.Open(r.ID, r.Logins[0].Field(), r.Logins[0].Secret)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, asks := range []pgproto3.BackendMessage{&pgproto3.AuthenticationOk{}, &pgproto3.AuthenticationCleartextPassword{}, &pgproto3.AuthenticationMD5Password{}} {
+		f := pgtest.NewFakeServer(t, func(c *pgtest.FakeConn) error {
+			m, err := c.Receive()
+			if err == nil {
+				t.Errorf("asking by %T, it heard %#v", asks, m)
+			}
+			return err
+		}, pgtest.FakeLogin(func(c *pgtest.FakeConn) error {
+			if err := c.Send(asks); err != nil {
+				return err
+			}
+			if _, trusts := asks.(*pgproto3.AuthenticationOk); trusts {
+				return c.Welcome()
+			}
+			said, err := io.ReadAll(c.Conn)
+			if len(said) > 0 {
+				t.Errorf("asking by %T, it heard %q: the password is %s", asks, said, secret)
+			}
+			return cmp.Or(err, io.EOF)
+		}))
+		host, port, err := net.SplitHostPort(f.Addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, _ := strconv.Atoi(port)
+		k.dir.change(r.ID, func(r *tenant.Record) { r.Endpoint = tenant.Endpoint{Host: host, Port: n} })
+		c, err := k.try("acme", "acme", password("acme"))
+		if err == nil {
+			_, err = c.Exec(context.Background(), "SELECT 1")
+			c.Close(context.Background())
+		}
+		wantCode(t, fmt.Sprintf("an impostor that asks by %T", asks), "08006", err)
 	}
 }
 

@@ -49,6 +49,8 @@ type Options struct {
 	Vault     *tenant.Vault
 	// Orders carries out what the console orders for tenants, and wakes those that are asleep; nil = nobody does.
 	Orders provision.Executor
+	// Counts are the ends of instances that this process looks after, for metrics; nil = there are none.
+	Counts func() provision.Counts
 	// API is served at the socket and the port of [admin], to those who may; nil = it is not. Caller tells it who gives an order.
 	API http.Handler
 	// UnusedAfter is how long what serves a tenant's own instance is kept without clients; 0 = 5 minutes.

@@ -2,7 +2,9 @@ package pooler
 
 import (
 	"cmp"
+	"context"
 	"errors"
+	"net"
 	"slices"
 	"time"
 
@@ -147,6 +149,9 @@ func (in *instance) chooseReplica(role string) (*session.Account, tenant.Refusal
 	}
 	var list []*reader
 	for _, rd := range now.replicas {
+		if at := rd.u.left.Load(); at != nil && time.Since(*at) < downCounts {
+			continue // it may be one again later
+		}
 		if rd.accounts[l.Name] != nil && !in.f.elsewhere(rd.Host, rd.Endpoint.Host) {
 			list = append(list, rd)
 		}
@@ -170,13 +175,45 @@ func (in *instance) chooseReplica(role string) (*session.Account, tenant.Refusal
 	return best.accounts[l.Name], tenant.Welcome, nil
 }
 
-// downCounts is how long a replica is passed over that did not answer: nobody asks it but for sessions.
+// downCounts is how long a replica is passed over that did not answer, or was none: nobody asks it but for sessions.
 const downCounts = 10 * time.Second
 
 func errNoReplica(name string) *pgwire.Error {
 	return pgwire.Errorf(pgwire.CodeCannotConnectNow, "database %q has no replica that serves", name).WithRoutine("tenant_no_replica").
 		WithHint("Connect without pgdog.role=replica, or try again when there is one: an operator makes it by pgkennel tenant replica create.")
 }
+
+// promoted ends the sessions at a replica whose server says that it is none any more: what they read would be another history's, or grow old. The caller may hold
+// one of them.
+func (u *unit) promoted() {
+	now := time.Now()
+	u.left.Store(&now)
+	if !u.leaving.CompareAndSwap(false, true) {
+		return
+	}
+	if !u.in.f.background(func(context.Context) {
+		defer u.leaving.Store(false)
+		u.p.log.Warn("replica was promoted: its sessions end", "tenant", u.name(), "replica", u.replica)
+		u.cl.Reconnect()
+		for _, c := range u.p.driver.Clients() {
+			here := false
+			c.Inspect(func(s *session.Session, _ net.Conn) {
+				a := s.Account()
+				here = a != nil && unitOf(a) == u
+			})
+			if here {
+				c.Retire(errLeft, session.CloseKilled)
+			}
+		}
+	}) {
+		u.leaving.Store(false) // all end
+	}
+}
+
+// errLeft is what a session at a replica is told that was promoted.
+var errLeft = pgwire.Fatalf(pgwire.CodeAdminShutdown, "terminating connection due to administrator command").WithRoutine("replica_promoted").
+	WithDetail("The replica that the session was at is a primary now, and no copy of the tenant's any more.").
+	WithHint("Connect again: with pgdog.role=replica to another replica, if there is one, else without.")
 
 // errPromoted is for the log: connections for reading are made to replicas only.
 var errPromoted = errors.New("the server is no replica")

@@ -16,7 +16,7 @@ import (
 const readsReplica = "pgdog.role=replica"
 
 // replicated is a tenant acme with two replicas, which are one server: its rows say that they are read there.
-func (k *kennel) replicated() (*tenant.Record, tenant.Endpoint) {
+func (k *kennel) replicated() (*tenant.Record, *pgtest.Instance) {
 	k.t.Helper()
 	r := k.tenant("acme", "bi")
 	there := pgtest.Start(k.t, pgtest.Auth("scram-sha-256"))
@@ -30,7 +30,48 @@ func (k *kennel) replicated() (*tenant.Record, tenant.Endpoint) {
 		there.Exec(k.t, r.Database, fmt.Sprintf("create role %q login password '%s'; grant all on items to %[1]q", r.Logins[i].Role, secret))
 	}
 	there.Standby(k.t)
-	return r, tenant.Endpoint{Host: "127.0.0.1", Port: there.Port}
+	return r, there
+}
+
+// TestPromotion: sessions at a replica that is made a primary end, the idle ones too, and none of them has written there.
+func TestPromotion(t *testing.T) {
+	t.Parallel()
+	k, _ := newCity(t)
+	acme, there := k.replicated()
+	at := tenant.Endpoint{Host: "127.0.0.1", Port: there.Port}
+	k.dir.change(acme.ID, func(r *tenant.Record) { r.Replicas = []tenant.Replica{{ID: "one", Host: "here", Endpoint: at}} })
+	reads := func() *pgx.Conn {
+		t.Helper()
+		c, err := k.try("acme", "acme", password("acme"), readsReplica)
+		if err != nil {
+			t.Fatalf("%v; log:\n%s", err, k.log)
+		}
+		t.Cleanup(func() { c.Close(context.Background()) })
+		value(t, c, "select name from items")
+		return c
+	}
+	idle, busy, own := reads(), reads(), k.owner("acme")
+	run(t, busy, "begin")
+	value(t, busy, "select name from items")
+	there.Exec(t, "postgres", "select pg_promote()")
+	if got := value(t, busy, "select pg_is_in_recovery()::text"); got != "false" {
+		t.Fatalf("it was not promoted: %s", got)
+	}
+	_, err := busy.Exec(t.Context(), "commit")
+	if err == nil {
+		_, err = busy.Exec(t.Context(), "insert into items values (2, 'x')")
+	}
+	if e := wantCode(t, "a session in a transaction", "57P01", err); !strings.Contains(e.Hint, "pgdog.role") {
+		t.Errorf("got %+v", e)
+	}
+	wantEnded(t, idle)
+	run(t, own, "insert into items values (2, 'x')")
+	if got := there.Query(t, acme.Database, "select count(*) from items"); got[0] != "1" {
+		t.Errorf("rows where it was promoted: %v", got)
+	}
+	// It was the only one, and is none.
+	_, err = k.try("acme", "acme", password("acme"), readsReplica)
+	wantCode(t, "a session at what was promoted", "57P03", err)
 }
 
 // TestReplicas: a session that wants so is at a replica of its tenant, is kept out as it is from the tenant itself, and is never anywhere else.
@@ -39,7 +80,8 @@ func TestReplicas(t *testing.T) {
 	s := &sleeper{let: make(chan error, 10)}
 	k, _ := newCity(t, s.execute)
 	s.k = k
-	acme, at := k.replicated()
+	acme, there := k.replicated()
+	at := tenant.Endpoint{Host: "127.0.0.1", Port: there.Port}
 	change := func(f func(*tenant.Record)) { k.dir.change(acme.ID, f) }
 	reads := func(user, login string, params ...string) *pgx.Conn {
 		t.Helper()

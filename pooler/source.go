@@ -31,6 +31,7 @@ func (l *login) of(proof *auth.ClientCredential) *cluster.Login {
 		return l.login
 	}
 	if known := l.learn.Load(); known != nil {
+		l.u.cl.Introduce(known) // again, if it was dismissed
 		return known
 	}
 	if proof == nil {

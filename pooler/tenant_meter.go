@@ -220,6 +220,10 @@ func describe(info *admin.TenantInfo, r *tenant.Record) {
 		return
 	}
 	info.Phase, info.Host, info.Access = r.Phase.String(), r.Host, "off"
+	info.Ended, info.OOMKills, info.LastEnd, info.EndReason = int64(r.Ends.Count), r.Ends.OOMKills, r.Ends.Last, r.Ends.Reason
+	if r.Phase == tenant.Ready {
+		info.DownSince = r.Ends.Down
+	}
 	if r.Access.Enabled {
 		info.Access = "on"
 		if len(r.Access.Networks) > 0 {

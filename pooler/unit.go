@@ -30,6 +30,8 @@ type unit struct {
 	in    *instance // whose it is; nil = the configuration's
 	// replica is the ID of the instance's replica that it is for; empty = the instance itself.
 	replica string
+	leaving atomic.Bool               // its sessions are being ended, for the replica was promoted
+	left    atomic.Pointer[time.Time] // when that was noticed last
 
 	label   string // of its metrics
 	metrics *metrics.Cluster
@@ -356,6 +358,7 @@ func (u *unit) dial(ctx context.Context, o backend.DialOptions) (*backend.Login,
 	l, err := backend.Dial(ctx, o)
 	if err == nil && u.replica != "" && !standby(l.Params) {
 		l.Conn.Close()
+		u.promoted()
 		return nil, errPromoted
 	}
 	return l, err
@@ -375,6 +378,9 @@ func (u *unit) adopt(l *backend.Login, o backend.DialOptions, info cluster.PoolI
 		conn.Hears = func(pid uint32) bool { return all.is(sender{at, pid}, hears) }
 	}
 	conn.Statements.MaxCount, conn.Statements.MaxBytes = limit, backendStatements
+	if u.replica != "" {
+		conn.Promoted = u.promoted
+	}
 	if len(l.Leftover) > 0 {
 		if err := conn.Feed(l.Leftover); err != nil {
 			u.p.senders.remove(from, by)
@@ -457,6 +463,10 @@ func (u *unit) schemaSettled() { u.schemaOnce.Do(func() { close(u.schemaDue) }) 
 // awaitSchema waits for the first snapshot of the schema, for a time: without it statements are refused that need to know a table's columns,
 // which the first clients after a start should not be. Should it not come, that is better than not to serve at all.
 func (u *unit) awaitSchema(ctx context.Context) {
+	if !u.cl.ReadsSchema() {
+		u.schemaSettled()
+		return
+	}
 	u.mu.Lock()
 	limit := u.conf.Timeouts.Checkout
 	u.mu.Unlock()

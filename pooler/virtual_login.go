@@ -71,6 +71,9 @@ func (f *follower) itself(s *snapshot, asked *tenant.Asked) (a *session.Account,
 			return nil, tenant.UnknownTenant, nil
 		}
 		to, e := ts.itself(x, user)
+		if e == nil && x.Database == "" { // where no user is configured, the schema and the servers' health are known by tenants' logins
+			ts.u.cl.Introduce(to.Login.(*login).login) //nolint:forcetypeassert // the pooler's own
+		}
 		return to, tenant.Welcome, e
 	}
 	return a, tenant.Welcome, true

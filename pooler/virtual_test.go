@@ -1,6 +1,7 @@
 package pooler
 
 import (
+	"context"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/tenant"
 )
 
@@ -156,6 +158,60 @@ func TestVirtualTenantsThemselves(t *testing.T) {
 	}
 	_, err = k.try("app", "shop", password("app"))
 	wantCode(t, "the tenant of a user's name", "28P01", err)
+}
+
+// TestTenantsWithoutUsers: in a cluster that no user of the configuration has, tenants' logins wait for nobody, and one of them reads the schema; when that one is
+// gone, or keeps it from being read, another does.
+func TestTenantsWithoutUsers(t *testing.T) {
+	t.Parallel()
+	k := newKennel(t, kennelOptions{})
+	db := k.server.CreateDatabase(t, "create table orders (tenant_id bigint not null default nullif(current_setting('app.current_tenant', true), '')::bigint, note text)",
+		"insert into orders select t, 'of ' || t from generate_series(1, 5) t", "alter table orders enable row level security",
+		"create policy mine on orders using (tenant_id = nullif(current_setting('app.current_tenant', true), '')::bigint)")
+	k.write(kennelOptions{general: "load_schema = \"on\"", config: fmt.Sprintf("[multi_tenant]\ncolumn = \"tenant_id\"\n"+
+		"[[databases]]\nname = \"shop\"\nhost = \"127.0.0.1\"\nport = %d\ndatabase_name = %q\n", k.server.Port, db)})
+	if err := k.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	roles := make(map[string]string)
+	for name, key := range map[string]string{"two": "2", "three": "3"} {
+		role := k.server.CreateUser(t, "x", "trust")
+		k.server.Exec(t, db, fmt.Sprintf("revoke pg_read_all_data, pg_write_all_data from %q; grant select on orders to %[1]q", role))
+		id := k.virtual(name, key)
+		k.dir.change(id, func(r *tenant.Record) { r.Mode, r.Role = tenant.Strict, role })
+		k.itself(id)
+		roles[name] = role
+	}
+	login := func(name string) {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second) // a checkout may take 30
+		defer cancel()
+		c, err := pgx.Connect(ctx, pgtest.DSN(k.addr(), "shop", name, password(name)))
+		if err != nil {
+			t.Fatalf("%s: %v; log:\n%s", name, err, k.log)
+		}
+		defer c.Close(t.Context())
+		if got, want := value(t, c, "select string_agg(note, ',') from orders"), map[string]string{"two": "of 2", "three": "of 3"}[name]; got != want {
+			t.Errorf("%s reads %q", name, got)
+		}
+	}
+	u := k.state.Load().units["shop"]
+	knows := func(table string) func() bool {
+		return func() bool { s := u.cl.Schema(); return s != nil && s.Lookup("public", table, nil) != nil }
+	}
+	login("two")
+	eventually(t, "the schema", knows("orders"))
+	// What it may set for itself keeps it from reading; at last it may not log in.
+	for i, sql := range []string{"alter role %q set statement_timeout = 1", "alter role %q nologin"} {
+		k.server.Exec(t, db, fmt.Sprintf(sql, roles["two"]))
+		table := fmt.Sprint("later", i)
+		k.server.Exec(t, db, "create table "+table+" (id int)")
+		eventually(t, "a reader that is let in", func() bool {
+			login("three")
+			<-u.cl.RefreshSchema("test")
+			return knows(table)()
+		})
+	}
 }
 
 func (k *kennel) app(tenant string) (*pgx.Conn, error) {

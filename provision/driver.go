@@ -91,6 +91,11 @@ type State struct {
 	Ready   bool // it accepts connections
 	PID     int
 	Since   time.Time
+	// Ended is how its last server ended, in a few words; empty = it runs, or that is not known.
+	Ended string
+	// OOMKills is how many of its processes the kernel has ended because its memory was used up, since it counts: at least since the server's start. Below
+	// zero = that is not known.
+	OOMKills int64
 }
 
 // Usage is what an instance uses.

@@ -36,6 +36,8 @@ type Options struct {
 	Every time.Duration
 	Log   *slog.Logger
 	Now   func() time.Time
+	// Elapsed is the time since some moment, whatever the clock is set to; nil = of this process. Tests with a clock of their own have it go with that.
+	Elapsed func() time.Duration
 	// AuditKeep is how long entries of the audit are kept, AuditEntries how many; 0 = all.
 	AuditKeep    time.Duration
 	AuditEntries int
@@ -57,6 +59,8 @@ type Manager struct {
 	root context.Context //nolint:containedctx // of the operations, which outlive the orders that begin them; Close ends it
 	stop context.CancelCauseFunc
 	wg   sync.WaitGroup
+
+	counts counts
 
 	mu struct {
 		sync.Mutex
@@ -95,6 +99,10 @@ func New(o Options) (*Manager, error) {
 	}
 	if o.Now == nil {
 		o.Now = time.Now
+	}
+	if o.Elapsed == nil {
+		begun := time.Now()
+		o.Elapsed = func() time.Duration { return time.Since(begun) }
 	}
 	if o.OnStep == nil {
 		o.OnStep = func(*tenant.Operation, string, string) {}

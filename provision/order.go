@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/netip"
+	"strings"
 	"time"
 
 	"github.com/pgkennel/pgkennel/tenant"
@@ -148,6 +149,32 @@ type Connect struct {
 	Options string `json:"options,omitempty"`
 	// CA is the authority that the server's certificate has to come from, in PEM, if there is one: then by TLS only (sslmode=verify-full).
 	CA string `json:"ca,omitempty"`
+	// Auth is how the server has to ask for the password, as libpq's require_auth; empty = as it likes. One of pgkennel's own proves itself by that.
+	Auth string `json:"require_auth,omitempty"`
+}
+
+// Env is what libpq is told of it that has no place in a program's arguments. Before version 16 it lets a server ask as it likes: the server should have proved
+// itself just before.
+func (c *Connect) Env() []string {
+	env := []string{"PGPASSWORD=" + c.Password, "PGPASSFILE=/dev/null"}
+	if c.Auth != "" {
+		env = append(env, "PGREQUIREAUTH="+c.Auth)
+	}
+	return env
+}
+
+// requirement is Auth as a part of a connection string. Without one, the environment may have it.
+func (c *Connect) requirement() string {
+	if c.Auth == "" {
+		return ""
+	}
+	return " channel_binding=prefer require_auth=" + c.Auth
+}
+
+// ConnString is how pgx connects, but for the password and the authority.
+func (c *Connect) ConnString() string {
+	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
+	return fmt.Sprintf("host='%s' port=%d user='%s' dbname='%s' passfile=/dev/null%s", quote.Replace(c.Host), c.Port, quote.Replace(c.User), quote.Replace(c.Database), c.requirement())
 }
 
 // View is a tenant as operators see it: without secrets.
@@ -178,6 +205,7 @@ type View struct {
 	Replicas     []tenant.Replica  `json:"replicas,omitempty"`
 	Backups      tenant.Backups    `json:"backups,omitzero"`
 	Operation    *OperationView    `json:"operation,omitempty"`
+	Ends         tenant.Ends       `json:"ends,omitzero"`
 	Usage        *Usage            `json:"usage,omitempty"`
 	Stats        map[string]int64  `json:"stats,omitempty"`
 	Created      time.Time         `json:"created"`

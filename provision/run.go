@@ -33,10 +33,11 @@ func (m *Manager) run(ctx context.Context) error {
 	defer cancel(nil)
 	m.setRunning(true)
 	defer m.setRunning(false)
-	w := &warden{m: m, wake: make(chan struct{}, 1)}
+	w := &warden{m: m, wake: make(chan struct{}, 1), clock: newClock(&m.o)}
 	w.mu.records = make(map[string]*tenant.Record)
 	w.mu.care = make(map[string]*care)
 	w.mu.due = make(map[string]bool)
+	w.mu.servers = make(map[string]int)
 	changes, err := m.dir.Watch(ctx)
 	if err != nil {
 		return err
@@ -47,7 +48,7 @@ func (m *Manager) run(ctx context.Context) error {
 		wg.Go(func() { w.watch(ctx, name, d) })
 	}
 	wg.Go(func() { w.leaks(ctx) })
-	wg.Go(func() { m.prune(ctx) })
+	wg.Go(func() { w.prune(ctx) })
 	defer w.answers.Wait()
 	defer wg.Wait()
 	defer cancel(nil)
@@ -65,6 +66,7 @@ func (m *Manager) run(ctx context.Context) error {
 			w.learn(c)
 		case <-w.wake:
 		case <-tick.C:
+			w.clockSet(ctx)
 			w.all()
 		case <-lost:
 			return errors.New("the lock of this host's runner was lost")
@@ -86,11 +88,13 @@ type warden struct {
 	m       *Manager
 	wake    chan struct{}
 	answers sync.WaitGroup // to other hosts' orders
+	clock   *clock
 	mu      struct {
 		sync.Mutex
 		records map[string]*tenant.Record // all that this host is to look after
 		care    map[string]*care          // what is remembered of them
 		due     map[string]bool           // they are to be looked at
+		servers map[string]int            // the PIDs of the servers that run for them, as far as nobody was to change that
 	}
 }
 
@@ -164,6 +168,9 @@ func (w *warden) learn(c tenant.Change) {
 		w.mu.records[r.ID] = r
 		w.mu.due[r.ID] = true
 		w.m.overtake(r)
+		if r.Operation != nil || r.Phase != tenant.Ready {
+			delete(w.mu.servers, r.ID)
+		}
 	}
 	for _, id := range c.Deleted {
 		delete(w.mu.records, id)
@@ -171,8 +178,10 @@ func (w *warden) learn(c tenant.Change) {
 	for id := range w.mu.care {
 		if w.mu.records[id] == nil {
 			delete(w.mu.care, id)
+			delete(w.mu.servers, id)
 		}
 	}
+	w.countDown()
 }
 
 // mine reports whether a tenant is this host's to look after: its instance, a replica, or, of virtual tenants, everybody's.
@@ -293,22 +302,30 @@ func (w *warden) leaks(ctx context.Context) {
 const pruneEvery = time.Hour
 
 // prune takes out of the audit what is older, or more, than is to be kept.
-func (m *Manager) prune(ctx context.Context) {
+func (w *warden) prune(ctx context.Context) {
+	m := w.m
 	if m.o.AuditKeep <= 0 && m.o.AuditEntries <= 0 {
 		return
 	}
 	for ctx.Err() == nil {
 		var before time.Time
+		next := pruneEvery
 		if m.o.AuditKeep > 0 {
-			before = m.o.Now().Add(-m.o.AuditKeep)
+			if w.clock.settled(m.o.AuditKeep) {
+				before = m.o.Now().Add(-m.o.AuditKeep)
+			} else {
+				next = min(m.o.AuditKeep, forgetAfter)
+			}
 		}
-		n, err := m.dir.Prune(ctx, before, m.o.AuditEntries)
-		switch {
-		case err != nil && ctx.Err() == nil:
-			m.o.Log.WarnContext(ctx, "the audit was not pruned", "error", err)
-		case n > 0:
-			m.o.Log.InfoContext(ctx, "the audit was pruned", "entries", n)
+		if !before.IsZero() || m.o.AuditEntries > 0 {
+			n, err := m.dir.Prune(ctx, before, m.o.AuditEntries)
+			switch {
+			case err != nil && ctx.Err() == nil:
+				m.o.Log.WarnContext(ctx, "the audit was not pruned", "error", err)
+			case n > 0:
+				m.o.Log.InfoContext(ctx, "the audit was pruned", "entries", n)
+			}
 		}
-		pause(ctx, pruneEvery)
+		pause(ctx, next)
 	}
 }

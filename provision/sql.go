@@ -34,10 +34,14 @@ var own = map[string]string{
 	"standard_conforming_strings": "on",
 }
 
+// ownAuth is how a server that pgkennel made has to ask for a password, in the words of libpq's require_auth: by SCRAM it proves that it knows the verifier. What
+// listens in its place neither gets the password nor is believed.
+const ownAuth = "scram-sha-256"
+
 // dial connects to an instance. Names mean the catalog's first, so that what a tenant made is not taken for PostgreSQL's own.
 func dial(ctx context.Context, at tenant.Endpoint, w who) (*pgx.Conn, error) {
 	// Whatever the environment says about connections is not meant for this.
-	c, err := pgx.ParseConfig("host=localhost port=1 user=x password=x dbname=x sslmode=disable target_session_attrs=any")
+	c, err := pgx.ParseConfig("host=localhost port=1 user=x password=x dbname=x sslmode=disable target_session_attrs=any channel_binding=prefer require_auth=" + ownAuth)
 	if err != nil {
 		return nil, errors.New("the environment's settings for PostgreSQL's clients (PG...) can't be read")
 	}
@@ -144,12 +148,11 @@ func ServerTLS(host, ca string) (*tls.Config, error) {
 
 // dialSource connects to a database of a server that is not ours, as an operator does: with TLS as the environment says (PGSSLMODE and so on).
 func dialSource(ctx context.Context, at Connect) (*pgx.Conn, error) {
-	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
-	c, err := pgx.ParseConfig(fmt.Sprintf("host='%s' port=%d user='%s' password='%s' dbname='%s' target_session_attrs=any passfile=/dev/null",
-		quote.Replace(at.Host), at.Port, quote.Replace(at.User), quote.Replace(at.Password), quote.Replace(at.Database)))
+	c, err := pgx.ParseConfig(at.ConnString() + " target_session_attrs=any")
 	if err != nil {
-		return nil, errors.New("the environment's settings for PostgreSQL's clients (PG...) can't be read") // the text has a password
+		return nil, errors.New("the environment's settings for PostgreSQL's clients (PG...) can't be read")
 	}
+	c.Password = at.Password
 	if at.CA != "" {
 		if c.TLSConfig, err = ServerTLS(at.Host, at.CA); err != nil {
 			return nil, err

@@ -97,7 +97,7 @@ func (m *Manager) running(ctx context.Context, r *tenant.Record) (Source, error)
 
 func source(r *tenant.Record, in *Instance, d Driver) Source {
 	return Source{Record: r.Clone(), Instance: in, Driver: d, Connect: Connect{
-		Host: in.Endpoint.Host, Port: in.Endpoint.Port, User: Superuser, Password: in.Password, Database: r.Database, CA: in.Endpoint.CA,
+		Host: in.Endpoint.Host, Port: in.Endpoint.Port, User: Superuser, Password: in.Password, Database: r.Database, CA: in.Endpoint.CA, Auth: ownAuth,
 	}}
 }
 

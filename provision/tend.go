@@ -13,15 +13,16 @@ import (
 
 // care is what the runner remembers of a tenant.
 type care struct {
-	// Starts that failed in a row, and when the next may be.
-	fails int
-	next  time.Time
+	// Starts that failed in a row, ends that came soon behind a start, and when the next may be.
+	fails, soon  int
+	next, raised time.Time
 	// settled is the record's access as the server has it.
 	settled string
 	// used is when somebody used it last, as far as is known, and ended how many sessions there had been by then (before
 	// PostgreSQL 14, transactions; autovacuum's are among those).
 	used   time.Time
 	ended  int64
+	did    float64 // what its server's clock said when a connection did something last; below zero = there was none
 	looked time.Time
 	disk   time.Time // when the disk is to be looked at again
 	due    time.Time // of the next look at backups
@@ -31,6 +32,8 @@ type care struct {
 const (
 	firstWait = 100 * time.Millisecond
 	lastWait  = 30 * time.Second
+	// steady is how long an instance has to be up for its next end to be none of those that follow each other.
+	steady = 2 * lastWait
 	// failsTold is how many failed starts make it a matter for the record, and so for list and show. The tenant stays ready, and is tried again and again:
 	// what keeps it down may end by itself.
 	failsTold = 5
@@ -59,6 +62,9 @@ func (w *warden) tend(ctx context.Context, id string) error {
 		return err
 	}
 	if r.Phase == tenant.Removed {
+		if !w.clock.settled(w.m.o.Grace) {
+			return nil
+		}
 		return w.order(ctx, r, Order{Verb: VerbRemove, Now: true})
 	}
 	if r.Isolation != tenant.Instance {
@@ -78,7 +84,11 @@ func (w *warden) tend(ctx context.Context, id string) error {
 		return w.under(ctx, r, func(ctx context.Context, r *tenant.Record) error { return w.m.down(ctx, r) })
 	case r.Phase != tenant.Ready:
 		return nil
-	case !s.Ready:
+	}
+	if err := w.ends(ctx, r, &s); err != nil {
+		return err
+	}
+	if !s.Ready {
 		return w.raise(ctx, c, r)
 	}
 	if c.fails > 0 {
@@ -86,6 +96,9 @@ func (w *warden) tend(ctx context.Context, id string) error {
 		if err := w.reason(ctx, r, ""); err != nil {
 			return err
 		}
+	}
+	if c.soon > 0 && time.Since(c.raised) > steady {
+		c.soon = 0
 	}
 	for _, look := range []func(context.Context, *care, *tenant.Record, *Instance, Driver) error{w.settle, w.replicas, w.disk, w.collect, w.doze} {
 		if err := look(ctx, c, r, in, d); err != nil {
@@ -149,7 +162,11 @@ func (w *warden) raise(ctx context.Context, c *care, r *tenant.Record) error {
 	c.settled = ""
 	if err == nil {
 		w.m.o.Log.InfoContext(ctx, "instance was down, and started again", "tenant", r.ID)
-		c.next = now.Add(min(firstWait<<min(c.fails, 20), lastWait)) // if it ends again at once
+		// If it ends again at once, it is not started again at once.
+		c.raised = now
+		c.next = now.Add(min(firstWait<<min(c.fails+c.soon, 20), lastWait))
+		c.soon++
+		w.started(r.ID)
 		w.soon(r.ID, 0)
 		return nil
 	}
@@ -329,25 +346,24 @@ func (w *warden) doze(ctx context.Context, c *care, r *tenant.Record, in *Instan
 func (w *warden) use(ctx context.Context, c *care, r *tenant.Record, in *Instance, now time.Time) error {
 	return as(ctx, in, "postgres", func(ctx context.Context, conn *pgx.Conn) error {
 		var busy bool
-		var since float64 // seconds since a connection did something
+		var did float64
 		var ended int64
 		err := conn.QueryRow(ctx, `SELECT coalesce(bool_or(state <> 'idle'), false),
-				greatest(coalesce(extract(epoch FROM pg_catalog.clock_timestamp() - max(state_change)), 1e9), 0)::float8, -- clocks are set back
+				coalesce(extract(epoch FROM max(state_change)), -1)::float8,
 				(SELECT coalesce((pg_catalog.to_jsonb(d) ->> 'sessions')::int8, xact_commit + xact_rollback)
-					FROM pg_catalog.pg_stat_database AS d WHERE datname = $1)`+sessions, r.Database).Scan(&busy, &since, &ended)
+					FROM pg_catalog.pg_stat_database AS d WHERE datname = $1)`+sessions, r.Database).Scan(&busy, &did, &ended)
 		if err != nil {
 			return err
 		}
-		last := now.Add(-time.Duration(min(since, 1e8) * float64(time.Second)))
 		switch {
 		case busy:
 			c.used = now
-		case last.After(c.used):
-			c.used = last
+		case did != c.did && did >= 0 && c.did != 0: // how long ago does not count: clocks are set
+			c.used = now
 		case ended != c.ended && c.ended != 0:
 			c.used = now // somebody came and went
 		}
-		c.ended = ended
+		c.ended, c.did = ended, did
 		return nil
 	})
 }
@@ -373,13 +389,15 @@ func (w *warden) backup(ctx context.Context, c *care, r *tenant.Record) error {
 	if now.Before(c.due) {
 		return nil
 	}
-	last := r.Created
+	var last time.Time
 	list, err := w.m.o.Archive.List(ctx, r.ID)
 	if err != nil {
 		return err
 	}
-	if len(list) > 0 && list[0].Started.After(last) {
-		last = list[0].Started
+	for _, at := range append([]time.Time{r.Created}, startsOf(list)...) {
+		if at.After(last) && !at.After(now) { // one of a time to come was made while the clock was wrong
+			last = at
+		}
 	}
 	if due := last.Add(r.Backups.Every); due.After(now) {
 		c.due = now.Add(min(due.Sub(now), w.m.o.Every*12)) // Every may change meanwhile
@@ -391,4 +409,11 @@ func (w *warden) backup(ctx context.Context, c *care, r *tenant.Record) error {
 		kind = Physical
 	}
 	return w.order(ctx, r, Order{Verb: VerbBackup, Kind: kind})
+}
+
+func startsOf(list []Backup) (at []time.Time) {
+	for i := range list {
+		at = append(at, list[i].Started)
+	}
+	return at
 }

@@ -14,6 +14,11 @@ func (m *Manager) tool(ctx context.Context, on Source, in io.Reader, out io.Writ
 	if on.Driver == nil || on.Instance == nil {
 		return Errorf(KindRefused, "the schema of tenant %s can't be read: it shares its server with others", on.Record.Name).WithHint("only instances' schemas are templates")
 	}
+	c, err := dialSource(ctx, at) // it may be that something else listens there, and older tools can't tell
+	if err != nil {
+		return unreachable(on.Instance, err)
+	}
+	end(ctx, c)
 	args = append([]string{"--host", at.Host, "--port", strconv.Itoa(at.Port), "--username", at.User, "--no-password", "--dbname", at.Database}, args...)
 	cmd, err := on.Driver.Tool(ctx, on.Instance, name, args...)
 	if err != nil {
@@ -24,7 +29,7 @@ func (m *Manager) tool(ctx context.Context, on Source, in io.Reader, out io.Writ
 	if cmd.Env == nil { // ours may hold keys
 		cmd.Env = []string{"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/nonexistent", "LC_ALL=C"}
 	}
-	cmd.Env = append(cmd.Env, "PGPASSWORD="+at.Password, "PGPASSFILE=/dev/null")
+	cmd.Env = append(cmd.Env, at.Env()...)
 	if err := cmd.Run(); err != nil {
 		return Errorf(KindFailed, "%s: %v", name, err).WithDetail("%s", strings.TrimSpace(said.String()))
 	}

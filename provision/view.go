@@ -3,6 +3,7 @@ package provision
 import (
 	"context"
 	"slices"
+	"time"
 
 	"github.com/pgkennel/pgkennel/tenant"
 )
@@ -15,6 +16,10 @@ func NewView(r *tenant.Record) *View {
 		Cluster: r.Cluster, Schema: r.Schema, Role: r.Role, Database: r.Database, Driver: r.Driver, Host: r.Host, Endpoint: r.Endpoint,
 		Version: r.Version, Limits: r.Limits, Settings: r.Settings, Extensions: r.Extensions, Origin: r.Origin, SuspendAfter: r.SuspendAfter,
 		Replicas: r.Replicas, Backups: r.Backups, Created: r.Created, Updated: r.Updated, Forget: r.Forget,
+		Ends: r.Ends,
+	}
+	if v.Ends.Known = 0; r.Phase != tenant.Ready {
+		v.Ends.Down = time.Time{}
 	}
 	if r.Mode != 0 {
 		v.Mode = r.Mode.String()

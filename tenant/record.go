@@ -59,6 +59,9 @@ type Record struct {
 	Replicas []Replica `json:"replicas,omitempty"`
 	Backups  Backups   `json:"backups,omitzero"`
 
+	// Ends are those of its instance that nobody ordered.
+	Ends Ends `json:"ends,omitzero"`
+
 	// Operation is what is being done to it; nil = nothing.
 	Operation *Operation `json:"operation,omitempty"`
 
@@ -157,6 +160,18 @@ type Backups struct {
 	Archive bool          `json:"archive,omitempty"` // its WAL is kept, for restores to a point in time
 	Every   time.Duration `json:"every,omitempty"`   // nanoseconds; 0 = on demand only
 	Keep    int           `json:"keep,omitempty"`    // how many; 0 = all
+}
+
+// Ends are how often an instance ended by itself, or lost a process for want of memory, as its host's runner saw it.
+type Ends struct {
+	Count    int       `json:"count,omitempty"`     // of its server
+	OOMKills int64     `json:"oom_kills,omitempty"` // of its processes, by the kernel
+	Last     time.Time `json:"last,omitzero"`       // when either was seen last
+	Reason   string    `json:"reason,omitempty"`    // of that
+	// Down is since when it is started again and again, and not up; zero = it is up, or to be down.
+	Down time.Time `json:"down_since,omitzero"`
+	// Known is what of the kernel's count is in OOMKills.
+	Known int64 `json:"known,omitempty"`
 }
 
 // Operation is the journal of one thing that is done to a tenant, step by step: whoever reads it can go on, or undo it.

@@ -96,6 +96,7 @@ func serve(cmd *cobra.Command, f *files) error {
 	}
 	stop()
 	o.Directory, o.Vault, o.Orders, o.Prepare = k.Mirror, k.Vault, k, k.Prepare
+	o.Counts = k.Manager.Counts
 	o.API = api.Handler(k, api.Options{Version: version, Who: func(r *http.Request) string { return pooler.Caller(r.Context()) }})
 	err = servePooler(ctx, o, k, signals)
 	end()

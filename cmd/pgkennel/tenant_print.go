@@ -172,6 +172,9 @@ func usage(v *provision.View) provision.Usage {
 }
 
 func stateText(v *provision.View) string {
+	if v.Operation == nil && !v.Ends.Down.IsZero() {
+		return v.Phase + " (down)"
+	}
 	if v.Operation != nil {
 		return v.Phase + " (" + v.Operation.Verb + ")"
 	}
@@ -302,6 +305,12 @@ func showOne(out io.Writer, v *provision.View) error {
 	line("id", v.ID)
 	line("state", v.Phase)
 	line("reason", v.Reason)
+	if e := &v.Ends; e.Count > 0 || e.OOMKills > 0 {
+		line("ended by itself", endsText(e))
+		if !e.Down.IsZero() {
+			line("down since", fmt.Sprintf("%s; it is started again, with a growing pause between tries", timeText(e.Down)))
+		}
+	}
 	if o := v.Operation; o != nil {
 		text := o.Verb + ", at " + o.Step
 		if o.Undoing {
@@ -361,6 +370,14 @@ func showOne(out io.Writer, v *provision.View) error {
 	return w.Flush()
 }
 
+func endsText(e *tenant.Ends) string {
+	text := fmt.Sprintf("%d times", e.Count)
+	if e.OOMKills > 0 {
+		text += fmt.Sprintf(", %d processes for want of memory", e.OOMKills)
+	}
+	return fmt.Sprintf("%s; last at %s, %s", text, timeText(e.Last), e.Reason)
+}
+
 func backupsText(b tenant.Backups) string {
 	var parts []string
 	if b.Every > 0 {
@@ -406,7 +423,7 @@ func printStats(out, notes io.Writer, all []outcome) error {
 		}
 	}
 	columns := slices.Sorted(maps.Keys(keys))
-	head := []string{"name", "state", "memory", "disk", "cpu time", "processes"}
+	head := []string{"name", "state", "memory", "disk", "cpu time", "processes", "ended", "oom kills"}
 	for _, k := range columns {
 		head = append(head, strings.ReplaceAll(k, "_", " "))
 	}
@@ -417,7 +434,7 @@ func printStats(out, notes io.Writer, all []outcome) error {
 		if u.CPU > 0 {
 			spent = u.CPU.Round(10 * time.Millisecond).String()
 		}
-		row := []string{v.Name, stateText(v), limited(u.Memory, v.Limits.Memory), limited(u.Disk, v.Limits.Disk), spent, count(u.Processes)}
+		row := []string{v.Name, stateText(v), limited(u.Memory, v.Limits.Memory), limited(u.Disk, v.Limits.Disk), spent, count(u.Processes), count(v.Ends.Count), count(int(v.Ends.OOMKills))}
 		for _, k := range columns {
 			text := ""
 			if n, ok := v.Stats[k]; ok {

@@ -278,6 +278,7 @@ func TestTenantPrints(t *testing.T) {
 		Created: time.Now().Add(-3 * time.Hour), Logins: []provision.LoginView{{Name: "acme"}, {Name: "reports", ReadOnly: true, Connections: 3}},
 		Settings: map[string]string{"work_mem": "8MB"}, SuspendAfter: 15 * time.Minute, Endpoint: tenant.Endpoint{Host: "127.0.0.1", Port: 15432},
 		Stats: map[string]int64{"clients": 3, "transactions_total": 7},
+		Ends:  tenant.Ends{Count: 2, OOMKills: 3, Last: at("2026-01-02 03:04:05"), Reason: "the server ended: signal 9 (killed)", Down: at("2026-01-02 03:04:05")},
 	}
 	globex := &provision.View{
 		ID: "def", Name: "globex", Isolation: "schema", Mode: "strict", Phase: "failed", Reason: "disk is full", Cluster: "saas", Shard: new(1), Created: time.Now().Add(-72 * time.Hour),
@@ -289,12 +290,12 @@ func TestTenantPrints(t *testing.T) {
 	}{
 		{"list", "" +
 			"NAME    STATE         ACCESS  ISOLATION  PLACE        VERSION  CPU  MEMORY         DISK  CONNECTIONS  AGE\n" +
-			"acme    ready         on      instance   process@db1  15       0.5  13MB of 256MB  39MB  20           3h\n" +
+			"acme    ready (down)  on      instance   process@db1  15       0.5  13MB of 256MB  39MB  20           3h\n" +
 			"globex  failed (set)  off     schema     saas/1       -        -    -              -     -            3d\n", "", provision.Result{Tenants: []*provision.View{acme, globex}}},
 		{"list", "", "there are no tenants\n", provision.Result{}},
 		{"stats", "" +
-			"NAME  STATE  MEMORY         DISK  CPU TIME  PROCESSES  CLIENTS  TRANSACTIONS TOTAL\n" +
-			"acme  ready  13MB of 256MB  39MB  1.23s     7          3        7\n", "", provision.Result{Tenants: []*provision.View{acme}}},
+			"NAME  STATE         MEMORY         DISK  CPU TIME  PROCESSES  ENDED  OOM KILLS  CLIENTS  TRANSACTIONS TOTAL\n" +
+			"acme  ready (down)  13MB of 256MB  39MB  1.23s     7          2      3          3        7\n", "", provision.Result{Tenants: []*provision.View{acme}}},
 		{"create acme", "acme: created\nLOGIN  PASSWORD\nacme   x y\n", "" +
 			"note: a password is shown this once, and kept nowhere\nnote: it is small\nnote: no client may log in yet: pgkennel tenant enable-access globex\n", provision.Result{
 			Changed: true, Secrets: []provision.Secret{{Login: "acme", Password: "x y"}}, Notes: []string{"it is small"}, Tenants: []*provision.View{globex},
@@ -334,6 +335,8 @@ func TestTenantPrints(t *testing.T) {
 	text := regexp.MustCompile(` {2,}`).ReplaceAllString(r.stdout, "  ")
 	for _, want := range []string{
 		"name  acme\n", "state  ready\n", "access  on\n", "endpoint  127.0.0.1:15432\n", "memory  13MB of 256MB\n", "processes  7, 1.23s of CPU time\n",
+		"ended by itself  2 times, 3 processes for want of memory; last at 2026-01-02 03:04:05, the server ended: signal 9 (killed)\n",
+		"down since  2026-01-02 03:04:05; it is started again, with a growing pause between tries\n",
 		"setting  work_mem = 8MB\n", "suspend after  15m0s\n", "login  reports (reads only, 3 connections)\n", "\nname  globex\n", "reason  disk is full\n",
 		"operation  set, at configure: no room (by root, for 5s)\n", "isolation  schema, strict\n",
 	} {

@@ -246,12 +246,16 @@ func authorityFile(text string) (string, error) {
 func psqlEnv(env []string, c *provision.Connect) []string {
 	env = slices.DeleteFunc(env, func(v string) bool {
 		name, _, _ := strings.Cut(v, "=")
+		if c.Auth != "" && (name == "PGREQUIREAUTH" || name == "PGCHANNELBINDING") {
+			return true
+		}
 		if c.CA != "" && (name == "PGSSLMODE" || name == "PGSSLROOTCERT" || name == "PGREQUIRESSL") {
 			return true
 		}
-		return slices.Contains([]string{"PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGPASSWORD", "PGDATABASE", "PGOPTIONS", "PGSERVICE"}, name)
+		return slices.Contains([]string{"PGHOST", "PGHOSTADDR", "PGPORT", "PGUSER", "PGPASSWORD", "PGPASSFILE", "PGDATABASE", "PGOPTIONS", "PGSERVICE"}, name)
 	})
-	return append(env, "PGHOST="+c.Host, "PGPORT="+strconv.Itoa(c.Port), "PGUSER="+c.User, "PGPASSWORD="+c.Password, "PGDATABASE="+c.Database, "PGOPTIONS="+c.Options)
+	env = append(env, "PGHOST="+c.Host, "PGPORT="+strconv.Itoa(c.Port), "PGUSER="+c.User, "PGDATABASE="+c.Database, "PGOPTIONS="+c.Options)
+	return append(env, c.Env()...)
 }
 
 func (t *tenants) newBackup() *cobra.Command {

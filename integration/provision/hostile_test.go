@@ -1,8 +1,10 @@
 package provision_test
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -10,12 +12,14 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/tenant"
 )
@@ -29,6 +33,11 @@ func TestHeldUp(t *testing.T) {
 	l := &r.Logins[0]
 	secret, err := b.vault.Open(r.ID, l.Field(), l.Secret)
 	if err != nil {
+		t.Fatal(err)
+	}
+	// A superuser can read what its server proves itself by.
+	var verifier string
+	if err := b.admin(r, "postgres").QueryRow(t.Context(), "SELECT rolpassword FROM pg_authid WHERE rolname = 'pgkennel'").Scan(&verifier); err != nil {
 		t.Fatal(err)
 	}
 	for _, statement := range []string{"ALTER DATABASE %s CONNECTION LIMIT 50", "SET ROLE NONE; GRANT CONNECT ON DATABASE %s TO CURRENT_USER"} {
@@ -46,7 +55,7 @@ func TestHeldUp(t *testing.T) {
 		}
 		b.do(provision.Order{Verb: provision.VerbEnable, Tenant: "acme"})
 	}
-	f := b.impostor("acme")
+	f := b.impostor("acme", verifier)
 	f.answer.Store("says much")
 	b.refused(provision.Order{Verb: provision.VerbStats, Tenant: "acme"}, provision.KindFailed, "closed")
 	f.answer.Store("errors")
@@ -55,7 +64,7 @@ func TestHeldUp(t *testing.T) {
 		t.Error("it was not stopped")
 	}
 	b.do(provision.Order{Verb: provision.VerbStart, Tenant: "acme"})
-	f = b.impostor("acme")
+	f = b.impostor("acme", verifier)
 	f.answer.Store("silence")
 	begun := make(chan error, 1)
 	go func() {
@@ -83,17 +92,58 @@ func (b *bed) soon(o provision.Order) {
 	}
 }
 
-// impostor listens in a server's place, as a superuser's program can.
-type impostor struct {
-	answer atomic.Value // how it answers statements: "says much", "errors", "silence"
-	asked  atomic.Int64
+// What listens in a server's place, and does not know its verifiers, is neither believed nor told a password, whatever it asks for.
+func TestImpostor(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, archived(t))
+	b.do(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Enable: true})
+	secret, err := b.vault.Open(b.record("acme").ID, tenant.AdminField, b.record("acme").Admin)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, asks := range []string{"R\x00\x00\x00\x08\x00\x00\x00\x00", "R\x00\x00\x00\x08\x00\x00\x00\x03", "R\x00\x00\x00\x0c\x00\x00\x00\x05salt"} {
+		f := b.impostor("acme", asks)
+		f.answer.Store("errors")
+		for _, o := range []provision.Order{
+			{Verb: provision.VerbStats}, {Verb: provision.VerbConnect}, {Verb: provision.VerbBackup, Kind: provision.Logical}, {Verb: provision.VerbBackup, Kind: provision.Physical},
+			{Verb: provision.VerbCreate, Template: "tenant:acme"},
+		} {
+			if o.Tenant = "acme"; o.Verb == provision.VerbCreate {
+				o.Tenant = "other"
+			}
+			b.refused(o, provision.KindFailed, "authentication method requirement")
+		}
+		if n := f.asked.Load(); n > 0 || strings.Contains(f.heard(), secret) {
+			t.Errorf("asking by %q, it heard %d statements, and %q", asks, n, f.heard())
+		}
+	}
+	b.do(provision.Order{Verb: provision.VerbRestart, Tenant: "acme", Now: true})
+	b.mustSQL("acme", "acme", "SELECT 1")
 }
 
-func (b *bed) impostor(name string) *impostor {
+// impostor listens in a server's place, as a superuser's program can.
+type impostor struct {
+	answer   atomic.Value // how it answers statements: "says much", "errors", "silence"
+	asked    atomic.Int64
+	verifier *auth.Credential // nil: it asks
+	asks     string
+
+	mu   sync.Mutex
+	said bytes.Buffer // what it was told before it let somebody in
+}
+
+func (f *impostor) heard() string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.said.String()
+}
+
+// impostor of a tenant's server either proves itself by the verifier of pgkennel's role, or asks for a password by another message.
+func (b *bed) impostor(name, proof string) *impostor {
 	b.Helper()
 	at := b.record(name).Endpoint
 	path := filepath.Join(at.Host, fmt.Sprintf(".s.PGSQL.%d", at.Port))
-	if err := os.Remove(path); err != nil {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		b.Fatal(err)
 	}
 	l, err := net.Listen("unix", path)
@@ -101,7 +151,10 @@ func (b *bed) impostor(name string) *impostor {
 		b.Fatal(err)
 	}
 	b.Cleanup(func() { l.Close() })
-	f := &impostor{}
+	f := &impostor{asks: proof}
+	if v, err := auth.ParseVerifier(proof); err == nil && v.IsSCRAM() {
+		f.verifier = auth.NewCredential(v)
+	}
 	go func() {
 		for {
 			c, err := l.Accept()
@@ -123,6 +176,9 @@ func (f *impostor) serve(c net.Conn) {
 	if _, err := io.CopyN(io.Discard, c, int64(binary.BigEndian.Uint32(size[:]))-4); err != nil {
 		return
 	}
+	if !f.letIn(c) {
+		return
+	}
 	const idle = "Z\x00\x00\x00\x05I"
 	_, _ = io.WriteString(c, "R\x00\x00\x00\x08\x00\x00\x00\x00S\x00\x00\x00\x23standard_conforming_strings\x00on\x00S\x00\x00\x00\x19client_encoding\x00UTF8\x00K\x00\x00\x00\x0c\x00\x00\x00\x01\x00\x00\x00\x02"+idle)
 	for b := make([]byte, 4096); ; {
@@ -137,6 +193,34 @@ func (f *impostor) serve(c net.Conn) {
 			_, _ = io.WriteString(c, "E\x00\x00\x00\x17SERROR\x00C42501\x00Mno\x00\x00"+idle)
 		}
 	}
+}
+
+// letIn has a client prove its password, or say it.
+func (f *impostor) letIn(c net.Conn) bool {
+	b := make([]byte, 4096)
+	read := func() []byte {
+		n, _ := c.Read(b)
+		f.mu.Lock()
+		f.said.Write(b[:n])
+		f.mu.Unlock()
+		return b[min(n, 5):n]
+	}
+	if f.verifier == nil {
+		if _, err := io.WriteString(c, f.asks); err != nil || f.asks[8] == 0 {
+			return err == nil
+		}
+		return len(read()) > 0
+	}
+	s := auth.NewServer(auth.MethodSCRAM, provision.Superuser, f.verifier, nil)
+	out, res := s.Start(nil)
+	for !res.Done {
+		if _, err := c.Write(out); err != nil {
+			return false
+		}
+		out, res = s.Step(nil, read())
+	}
+	_, err := c.Write(out)
+	return err == nil && res.Err == nil
 }
 
 // A server can't have pgkennel hash a password for hours: no context would end that.

@@ -2,6 +2,7 @@ package provision_test
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -59,10 +60,12 @@ func (b *bed) pid(name string) int {
 func TestRunner(t *testing.T) {
 	t.Parallel()
 	var clock atomic.Int64 // that the manager sees, ahead of the real one
+	begun := time.Now()
 	now := func() time.Time { return time.Now().Add(time.Duration(clock.Load())) }
 	var clients atomic.Int64
 	b := newBed(t, func(_ *bed, o *provision.Options) {
 		o.Now = now
+		o.Elapsed = func() time.Duration { return time.Since(begun) + time.Duration(clock.Load()) } // it goes on, and is not set
 		o.Clients = func(string) int { return int(clients.Load()) }
 	})
 	b.do(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Enable: true})
@@ -127,6 +130,141 @@ func TestRunner(t *testing.T) {
 		return err != nil
 	})
 	b.nothing()
+}
+
+// A clock that is wrong, or is set, ends no grace period and takes nothing out of the audit; time that has gone by does.
+func TestClocks(t *testing.T) {
+	t.Parallel()
+	const grace = 7 * 24 * time.Hour
+	var wrong, gone atomic.Int64 // by how much the clock is, and what has gone by beside real time
+	begun := time.Now()
+	b := newBed(t, func(_ *bed, o *provision.Options) {
+		o.Now = func() time.Time { return time.Now().Round(0).Add(time.Duration(wrong.Load() + gone.Load())) }
+		o.Elapsed = func() time.Duration { return time.Since(begun) + time.Duration(gone.Load()) }
+		o.Every, o.AuditKeep = 10*time.Millisecond, 30*24*time.Hour
+	})
+	put := func(name string, forget time.Time) {
+		t.Helper()
+		r := &tenant.Record{
+			ID: tenant.NewID(), Name: name, Isolation: tenant.Instance, Phase: tenant.Removed, Driver: "process", Host: host, Created: begun, Forget: forget,
+		}
+		if _, err := b.dir.Put(t.Context(), r, tenant.Entry{Time: time.Now(), What: "removed", ID: r.ID, Name: name}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there := func(name string) bool {
+		_, err := b.dir.Find(context.Background(), "name/"+name)
+		return err == nil
+	}
+	looks := func() { // the runner has looked at what there is, several times
+		t.Helper()
+		time.Sleep(100 * time.Millisecond)
+	}
+	put("late", begun.Add(grace))
+	// The machine begins with a clock that is a year ahead; an hour later it is found out.
+	wrong.Store(int64(365 * 24 * time.Hour))
+	b.run()
+	looks()
+	if !there("late") {
+		t.Fatal("a wrong clock at the start has ended a grace period")
+	}
+	wrong.Store(0)
+	looks()
+	gone.Store(int64(2 * time.Hour))
+	looks()
+	// It is set while the runner is at work: what that would end begins anew.
+	wrong.Store(int64(30 * 24 * time.Hour))
+	b.until("given its grace period again", func() bool { return b.record("late").Forget.After(begun.Add(36 * 24 * time.Hour)) })
+	gone.Store(int64(6 * 24 * time.Hour))
+	looks()
+	if !there("late") {
+		t.Fatal("a clock that was set has ended a grace period")
+	}
+	if log, err := b.dir.Audit(t.Context(), "", 0); err != nil || len(log) < 2 {
+		t.Errorf("the audit has %d entries left: %v", len(log), err)
+	}
+	// Its time has come.
+	gone.Store(int64(8 * 24 * time.Hour))
+	b.until("forgotten", func() bool { return !there("late") })
+}
+
+// How an instance ended by itself is told, and a server that ends again and again is started with a growing pause.
+func TestEnds(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, nil)
+	b.do(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Enable: true})
+	b.run()
+	if e := b.record("acme").Ends; e != (tenant.Ends{}) {
+		t.Errorf("before it ended: %+v", e)
+	}
+	begun := time.Now()
+	for n := 1; n <= 4; n++ {
+		pid := b.pid("acme")
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		b.until("up again, and known to be", func() bool { return b.record("acme").Ends.Count == n && b.record("acme").Ends.Down.IsZero() && b.pid("acme") != 0 })
+		if e := b.record("acme").Ends; e.Reason != "the server ended: signal 9 (killed)" || e.Last.Before(begun.Add(-time.Second)) || e.OOMKills != 0 {
+			t.Errorf("after end %d: %+v", n, e)
+		}
+	}
+	if took := time.Since(begun); took < 700*time.Millisecond { // 0.1 + 0.2 + 0.4 s behind the first start
+		t.Errorf("it was started four times in %s", took)
+	}
+	v := b.do(provision.Order{Verb: provision.VerbShow, Tenant: "acme"}).Tenants[0]
+	if v.Ends.Count != 4 || b.Counts().Ended != 4 || b.Counts().Down != 0 {
+		t.Errorf("shown: %+v, counted: %+v", v.Ends, b.Counts())
+	}
+	// What an operator has done is none.
+	for _, verb := range []string{provision.VerbRestart, provision.VerbStop, provision.VerbStart} {
+		b.do(provision.Order{Verb: verb, Tenant: "acme"})
+	}
+	b.mustSQL("acme", "acme", "SELECT 1")
+	if e := b.record("acme").Ends; e.Count != 4 || !e.Down.IsZero() {
+		t.Errorf("after orders: %+v", e)
+	}
+	// What can't be started is down for all to see.
+	r := b.record("acme")
+	data, _, _ := b.driver.DataDir(&provision.Instance{ID: r.ID, Facts: r.Facts})
+	if err := os.Rename(data+"/global", data+"/global.gone"); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(b.pid("acme"), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.until("known to be down", func() bool { return !b.record("acme").Ends.Down.IsZero() && b.Counts().Down == 1 })
+	if err := os.Rename(data+"/global.gone", data+"/global"); err != nil {
+		t.Fatal(err)
+	}
+	b.do(provision.Order{Verb: provision.VerbStop, Tenant: "acme"})
+	if e := b.record("acme").Ends; e.Count != 5 || !e.Down.IsZero() {
+		t.Errorf("stopped while it was down: %+v", e)
+	}
+	b.do(provision.Order{Verb: provision.VerbStart, Tenant: "acme"})
+}
+
+// A process that the kernel ended because the instance's memory was used up is told of, although the server goes on.
+func TestOOMKills(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, nil)
+	err := b.try(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Enable: true, Limits: &tenant.Limits{Memory: 96 << 20}})
+	var refused *provision.Error
+	if errors.As(err, &refused) && refused.Kind == provision.KindRefused {
+		t.Skip("this host enforces no limits of memory: " + refused.Detail)
+	}
+	if err != nil {
+		t.Fatal(told(err))
+	}
+	b.run()
+	server := b.pid("acme")
+	if _, err := b.sql("acme", "acme", "SELECT array_length(array_agg(repeat('x', 500) || i), 1) FROM generate_series(1, 1000000) i"); err == nil {
+		t.Fatal("the memory was enough")
+	}
+	b.until("known", func() bool { return b.record("acme").Ends.OOMKills > 0 })
+	e := b.record("acme").Ends
+	if e.Count != 0 || !strings.Contains(e.Reason, "memory was used up") || b.Counts().OOMKills != uint64(e.OOMKills) || b.pid("acme") != server {
+		t.Errorf("got %+v, %+v; the server is %d, was %d", e, b.Counts(), b.pid("acme"), server)
+	}
 }
 
 // A runner that comes after one that died goes on with its operations.

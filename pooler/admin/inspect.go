@@ -278,6 +278,12 @@ type TenantInfo struct {
 	Received, Sent                uint64 // bytes from and to its clients
 	// What only tenants of the directory have: their phase, such as ready, who may come in, on which host they are.
 	Phase, Access, Host string
+	// Of those with an instance: how often it ended by itself, how many of its processes did for want of memory, when that was last and why, and since when
+	// it is down although it is to be up; zero times = never, and not.
+	Ended, OOMKills int64
+	LastEnd         time.Time
+	EndReason       string
+	DownSince       time.Time
 }
 
 // DirectoryInfo is the directory of tenants as this pooler knows it.

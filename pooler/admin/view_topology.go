@@ -38,7 +38,7 @@ func topologyViews() []*view {
 		{
 			name: "tenants", help: "tenants, those with most transactions first; takes LIMIT n", limit: tenantRows,
 			columns: columns("database tenant key isolation mode state clients/4 clients_waiting/4 transactions/8 queries/8 errors/8 " +
-				"bytes_received/8 bytes_sent/8 phase access host"),
+				"bytes_received/8 bytes_sent/8 phase access host ended/8 oom_kills/8 last_end end_reason down_since"),
 			fill: fillTenants,
 		},
 		{
@@ -151,6 +151,11 @@ func fillTenants(c *Console, k *command, w *writer) []*pgwire.Error {
 		w.orNull(t.Phase)
 		w.orNull(t.Access)
 		w.orNull(t.Host)
+		w.int64(t.Ended)
+		w.int64(t.OOMKills)
+		w.time(t.LastEnd)
+		w.orNull(t.EndReason)
+		w.time(t.DownSince)
 	}
 	return cut(len(rows), total, "SHOW TENANTS")
 }

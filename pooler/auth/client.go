@@ -131,12 +131,15 @@ type ClientOptions struct {
 	// NoCleartext refuses to send the password itself, NoMD5 its MD5 hash.
 	NoCleartext bool
 	NoMD5       bool
+	// SCRAMOnly accepts nothing but a SCRAM exchange to its end, in which the server proves that it knows the password's verifier: whoever lets us in
+	// without one may be an impostor.
+	SCRAMOnly bool
 	// Rand gives the nonce; nil = crypto/rand. Only tests set it.
 	Rand io.Reader
 }
 
 // Client is the exchange with one server. Every Authentication message goes to Step until it says done. A server that asks for
-// nothing (AuthenticationOk at once) is accepted; one that starts SCRAM must finish it.
+// nothing (AuthenticationOk at once) is accepted, unless SCRAMOnly; one that starts SCRAM must finish it.
 type Client struct {
 	user       string
 	credential *ClientCredential
@@ -191,6 +194,8 @@ func (c *Client) step(dst, body []byte) ([]byte, error) {
 		return dst, fmt.Errorf("%w: %w", ErrProtocol, err)
 	}
 	switch {
+	case a.Type == pgwire.AuthOk && c.opts.SCRAMOnly && c.state == clientStart:
+		return dst, fmt.Errorf("%w: it asks for no password", ErrServerNotVerified)
 	case a.Type == pgwire.AuthOk && (c.state == clientStart || c.state == clientAnswered || c.state == clientVerified):
 		c.state = clientDone
 		return dst, nil
@@ -209,13 +214,13 @@ func (c *Client) step(dst, body []byte) ([]byte, error) {
 func (c *Client) begin(dst []byte, a *pgwire.Authentication) ([]byte, error) {
 	switch a.Type {
 	case pgwire.AuthCleartext:
-		if err := c.password(c.opts.NoCleartext, a.Type); err != nil {
+		if err := c.password(c.opts.NoCleartext || c.opts.SCRAMOnly, a.Type); err != nil {
 			return dst, err
 		}
 		c.state = clientAnswered
 		return pgwire.AppendPassword(dst, c.credential.password), nil
 	case pgwire.AuthMD5:
-		if err := c.password(c.opts.NoMD5, a.Type); err != nil {
+		if err := c.password(c.opts.NoMD5 || c.opts.SCRAMOnly, a.Type); err != nil {
 			return dst, err
 		}
 		c.state = clientAnswered

@@ -307,7 +307,8 @@ func TestClientOptions(t *testing.T) {
 	clear := pgwire.AppendAuthenticationCleartext(nil)[pgwire.HeaderBytes:]
 	md5 := pgwire.AppendAuthenticationMD5(nil, [4]byte{1})[pgwire.HeaderBytes:]
 	sasl := pgwire.AppendAuthenticationSASL(nil, pgwire.MechanismSCRAM)[pgwire.HeaderBytes:]
-	strict := &ClientOptions{NoCleartext: true, NoMD5: true}
+	ok := pgwire.AppendAuthenticationOk(nil)[pgwire.HeaderBytes:]
+	strict, only := &ClientOptions{NoCleartext: true, NoMD5: true}, &ClientOptions{SCRAMOnly: true}
 	for _, tt := range []struct {
 		name string
 		cred *ClientCredential
@@ -318,6 +319,11 @@ func TestClientOptions(t *testing.T) {
 		{"cleartext refused", NewClientCredential("x"), strict, clear, ErrMethodRefused},
 		{"md5 refused", NewClientCredential("x"), strict, md5, ErrMethodRefused},
 		{"scram allowed", NewClientCredential("x"), strict, sasl, nil},
+		{"trust refused", NewClientCredential("x"), only, ok, ErrServerNotVerified},
+		{"trust allowed", NewClientCredential("x"), strict, ok, nil},
+		{"scram only, cleartext", NewClientCredential("x"), only, clear, ErrMethodRefused},
+		{"scram only, md5", NewClientCredential("x"), only, md5, ErrMethodRefused},
+		{"scram only, scram", NewClientCredential("x"), only, sasl, nil},
 		{"no credential for cleartext", nil, nil, clear, ErrNoPassword},
 		{"no credential for md5", nil, nil, md5, ErrNoPassword},
 		{"no credential for scram", nil, nil, sasl, ErrNoPassword},

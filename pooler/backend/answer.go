@@ -272,6 +272,9 @@ func (c *Conn) parameter(body []byte) error {
 	if !ok {
 		return fmt.Errorf("%w: more parameters than any server has", ErrProtocol)
 	}
+	if c.Promoted != nil && n == "in_hot_standby" && v != "on" {
+		c.Promoted()
+	}
 	c.owner.Parameter(n, v)
 	return nil
 }

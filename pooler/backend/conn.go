@@ -32,6 +32,9 @@ type Conn struct {
 	Opened int64
 	// Shard that the server holds.
 	Shard topology.ShardID
+	// Promoted is called when the server, which was a standby, says that it is none any more, in the middle of the connection's messages; nil = it is of no
+	// interest.
+	Promoted func()
 	// Hears tells whether notifications by a process of the server are for whoever has the connection; nil = all are.
 	Hears func(pid uint32) bool
 	// Deaf: notifications are for nobody: whoever has the connection listens elsewhere.

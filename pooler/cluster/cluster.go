@@ -88,6 +88,8 @@ type Options struct {
 	Logins []*Login
 	// Service is the login for probes and for reading the schema; nil = the first of Logins.
 	Service *Login
+	// introduced: Service is not of the configuration (Introduce).
+	introduced bool
 
 	HealthInterval time.Duration // an endpoint not heard of for so long is probed; 30 s
 	HealthTimeout  time.Duration // of a probe; 5 s

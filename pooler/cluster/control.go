@@ -72,16 +72,19 @@ func (c *Cluster[C]) Reconnect() { c.each((*pool.Pool[C]).Reconnect) }
 // Kill closes every connection now, interrupting those who hold one.
 func (c *Cluster[C]) Kill() { c.each((*pool.Pool[C]).Kill) }
 
-// Introduce gives the cluster a login for its own purposes, where its options have none: one that a client proved to know. Probes and the
-// schema have waited for it.
+// Introduce gives the cluster a login for its own purposes, where its options have none: one that a client proved to know, or that a tenant has. Probes and the
+// schema have waited for it. Should it turn out to be of no use, the next one takes its place.
 func (c *Cluster[C]) Introduce(l *Login) {
+	if c.opts.Load().Service != nil {
+		return
+	}
 	c.mu.Lock()
 	o := *c.opts.Load()
 	if o.Service != nil || c.mu.closed {
 		c.mu.Unlock()
 		return
 	}
-	o.Service = l
+	o.Service, o.introduced = l, true
 	c.opts.Store(&o)
 	top := c.top.Load()
 	c.mu.Unlock()
@@ -89,6 +92,16 @@ func (c *Cluster[C]) Introduce(l *Login) {
 		e.wake()
 	}
 	c.RefreshSchema("login")
+}
+
+// dismiss has the cluster do without a login that was introduced, until there is another: its role may be gone, or what its owner set for it is in the way.
+func (c *Cluster[C]) dismiss(l *Login) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if o := *c.opts.Load(); o.introduced && o.Service == l {
+		o.Service, o.introduced = nil, false
+		c.opts.Store(&o)
+	}
 }
 
 // Reload replaces the options. An endpoint that stays keeps its connections. One whose address,
@@ -103,6 +116,9 @@ func (c *Cluster[C]) Reload(o Options) error {
 		return ErrClosed
 	}
 	old, before := c.top.Load(), c.opts.Load()
+	if o.Service == nil && before.introduced && !o.Quiet {
+		o.Service, o.introduced = before.Service, true
+	}
 	next := &shards[C]{}
 	kept := make(map[*endpoint[C]]bool)
 	var moved, added []*endpoint[C]

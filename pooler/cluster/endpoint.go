@@ -72,7 +72,7 @@ type endpoint[C any] struct {
 	cancel context.CancelFunc
 
 	state atomic.Uint32 // mirrors health.state
-	heard atomic.Int64  // when it last answered, in Unix nanoseconds
+	heard atomic.Int64  // when it last answered, a pool.Instant; 0 = never
 
 	health struct { // leaf lock
 		sync.Mutex
@@ -148,7 +148,7 @@ func (e *endpoint[C]) entries() iter.Seq[*entry[C]] {
 
 // answered notes that the endpoint was heard of.
 func (e *endpoint[C]) answered() {
-	e.heard.Store(e.c.now().UnixNano())
+	e.heard.Store(int64(pool.NowBy(e.c.now)))
 	if e.State() != Up {
 		e.set(Up, nil)
 	}

@@ -39,11 +39,11 @@ type entry[C any] struct {
 	pool  *pool.Pool[C]
 
 	hears     atomic.Pointer[PoolObserver]
-	vetted    atomic.Int64           // when the login was asked about last, and was good, in Unix nanoseconds; 0 = it has to be
+	vetted    atomic.Int64           // when the login was asked about last, and was good, a pool.Instant; 0 = it has to be
 	forgotten atomic.Int64           // counts the times that answers were forgotten
 	warned    atomic.Pointer[string] // what was logged against the login
 	refused   atomic.Bool            // it must not be used
-	logged    atomic.Int64           // when a failure to open was last logged, in Unix nanoseconds; 0 = none since a success
+	logged    atomic.Int64           // when a failure to open was last logged, a pool.Instant; 0 = none since a success
 
 	// Guarded by Cluster.mu.
 	cancel    context.CancelFunc // ends the pool's Run
@@ -180,7 +180,7 @@ func (en *entry[C]) Opened(took time.Duration) {
 
 // OpenFailed implements pool.Observer.
 func (en *entry[C]) OpenFailed(took time.Duration, f pool.Failure, err error) {
-	now := en.e.c.now().UnixNano()
+	now := int64(pool.NowBy(en.e.c.now))
 	if last := en.logged.Load(); (last == 0 || now-last >= int64(logEvery)) && en.logged.CompareAndSwap(last, now) {
 		log := en.e.log().Warn
 		if isUnsafe(err) {

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/pool"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 )
 
@@ -51,7 +52,7 @@ func (en *entry[C]) due(who *Login) bool {
 		return false
 	}
 	last := en.vetted.Load()
-	return last == 0 || en.e.c.now().UnixNano()-last >= int64(en.e.c.opts.Load().GuardInterval)
+	return last == 0 || int64(pool.NowBy(en.e.c.now))-last >= int64(en.e.c.opts.Load().GuardInterval)
 }
 
 // dial logs in; ask: only if nothing speaks against the login.
@@ -60,7 +61,7 @@ func (en *entry[C]) dial(ctx context.Context, who *Login, o backend.DialOptions,
 	if !ask {
 		return c.hooks.Dial(ctx, o)
 	}
-	begun, since := c.now(), en.forgotten.Load()
+	begun, since := pool.NowBy(c.now), en.forgotten.Load()
 	o.Ask = who.Guard
 	login, err := c.hooks.Dial(ctx, o)
 	var unsafe *UnsafeError
@@ -85,7 +86,7 @@ func (en *entry[C]) dial(ctx context.Context, who *Login, o backend.DialOptions,
 	en.refused.Store(false)
 	en.noteWarning(who, unsafe)
 	if en.forgotten.Load() == since { // else it is to be asked again
-		en.vetted.Store(begun.UnixNano())
+		en.vetted.Store(int64(begun))
 	}
 	if login == nil {
 		o.Ask = ""

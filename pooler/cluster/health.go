@@ -91,8 +91,8 @@ func (e *endpoint[C]) probeLoop(ctx context.Context) {
 
 // quiet reports whether nothing was heard of the endpoint for a health interval.
 func (e *endpoint[C]) quiet() bool {
-	heard := time.Unix(0, e.heard.Load())
-	return e.State() != Up || e.c.now().Sub(heard) >= e.c.opts.Load().HealthInterval
+	since := time.Duration(int64(pool.NowBy(e.c.now)) - e.heard.Load())
+	return e.State() != Up || since >= e.c.opts.Load().HealthInterval
 }
 
 // probe opens and closes a connection. A failure casts doubt on the pools' connections.
@@ -114,6 +114,9 @@ func (e *endpoint[C]) probe(ctx context.Context) {
 	}
 	if err != nil {
 		f := e.c.hooks.Classify(err)
+		if f == pool.Rejected {
+			e.c.dismiss(o.Service)
+		}
 		if f == pool.Unreachable {
 			e.checked(took, err)
 		}

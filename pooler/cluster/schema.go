@@ -10,6 +10,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pgkennel/pgkennel/pooler/pool"
 	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
@@ -36,14 +37,20 @@ func (s *schemaState) init() {
 // Schema returns the last snapshot of the tables, nil before the first.
 func (c *Cluster[C]) Schema() *topology.Schema { return c.schema.now.Load() }
 
+// ReadsSchema reports whether there is to be a snapshot, and a login to read it with.
+func (c *Cluster[C]) ReadsSchema() bool {
+	o := c.opts.Load()
+	return o.LoadSchema && o.Service != nil
+}
+
 // RefreshSchema asks for a new snapshot, for a reason that is logged (a constant). Requests are put together, and
 // readings keep Options.SchemaGap. The channel is closed when a reading that began after the call has ended, whether
-// it succeeded or not; it is closed already without LoadSchema and when Run has ended.
+// it succeeded or not; it is closed already where nothing is read, and when Run has ended.
 func (c *Cluster[C]) RefreshSchema(reason string) <-chan struct{} {
 	s := &c.schema
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if !c.opts.Load().LoadSchema || c.isClosed() || s.ended {
+	if !c.ReadsSchema() || c.isClosed() || s.ended {
 		done := make(chan struct{})
 		close(done)
 		return done
@@ -59,6 +66,14 @@ func (c *Cluster[C]) RefreshSchema(reason string) <-chan struct{} {
 	return s.asked
 }
 
+// answerLocked lets those go on who wait for a reading that does not come.
+func (s *schemaState) answerLocked() {
+	if s.asked != nil {
+		close(s.asked)
+		s.asked = nil
+	}
+}
+
 // schemaLoop reads the schema at the start, when asked, and periodically.
 func (c *Cluster[C]) schemaLoop(ctx context.Context) {
 	s := &c.schema
@@ -69,10 +84,7 @@ func (c *Cluster[C]) schemaLoop(ctx context.Context) {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.ended = true
-		if s.asked != nil {
-			close(s.asked)
-			s.asked = nil
-		}
+		s.answerLocked()
 	}()
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -91,8 +103,11 @@ func (c *Cluster[C]) schemaLoop(ctx context.Context) {
 			reason = "asked"
 		}
 		o := c.opts.Load()
-		if !o.LoadSchema {
+		if !o.LoadSchema || o.Service == nil { // who introduces one asks
 			timer.Stop()
+			s.mu.Lock()
+			s.answerLocked()
+			s.mu.Unlock()
 			continue
 		}
 		begun := time.Now()
@@ -103,6 +118,9 @@ func (c *Cluster[C]) schemaLoop(ctx context.Context) {
 		var wait time.Duration
 		switch {
 		case err != nil:
+			if f := c.hooks.Classify(err); f == pool.Rejected || f == pool.Unreachable && sqlstate(err) != "" { // the server answers, but not this login
+				c.dismiss(o.Service)
+			}
 			retry = min(max(2*retry, time.Second), maxSchemaRetry)
 			c.log().Warn("schema not read", "reason", reason, "retry_in", retry, "error", err)
 			wait = retry
@@ -137,9 +155,6 @@ func (c *Cluster[C]) readSchema(ctx context.Context, o *Options, reason string) 
 		defer close(asked)
 	}
 
-	if o.Service == nil {
-		return errors.New("there is no login to read it with")
-	}
 	begun := time.Now()
 	ctx, cancel := context.WithTimeout(ctx, o.SchemaTimeout)
 	defer cancel()

@@ -10,6 +10,9 @@ type Directory struct {
 	// Instances are tenants with one of their own that are at work here, Waking those of them that are being woken.
 	Instances, Waking int
 	Woken, NotWoken   uint64
+	// Of this host's instances, where this process is its runner.
+	Ended, OOMKills uint64
+	Down            int
 }
 
 // SetDirectory sets what a scrape asks for the directory; without it there is none.
@@ -27,4 +30,7 @@ func (x *Directory) collect(out sink, d *descs) {
 	out.gauge(d.tenantsWaking, float64(x.Waking))
 	out.counter(d.wakes, x.Woken, "ok")
 	out.counter(d.wakes, x.NotWoken, "failed")
+	out.counter(d.instanceEnds, x.Ended)
+	out.counter(d.instanceOOMKills, x.OOMKills)
+	out.gauge(d.instancesDown, float64(x.Down))
 }

@@ -95,37 +95,49 @@ type reply struct {
 
 // Handler serves the API below /v1, for somebody who may do anything.
 func Handler(exec provision.Executor, o Options) http.Handler {
-	h := &handler{exec: exec, opts: o}
+	return newHandler(exec, o).routes()
+}
+
+func newHandler(exec provision.Executor, o Options) *handler {
+	return &handler{exec: exec, opts: o, bodyGrace: bodyGrace, answerGrace: answerGrace}
+}
+
+func (h *handler) routes() http.Handler {
 	mux := http.NewServeMux()
 	for _, rt := range routes {
 		mux.HandleFunc(rt.method+" "+rt.path, func(w http.ResponseWriter, r *http.Request) { h.serve(w, r, rt) })
 	}
 	mux.HandleFunc("GET /v1/version", func(w http.ResponseWriter, r *http.Request) {
-		write(w, http.StatusOK, map[string]string{"version": o.Version})
+		write(w, http.StatusOK, map[string]string{"version": h.opts.Version})
 	})
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		fail(w, provision.Errorf(provision.KindNotFound, "there is no %s %s", r.Method, r.URL.Path).WithHint("docs/api.md has all paths"))
 	})
-	return mux
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if err := pace(w, r, h.bodyGrace); err != nil { // also for who has no use of it: the server waits for the rest of it before the next request
+			fail(w, provision.Errorf(provision.KindFailed, "the connection is gone: %v", err))
+			return
+		}
+		mux.ServeHTTP(w, r)
+	})
 }
 
 type handler struct {
-	exec provision.Executor
-	opts Options
+	exec                   provision.Executor
+	opts                   Options
+	bodyGrace, answerGrace time.Duration
 }
 
 func (h *handler) serve(w http.ResponseWriter, r *http.Request, rt route) {
 	w.Header().Set("Cache-Control", "no-store") // answers hold passwords
-	// An order may take longer than a server gives its requests. Where there is no deadline, none has to go.
-	c := http.NewResponseController(w)
-	for _, f := range []func(time.Time) error{c.SetReadDeadline, c.SetWriteDeadline} {
-		if err := f(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
-			fail(w, provision.Errorf(provision.KindFailed, "the connection is gone: %v", err))
-			return
-		}
+	// An order may take longer than a server gives its requests; to send it, and to read the answer, may not.
+	if err := http.NewResponseController(w).SetWriteDeadline(time.Time{}); err != nil && !errors.Is(err, http.ErrNotSupported) {
+		fail(w, provision.Errorf(provision.KindFailed, "the connection is gone: %v", err))
+		return
 	}
 	o, err := order(w, r, rt)
 	if err != nil {
+		turnAway(w)
 		fail(w, err)
 		return
 	}
@@ -175,15 +187,15 @@ func (c *collected) end() []string {
 func (h *handler) stream(w http.ResponseWriter, r *http.Request, o provision.Order) {
 	var mu sync.Mutex
 	begun, ended := false, false
-	flush := http.NewResponseController(w)
+	to := answerTo(w, h.answerGrace)
 	line := func(code int, m message) {
 		if !begun {
 			begun = true
 			w.Header().Set("Content-Type", typeLines)
 			w.WriteHeader(code)
 		}
-		encode(w, m)
-		_ = flush.Flush() // who is gone is known by the request's context
+		encode(to, m)
+		_ = to.Flush() // who is gone is known by the request's context
 	}
 	result, err := h.exec.Execute(r.Context(), o, func(p provision.Progress) {
 		mu.Lock()
@@ -226,7 +238,7 @@ func fail(w http.ResponseWriter, err error) {
 func write(w http.ResponseWriter, code int, v any) {
 	w.Header().Set("Content-Type", typeJSON)
 	w.WriteHeader(code)
-	encode(w, v)
+	encode(answerTo(w, answerGrace), v)
 }
 
 // encode writes JSON and the end of a line. Who can't be written to is gone.
@@ -239,7 +251,12 @@ func encode(w io.Writer, v any) {
 // order reads what is ordered.
 func order(w http.ResponseWriter, r *http.Request, rt route) (o provision.Order, err error) {
 	if rt.query {
-		err = fromQuery(r, &o)
+		if err = fromQuery(r, &o); err == nil {
+			_, err = io.Copy(io.Discard, http.MaxBytesReader(w, r.Body, maxBody)) // nobody is to be waited for later
+		}
+		if errors.Is(err, errSlow) {
+			err = tooSlow()
+		}
 	} else {
 		o, err = fromBody(w, r)
 	}

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -455,5 +456,94 @@ func TestDocs(t *testing.T) {
 		if code != http.StatusOK || len(e.orders) != 1 && !bytes.Contains([]byte(answer), []byte("version")) {
 			t.Errorf("%s: %d %s", m[0], code, answer)
 		}
+	}
+}
+
+// doer is an executor that is a function.
+type doer func(context.Context, provision.Order, func(provision.Progress)) (*provision.Result, error)
+
+func (d doer) Execute(ctx context.Context, o provision.Order, report func(provision.Progress)) (*provision.Result, error) {
+	return d(ctx, o, report)
+}
+
+// TestPace: who sends an order slowly, or does not read its answer, is given up; who is slow but goes on is not, nor is an order that takes long.
+func TestPace(t *testing.T) {
+	t.Parallel()
+	const grace = 100 * time.Millisecond
+	ordered, let := make(chan struct{}, 10), make(chan struct{})
+	ended := make(chan error, 1)
+	h := newHandler(doer(func(ctx context.Context, o provision.Order, report func(provision.Progress)) (*provision.Result, error) {
+		ordered <- struct{}{}
+		if o.Follow { // nobody reads it
+			for ctx.Err() == nil {
+				report(provision.Progress{Line: strings.Repeat("x", 64<<10)})
+			}
+			ended <- ctx.Err()
+			return nil, ctx.Err()
+		}
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-let:
+			return &provision.Result{Changed: true}, nil
+		}
+	}), Options{})
+	h.bodyGrace, h.answerGrace = grace, grace
+	s := httptest.NewServer(h.routes())
+	t.Cleanup(s.Close)
+	dial := func() (net.Conn, *bufio.Reader) {
+		c, err := net.Dial("tcp", s.Listener.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		return c, bufio.NewReader(c)
+	}
+	for request, want := range map[string]int{
+		"POST /v1/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{":                400,
+		"POST /v1/tenants/acme/stop HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n": 400,
+		"POST /v1/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n]":                400, // refused before it is all there
+		"DELETE /v1/tenants/acme HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n":            400,
+		"GET /v1/version HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n":                    200,
+		"GET /v1/nothing HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n":                    404,
+	} {
+		c, r := dial()
+		if _, err := io.WriteString(c, request); err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.ReadResponse(r, nil)
+		if err != nil || resp.StatusCode != want {
+			t.Errorf("%q: got %v, %v, want %d", request, resp, err, want)
+			continue
+		}
+		if _, err := io.Copy(io.Discard, r); errors.Is(err, os.ErrDeadlineExceeded) { // the end, or a reset
+			t.Errorf("%q: the connection is held", request)
+		}
+	}
+	if len(ordered) > 0 {
+		t.Error("something was ordered")
+	}
+	// What goes on may take longer than that, and so may the order itself.
+	c, r := dial()
+	init := strings.Repeat("x", bodyRate) // worth a second
+	body := `{"tenant":"acme","init":"` + init + `"}`
+	fmt.Fprintf(c, "POST /v1/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body[:len(body)-1])
+	time.Sleep(2 * grace)
+	if _, err := io.WriteString(c, body[len(body)-1:]); err != nil {
+		t.Fatal(err)
+	}
+	<-ordered
+	time.AfterFunc(time.Second+2*grace, func() { close(let) }) // behind the time that the body had
+	if resp, err := http.ReadResponse(r, nil); err != nil || resp.StatusCode != http.StatusOK {
+		t.Errorf("slow, but not too slow: got %v, %v", resp, err)
+	}
+	// The answer is not read.
+	c, _ = dial()
+	fmt.Fprintf(c, "GET /v1/tenants/acme/logs?follow HTTP/1.1\r\nHost: x\r\nAccept: %s\r\n\r\n", typeLines)
+	select {
+	case <-ended:
+	case <-time.After(20 * time.Second):
+		t.Error("who does not read is waited for")
 	}
 }

@@ -83,10 +83,18 @@ func fromBody(w http.ResponseWriter, r *http.Request) (provision.Order, error) {
 			err = errors.New("something follows the order")
 		}
 	}
+	if errors.Is(err, errSlow) {
+		return b.Order, tooSlow()
+	}
 	if _, ok := errors.AsType[*http.MaxBytesError](err); ok {
 		return b.Order, provision.Errorf(provision.KindInvalid, "the body has more than %d bytes", maxBody)
 	}
 	return b.Order, provision.Errorf(provision.KindInvalid, "the body is no order: %s", strings.TrimPrefix(err.Error(), "json: "))
+}
+
+func tooSlow() error {
+	return provision.Errorf(provision.KindInvalid, "the body did not come in time").
+		WithHint("at least %d kB a second have to, after the first %s", bodyRate>>10, bodyGrace)
 }
 
 func (b *body) order() provision.Order {

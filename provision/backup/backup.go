@@ -366,6 +366,11 @@ func (a *Archive) Expire(_ context.Context, id string, keep int) ([]provision.Ba
 	if err != nil {
 		return nil, fail(err)
 	}
+	// What seems to come from times to come was made while a clock was wrong, and must not push out what is made now.
+	now := a.now()
+	slices.SortStableFunc(all, func(x, y *manifest) int {
+		return cmp.Compare(one(x.Backup.Started.After(now)), one(y.Backup.Started.After(now)))
+	})
 	var gone []provision.Backup
 	var kept []*manifest
 	unread := false
@@ -387,6 +392,13 @@ func (a *Archive) Expire(_ context.Context, id string, keep int) ([]provision.Ba
 		return gone, nil
 	}
 	return gone, fail(a.prune(id, kept))
+}
+
+func one(is bool) int {
+	if is {
+		return 1
+	}
+	return 0
 }
 
 // Forget implements provision.Archive.

@@ -206,6 +206,17 @@ func TestExpireKeepsTheNewestOfEachKind(t *testing.T) {
 	if len(gone) != 2 || gone[0].ID != made[1].ID || gone[1].ID != made[0].ID {
 		t.Errorf("got %v, want the two oldest", gone)
 	}
+	// One that was made while the clock was ahead does not push out what is made later.
+	now := a.now
+	a.now = func() time.Time { return now().Add(24 * time.Hour) }
+	ahead := dump(t, a, s)
+	a.now = now
+	made = append(made, dump(t, a, s))
+	gone = must[[]provision.Backup](t)(a.Expire(t.Context(), s.Record.ID, 2))
+	if len(gone) != 2 || gone[0].ID != made[2].ID || gone[1].ID != ahead.ID {
+		t.Errorf("got %v, want the oldest, and that of a day to come", gone)
+	}
+	made = append(made[:3], made[4])
 	_, err := a.Expire(t.Context(), s.Record.ID, -1)
 	refused(t, err, provision.KindInvalid)
 	// What can't be read is neither counted nor deleted.

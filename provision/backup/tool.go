@@ -25,8 +25,7 @@ const lockWait = 60_000
 
 // connect opens a connection to a source's database, as a role of it if user is not empty.
 func connect(ctx context.Context, c provision.Connect) (*pgx.Conn, error) {
-	cfg, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%d user=%s dbname=%s application_name=pgkennel connect_timeout=20 passfile=/dev/null",
-		quoted(c.Host), c.Port, quoted(c.User), quoted(c.Database)))
+	cfg, err := pgx.ParseConfig(c.ConnString() + " application_name=pgkennel connect_timeout=20")
 	if err != nil {
 		return nil, err
 	}
@@ -96,7 +95,8 @@ func (a *Archive) tool(ctx context.Context, s provision.Source, c provision.Conn
 			}
 		}
 	}
-	cmd.Env = append(cmd.Env, "PGPASSWORD="+c.Password, "PGPASSFILE=/dev/null", "PGCONNECT_TIMEOUT=20", "PGAPPNAME=pgkennel")
+	cmd.Env = append(cmd.Env, "PGCONNECT_TIMEOUT=20", "PGAPPNAME=pgkennel")
+	cmd.Env = append(cmd.Env, c.Env()...)
 	cmd.WaitDelay = 10 * time.Second
 	return cmd, nil
 }

@@ -241,7 +241,7 @@ func (d *Driver) Tool(ctx context.Context, in *provision.Instance, name string, 
 	run := []string{"-H", d.engine.host, "exec", "-i"}
 	env := []string{
 		"PGHOST=" + in.Endpoint.Host, "PGPORT=" + strconv.Itoa(in.Endpoint.Port), "PGUSER=" + provision.Superuser, "PGPASSWORD=" + in.Password,
-		"PGSSLMODE=disable", "PGGSSENCMODE=disable", "PGCONNECT_TIMEOUT=10",
+		"PGSSLMODE=disable", "PGGSSENCMODE=disable", "PGCONNECT_TIMEOUT=10", "PGREQUIREAUTH=scram-sha-256",
 	}
 	for _, pair := range env {
 		variable, _, _ := strings.Cut(pair, "=")

@@ -425,6 +425,7 @@ func (d *Driver) Tool(ctx context.Context, in *provision.Instance, name string, 
 	cmd.Env = []string{
 		"PGHOST=" + in.Endpoint.Host, "PGPORT=" + strconv.Itoa(in.Endpoint.Port), "PGUSER=" + provision.Superuser, "PGPASSWORD=" + in.Password,
 		"PGSSLMODE=verify-full", "PGSSLROOTCERT=/proc/self/fd/3", "PGGSSENCMODE=disable", "PGCONNECT_TIMEOUT=10",
+		"PGREQUIREAUTH=scram-sha-256",
 		"PATH=/usr/local/bin:/usr/bin:/bin", "HOME=/nonexistent", "LC_ALL=C",
 	}
 	cmd.WaitDelay = 5 * time.Second

@@ -145,6 +145,9 @@ func TestAuthority(t *testing.T) {
 	if !signed(secret(made, a.pem), a.pem, hosts) {
 		t.Error("its own certificate is not good")
 	}
+	if c, err := parseCert(made); err != nil || !c.NotBefore.Equal(a.cert.NotBefore) || time.Since(c.NotBefore) < 24*time.Hour {
+		t.Errorf("it is good from what the clock says on: %v, %v", c, err)
+	}
 	for _, want := range []string{"t-abc-rw.db.example.com", "t-abc-ro.db.example.com", "t-abc-rw.tenants.svc"} {
 		c, err := parseCert(made)
 		if err != nil {

@@ -25,10 +25,12 @@ type groups struct {
 	parent string            // v2: the directory that ours is made in; empty = v1
 	self   bool              // v2: parent is this process's own group, which it has to leave to share out what is in it
 	v1     map[string]string // v1: the directories of hierarchies, by controller
-	cpuset string            // where groups of CPUs are made: parent, or a hierarchy of v1; empty = nowhere
-	name   string
-	theirs bool  // the operator chose name, and may have given that group CPUs
-	reason error // why there are none
+	// unified and memory are where v2, and v1's controller of memory, are mounted; empty = nowhere.
+	unified, memory string
+	cpuset          string // where groups of CPUs are made: parent, or a hierarchy of v1; empty = nowhere
+	name            string
+	theirs          bool  // the operator chose name, and may have given that group CPUs
+	reason          error // why there are none
 
 	sets sync.Mutex // held while a group of CPUs is made or removed
 }
@@ -63,11 +65,14 @@ func (g *groups) find(root, mounts, own string) {
 		}
 		switch f[2] {
 		case "cgroup2":
-			v2 = f[1]
+			v2, g.unified = f[1], f[1]
 		case "cgroup":
 			for option := range strings.SplitSeq(f[3], ",") {
 				if slices.Contains(v1Controllers, option) {
 					g.v1[option] = f[1]
+				}
+				if option == "memory" {
+					g.memory = f[1]
 				}
 				if option == "cpuset" && unix.Access(f[1], unix.W_OK) == nil {
 					g.cpuset = f[1]

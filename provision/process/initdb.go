@@ -212,7 +212,7 @@ const askTimeout = 15 * time.Second
 func connectEnv(in *provision.Instance) []string {
 	return []string{
 		"PGHOST=" + in.Endpoint.Host, "PGPORT=" + strconv.Itoa(in.Endpoint.Port), "PGUSER=" + provision.Superuser, "PGPASSWORD=" + in.Password,
-		"PGSSLMODE=disable", "PGGSSENCMODE=disable", "PGCONNECT_TIMEOUT=10",
+		"PGSSLMODE=disable", "PGGSSENCMODE=disable", "PGCONNECT_TIMEOUT=10", "PGREQUIREAUTH=scram-sha-256",
 	}
 }
 

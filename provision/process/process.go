@@ -88,6 +88,7 @@ type Driver struct {
 		installs []install              // the newest first
 		locks    map[string]*sync.Mutex // by ID
 		children map[string]*child      // by ID: those that this process started
+		ends     map[string]string      // by ID: how the last of those ended
 		planned  map[string]plan        // by ID: chosen, and perhaps not on record yet
 		wakes    map[*waker]bool        // Watch calls
 	}
@@ -126,7 +127,7 @@ func New(o Options) (*Driver, error) {
 		d.confiner = &confiner{groups: found, log: d.log}
 	}
 	d.mu.locks, d.mu.children = map[string]*sync.Mutex{}, map[string]*child{}
-	d.mu.planned, d.mu.wakes = map[string]plan{}, map[*waker]bool{}
+	d.mu.ends, d.mu.planned, d.mu.wakes = map[string]string{}, map[string]plan{}, map[*waker]bool{}
 	return d, nil
 }
 
@@ -346,6 +347,12 @@ func (d *Driver) State(ctx context.Context, in *provision.Instance) (provision.S
 	pm, ok := findPostmaster(p)
 	if ok {
 		st.Running, st.PID, st.Ready, st.Since = true, pm.pid, pm.ready, time.Unix(pm.since, 0)
+	} else {
+		st.Ended = d.end(ctx, in.ID)
+	}
+	st.OOMKills = -1
+	if n, ok := d.groups.oomKills(in.ID); ok {
+		st.OOMKills = n
 	}
 	return st, nil
 }

@@ -72,6 +72,7 @@ type limiter interface {
 	join(id string, attr *syscall.SysProcAttr) (done func(), err error)
 	adopt(id string, pids []int) error
 	cpu(id string) (time.Duration, bool)
+	oomKills(id string) (int64, bool)
 	pids(id string) []int
 	remove(id string) error
 	list() []string

@@ -116,6 +116,9 @@ func (d *Driver) settings(p *place, in *provision.Instance) []setting {
 		must["primary_slot_name"] = slotName(p.id)
 		must["primary_conninfo"] = fmt.Sprintf("host=%s port=%d user=%s password=%s sslmode=disable gssencmode=disable application_name=%s",
 			conninfo(in.Primary.Endpoint.Host), in.Primary.Endpoint.Port, provision.Superuser, conninfo(in.Primary.Password), slotName(p.id))
+		if v, err := strconv.Atoi(in.Version); err == nil && v >= 16 { // libpq knows it
+			must["primary_conninfo"] += " require_auth=scram-sha-256"
+		}
 		most := max(conns, connectionsOf(in.Primary))
 		must["max_connections"] = strconv.Itoa(most + ownConnections)
 	}

@@ -148,12 +148,15 @@ func (d *Driver) spawn(p *place, in *provision.Instance, inst install, conf map[
 	c := &child{pid: cmd.Process.Pid, done: make(chan struct{})}
 	d.mu.Lock()
 	d.mu.children[p.id] = c
+	delete(d.mu.ends, p.id)
 	d.mu.Unlock()
 	go func() {
-		_ = cmd.Wait() // how it ended is in its log
+		_ = cmd.Wait() // its state says more
+		how := d.howEnded(p, cmd.ProcessState)
 		d.mu.Lock()
 		if d.mu.children[p.id] == c {
 			delete(d.mu.children, p.id)
+			d.mu.ends[p.id] = how
 		}
 		d.mu.Unlock()
 		close(c.done)

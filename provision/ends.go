@@ -1,0 +1,112 @@
+package provision
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"github.com/pgkennel/pgkennel/tenant"
+)
+
+// Counts are what a Manager's runner saw since its process began.
+type Counts struct {
+	Ended    uint64 // instances that ended by themselves
+	OOMKills uint64 // processes of instances that the kernel ended, because their memory was used up
+	Down     int    // instances that are to be up, and are not
+}
+
+type counts struct{ ended, oomKills, down atomic.Int64 }
+
+// Counts returns them.
+func (m *Manager) Counts() Counts {
+	return Counts{Ended: uint64(m.counts.ended.Load()), OOMKills: uint64(m.counts.oomKills.Load()), Down: int(m.counts.down.Load())} //nolint:gosec // they only grow
+}
+
+// ends notes that an instance which is to be up ended by itself, lost a process for want of memory, or is up again.
+func (w *warden) ends(ctx context.Context, r *tenant.Record, s *State) error {
+	w.mu.Lock()
+	before := w.mu.servers[r.ID]
+	if s.PID != 0 {
+		w.mu.servers[r.ID] = s.PID
+	}
+	w.mu.Unlock()
+	// Whoever runs servers in pgkennel's place may have started it again before it was missed.
+	replaced := s.Ready && r.Ends.Down.IsZero() && before != 0 && before != s.PID
+	ended := replaced || !s.Running && r.Ends.Down.IsZero()
+	up := s.Ready && !r.Ends.Down.IsZero()
+	killed := int64(0)
+	if known := r.Ends.Known; s.OOMKills >= 0 && s.OOMKills != known {
+		if s.OOMKills < known {
+			known = 0 // the kernel counts anew
+		}
+		killed = s.OOMKills - known
+	}
+	if !ended && !up && killed == 0 {
+		return nil
+	}
+	reason := ""
+	switch {
+	case ended && killed > 0:
+		reason = "the server ended (" + cmp.Or(s.Ended, "how is not known") + "), and its memory was used up"
+	case ended:
+		reason = "the server ended: " + cmp.Or(s.Ended, "how is not known")
+	case killed > 0:
+		reason = fmt.Sprintf("memory was used up: %d of its processes ended by the kernel", killed)
+	}
+	now := w.m.o.Now().UTC().Round(0) // as it is read again
+	noted := false
+	err := w.amend(ctx, r, VerbMaintain, cmp.Or(reason, "the instance is up again"), func(n *tenant.Record) bool {
+		if n.Operation != nil || n.Phase != tenant.Ready || n.Ends != r.Ends {
+			return false // somebody has it down, or up
+		}
+		e := &n.Ends
+		if noted = reason != ""; noted {
+			e.Last, e.Reason = now, reason
+		}
+		if s.OOMKills >= 0 {
+			e.Known = s.OOMKills
+		}
+		e.OOMKills += killed
+		if ended {
+			e.Count++
+		}
+		switch {
+		case up, replaced:
+			e.Down = time.Time{}
+		case ended:
+			e.Down = now
+		}
+		return true
+	})
+	if err != nil || !noted {
+		return err
+	}
+	count := r.Ends.Count
+	if ended {
+		count++
+		w.m.counts.ended.Add(1)
+	}
+	w.m.counts.oomKills.Add(killed)
+	w.m.o.Log.WarnContext(ctx, "instance ended, or lost a process, by itself", "tenant", r.ID, "reason", reason, "ended", count, "oom_kills", r.Ends.OOMKills+killed)
+	return nil
+}
+
+// started forgets which server an instance had: the next one is nobody's surprise.
+func (w *warden) started(id string) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	delete(w.mu.servers, id)
+}
+
+// countDown counts the instances that are to be up and are not. w.mu is held.
+func (w *warden) countDown() {
+	n := int64(0)
+	for _, r := range w.mu.records {
+		if r.Phase == tenant.Ready && !r.Ends.Down.IsZero() {
+			n++
+		}
+	}
+	w.m.counts.down.Store(n)
+}
