@@ -51,6 +51,8 @@ type stand struct {
 	bin     string
 	host    string
 	port    int
+	// databases are those of the instance that can be logged in to.
+	databases []string
 }
 
 // start makes an instance with the database, what setup says in it, and pgkennel in the given mode.
@@ -80,21 +82,28 @@ func (s *stands) start(ctx context.Context, mode, setup, log string) (*stand, er
 	return st, nil
 }
 
-// fill makes the login and the database.
+// fill makes the login and the database, and what setup says.
 func (s *stands) fill(ctx context.Context, st *stand, setup string) error {
-	run := func(db string, args ...string) error {
-		args = append([]string{"-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", st.socket, "-p", strconv.Itoa(st.port), "-U", pginstance.Superuser, "-d", db}, args...)
+	run := func(db string, args ...string) (string, error) {
+		args = append([]string{"-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", st.socket, "-p", strconv.Itoa(st.port), "-U", pginstance.Superuser, "-d", db}, args...)
 		out, err := command(ctx, filepath.Join(st.bin, "psql"), args...).CombinedOutput()
 		if err != nil {
-			return fmt.Errorf("psql: %w\n%s", err, out)
+			return "", fmt.Errorf("psql: %w\n%s", err, out)
 		}
-		return nil
+		return string(out), nil
 	}
-	err := run("postgres", "-c", "CREATE ROLE "+user+" LOGIN SUPERUSER PASSWORD '"+password+"'", "-c", "CREATE DATABASE "+database+" OWNER "+user, "-c", "CREATE DATABASE "+other+" OWNER "+user)
-	if _, missing := os.Stat(setup); err != nil || missing != nil {
+	_, err := run("postgres", "-c", "CREATE ROLE "+user+" LOGIN SUPERUSER PASSWORD '"+password+"'", "-c", "CREATE DATABASE "+database+" OWNER "+user, "-c", "CREATE DATABASE "+other+" OWNER "+user)
+	if err != nil {
 		return err
 	}
-	return run(database, "-f", setup)
+	if _, missing := os.Stat(setup); missing == nil {
+		if _, err := run(database, "-f", setup); err != nil {
+			return err
+		}
+	}
+	names, err := run("postgres", "-c", "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1")
+	st.databases = strings.Fields(names)
+	return err
 }
 
 // before starts pgkennel before the instance and has st point to it.
@@ -110,7 +119,7 @@ func (s *stands) before(ctx context.Context, st *stand, mode, log string) error 
 	}
 	var general strings.Builder
 	fmt.Fprintf(&general, "[general]\nhost = \"127.0.0.1\"\nport = %d\npooler_mode = %q\ndefault_pool_size = 100\nmin_pool_size = 0\n", port, mode)
-	for _, db := range []string{database, other, "postgres", "template1"} {
+	for _, db := range st.databases {
 		fmt.Fprintf(&general, "\n[[databases]]\nname = %q\nhost = \"127.0.0.1\"\nport = %d\n", db, st.server.Port)
 	}
 	users := fmt.Sprintf("[[users]]\nname = %q\nall_databases = true\npassword = %q\n", user, password)

@@ -8,7 +8,7 @@ var suites = []suite{
 	{"psql", "psql", "our scripts; the output is the same", "tap", both, 5},
 	{"tools", "pg_dump, pg_restore, vacuumdb, …", "our script; the output is the same", "tap", both, 8},
 	{"pgbench", "pgbench", "every protocol, own and our scripts", "tap", both, 5},
-	{"regress", "PostgreSQL", "the SQL of its regression tests; the output is the same", "tap", both, 12},
+	{"regress", "PostgreSQL", "own suite: pg_regress, every test of its schedule", "tap", both, 12},
 	{"psycopg", "psycopg 3", "our script", "junit", both, 5},
 	{"psycopg2", "psycopg2", "own suite", "junit", both, 8},
 	{"asyncpg", "asyncpg", "own suite", "junit", both, 8},
