@@ -32,8 +32,9 @@ type Conn struct {
 	Opened int64
 	// Shard that the server holds.
 	Shard topology.ShardID
-	// Hears tells whether notifications by a process of the server are for whoever has the connection; nil = all are.
-	Hears func(pid uint32) bool
+	// Hears tells whether notifications by a process of the server are for whoever has the connection, and as whose they are told; nil = all are,
+	// as the process's own.
+	Hears func(pid uint32) (teller uint32, heard bool)
 	// Deaf: notifications are for nobody: whoever has the connection listens elsewhere.
 	Deaf bool
 	// Voice tells for whom the server's process speaks.
