@@ -153,6 +153,79 @@ func TestBackendsAreSeen(t *testing.T) {
 	}
 }
 
+// TestBackendsKeepTheirLogin: what ALTER ROLE and ALTER DATABASE set is the backend's from when it was opened; what LOAD loads, the transaction's.
+func TestBackendsKeepTheirLogin(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{general: "default_pool_size = 2"})
+	p, sh := protocols[0], s.shards[0]
+	loader := "loader_" + sh.db
+	sh.Exec(t, "postgres", fmt.Sprintf("CREATE ROLE %s SUPERUSER; GRANT %s TO %s", loader, loader, user))
+	t.Cleanup(func() { sh.Exec(t, "postgres", "DROP ROLE "+loader) })
+	const settings = "SELECT current_setting('work_mem'), current_setting('lock_timeout')"
+	p.play(t, s.connect(t), settings, "4MB|0; SELECT 1; I")
+	sh.Exec(t, sh.db, fmt.Sprintf("ALTER DATABASE %s SET work_mem = '7MB'; ALTER ROLE %s IN DATABASE %[1]s SET lock_timeout = '7s'", sh.db, user))
+	p.play(t, s.direct(t, nil), settings, "7MB|7s; SELECT 1; I")
+	p.play(t, s.connect(t), settings, "4MB|0; SELECT 1; I")
+	s.console(t, "RECONNECT")
+	p.play(t, s.connect(t), settings, "7MB|7s; SELECT 1; I")
+
+	const loaded = "SELECT count(*) FROM pg_settings WHERE name = 'auto_explain.log_nested_statements'"
+	c := s.connect(t)
+	eventually(t, "the role may be taken", func() bool {
+		return outcome(c.Query("SET ROLE "+loader)) == "SET; I" && pgtest.Failure(c.Query("SELECT 1")) == nil
+	})
+	p.play(t, c, "BEGIN", "BEGIN; T", "LOAD 'auto_explain'", "LOAD; T", loaded, "1; SELECT 1; T")
+	p.play(t, c, "COMMIT", "COMMIT; I")
+	for range 2 { // what has loaded it is gone
+		p.play(t, c, loaded, "0; SELECT 1; I")
+	}
+}
+
+// TestTimeoutsAreOfWhatRuns: what a client takes between two messages of a unit is nothing to statement_timeout.
+func TestTimeoutsAreOfWhatRuns(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{})
+	clock, params := s.direct(t, nil), map[string]string{"statement_timeout": "100ms"}
+	c, direct := s.with(t, params), s.direct(t, params)
+	for _, c := range []*pgtest.Client{c, direct} {
+		c.Send(&pgproto3.Parse{Query: "SELECT 'done'"})
+	}
+	clock.Query("SELECT pg_sleep(0.3)")
+	for c, want := range map[*pgtest.Client]string{c: "done; SELECT 1; I", direct: "57014; I"} {
+		c.Send(&pgproto3.Bind{}, &pgproto3.Execute{}, &pgproto3.Sync{})
+		if got := outcome(c.UntilReady()); got != want {
+			t.Errorf("got %s, want %s", got, want)
+		}
+	}
+	protocols[0].play(t, c, "SELECT pg_sleep(20)", "57014; I") // what runs is
+}
+
+// TestNumbersOfClientsAreNoBackends: the process id of a login is pgkennel's own.
+func TestNumbersOfClientsAreNoBackends(t *testing.T) {
+	t.Parallel()
+	for _, mode := range []string{"transaction", "session"} {
+		s := start(t, spec{general: fmt.Sprintf("pooler_mode = %q", mode)})
+		c := s.connect(t)
+		protocols[0].play(t, c, fmt.Sprintf("SELECT pg_terminate_backend(%d), pg_cancel_backend(%[1]d), pg_backend_pid() = %[1]d", c.PID), "f|f|f; SELECT 1; I")
+		direct := s.direct(t, nil)
+		protocols[0].play(t, direct, fmt.Sprintf("SELECT pg_backend_pid() = %d", direct.PID), "t; SELECT 1; I")
+	}
+}
+
+// TestSeedsLastForATransaction: the seed of random() is the backend's.
+func TestSeedsLastForATransaction(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{general: "default_pool_size = 1"})
+	p, c, other := protocols[0], s.connect(t), s.connect(t)
+	p.play(t, c, "BEGIN", "BEGIN; T", "SELECT setseed(0.5) IS NULL", "f; SELECT 1; T")
+	inside := outcome(c.Query("SELECT random()"))
+	p.play(t, c, "COMMIT", "COMMIT; I", "SELECT setseed(0.5) IS NULL", "f; SELECT 1; I")
+	other.Query("SELECT random()")
+	if behind := outcome(c.Query("SELECT random()")); strings.TrimSuffix(behind, "I") == strings.TrimSuffix(inside, "T") {
+		t.Errorf("both are %s", behind)
+	}
+}
+
 // Channel binding is not offered, so that a client which insists on it is told at once by its own library.
 func TestTLSChannelBinding(t *testing.T) {
 	t.Parallel()

@@ -126,6 +126,28 @@ func TestListenOnShards(t *testing.T) {
 	p.play(t, a, "UNLISTEN news", "UNLISTEN; I", "/* pgdog_shard: 0 */ NOTIFY news, 'no'", "NOTIFY; I", "LISTEN news; NOTIFY news, 'yes'", "LISTEN; NOTIFY; I")
 }
 
+// TestListenInSessionMode: a notification names the client that has the sender's connection by the pid that it was told at its login.
+func TestListenInSessionMode(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{schema: listenSchema, general: "pooler_mode = \"session\""})
+	p := protocols[0]
+	gone := s.connect(t)
+	p.play(t, gone, "LISTEN news", "LISTEN; I")
+	gone.Terminate() // the next one has its backend
+	a, b, behind := s.connect(t), s.connect(t), s.direct(t, nil)
+	for _, c := range []*pgtest.Client{a, b} {
+		p.play(t, c, "LISTEN news", "LISTEN; I")
+	}
+	for _, by := range []*pgtest.Client{a, b, behind} {
+		by.Send(&pgproto3.Query{String: "NOTIFY news"})
+		for _, c := range []*pgtest.Client{a, b} {
+			if n := notification(t, c); n.PID != by.PID {
+				t.Errorf("got pid %d, want %d", n.PID, by.PID)
+			}
+		}
+	}
+}
+
 // TestListenToOneself: who tells by the pid what it said itself is never told so of what others said, over the same connection at the same time, and
 // always of what it said. Nothing is lost, doubled, or out of order.
 func TestListenToOneself(t *testing.T) {

@@ -120,6 +120,41 @@ func TestSettingsFollowTheirClient(t *testing.T) {
 	})
 }
 
+// A value of DateStyle may be half of one, and leaves the other half as the client had it, whatever the next backend has.
+func TestSettingsInHalves(t *testing.T) {
+	t.Parallel()
+	bothWays(t, func(t *testing.T, s *stand) {
+		other := s.with(t, map[string]string{"DateStyle": "SQL, DMY"})
+		for _, p := range protocols {
+			c, chosen := s.connect(t), s.with(t, map[string]string{"DateStyle": "Postgres, MDY"})
+			for _, step := range []struct {
+				c        *pgtest.Client
+				sql, tag string
+				value    string
+			}{
+				{c, "SET DateStyle TO german", "SET; I", "German, DMY"},
+				{c, "SET DateStyle TO ymd", "SET; I", "German, YMD"},
+				{c, "SELECT set_config('datestyle', 'iso', false)", "ISO, YMD; SELECT 1; I", "ISO, YMD"},
+				{c, "RESET DateStyle", "RESET; I", "ISO, MDY"},
+				{c, "SET DateStyle TO european", "SET; I", "ISO, DMY"},
+				{chosen, "SET DateStyle TO 'dmy'", "SET; I", "Postgres, DMY"},
+				{chosen, "SET DateStyle TO SQL", "SET; I", "SQL, DMY"},
+				{chosen, "RESET DateStyle", "RESET; I", "Postgres, MDY"},
+			} {
+				p.play(t, step.c, step.sql, step.tag)
+				for range 2 {
+					if got := show(other, "DateStyle"); got != "SQL, DMY" {
+						t.Errorf("%s: the other client's DateStyle is %q", step.sql, got)
+					}
+					if got := show(step.c, "DateStyle"); got != step.value || step.c.Params["DateStyle"] != got {
+						t.Errorf("%s: DateStyle is %q, told as %q, not %q", step.sql, got, step.c.Params["DateStyle"], step.value)
+					}
+				}
+			}
+		}
+	})
+}
+
 // What a client set on one shard holds on the others.
 func TestSettingsFollowToOtherShards(t *testing.T) {
 	t.Parallel()

@@ -1,6 +1,7 @@
 package pooler
 
 import (
+	"cmp"
 	"sync"
 
 	"github.com/pgkennel/pgkennel/pooler/backend"
@@ -42,8 +43,16 @@ func (s *senders) remove(x sender, by said) {
 	}
 }
 
-// is reports whether a process is of a login with the word, now.
-func (s *senders) is(x sender, word string) bool { return s.find(x).word == word }
+// teller is the client who has the connection of a process now, or had it last, else the process itself; heard: whoever hears those with the word, and all
+// if there is none, hears it.
+func (s *senders) teller(x sender, word string) (pid uint32, heard bool) {
+	by := s.find(x)
+	pid = x.pid
+	if by.voice != nil {
+		pid = cmp.Or(by.voice.Client(), pid)
+	}
+	return pid, word == "" || by.word == word
+}
 
 // find returns whose a process is, now.
 func (s *senders) find(x sender) said {

@@ -373,10 +373,8 @@ func (u *unit) adopt(l *backend.Login, o backend.DialOptions, info cluster.PoolI
 	conn.Shard, conn.Opened = info.Shard, int64(pool.Now())
 	from, by := sender{o.Address, l.PID}, said{info.Hears, &conn.Voice}
 	u.p.senders.add(from, by)
-	if info.Hears != "" {
-		all, at, hears := &u.p.senders, o.Address, info.Hears
-		conn.Hears = func(pid uint32) bool { return all.is(sender{at, pid}, hears) }
-	}
+	all, at, hears := &u.p.senders, o.Address, info.Hears
+	conn.Hears = func(pid uint32) (uint32, bool) { return all.teller(sender{at, pid}, hears) }
 	conn.Statements.MaxCount, conn.Statements.MaxBytes = limit, backendStatements
 	if u.replica != "" {
 		conn.Promoted = u.promoted

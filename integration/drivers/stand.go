@@ -20,12 +20,15 @@ const (
 	password = "secret"
 	database = "app"
 	other    = "other" // a second one, for suites that want two
+	// replicator may have replication connections, with user's password.
+	replicator = "replicator"
 )
 
 // stands makes what suites are run against.
 type stands struct {
 	pgkennel string
 	scratch  *pginstance.Scratch
+	tls      *certificates
 }
 
 func openStands(pgkennel string) (*stands, error) {
@@ -33,7 +36,11 @@ func openStands(pgkennel string) (*stands, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &stands{pgkennel, scratch}, nil
+	tls, err := newCertificates(scratch.Dir)
+	if err != nil {
+		return nil, errors.Join(err, scratch.Close())
+	}
+	return &stands{pgkennel, scratch, tls}, nil
 }
 
 func (s *stands) close() {
@@ -49,8 +56,11 @@ type stand struct {
 	release func()
 	socket  string // the folder of PostgreSQL's own
 	bin     string
+	tls     *certificates
 	host    string
 	port    int
+	// databases are those of the instance that can be logged in to.
+	databases []string
 }
 
 // start makes an instance with the database, what setup says in it, and pgkennel in the given mode.
@@ -60,12 +70,14 @@ func (s *stands) start(ctx context.Context, mode, setup, log string) (*stand, er
 		Settings: map[string]string{
 			"max_connections": "200", "max_prepared_transactions": "20", "wal_level": "logical", "shared_buffers": "64MB",
 			"autovacuum": "off", // what it finds to do is another thing each time
+			"ssl":        "on",
 		},
+		Files: map[string][]byte{"server.crt": s.tls.cert, "server.key": s.tls.key},
 	})
 	if err != nil {
 		return nil, err
 	}
-	st := &stand{server: server, bin: s.scratch.Install().Dir, socket: server.SocketDir, host: "127.0.0.1", port: server.Port, release: func() {}}
+	st := &stand{server: server, bin: s.scratch.Install().Dir, tls: s.tls, socket: server.SocketDir, host: "127.0.0.1", port: server.Port, release: func() {}}
 	if err := s.fill(ctx, st, setup); err != nil {
 		st.stop()
 		return nil, err
@@ -80,21 +92,29 @@ func (s *stands) start(ctx context.Context, mode, setup, log string) (*stand, er
 	return st, nil
 }
 
-// fill makes the login and the database.
+// fill makes the login and the database, and what setup says.
 func (s *stands) fill(ctx context.Context, st *stand, setup string) error {
-	run := func(db string, args ...string) error {
-		args = append([]string{"-X", "-q", "-v", "ON_ERROR_STOP=1", "-h", st.socket, "-p", strconv.Itoa(st.port), "-U", pginstance.Superuser, "-d", db}, args...)
+	run := func(db string, args ...string) (string, error) {
+		args = append([]string{"-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", st.socket, "-p", strconv.Itoa(st.port), "-U", pginstance.Superuser, "-d", db}, args...)
 		out, err := command(ctx, filepath.Join(st.bin, "psql"), args...).CombinedOutput()
 		if err != nil {
-			return fmt.Errorf("psql: %w\n%s", err, out)
+			return "", fmt.Errorf("psql: %w\n%s", err, out)
 		}
-		return nil
+		return string(out), nil
 	}
-	err := run("postgres", "-c", "CREATE ROLE "+user+" LOGIN SUPERUSER PASSWORD '"+password+"'", "-c", "CREATE DATABASE "+database+" OWNER "+user, "-c", "CREATE DATABASE "+other+" OWNER "+user)
-	if _, missing := os.Stat(setup); err != nil || missing != nil {
+	_, err := run("postgres", "-c", "CREATE ROLE "+user+" LOGIN SUPERUSER PASSWORD '"+password+"'", "-c", "CREATE DATABASE "+database+" OWNER "+user, "-c", "CREATE DATABASE "+other+" OWNER "+user,
+		"-c", "CREATE ROLE "+replicator+" LOGIN REPLICATION PASSWORD '"+password+"'")
+	if err != nil {
 		return err
 	}
-	return run(database, "-f", setup)
+	if _, missing := os.Stat(setup); missing == nil {
+		if _, err := run(database, "-f", setup); err != nil {
+			return err
+		}
+	}
+	names, err := run("postgres", "-c", "SELECT datname FROM pg_database WHERE datallowconn ORDER BY 1")
+	st.databases = strings.Fields(names)
+	return err
 }
 
 // before starts pgkennel before the instance and has st point to it.
@@ -110,10 +130,12 @@ func (s *stands) before(ctx context.Context, st *stand, mode, log string) error 
 	}
 	var general strings.Builder
 	fmt.Fprintf(&general, "[general]\nhost = \"127.0.0.1\"\nport = %d\npooler_mode = %q\ndefault_pool_size = 100\nmin_pool_size = 0\n", port, mode)
-	for _, db := range []string{database, other, "postgres", "template1"} {
+	fmt.Fprintf(&general, "tls_certificate = %q\ntls_private_key = %q\n", s.tls.certFile, s.tls.keyFile)
+	for _, db := range st.databases {
 		fmt.Fprintf(&general, "\n[[databases]]\nname = %q\nhost = \"127.0.0.1\"\nport = %d\n", db, st.server.Port)
 	}
 	users := fmt.Sprintf("[[users]]\nname = %q\nall_databases = true\npassword = %q\n", user, password)
+	users += fmt.Sprintf("[[users]]\nname = %q\ndatabase = %q\npassword = %q\nreplication_mode = true\n", replicator, database, password)
 	for name, text := range map[string]string{"pgdog.toml": general.String(), "users.toml": users} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
 			return err
@@ -161,6 +183,9 @@ func (st *stand) env() []string {
 	return []string{
 		"PGHOST=" + st.host, "PGPORT=" + strconv.Itoa(st.port), "PGUSER=" + user, "PGPASSWORD=" + password, "PGDATABASE=" + database,
 		"PGSSLMODE=disable", "PGBIN=" + st.bin, "PGTZ=UTC",
+		// Both have a certificate for localhost that the authority in TLS_ROOT signed, and another authority did not.
+		"TLS_ROOT=" + st.tls.rootFile, "TLS_OTHER_ROOT=" + st.tls.otherFile,
+		"REPLICATOR=" + replicator,
 		"URL=postgres://" + user + ":" + password + "@" + address + "/" + database + "?sslmode=disable",
 		// PostgreSQL's own, for what a test has to see or do behind pgkennel.
 		"SERVER_SOCKET=" + st.socket, "SERVER_PORT=" + strconv.Itoa(st.server.Port),

@@ -61,7 +61,7 @@ func (c *Conn) message(typ byte, run []byte, at int) error {
 	case pgwire.MsgParameterStatus:
 		return c.parameter(body)
 	case pgwire.MsgNotification:
-		heard, err := c.hears(body)
+		heard, err := c.hears(body) // which may change it
 		if heard && !c.Deaf {
 			c.owner.Relay(msg) // it belongs to no step
 		}
@@ -99,7 +99,7 @@ func (s *Step) learnParams(body []byte) {
 	}
 }
 
-// hears reports whether a notification is for the connection's owner.
+// hears reports whether a notification is for the connection's owner, and makes it say by whom it is.
 func (c *Conn) hears(body []byte) (bool, error) {
 	if c.Hears == nil {
 		return true, nil
@@ -107,7 +107,9 @@ func (c *Conn) hears(body []byte) (bool, error) {
 	if len(body) < 4 {
 		return false, fmt.Errorf("%w: a notification that can't be read", ErrProtocol)
 	}
-	return c.Hears(binary.BigEndian.Uint32(body)), nil
+	teller, heard := c.Hears(binary.BigEndian.Uint32(body))
+	binary.BigEndian.PutUint32(body, teller)
+	return heard, nil
 }
 
 // pass relays run, whose last message is msg; of an internal step only what is in front of it.

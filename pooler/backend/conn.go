@@ -35,8 +35,9 @@ type Conn struct {
 	// Promoted is called when the server, which was a standby, says that it is none any more, in the middle of the connection's messages; nil = it is of no
 	// interest.
 	Promoted func()
-	// Hears tells whether notifications by a process of the server are for whoever has the connection; nil = all are.
-	Hears func(pid uint32) bool
+	// Hears tells whether notifications by a process of the server are for whoever has the connection, and as whose they are told; nil = all are,
+	// as the process's own.
+	Hears func(pid uint32) (teller uint32, heard bool)
 	// Deaf: notifications are for nobody: whoever has the connection listens elsewhere.
 	Deaf bool
 	// Voice tells for whom the server's process speaks.

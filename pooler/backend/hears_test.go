@@ -18,7 +18,7 @@ func notification(pid uint32, payload string) []byte {
 func TestNotificationsOfOthersAreDropped(t *testing.T) {
 	t.Parallel()
 	conn, r := newConn(steps("Q"))
-	conn.Hears = func(pid uint32) bool { return pid == 7 }
+	conn.Hears = func(pid uint32) (uint32, bool) { return pid + 0x70000, pid == 7 }
 	var in []byte
 	for _, part := range [][]byte{notification(8, "x"), stream("T D:1"), notification(8, "y"), notification(7, "z"), stream("C:SELECT_1 Z"), notification(9, "w")} {
 		in = append(in, part...)
@@ -30,6 +30,9 @@ func TestNotificationsOfOthersAreDropped(t *testing.T) {
 	}
 	if d := cmp.Diff([]string{"relay TDAC", "complete Query #1 SELECT 1", "ready Query #1 I"}, r.take()); d != "" {
 		t.Error(d)
+	}
+	if !strings.Contains(string(r.all), string(notification(0x70007, "z"))) {
+		t.Errorf("relayed %q: not by whom the notification is", r.all)
 	}
 	if err := conn.Feed([]byte("A\x00\x00\x00\x06ab")); !errors.Is(err, ErrProtocol) || !strings.Contains(err.Error(), "notification") {
 		t.Errorf("got %v", err)

@@ -483,19 +483,21 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 			}
 			continue
 		}
-		if len(m.Statements) == 0 && m.Unparsable == nil && !v.held && s.conn == nil {
-			it.local = true // an empty text
-			continue
+		runs := st != nil && s.runsFailed(st, v.tx)
+		if len(m.Statements) == 0 && m.Unparsable == nil { // an empty text, of which a failed transaction refuses the Bind alone
+			runs = it.typ != pgwire.MsgBind
+			if !v.held && s.conn == nil && (runs || v.tx != pgwire.TxFailed) {
+				it.local = true
+				continue
+			}
 		}
 		needs = true
 		v.held, v.pinned = true, false // whatever comes behind it, comes there
 		if parted {
 			return plan, true, i, errParted
 		}
-		if v.tx == pgwire.TxFailed {
-			if st == nil || !s.runsFailed(st, v.tx) {
-				return plan, true, i, errInFailedTransaction
-			}
+		if v.tx == pgwire.TxFailed && !runs {
+			return plan, true, i, errInFailedTransaction
 		}
 		switch it.typ {
 		case pgwire.MsgParse, pgwire.MsgDescribe:

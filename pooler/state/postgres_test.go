@@ -85,7 +85,7 @@ func variants(roleA, roleB string) map[string][]Var {
 	return map[string][]Var{
 		"work_mem":                      {{Value: "'1MB'"}, {Value: "2048"}, {Value: "3MB", Raw: true}},
 		"timezone":                      {{Value: "'Asia/Tokyo'"}, {Value: "UTC", Raw: true}, {Value: "TIME ZONE INTERVAL '+02:30' HOUR TO MINUTE", Special: true}, {Value: "-7"}},
-		"datestyle":                     {{Value: "'german'"}, {Value: "'iso', 'dmy'"}, {Value: "SQL, DMY", Raw: true}},
+		"datestyle":                     {{Value: "'german'"}, {Value: "'iso', 'dmy'"}, {Value: "SQL, DMY", Raw: true}, {Value: "ymd"}, {Value: "'iso'"}, {Value: "euro", Raw: true}},
 		"search_path":                   {{Value: `'a b', 'C', 'public'`}, {Value: `a, "B c", public`, Raw: true}, {Value: "", Raw: true}, {Value: "''"}},
 		"standard_conforming_strings":   {{Value: "'off'"}, {Value: "on", Raw: true}, {Value: "off", Raw: true}},
 		"default_transaction_isolation": {{Value: "'serializable'"}, {Value: "repeatable read", Raw: true}},

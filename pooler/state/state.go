@@ -141,6 +141,9 @@ func (s *Set) With(v Var) *Set {
 		s = s.Without(role) // SET SESSION AUTHORIZATION takes the role off
 	}
 	i, ok := s.find(v.Name)
+	if ok && v.Name == dateStyle {
+		v = v.over(s.vars[i])
+	}
 	if ok && s.vars[i] == v {
 		return s
 	}
@@ -225,7 +228,7 @@ func (s *Set) AppendDiff(dst []byte, want *Set) []byte {
 		s = s.Without(sessionAuthorization)
 	}
 	for _, v := range s.Vars() {
-		if _, ok := want.Get(v.Name); !ok {
+		if w, ok := want.Get(v.Name); !ok || w != v && w.partial() {
 			dst = v.appendReset(dst)
 		}
 	}

@@ -104,6 +104,7 @@ func TestAppendDiff(t *testing.T) {
 	app := Var{Name: "app.v", Value: "'1'"}
 	roleA, roleB := Var{Name: "role", Value: "'a'"}, Var{Name: "role", Value: "'b'"}
 	authA := Var{Name: "session_authorization", Value: "'a'"}
+	dates := func(value string) Var { return Var{Name: "datestyle", Value: value} }
 	for name, c := range map[string]struct {
 		have, want *Set
 		sql        string
@@ -129,6 +130,9 @@ func TestAppendDiff(t *testing.T) {
 		"role off it":      {set(authA, roleB), set(authA), `RESET role;`},
 		"both go":          {set(authA, roleB), nil, `RESET role;RESET session_authorization;`},
 		"both come":        {nil, set(authA, roleB), `SET "session_authorization" TO 'a';SET "role" TO 'b';`},
+		"half over half":   {nil, set(dates("iso"), dates("ymd")), `SET "datestyle" TO 'ISO, YMD';`},
+		"half over whole":  {set(dates("SQL, DMY")), set(dates("'german'"), dates("US")), `SET "datestyle" TO 'German, MDY';`},
+		"half after other": {set(dates("SQL, DMY")), set(dates("ymd")), `RESET "datestyle";SET "datestyle" TO ymd;`},
 		"user goes, role:": {set(authA), set(roleB), `RESET session_authorization;SET "role" TO 'b';`},
 	} {
 		if got := string(c.have.AppendDiff([]byte("x"), c.want)); got != "x"+c.sql {

@@ -17,7 +17,8 @@ public class Suite {
   static int made;
 
   static Connection connect(String more) throws SQLException {
-    String url = "jdbc:postgresql://" + System.getenv("PGHOST") + ":" + System.getenv("PGPORT") + "/" + System.getenv("PGDATABASE") + "?sslmode=disable&loginTimeout=10" + more;
+    String host = more.contains("sslmode=verify-full") ? "localhost" : System.getenv("PGHOST");
+    String url = "jdbc:postgresql://" + host + ":" + System.getenv("PGPORT") + "/" + System.getenv("PGDATABASE") + "?sslmode=disable&loginTimeout=10" + more;
     return DriverManager.getConnection(url, System.getenv("PGUSER"), System.getenv("PGPASSWORD"));
   }
 
@@ -352,5 +353,12 @@ public class Suite {
       try (Statement s = c.createStatement()) { s.execute("INSERT INTO " + t + " DEFAULT VALUES"); }
       same(1L, number(c, "SELECT currval('" + t + "_id_seq')")); same(1L, number(c, "SELECT lastval()"));
     });
+    test("TLS, verified", tls("TLS_ROOT"), c -> {
+      try (Statement s = c.createStatement(); ResultSet r = s.executeQuery("SELECT repeat('x', 2000000)")) { r.next(); same(2_000_000, r.getString(1).length()); }
+    });
+    test("TLS by another authority", c -> fails("08006", () -> connect(options + tls("TLS_OTHER_ROOT"))));
   }
+
+  /** The last of several parameters of a name counts; and the certificate is for localhost alone. */
+  static String tls(String root) { return "&sslmode=verify-full&sslrootcert=" + System.getenv(root); }
 }

@@ -181,3 +181,13 @@ test('pool', { timeout: 60000 }, async () => {
   await pool.end()
 })
 test('wrong password', async () => assert.rejects(new Client({ password: 'wrong' }).connect(), code('28P01')))
+
+const ca = root => require('node:fs').readFileSync(process.env[root])
+on('TLS, verified', async c => assert.strictEqual((await c.query('SELECT length(repeat(\'x\', 2000000)) AS n')).rows[0].n, 2000000),
+  { host: 'localhost', ssl: { ca: ca('TLS_ROOT') } })
+const refused = (name, options, want) => test(name, { timeout: 30000 }, async () => {
+  const c = new Client(options)
+  try { await assert.rejects(c.connect(), want) } finally { c.connection.stream.destroy() } // or it keeps the program running
+})
+refused('TLS by another name', { host: 'localhost', ssl: { ca: ca('TLS_ROOT'), servername: 'elsewhere' } }, code('ERR_TLS_CERT_ALTNAME_INVALID'))
+refused('TLS by another authority', { host: 'localhost', ssl: { ca: ca('TLS_OTHER_ROOT') } }, /certificate/)

@@ -1,0 +1,2 @@
+CREATE DATABASE activerecord_unittest OWNER app;
+CREATE DATABASE activerecord_unittest2 OWNER app;
