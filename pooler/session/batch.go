@@ -484,6 +484,9 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 			continue
 		}
 		if len(m.Statements) == 0 && m.Unparsable == nil && !v.held && s.conn == nil {
+			if it.typ == pgwire.MsgBind && v.tx == pgwire.TxFailed {
+				return plan, needs, i, errInFailedTransaction
+			}
 			it.local = true // an empty text
 			continue
 		}
