@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -54,6 +55,7 @@ type stormClient struct {
 	stored, maybe map[int]bool // rows that are, or may be, committed
 	owed, own     []int        // what it has said on its own channel and has to hear, and what it heard
 	heard         map[string]int
+	listened      bool // at any time since it has connected
 	logins        int
 	cancelling    atomic.Int32 // requests under way
 	hit           int          // units that a request may have hit
@@ -89,6 +91,7 @@ func (c *stormClient) connect() error {
 		}
 	}
 	c.logins++
+	c.listened = false
 	c.m, c.owed, c.own, c.hit, c.trace = newStormModel(c), nil, nil, 0, c.trace[:0]
 	c.fe = pgproto3.NewFrontend(c.conn.Conn, c.conn.Conn)
 	c.moment = time.Now()
@@ -127,7 +130,9 @@ func (c *stormClient) run() {
 }
 
 func (c *stormClient) fail(err error) {
-	c.abandoned.Store(true)
+	if c.abandoned.Swap(true) && errors.Is(err, os.ErrDeadlineExceeded) {
+		return // one of all who wait
+	}
 	c.t.Errorf("client %d: %v\n%s", c.number, err, strings.Join(c.trace, "\n"))
 }
 
@@ -371,14 +376,14 @@ func (c *stormClient) speaker() string { return fmt.Sprintf("%s/%d", c.name, c.l
 
 // answer reads what a unit is answered.
 func (c *stormClient) answer(u *stormUnit) error {
-	failed := false
+	failed, ending := false, false
 	for _, o := range u.ops {
 		a := c.m.expect(o)
 		switch met, err := c.match(u, o, a); {
 		case err != nil:
 			return err
 		case !met:
-			failed = true
+			failed, ending = true, o.kind == opCommit
 		case a.effect != nil:
 			a.effect()
 		}
@@ -397,6 +402,9 @@ func (c *stormClient) answer(u *stormUnit) error {
 	if err != nil {
 		return err
 	}
+	if ending && got == "ZI" { // it failed in the midst of it
+		c.m.abort()
+	}
 	if !failed {
 		c.m.sync()
 	}
@@ -404,7 +412,13 @@ func (c *stormClient) answer(u *stormUnit) error {
 		return &unexpected{got, want}
 	}
 	if c.m.status == 'I' && !slices.Equal(c.own, c.owed) {
-		return &unexpected{fmt.Sprint("of its own ", c.own), fmt.Sprint(c.owed)}
+		short := &unexpected{fmt.Sprint("of its own ", c.own), fmt.Sprint(c.owed)}
+		if len(c.own) < len(c.owed) { // it is told why
+			if _, e, err := c.token(); err == nil && e != nil && e.Code == "57P01" {
+				return c.judge(e, u.ops[0], short.want)
+			}
+		}
+		return short
 	} else if c.m.status == 'I' {
 		c.own, c.owed = nil, nil
 	}
@@ -467,7 +481,7 @@ func (c *stormClient) judge(e *pgproto3.ErrorResponse, o *stormOp, want string) 
 			c.remember(nil)
 		}
 		c.m.gone()
-	case e.Code == "57P01" && (c.afterKill() || c.m.world.hears || c.m.base.hears) && e.Severity == "FATAL":
+	case e.Code == "57P01" && (c.afterKill() || c.listened) && e.Severity == "FATAL":
 		c.figures.moved.Add(1)
 		return errLeft
 	default:

@@ -221,7 +221,7 @@ func (m *stormModel) expect(o *stormOp) answer {
 		return m.row(o, fmt.Sprintf("%d|0", w.temp))
 	case opTempDrop:
 		if w.temp < 0 {
-			return fails("42P01")
+			return fails("42P01 3F000")
 		}
 		return m.does(o, "DROP TABLE", func() { w.temp = -1 })
 	case opLock:
@@ -240,7 +240,7 @@ func (m *stormModel) expect(o *stormOp) answer {
 		a.effect = func() { w.xlocks++ }
 		return a
 	case opListen:
-		return m.does(o, "LISTEN", func() { w.hears = true })
+		return m.does(o, "LISTEN", func() { w.hears, m.listened = true, true })
 	case opUnlisten:
 		return m.does(o, "UNLISTEN", func() { w.hears = false })
 	case opNotify:
@@ -385,7 +385,11 @@ func (m *stormModel) inFailed(o *stormOp) (a answer, ok bool) {
 		return fails("25P02 0A000"), true
 	case opWrong:
 		if o.arg == "42601" {
-			return answer{}, false
+			return fails("42601 25P02"), true // the latter is ours
+		}
+	case opParse:
+		if m.parsed[o.arg] {
+			return fails("25P02 42P05"), true // the latter is ours
 		}
 	case opBind:
 		if !m.parsed[o.arg] {

@@ -267,7 +267,7 @@ func (u *stormUnit) encode(b []byte, c *stormClient, patient bool) []byte {
 	if rows := first.copied(c); rows != nil {
 		if u.later = nil; patient {
 			u.later = append(rows, u.tail...)
-			return b
+			return encode(b, &pgproto3.Flush{})
 		}
 		b = append(b, rows...)
 	}
