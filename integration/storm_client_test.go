@@ -33,6 +33,7 @@ type storm struct {
 
 	left      atomic.Int64 // transactions
 	killed    atomic.Int64 // when a server process was, last, in nanoseconds
+	retired   atomic.Int64 // when those who listen were sent away, last
 	abandoned atomic.Bool
 	figures   struct{ units, errors, cancels, cancelled, breaks, losses, notes, moved atomic.Int64 }
 }
@@ -115,7 +116,7 @@ func (c *stormClient) run() {
 		c.conn.Close()
 		c.wg.Wait()
 		if err != errLeft { //nolint:errorlint // it is never wrapped
-			if e := (*unexpected)(nil); errors.As(err, &e) || !c.afterKill() {
+			if e := (*unexpected)(nil); errors.As(err, &e) || errors.Is(err, os.ErrDeadlineExceeded) || !c.afterKill() && !c.sentAway() {
 				c.fail(err)
 				return
 			}
@@ -136,9 +137,13 @@ func (c *stormClient) fail(err error) {
 	c.t.Errorf("client %d: %v\n%s", c.number, err, strings.Join(c.trace, "\n"))
 }
 
-func (c *stormClient) afterKill() bool {
-	killed := c.killed.Load()
-	return killed != 0 && c.moment.Add(-killWindow).UnixNano() < killed
+// afterKill reports whether it may be that the client's server was killed, sentAway, whether it may be that it was closed for it listens: what it
+// was told then is lost if it wrote once more.
+func (c *stormClient) afterKill() bool { return c.since(c.killed.Load()) }
+func (c *stormClient) sentAway() bool  { return c.listened && c.since(c.retired.Load()) }
+
+func (c *stormClient) since(at int64) bool {
+	return at != 0 && c.moment.Add(-killWindow).UnixNano() < at
 }
 
 // packet sends one or more units at once, and reads the answers.
@@ -475,13 +480,15 @@ func (c *stormClient) judge(e *pgproto3.ErrorResponse, o *stormOp, want string) 
 	switch {
 	case e.Code == "57014" && c.hit > 0:
 		c.figures.cancelled.Add(1)
+	case e.Code == "08006" && e.Routine == "listen_lost" && o.kind == opListen: // RECONNECT and the like, in that moment
+		c.figures.moved.Add(1)
 	case e.Code == "08006" && c.afterKill():
 		c.figures.losses.Add(1)
 		if c.m.status == 'I' || o.kind == opCommit {
 			c.remember(nil)
 		}
 		c.m.gone()
-	case e.Code == "57P01" && (c.afterKill() || c.listened) && e.Severity == "FATAL":
+	case e.Code == "57P01" && (c.afterKill() || c.sentAway()) && e.Severity == "FATAL":
 		c.figures.moved.Add(1)
 		return errLeft
 	default:
