@@ -11,7 +11,9 @@ import (
 // TestParseThatFails: a named statement whose Parse failed does not exist, whatever it failed by; its name is free.
 func TestParseThatFails(t *testing.T) {
 	t.Parallel()
-	s := start(t, spec{schema: tableSchema})
+	s := prepare(t, spec{schema: tableSchema})
+	wire := s.throughProxy(0)
+	s.startInside()
 	direct := s.direct(t, nil)
 	protocols[0].play(t, direct, "BEGIN", "BEGIN; T", "LOCK TABLE orders", "LOCK TABLE; T")
 	parse := testbed.Parse("s", "SELECT count(*) FROM orders")
@@ -38,26 +40,33 @@ func TestParseThatFails(t *testing.T) {
 		}
 		c.Terminate()
 	}
-	for name, unit := range map[string][]pgproto3.FrontendMessage{
+	units := map[string][]pgproto3.FrontendMessage{
 		"the Parse":                {parse, testbed.Sync},
 		"something in front of it": {testbed.Parse("", "SELECT pg_sleep(60)"), testbed.Bind("", ""), testbed.Run("", 0), testbed.Parse("s", "SELECT 1"), testbed.Sync},
+	}
+	for _, lose := range []func(){ // with a last word, and without
+		func() { s.shards[0].rows(t, "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE "+waiting) },
+		func() { wire.cut(true) },
 	} {
-		c := s.connect(t)
-		protocols[0].play(t, c, "BEGIN", "BEGIN; T", "SELECT 1", "1; SELECT 1; T")
-		c.Send(unit...)
-		s.shards[0].waits(t)
-		s.shards[0].rows(t, "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE "+waiting)
-		if got := outcome(c.UntilReady()); got != "08006 shard_unavailable; E" {
-			t.Errorf("the server is lost in %s: got %s", name, got)
+		for name, unit := range units {
+			c := s.connect(t)
+			protocols[0].play(t, c, "BEGIN", "BEGIN; T", "SELECT 1", "1; SELECT 1; T")
+			c.Send(unit...)
+			s.shards[0].waits(t)
+			lose()
+			if got := outcome(c.UntilReady()); got != "08006 shard_unavailable; E" {
+				t.Errorf("the server is lost in %s: got %s", name, got)
+			}
+			protocols[0].play(t, c, "ROLLBACK", "ROLLBACK; I")
+			if got := testbed.Extended(c, testbed.Bind("", "s"), testbed.Run("", 0)); got != "26000; I" {
+				t.Errorf("%s: bound: got %s", name, got)
+			}
+			if got := testbed.Extended(c, testbed.Parse("s", "SELECT 2")); got != "I" {
+				t.Errorf("%s: parsed anew: got %s", name, got)
+			}
+			c.Terminate()
+			s.shards[0].rows(t, "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE "+waiting)
 		}
-		protocols[0].play(t, c, "ROLLBACK", "ROLLBACK; I")
-		if got := testbed.Extended(c, testbed.Bind("", "s"), testbed.Run("", 0)); got != "26000; I" {
-			t.Errorf("%s: bound: got %s", name, got)
-		}
-		if got := testbed.Extended(c, testbed.Parse("s", "SELECT 2")); got != "I" {
-			t.Errorf("%s: parsed anew: got %s", name, got)
-		}
-		c.Terminate()
 	}
 }
 
