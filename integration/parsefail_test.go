@@ -45,7 +45,9 @@ func TestParseThatFails(t *testing.T) {
 		"something in front of it": {testbed.Parse("", "SELECT pg_sleep(60)"), testbed.Bind("", ""), testbed.Run("", 0), testbed.Parse("s", "SELECT 1"), testbed.Sync},
 	}
 	for _, lose := range []func(){ // with a last word, and without
-		func() { s.shards[0].rows(t, "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE "+waiting) },
+		func() {
+			s.shards[0].rows(t, "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE "+waiting)
+		},
 		func() { wire.cut(true) },
 	} {
 		for name, unit := range units {

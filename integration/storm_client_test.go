@@ -166,8 +166,8 @@ func (c *stormClient) packet() error {
 		}
 		c.trace = append(c.trace, "--")
 	}
-	if len(c.trace) > 60 {
-		c.trace = slices.Delete(c.trace, 0, len(c.trace)-60)
+	if most := 100; len(c.trace) > most {
+		c.trace = slices.Delete(c.trace, 0, len(c.trace)-most)
 	}
 	fate := fateNone
 	if !c.calm {
@@ -293,8 +293,17 @@ func (c *stormClient) cancel() {
 	})
 }
 
-// token reads a message and condenses it. Those that come at any time are judged apart.
+// token reads a message and condenses it.
 func (c *stormClient) token() (string, *pgproto3.ErrorResponse, error) {
+	token, e, err := c.receive()
+	if err == nil {
+		c.trace = append(c.trace, "    "+cut(token, 30))
+	}
+	return token, e, err
+}
+
+// receive is token. Messages that come at any time are judged apart.
+func (c *stormClient) receive() (string, *pgproto3.ErrorResponse, error) {
 	for {
 		msg, err := c.fe.Receive()
 		if err != nil {
@@ -462,10 +471,10 @@ func (c *stormClient) match(u *stormUnit, o *stormOp, a answer) (met bool, err e
 			return false, nil
 		case a.code != "":
 			if !slices.Contains([]string{"1", "2", "n", "T", "G", "CSAVEPOINT", "CSET"}, got) {
-				return false, &unexpected{cut(got), a.code}
+				return false, &unexpected{cut(got, 200), a.code}
 			}
 		case got != a.tokens[at]:
-			return false, &unexpected{cut(got), cut(a.tokens[at])}
+			return false, &unexpected{cut(got, 200), cut(a.tokens[at], 200)}
 		default:
 			at++
 		}
@@ -473,7 +482,7 @@ func (c *stormClient) match(u *stormUnit, o *stormOp, a answer) (met bool, err e
 	return true, nil
 }
 
-func cut(s string) string { return s[:min(len(s), 200)] }
+func cut(s string, most int) string { return s[:min(len(s), most)] }
 
 // judge decides about an error that the model does not know of.
 func (c *stormClient) judge(e *pgproto3.ErrorResponse, o *stormOp, want string) error {

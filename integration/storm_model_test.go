@@ -13,12 +13,12 @@ import (
 type stormModel struct {
 	*stormClient
 
-	status   byte // I, T or E
-	lost     bool // the server went in the midst of the transaction
-	shadow   bool // what happens here is not to be remembered
-	world    world
-	base     world // as at the start of the transaction
-	points   []savepoint
+	status byte // I, T or E
+	lost   bool // the server went in the midst of the transaction
+	shadow bool // what happens here is not to be remembered
+	world  world
+	base   world // as at the start of the transaction
+	points []savepoint
 
 	// What no rollback takes back.
 	locks    []int
@@ -33,7 +33,7 @@ type world struct {
 	isLocal    [len(stormSettings)]bool
 	rows       []int // inserted in the transaction
 	notes      []int // said on the client's own channel in it
-	temp       int // rows of the temporary table; -1 = there is none
+	temp       int   // rows of the temporary table; -1 = there is none
 	xlocks     int
 	hears      bool
 	open       cursors
@@ -148,7 +148,7 @@ const stormRows = 5 // of cursors and portals
 // expect is what an operation answers now.
 func (m *stormModel) expect(o *stormOp) answer {
 	if m.status == 'E' {
-		if m.lost && o.kind != opCommit && o.kind != opRollback {
+		if m.lost && (o.kind == opSavepoint || o.kind == opRollbackTo || o.kind == opRelease) {
 			return fails("*") // there is nowhere to go back to
 		}
 		if a, ok := m.inFailed(o); ok {
@@ -279,7 +279,7 @@ func (m *stormModel) expect(o *stormOp) answer {
 		}
 		return m.does(o, "DEALLOCATE", func() { delete(m.prepared, o.arg) })
 	case opDeclare:
-		if m.status == 'I' {
+		if m.status == 'I' && !o.beside {
 			return fails("25P01")
 		}
 		if w.open.cursor {

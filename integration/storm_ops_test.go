@@ -65,6 +65,7 @@ type stormOp struct {
 	extended bool
 	describe bool
 	flush    bool
+	beside   bool   // other statements of a Query, which make a transaction block of their own
 	text     string // the marker
 	arg      string // a name, or a value
 	n        int

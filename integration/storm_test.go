@@ -186,7 +186,7 @@ func (c *stormClient) unit(shadow *stormModel) *stormUnit {
 		if a := shadow.expect(o); a.code != "" {
 			shadow.fail()
 			if c.rnd.IntN(3) > 0 {
-				return u
+				break
 			}
 		} else if a.effect != nil {
 			a.effect()
@@ -194,6 +194,9 @@ func (c *stormClient) unit(shadow *stormModel) *stormUnit {
 		if alone || last {
 			break
 		}
+	}
+	for _, o := range u.ops {
+		o.beside = !u.extended && len(u.ops) > 1
 	}
 	if shadow.status != 'E' {
 		shadow.sync()
