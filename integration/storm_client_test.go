@@ -38,6 +38,9 @@ type storm struct {
 	figures   struct{ units, errors, cancels, cancelled, breaks, losses, notes, moved atomic.Int64 }
 }
 
+// stormUnits is how many units are sent at once, at most.
+const stormUnits = 6
+
 // killWindow is how long what was killed may be noticed by who was not in the midst of anything.
 const killWindow = 3 * time.Second
 
@@ -113,6 +116,9 @@ func (c *stormClient) run() {
 		if err == nil {
 			continue
 		}
+		if _, ok := err.(*unexpected); ok { //nolint:errorlint // it is never wrapped
+			c.aftermath()
+		}
 		c.conn.Close()
 		c.wg.Wait()
 		if err != errLeft { //nolint:errorlint // it is never wrapped
@@ -127,6 +133,17 @@ func (c *stormClient) run() {
 	if c.conn != nil {
 		c.conn.Conn.Write(encode(nil, &pgproto3.Terminate{})) //nolint:errcheck // it leaves anyway
 		c.conn.Close()
+	}
+}
+
+// aftermath adds to the trace what comes behind an answer that is wrong.
+func (c *stormClient) aftermath() {
+	c.trace = append(c.trace, fmt.Sprintf("    of %d requests to cancel %d may hit; then:", c.cancelling.Load(), c.hit))
+	c.conn.Conn.SetDeadline(time.Now().Add(time.Second)) //nolint:errcheck // then nothing comes
+	for range 20 {
+		if _, _, err := c.token(); err != nil {
+			return
+		}
 	}
 }
 
@@ -156,7 +173,7 @@ func (c *stormClient) packet() error {
 		units = append(units, u)
 		patient := c.rnd.IntN(2) == 0
 		out = u.encode(out, c, patient)
-		if u.later != nil || c.rnd.IntN(3) > 0 || len(units) == 6 {
+		if u.later != nil || c.rnd.IntN(3) > 0 || len(units) == stormUnits {
 			break
 		}
 	}
@@ -193,8 +210,8 @@ func (c *stormClient) packet() error {
 			return err
 		}
 		c.figures.units.Add(1)
-		if c.cancelling.Load() == 0 && c.hit > 0 {
-			c.hit--
+		if c.cancelling.Load() == 0 && c.hit > 0 { // what was sent by then may be hit
+			c.hit = min(c.hit, stormUnits) - 1
 		}
 		c.moment = time.Now()
 	}
@@ -280,7 +297,7 @@ func (c *stormClient) leave(fate stormFate, out []byte) error {
 // cancel asks to cancel what runs in a moment.
 func (c *stormClient) cancel() {
 	c.cancelling.Add(1)
-	c.hit = 1 << 30
+	c.hit = stormUnits + 1
 	c.figures.cancels.Add(1)
 	after := time.Duration(c.rnd.IntN(4000)) * time.Microsecond
 	pid, secret := c.conn.PID, c.conn.Secret
@@ -416,7 +433,7 @@ func (c *stormClient) answer(u *stormUnit) error {
 	if err != nil {
 		return err
 	}
-	if ending && got == "ZI" { // it failed in the midst of it
+	if got == "ZI" && (ending || c.m.lost && u.ops[0].kind == opBegin) { // it failed in the midst of its end; or it began and was lost in one unit
 		c.m.abort()
 	}
 	if !failed {
