@@ -106,6 +106,39 @@ func TestListenEnds(t *testing.T) {
 	}
 }
 
+// TestListenEndsWithAPause: a transaction that is under way when a pause begins ends, also if it has to ask those who listen, or listens itself. What it
+// needed for that is closed when the pause is there.
+func TestListenEndsWithAPause(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{})
+	for _, p := range protocols {
+		said, listens := s.connect(t), s.connect(t)
+		p.play(t, said, "LISTEN news", "LISTEN; I", "BEGIN", "BEGIN; T", "SELECT 1", "1; SELECT 1; T")
+		p.play(t, listens, "BEGIN", "BEGIN; T", "SELECT 1", "1; SELECT 1; T")
+		paused := make(chan error, 1)
+		go func() {
+			_, err := s.tryConsole("PAUSE " + cluster)
+			paused <- err
+		}()
+		eventually(t, "the pause begins", func() bool { return s.metric(t, "listen_connections") == 0 })
+		p.play(t, said, "NOTIFY news", "NOTIFY; T", "COMMIT", "COMMIT; I")
+		if code := ends(t, said); code != "57P01" {
+			t.Errorf("who listened before the pause ends with %q", code)
+		}
+		p.play(t, listens, "LISTEN news", "LISTEN; T", "COMMIT", "COMMIT; I")
+		if err := <-paused; err != nil {
+			t.Errorf("PAUSE: %v", err)
+		}
+		if code := ends(t, listens); code != "57P01" {
+			t.Errorf("who listens in it ends with %q", code)
+		}
+		if n := s.shards[0].rows(t, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"); n[0] != "0" {
+			t.Errorf("%s connections while everything is paused", n[0])
+		}
+		s.console(t, "RESUME "+cluster)
+	}
+}
+
 // TestListenOnShards: who listens hears what is notified on any shard.
 func TestListenOnShards(t *testing.T) {
 	t.Parallel()

@@ -1,9 +1,13 @@
 package integration
 
 import (
+	"slices"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgproto3"
+
+	"github.com/pgkennel/pgkennel/internal/pgtest"
+	"github.com/pgkennel/pgkennel/internal/testbed"
 )
 
 // A Query in the middle of a pipeline is skipped behind an error, as all is up to the Sync; without one it is answered in its turn.
@@ -96,5 +100,28 @@ func TestPipelineAnswersWhatIsInFrontOfARefusal(t *testing.T) {
 			t.Errorf("%s: %d rows stay, want %d", x.name, rows, x.kept)
 		}
 		s.shards[0].Exec(t, s.shards[0].db, "DELETE FROM orders")
+	}
+}
+
+// TestPipelineSkipsWhatIsAnsweredHere: behind an error nothing of the unit runs, be it what pgkennel does itself.
+func TestPipelineSkipsWhatIsAnsweredHere(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{})
+	statement := func(sql string) []pgproto3.FrontendMessage { return testbed.Statements(sql) }
+	for _, last := range []string{"ROLLBACK", "COMMIT", "SET work_mem = '1111kB'"} {
+		unit := slices.Concat(
+			statement("BEGIN"), []pgproto3.FrontendMessage{testbed.Parse("s", "SELECT 1"), testbed.Flush},
+			statement("RELEASE nothing"), statement(last), []pgproto3.FrontendMessage{testbed.Sync},
+		)
+		for name, c := range map[string]*pgtest.Client{"PostgreSQL": s.direct(t, nil), "pgkennel": s.connect(t)} {
+			c.Send(unit...)
+			if got := outcome(c.UntilReady()); got != "BEGIN; 3B001; E" {
+				t.Errorf("%s, with %s: got %s", name, last, got)
+			}
+			if got := testbed.Extended(c, statement("COMMIT")...); got != "ROLLBACK; I" {
+				t.Errorf("%s, with %s: the end: got %s", name, last, got)
+			}
+			protocols[0].play(t, c, "SHOW work_mem", "4MB; SHOW; I")
+		}
 	}
 }

@@ -76,6 +76,9 @@ func (c controller) Pause(ctx context.Context, database string) error {
 		if err := u.cl.WaitRetired(ctx); err != nil {
 			return err
 		}
+		if u.cl.Paused() {
+			u.ears.retire() // those that transactions needed which were under way
+		}
 	}
 	return nil
 }

@@ -70,7 +70,7 @@ func (u *unit) ear(l *cluster.Login) *notify.Set {
 						}
 					}
 				}
-				for u.cl.Paused() {
+				for u.cl.Paused() && !u.cl.Lends() { // what is under way when the pause begins may need it to end
 					select {
 					case <-ctx.Done():
 						return nil, ctx.Err()

@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"encoding/binary"
 	"errors"
 	"strings"
 	"testing"
@@ -53,4 +54,57 @@ func TestPipe(t *testing.T) {
 	if err := c.Feed([]byte("d\x00\x00\x00\x03")); !errors.Is(err, ErrProtocol) {
 		t.Errorf("a length that can't be: %v", err)
 	}
+}
+
+// FuzzPipe: what is known of a conversation does not depend on how its bytes are cut, and everything up to what can't be a message is relayed.
+func FuzzPipe(f *testing.F) {
+	f.Add([]byte("W\x00\x00\x00\x07\x00\x00\x00d\x00\x00\x00\x05xc\x00\x00\x00\x04Z\x00\x00\x00\x05I"), uint8(3))
+	f.Add([]byte("C\x00\x00\x00\x05xZ\x00\x00\x00\x05IW\x00\x00\x00\x04d\x00\x00\x00\x09x"), uint8(0))
+	f.Add([]byte("d\x00\x00\x00\x03"), uint8(7))
+	f.Add([]byte("d\xff\xff\xff\xffZ"), uint8(2))
+	f.Fuzz(func(t *testing.T, b []byte, size uint8) {
+		var asked, streams, mid, wrong bool
+		asked = true
+		for rest := b; len(rest) > 0; {
+			mid = true
+			if len(rest) < 5 {
+				break
+			}
+			n := int64(int32(binary.BigEndian.Uint32(rest[1:]))) //nolint:gosec // a negative one is found out
+			if wrong = n < 4; wrong {
+				break
+			}
+			switch rest[0] {
+			case 'W':
+				streams = true
+			case 'c':
+				streams = false
+			case 'Z':
+				streams, asked = false, false
+			}
+			if mid = int64(len(rest)) < n+1; mid {
+				break
+			}
+			rest = rest[n+1:]
+		}
+		c, p := New(&Login{}, 1<<20), &piped{}
+		c.Own(p)
+		c.Pipe()
+		c.PipeAsked()
+		var err error
+		for rest := b; len(rest) > 0 && err == nil; {
+			n := min(len(rest), int(size)+1)
+			err = c.Feed(rest[:n])
+			rest = rest[n:]
+		}
+		if (err != nil) != wrong {
+			t.Fatalf("got %v, want an error: %v", err, wrong)
+		}
+		if wrong {
+			return
+		}
+		if c.MidMessage() != mid || c.PipeStreams() != streams || c.PipeIdle() != (streams || !asked && !mid) || p.got.String() != string(b) {
+			t.Errorf("in the middle %v, streams %v, idle %v, %d bytes; want %v, %v, asked %v, %d", c.MidMessage(), c.PipeStreams(), c.PipeIdle(), p.got.Len(), mid, streams, asked, len(b))
+		}
+	})
 }

@@ -54,6 +54,13 @@ func (c *Cluster[C]) Paused() bool {
 	return c.mu.paused
 }
 
+// Lends reports whether any connection is lent.
+func (c *Cluster[C]) Lends() bool {
+	lends := false
+	c.each(func(p *pool.Pool[C]) { lends = lends || p.Lends() })
+	return lends
+}
+
 // WaitIdle returns when no connection is lent, or with ctx's cause. It makes sense after Pause.
 func (c *Cluster[C]) WaitIdle(ctx context.Context) error {
 	var pools []*pool.Pool[C]

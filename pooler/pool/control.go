@@ -35,6 +35,13 @@ func (p *Pool[C]) Resume() {
 	p.perform(&e)
 }
 
+// Lends reports whether any connection is lent.
+func (p *Pool[C]) Lends() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.mu.leased > 0
+}
+
 // WaitIdle returns when no connection is lent, or with ctx's cause. Without Pause the next one may be lent at once.
 func (p *Pool[C]) WaitIdle(ctx context.Context) error {
 	p.mu.Lock()

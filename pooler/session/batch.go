@@ -486,7 +486,10 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 		runs := st != nil && s.runsFailed(st, v.tx)
 		if len(m.Statements) == 0 && m.Unparsable == nil { // an empty text, of which a failed transaction refuses the Bind alone
 			runs = it.typ != pgwire.MsgBind
-			if !v.held && s.conn == nil && (runs || v.tx != pgwire.TxFailed) {
+			if !v.held && s.conn == nil {
+				if v.tx == pgwire.TxFailed && !runs {
+					return plan, needs, i, errInFailedTransaction
+				}
 				it.local = true
 				continue
 			}

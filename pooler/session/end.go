@@ -332,6 +332,10 @@ func (s *Session) Lost(err error) {
 	}
 	s.capture.on = false
 	s.forgetPrepares()
+	s.takeBack(c.Owed())
+	if h := s.unit.heal; h != nil {
+		s.takeBack(h.steps)
+	}
 	copying := s.copy.mode != copyNone // the client is in the middle of its unit, with nothing to wait for
 	open := s.open || copying && s.copy.extended
 	busy := s.wait == waitAnswer || s.wait == waitInternal || copying && !s.copy.extended

@@ -335,9 +335,7 @@ func (s *Session) giveUp(tx pgwire.TxStatus) {
 	s.errors++
 	s.forgetPortals()
 	s.fixed = s.fixed || s.tx != pgwire.TxIdle
-	for i := range h.steps[1:] {
-		s.taken(&h.steps[1+i])
-	}
+	s.takeBack(h.steps[1:])
 	s.toClient(h.err)
 	s.ended(tx)
 }

@@ -191,6 +191,7 @@ func (s *Session) Failed(step *backend.Step, msg []byte) {
 	s.sh.Observer.Error(s.at(), e.Code, true)
 	if e.IsFatal() {
 		s.unit.fatal = e
+		s.taken(step)
 		return // the connection ends; Lost tells the client
 	}
 	if step.Internal {
@@ -318,6 +319,13 @@ func (s *Session) Skipped(step *backend.Step) {
 func (s *Session) taken(step *backend.Step) {
 	if step.Ref > 0 && (step.Kind == backend.StepParse || step.Kind == backend.StepClose || step.Kind == backend.StepLocal) {
 		s.revert(step.Ref)
+	}
+}
+
+// takeBack is taken for steps that will have no answer.
+func (s *Session) takeBack(steps []backend.Step) {
+	for i := range steps {
+		s.taken(&steps[i])
 	}
 }
 

@@ -218,10 +218,14 @@ func (s *Session) runBatch(plan sharding.Plan, how end) bool {
 	out := s.scratch()
 	for i := range s.unit.items {
 		it := &s.unit.items[i]
-		if it.local {
-			out = s.runLocal(out, it)
-		} else {
+		if !it.local {
 			out = s.emit(out, it, plan)
+			continue
+		}
+		var refused bool
+		if out, refused = s.runLocal(out, it); refused { // what is behind it would be skipped
+			s.dropItemsFrom(i + 1)
+			break
 		}
 	}
 	s.quiet = s.describesOnly() && (!s.open || s.quiet)
@@ -253,16 +257,16 @@ func (s *Session) firstEndsTransaction() bool {
 	return false
 }
 
-// runLocal answers an item in its turn among answers of the backend.
-func (s *Session) runLocal(out []byte, it *item) []byte {
+// runLocal answers an item in its turn among answers of the backend. Where it is refused the unit fails at this point.
+func (s *Session) runLocal(out []byte, it *item) (rest []byte, refused bool) {
 	s.unit.settled = true
 	answer, ref, e := s.answerItem(nil, it)
 	s.unit.settled = false
 	if e != nil {
-		return exec.Abort(out, s.conn, e, 0)
+		return exec.Abort(out, s.conn, e, 0), true
 	}
 	exec.Local(s.conn, answer, ref)
-	return out
+	return out, false
 }
 
 // emit appends the messages for an item.
