@@ -1,0 +1,189 @@
+package judge
+
+import (
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+
+	"github.com/pgkennel/pgkennel/parser"
+)
+
+// Verdict is what is known of the code that a statement runs.
+type Verdict uint8
+
+// The verdicts.
+const (
+	Unknown  Verdict = iota
+	Harmless         // it leaves nothing in the session
+	Harmful          // it may leave something
+)
+
+// Verdicts are those of a cluster's databases at one time, where a name is harmless if it is so on every shard. They are immutable, but for when they
+// were found true last.
+type Verdicts struct {
+	functions map[string]bool // true = not harmless
+	relations map[Name]relationVerdict
+	findings  []Finding
+
+	// at is when reading them began last, in the nanoseconds of those who ask; changes is what Changes was then.
+	at      atomic.Int64
+	changes atomic.Uint64
+
+	entries atomic.Pointer[sync.Map] // by *parser.Statement
+	count   atomic.Int64
+}
+
+type relationVerdict struct{ read, write bool } // true = not harmless
+
+// maxEntries bounds the statements that are remembered beside what each remembers itself.
+const maxEntries = 8192
+
+func newVerdicts() *Verdicts {
+	v := &Verdicts{functions: map[string]bool{}, relations: map[Name]relationVerdict{}}
+	v.entries.Store(new(sync.Map))
+	return v
+}
+
+// Join gives the verdicts on functions and relations by the graphs of all shards, which were made with those names.
+func Join(functions []string, relations []Name, shards []*Graph) *Verdicts {
+	v := newVerdicts()
+	for _, f := range functions {
+		v.functions[f] = false
+	}
+	for _, r := range relations {
+		v.relations[r] = relationVerdict{}
+	}
+	found := make(map[node]string)
+	for _, g := range shards {
+		for n, why := range g.verdicts() {
+			if old, ok := found[n]; !ok || why < old {
+				found[n] = why
+			}
+		}
+	}
+	for n, why := range found {
+		f := Finding{Name: n.name.String(), Why: why}
+		switch n.kind {
+		case function:
+			if _, asked := v.functions[n.name.Name]; asked {
+				v.functions[n.name.Name] = true
+			}
+		case reading:
+			f.Read = true
+			if r, asked := v.relations[n.name]; asked && why != tooMany {
+				r.read = true
+				v.relations[n.name] = r
+			}
+		case writing:
+			f.Write = true
+			if r, asked := v.relations[n.name]; asked && why != tooMany {
+				r.write = true
+				v.relations[n.name] = r
+			}
+		}
+		if why != noFunction {
+			v.findings = append(v.findings, f)
+		}
+	}
+	slices.SortFunc(v.findings, func(a, b Finding) int {
+		return strings.Compare(a.Name+"\x00"+a.Why, b.Name+"\x00"+b.Why)
+	})
+	return v
+}
+
+// Findings are what is not harmless among what was looked at, and why.
+func (v *Verdicts) Findings() []Finding { return v.findings }
+
+// same reports whether both say the same.
+func (v *Verdicts) same(o *Verdicts) bool {
+	return maps.Equal(v.functions, o.functions) && maps.Equal(v.relations, o.relations) && slices.Equal(v.findings, o.findings)
+}
+
+// worse reports whether v knows of a relation that it is not harmless, of which old did not.
+func (v *Verdicts) worse(old *Verdicts) bool {
+	for name, r := range v.relations {
+		if was := old.relations[name]; r.read && !was.read || r.write && !was.write {
+			return true
+		}
+	}
+	return false
+}
+
+// entry is a verdict on one statement.
+type entry struct {
+	self    any // the entry itself, as the statement remembers it
+	of      *Verdicts
+	verdict Verdict
+	nothing bool  // it runs no code but PostgreSQL's own, whatever there is in the databases
+	asks    *Code // names that are not known; nil = all are
+	asked   atomic.Bool
+}
+
+// entry returns what v says of a statement. Nothing is allocated where it was asked before.
+func (v *Verdicts) entry(st *parser.Statement) *entry {
+	if memo := st.Verdict.Load(); memo != nil {
+		if e, _ := (*memo).(*entry); e != nil && e.of == v {
+			return e
+		}
+	}
+	entries := v.entries.Load()
+	if known, ok := entries.Load(st); ok {
+		e := known.(*entry) //nolint:forcetypeassert // it holds nothing else
+		st.Verdict.Store(&e.self)
+		return e
+	}
+	e := v.judge(st)
+	e.self = e
+	if v.count.Add(1) > maxEntries {
+		v.count.Store(0)
+		v.entries.Store(new(sync.Map))
+	} else {
+		entries.Store(st, e)
+	}
+	st.Verdict.Store(&e.self)
+	return e
+}
+
+// judge judges a statement by the names in it.
+func (v *Verdicts) judge(st *parser.Statement) *entry {
+	e := &entry{of: v}
+	uses := Uses(st)
+	asks := &Code{}
+	bad := uses.Why != ""
+	for _, f := range uses.Calls {
+		b, known := v.functions[f]
+		if !known {
+			asks.Calls = append(asks.Calls, f)
+		}
+		bad = bad || b
+	}
+	for _, r := range uses.Reads {
+		is, known := v.relations[r]
+		if !known {
+			asks.Reads = append(asks.Reads, r)
+		}
+		bad = bad || is.read
+	}
+	for _, r := range uses.Writes {
+		is, known := v.relations[r]
+		if !known {
+			asks.Writes = append(asks.Writes, r)
+		}
+		bad = bad || is.write
+	}
+	e.nothing = uses.Why == "" && len(uses.Calls)+len(uses.Reads)+len(uses.Writes) == 0
+	if len(asks.Calls)+len(asks.Reads)+len(asks.Writes) > 0 {
+		e.asks = asks
+	}
+	switch {
+	case bad:
+		e.verdict = Harmful
+	case e.asks != nil:
+		e.verdict = Unknown
+	default:
+		e.verdict = Harmless
+	}
+	return e
+}
