@@ -18,6 +18,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/pgkennel/pgkennel/config"
+	"github.com/pgkennel/pgkennel/parser/judge"
 	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/admin"
 	"github.com/pgkennel/pgkennel/pooler/auth"
@@ -162,7 +163,7 @@ func New(ctx context.Context, o Options) (*Pooler, error) {
 		logins.MockSecret = o.Vault.Mock()
 	}
 	p.shared = &session.Shared{
-		Log: o.Log, Observer: observer{p}, Cache: cache, Registry: registry, Probes: session.NewProbes(), Descriptions: session.NewDescriptions(),
+		Log: o.Log, Observer: observer{p}, Cache: cache, Registry: registry, Code: new(judge.Changes), Probes: session.NewProbes(), Descriptions: session.NewDescriptions(),
 		Accounts: p.whose, Auth: logins, MaxBatch: maxBatch, Statements: sessionStatements,
 		MaxMessage: cfg.MaxMessageBytes,
 	}

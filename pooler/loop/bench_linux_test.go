@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/parser/judge"
 	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/cluster"
@@ -85,7 +86,7 @@ func newBench(b testing.TB, n int) *bench {
 	}
 	sh := &session.Shared{
 		Log: slog.New(slog.DiscardHandler), Observer: nobody{}, Cache: parser.NewCache(1 << 20),
-		Registry: state.NewRegistry(), Probes: session.NewProbes(), Descriptions: session.NewDescriptions(), Method: auth.MethodTrust, Auth: &auth.ServerOptions{},
+		Registry: state.NewRegistry(), Code: new(judge.Changes), Probes: session.NewProbes(), Descriptions: session.NewDescriptions(), Method: auth.MethodTrust, Auth: &auth.ServerOptions{},
 		MaxMessage: 1 << 20, MaxBatch: 1 << 20, Statements: 1 << 20,
 		Accounts: func(tenant.Asked) (*session.Account, tenant.Refusal) {
 			if n := len(s.bound); n > 0 {

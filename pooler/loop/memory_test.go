@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/parser/judge"
 	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
@@ -43,6 +44,7 @@ type modelCluster struct {
 func (c modelCluster) Router() *router.Router     { return c.r }
 func (c modelCluster) Shards() int                { return c.n }
 func (c modelCluster) Parameters() []pgwire.Param { return modelParams }
+func (c modelCluster) Code() *judge.Book          { return nil }
 func (c modelCluster) SchemaChanged() func()      { return func() {} }
 
 // newModel returns a driver over n shards of model servers, with up to size backends each.
@@ -55,7 +57,7 @@ func newModel(t *testing.T, seed uint64, n, size int) *Memory {
 	}
 	sh := &session.Shared{
 		Log: slog.New(slog.DiscardHandler), Observer: nobody{}, Cache: parser.NewCache(1 << 20),
-		Registry: state.NewRegistry(), Probes: session.NewProbes(), Descriptions: session.NewDescriptions(), Method: auth.MethodTrust, Auth: &auth.ServerOptions{},
+		Registry: state.NewRegistry(), Code: new(judge.Changes), Probes: session.NewProbes(), Descriptions: session.NewDescriptions(), Method: auth.MethodTrust, Auth: &auth.ServerOptions{},
 		MaxMessage: 1 << 20, MaxBatch: 1 << 20,
 		Accounts: func(a tenant.Asked) (*session.Account, tenant.Refusal) {
 			if a.User == "app" && a.Database == "prod" {

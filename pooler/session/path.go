@@ -143,7 +143,7 @@ func (s *Session) movesPath(st *parser.Statement) bool {
 			return true
 		}
 	}
-	return runsUnjudged(st)
+	return s.taints(st)&backend.TaintUnjudged != 0
 }
 
 // pathSettings decide what unqualified names mean.
@@ -165,8 +165,8 @@ func samePath(a, b *state.Set) bool {
 	return true
 }
 
-// runsUnjudged reports whether st runs code that may do anything to the session.
-func runsUnjudged(st *parser.Statement) bool { return taintOf(st)&backend.TaintUnjudged != 0 }
+// runsUnjudged reports whether st may do anything to the session, but for what it calls: see unit.unjudged.
+func runsUnjudged(st *parser.Statement) bool { return taintOfEffects(st)&backend.TaintUnjudged != 0 }
 
 // unjudged reports whether code that may do anything to the session ran on the backend at hand, or is prepared there.
 func (s *Session) unjudged() bool {

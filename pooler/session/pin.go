@@ -81,8 +81,8 @@ func insteadOf(t backend.Taint) string {
 	}
 }
 
-// notePin notes that st, in a session that is pinned, may have given up something of what pins the session, or left more.
-func (s *Session) notePin(st *parser.Statement) {
+// notePin notes that st, which leaves t, in a session that is pinned, may have given up something of what pins the session, or left more.
+func (s *Session) notePin(st *parser.Statement, t backend.Taint) {
 	if s.touched {
 		return
 	}
@@ -90,7 +90,7 @@ func (s *Session) notePin(st *parser.Statement) {
 	case parser.Discard, parser.ClosePortal, parser.Deallocate, parser.DDL, parser.Execute:
 		s.touched = true
 	default:
-		s.touched = taintOf(st)&(pinnable|backend.TaintUnjudged) != 0 || slices.ContainsFunc(st.Calls, func(f parser.Function) bool {
+		s.touched = t&(pinnable|backend.TaintUnjudged) != 0 || slices.ContainsFunc(st.Calls, func(f parser.Function) bool {
 			return strings.HasPrefix(f.Name, "pg_advisory_unlock")
 		})
 	}
