@@ -123,6 +123,16 @@ func (s *Session) setting(name string) (state.Var, bool) {
 	return s.track.Expected.Get(name)
 }
 
+// moves notes that st, in front of what is planned next, may change search_path or client_encoding.
+func (s *Session) moves(st *parser.Statement) {
+	if st.Inert {
+		s.unit.pathMoves = s.unit.pathMoves || s.taints(st) != 0
+		return
+	}
+	s.unit.pathMoves = s.unit.pathMoves || s.movesPath(st)
+	s.unit.encodingMoves = s.unit.encodingMoves || s.movesEncoding(st)
+}
+
 // movesPath reports whether st may change what unqualified names mean to the statements behind it, be it by code that nobody here can judge.
 func (s *Session) movesPath(st *parser.Statement) bool {
 	switch st.Kind {
