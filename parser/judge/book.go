@@ -45,10 +45,13 @@ type Book struct {
 	changes *Changes
 	now     atomic.Pointer[Verdicts]
 	used    atomic.Bool   // somebody asked since the last reading began
-	kicked  atomic.Bool   // kick holds something
+	busy    atomic.Bool   // kick holds something, or a reading is under way
 	kick    chan struct{} // capacity 1: there is something to read
 
+	texts *Texts // of whoever reads
+
 	mu        sync.Mutex // guards below
+	grown     bool       // since the last reading began
 	functions map[string]bool
 	relations map[Name]bool
 }
@@ -56,7 +59,9 @@ type Book struct {
 // NewBook returns a Book that knows nothing.
 func NewBook(changes *Changes) *Book {
 	b := &Book{changes: changes, kick: make(chan struct{}, 1), functions: make(map[string]bool), relations: make(map[Name]bool)}
-	b.now.Store(newVerdicts())
+	v := newVerdicts()
+	v.owner = b
+	b.now.Store(v)
 	return b
 }
 
@@ -77,8 +82,11 @@ func (b *Book) Verdict(st *parser.Statement, now int64) Verdict {
 		}
 		return e.verdict
 	}
-	if v.changes.Load() != b.changes.n.Load() || now-v.at.Load() > Fresh || b.changes.open.Load() > 0 {
-		b.wake()
+	changing := b.changes.open.Load() > 0 // to read now would be for nothing
+	if changing || v.changes.Load() != b.changes.n.Load() || now-v.at.Load() > Fresh {
+		if !changing {
+			b.wake()
+		}
 		if e.verdict == Harmless {
 			return Unknown
 		}
@@ -86,9 +94,9 @@ func (b *Book) Verdict(st *parser.Statement, now int64) Verdict {
 	return e.verdict
 }
 
-// wake has the cluster read the catalogs.
+// wake has the cluster read the catalogs, if it does not yet.
 func (b *Book) wake() {
-	if b.kicked.Load() || b.kicked.Swap(true) {
+	if b.busy.Load() || b.busy.Swap(true) {
 		return
 	}
 	select {
@@ -114,6 +122,7 @@ func (b *Book) ask(c *Code) {
 		clear(b.functions)
 		clear(b.relations)
 	}
+	b.grown = b.grown || grown > before
 	b.mu.Unlock()
 	if grown > before {
 		b.wake()
@@ -133,33 +142,52 @@ type Pending struct {
 
 	at      int64
 	changes uint64
+	texts   *Texts
 }
 
-// Begin begins a reading, of all names that were asked for, at a time. It has to be called before the first question to a server.
-func (b *Book) Begin(now int64) Pending {
-	b.kicked.Store(false)
+// Begin begins a reading, of all names that were asked for, at a time. It has to be called before the first question to a server, and End behind the last.
+func (b *Book) Begin(now int64) *Pending {
+	b.busy.Store(true)
+	select {
+	case <-b.kick: // that is now
+	default:
+	}
 	b.used.Store(false)
-	p := Pending{at: now, changes: b.changes.n.Load()}
+	p := &Pending{at: now, changes: b.changes.n.Load(), texts: b.texts.next()}
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	b.grown = false
 	p.Functions = slices.Sorted(maps.Keys(b.functions))
 	p.Relations = slices.SortedFunc(maps.Keys(b.relations), func(a, b Name) int { return strings.Compare(a.Schema+"\x00"+a.Name, b.Schema+"\x00"+b.Name) })
 	return p
 }
 
-// Store ends a reading. It reports whether a relation turned out not to be harmless that was not known for it: what used it until now left something where
-// nobody looked.
-func (b *Book) Store(p Pending, v *Verdicts) (worse bool) {
+// End ends a reading, whatever came of it.
+func (b *Book) End() {
+	b.mu.Lock()
+	grown := b.grown
+	b.mu.Unlock()
+	b.busy.Store(false)
+	if grown {
+		b.wake()
+	}
+}
+
+// Store takes what was read. It reports whether that is something new, and whether something is not harmless that was taken for it: what used it until
+// now may have left something where nobody looked.
+func (b *Book) Store(p *Pending, v *Verdicts) (fresh, worse bool) {
 	old := b.now.Load()
+	b.texts = p.texts
 	if v.same(old) {
 		old.changes.Store(p.changes)
 		old.at.Store(p.at)
-		return false
+		return false, false
 	}
+	v.owner = b
 	v.changes.Store(p.changes)
 	v.at.Store(p.at)
 	b.now.Store(v)
-	return v.worse(old)
+	return true, v.worse(old)
 }
 
 // Findings are what is not harmless of what was looked at last.

@@ -23,11 +23,11 @@ type Function struct {
 }
 
 // Judge tells what the function does.
-func (f *Function) Judge() *Code {
-	c := f.body()
+func (f *Function) Judge(texts *Texts) *Code {
+	c := f.body(texts)
 	c.Calls = append(c.Calls, f.Calls...)
 	if f.Defaults != "" {
-		c.expression(f.Defaults)
+		c.add(texts.judge(sqlExpression, f.Defaults))
 	}
 	for _, s := range f.Settings {
 		if strings.HasPrefix(strings.ToLower(s), "standard_conforming_strings") {
@@ -37,20 +37,20 @@ func (f *Function) Judge() *Code {
 	return c
 }
 
-func (f *Function) body() *Code {
+func (f *Function) body(texts *Texts) *Code {
 	c := &Code{}
 	switch {
 	case f.Aggregate:
 	case f.Atomic != "":
-		c.text(strippedOfAtomic(f.Atomic))
+		c.add(texts.judge(sqlText, strippedOfAtomic(f.Atomic)))
 	case f.Language == "sql":
 		if len(f.Source) > maxBody {
 			c.odd("it is too long")
 			break
 		}
-		c.text(f.Source)
+		c.add(texts.judge(sqlText, f.Source))
 	case f.Language == "plpgsql":
-		return PLpgSQL(f.Source)
+		c.add(texts.judge(plpgsqlBody, f.Source))
 	case f.Language == "c" && f.Extension != "":
 		c.library(f.Extension, f.Name)
 	default:

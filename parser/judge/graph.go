@@ -24,20 +24,20 @@ type Relation struct {
 }
 
 // read judges what reading the relation runs.
-func (r *Relation) read() *Code {
+func (r *Relation) read(texts *Texts) *Code {
 	c := &Code{}
 	for _, p := range r.Policies {
-		c.expression(p)
+		c.add(texts.judge(sqlExpression, p))
 	}
 	if r.View != "" {
-		c.text(r.View)
+		c.add(texts.judge(sqlText, r.View))
 	}
 	return c
 }
 
 // write judges what writing to the relation runs.
-func (r *Relation) write() *Code {
-	c := r.read()
+func (r *Relation) write(texts *Texts) *Code {
+	c := r.read(texts)
 	if r.System {
 		c.odd("it writes to a system catalog")
 	}
@@ -48,30 +48,25 @@ func (r *Relation) write() *Code {
 		c.Writes = append(c.Writes, c.Reads...)
 	}
 	for _, e := range r.Expressions {
-		c.expression(e)
+		c.add(texts.judge(sqlExpression, e))
 	}
 	for _, t := range r.Triggers {
-		c.trigger(t)
+		c.trigger(texts.judge(sqlText, t))
 	}
 	c.Calls = append(c.Calls, r.TriggerFunctions...)
 	c.Writes = append(c.Writes, r.Writes...)
 	return c
 }
 
-// trigger judges the condition in the command that makes a trigger.
-func (c *Code) trigger(sql string) {
-	if !strings.Contains(sql, " WHEN (") {
-		return
-	}
-	condition := &Code{}
-	condition.text(sql)
+// trigger adds what the condition of a trigger does, by what was found of the command that makes it.
+func (c *Code) trigger(condition *Code) {
 	c.Calls = append(c.Calls, condition.Calls...)
 	for _, name := range condition.Calls {
 		if left := callee(name); left != "" {
 			c.odd(left)
 		}
 	}
-	if condition.Calls == nil && condition.Reads == nil && strings.Contains(condition.Why, "understood") {
+	if condition.Why == notUnderstood {
 		c.odd(condition.Why)
 	}
 }
@@ -126,6 +121,7 @@ type Graph struct {
 	attributes []string
 	implicit   []*vertex
 	size       int
+	texts      *Texts
 }
 
 // vertex is a node at work.
@@ -134,16 +130,17 @@ type vertex struct {
 	uses []node
 }
 
-// NewGraph returns a graph that wants what the names stand for.
-func NewGraph(functions []string, relations []Name) *Graph {
+// NewGraph returns a graph that wants what a reading is for.
+func NewGraph(p *Pending) *Graph {
 	g := &Graph{
+		texts: p.texts,
 		nodes: make(map[node]*vertex), named: make(map[string][]Name), known: make(map[Name]bool),
 		functions: make(map[string]bool), relations: make(map[Name]bool),
 	}
-	for _, f := range functions {
+	for _, f := range p.Functions {
 		g.wantFunction(f)
 	}
-	for _, r := range relations {
+	for _, r := range p.Relations {
 		g.wantRelation(r)
 	}
 	return g
@@ -193,7 +190,7 @@ func (g *Graph) AddAttribute(name string) { g.attributes = append(g.attributes, 
 func (g *Graph) AddImplicit(expression, name string) {
 	c := &Code{}
 	if expression != "" {
-		c.expression(expression)
+		c.add(g.texts.judge(sqlExpression, expression))
 	}
 	if name != "" {
 		c.Calls = append(c.Calls, name)
@@ -212,7 +209,7 @@ func (g *Graph) AddFunction(f *Function) {
 		g.nodes[n] = v
 	}
 	g.size += len(f.Source) + len(f.Atomic) + len(f.Defaults)
-	g.join(v, f.Judge(), f.Source, f.Atomic, f.Defaults)
+	g.join(v, f.Judge(g.texts), f.Source, f.Atomic, f.Defaults)
 }
 
 // AddRelation gives a relation.
@@ -228,8 +225,8 @@ func (g *Graph) AddRelation(r *Relation) {
 	}
 	read, write := &vertex{}, &vertex{}
 	g.nodes[node{reading, r.Name}], g.nodes[node{writing, r.Name}] = read, write
-	g.join(read, r.read(), texts...)
-	g.join(write, r.write(), texts...)
+	g.join(read, r.read(g.texts), texts...)
+	g.join(write, r.write(g.texts), texts...)
 }
 
 // AddMany notes that there are too many relations of a name to look at all of them.

@@ -35,6 +35,8 @@ type Code struct {
 	Reads, Writes []Name
 }
 
+const notUnderstood = "it is not understood"
+
 // odd notes why the code is not harmless; the first reason stays.
 func (c *Code) odd(why string) {
 	if c.Why == "" {
@@ -78,7 +80,7 @@ func (c *Code) uses(st *parser.Statement) {
 func (c *Code) text(sql string) {
 	m := parser.Parse(sql)
 	if m.Unparsable != nil {
-		c.odd("it is not understood")
+		c.odd(notUnderstood)
 		return
 	}
 	for _, st := range m.Statements {

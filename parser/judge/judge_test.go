@@ -170,7 +170,7 @@ func TestJudgeFunctions(t *testing.T) {
 		{judge.Function{Language: "c", Name: "dblink_connect", Extension: "dblink"}, "nobody knows what extension dblink does"},
 		{judge.Function{Language: "internal", Aggregate: true, Calls: []string{"step", "final"}}, "calls final step"},
 	} {
-		if got := say(x.f.Judge()); got != x.want {
+		if got := say(x.f.Judge(nil)); got != x.want {
 			t.Errorf("%+v\ngot  %s\nwant %s", x.f, got, x.want)
 		}
 	}

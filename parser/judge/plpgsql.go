@@ -31,7 +31,7 @@ func PLpgSQL(body string) *Code {
 		}
 		switch t.Kind { //nolint:exhaustive // the others stand for themselves
 		case parser.TokenError, parser.TokenUnicodeIdent, parser.TokenUnicodeString:
-			w.odd("it is not understood")
+			w.odd(notUnderstood)
 			return w.code
 		case parser.TokenLineComment, parser.TokenBlockComment:
 			continue
@@ -41,7 +41,7 @@ func PLpgSQL(body string) *Code {
 	w.block()
 	w.accept(";")
 	if w.at < len(w.tokens) {
-		w.odd("it is not understood")
+		w.odd(notUnderstood)
 	}
 	return w.code
 }
@@ -82,7 +82,7 @@ func (w *walker) odd(why string) { w.code.odd(why) }
 
 // lost notes that the body is not understood from here on.
 func (w *walker) lost() {
-	w.odd("it is not understood")
+	w.odd(notUnderstood)
 	w.at = len(w.tokens)
 }
 

@@ -31,14 +31,16 @@ type Verdicts struct {
 	at      atomic.Int64
 	changes atomic.Uint64
 
-	entries atomic.Pointer[sync.Map] // by *parser.Statement
+	owner *Book
+	// entries are by *parser.Statement: those of statements that several clusters take turns on.
+	entries atomic.Pointer[sync.Map]
 	count   atomic.Int64
 }
 
 type relationVerdict struct{ read, write bool } // true = not harmless
 
-// maxEntries bounds the statements that are remembered beside what each remembers itself.
-const maxEntries = 8192
+// maxEntries bounds the statements that are remembered beside what each remembers itself, and held by that.
+const maxEntries = 512
 
 func newVerdicts() *Verdicts {
 	v := &Verdicts{functions: map[string]bool{}, relations: map[Name]relationVerdict{}}
@@ -46,13 +48,13 @@ func newVerdicts() *Verdicts {
 	return v
 }
 
-// Join gives the verdicts on functions and relations by the graphs of all shards, which were made with those names.
-func Join(functions []string, relations []Name, shards []*Graph) *Verdicts {
+// Join gives the verdicts on what a reading was for, by the graphs of all shards.
+func Join(p *Pending, shards []*Graph) *Verdicts {
 	v := newVerdicts()
-	for _, f := range functions {
+	for _, f := range p.Functions {
 		v.functions[f] = false
 	}
-	for _, r := range relations {
+	for _, r := range p.Relations {
 		v.relations[r] = relationVerdict{}
 	}
 	found := make(map[node]string)
@@ -101,8 +103,14 @@ func (v *Verdicts) same(o *Verdicts) bool {
 	return maps.Equal(v.functions, o.functions) && maps.Equal(v.relations, o.relations) && slices.Equal(v.findings, o.findings)
 }
 
-// worse reports whether v knows of a relation that it is not harmless, of which old did not.
+// worse reports whether v has something for not harmless that old had not: a relation, where that costs nothing until it is known, or a function that was
+// known to be harmless.
 func (v *Verdicts) worse(old *Verdicts) bool {
+	for name, bad := range v.functions {
+		if was, known := old.functions[name]; bad && known && !was {
+			return true
+		}
+	}
 	for name, r := range v.relations {
 		if was := old.relations[name]; r.read && !was.read || r.write && !was.write {
 			return true
@@ -123,24 +131,32 @@ type entry struct {
 
 // entry returns what v says of a statement. Nothing is allocated where it was asked before.
 func (v *Verdicts) entry(st *parser.Statement) *entry {
+	shared := false
 	if memo := st.Verdict.Load(); memo != nil {
-		if e, _ := (*memo).(*entry); e != nil && e.of == v {
-			return e
+		if e, _ := (*memo).(*entry); e != nil {
+			if e.of == v {
+				return e
+			}
+			shared = e.of.owner != v.owner
 		}
 	}
 	entries := v.entries.Load()
-	if known, ok := entries.Load(st); ok {
-		e := known.(*entry) //nolint:forcetypeassert // it holds nothing else
-		st.Verdict.Store(&e.self)
-		return e
+	if shared {
+		if known, ok := entries.Load(st); ok {
+			e := known.(*entry) //nolint:forcetypeassert // it holds nothing else
+			st.Verdict.Store(&e.self)
+			return e
+		}
 	}
 	e := v.judge(st)
 	e.self = e
-	if v.count.Add(1) > maxEntries {
-		v.count.Store(0)
-		v.entries.Store(new(sync.Map))
-	} else {
-		entries.Store(st, e)
+	if shared {
+		if v.count.Add(1) > maxEntries {
+			v.count.Store(0)
+			v.entries.Store(new(sync.Map))
+		} else {
+			entries.Store(st, e)
+		}
 	}
 	st.Verdict.Store(&e.self)
 	return e

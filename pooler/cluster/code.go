@@ -11,8 +11,10 @@ import (
 )
 
 const (
-	// codeGap is from one reading of code to the next, at least: what is asked for meanwhile is read together.
-	codeGap = 100 * time.Millisecond
+	// codeGap is from one reading of code to the next, at least: what is asked for meanwhile is read together. It grows up to maxCodeGap while readings find
+	// nothing new: where tables are made and dropped all the time.
+	codeGap    = 100 * time.Millisecond
+	maxCodeGap = 5 * time.Second
 	// maxCodeRetry bounds the pause after a reading that failed; the first is a second.
 	maxCodeRetry = 30 * time.Second
 	// codeTimeout bounds a reading.
@@ -42,7 +44,9 @@ func (c *Cluster[C]) codeLoop(ctx context.Context) {
 	again.Stop()
 	defer again.Stop()
 	var retry time.Duration
+	gap := codeGap
 	for {
+		timed := false
 		select {
 		case <-ctx.Done():
 			return
@@ -51,13 +55,17 @@ func (c *Cluster[C]) codeLoop(ctx context.Context) {
 			if retry == 0 && !book.Used() {
 				continue // whoever asks next is told that it is not known, and asks for it
 			}
+			timed = true
 		}
 		begun := time.Now()
-		err := c.readCode(ctx, book)
+		fresh, err := c.readCode(ctx, book)
 		if ctx.Err() != nil {
 			return
 		}
-		wait := codeGap
+		if gap = min(2*gap, maxCodeGap); fresh || timed {
+			gap = codeGap
+		}
+		wait := gap
 		again.Stop()
 		switch {
 		case err == nil:
@@ -81,12 +89,13 @@ func (c *Cluster[C]) codeLoop(ctx context.Context) {
 	}
 }
 
-// readCode reads what was asked for from every shard.
-func (c *Cluster[C]) readCode(ctx context.Context, book *judge.Book) error {
+// readCode reads what was asked for from every shard. fresh: something is known now that was not.
+func (c *Cluster[C]) readCode(ctx context.Context, book *judge.Book) (fresh bool, err error) {
 	o := c.opts.Load()
 	p := book.Begin(int64(pool.NowBy(c.clock)))
+	defer book.End()
 	if o.Service == nil {
-		return errNoService
+		return false, errNoService
 	}
 	ctx, cancel := context.WithTimeout(ctx, codeTimeout)
 	defer cancel()
@@ -97,32 +106,32 @@ func (c *Cluster[C]) readCode(ctx context.Context, book *judge.Book) error {
 			e = s.replicas[0]
 		}
 		if e == nil {
-			return fmt.Errorf("shard %d: %w", s.id, errNoEndpoint)
+			return false, fmt.Errorf("shard %d: %w", s.id, errNoEndpoint)
 		}
 		g, err := c.codeFrom(ctx, e, o, p)
 		if err != nil {
-			return fmt.Errorf("shard %d: %w", s.id, err)
+			return false, fmt.Errorf("shard %d: %w", s.id, err)
 		}
 		graphs = append(graphs, g)
 	}
 	before := book.Findings()
-	worse := book.Store(p, judge.Join(p.Functions, p.Relations, graphs))
+	fresh, worse := book.Store(p, judge.Join(p, graphs))
 	c.tellFindings(before, book.Findings())
 	if worse {
 		// It was used before anybody looked: what it left is on some connection.
 		c.log().Info("connections are replaced, for triggers or the like may have left something on them")
 		c.Reconnect()
 	}
-	return nil
+	return fresh, nil
 }
 
-func (c *Cluster[C]) codeFrom(ctx context.Context, e *endpoint[C], o *Options, p judge.Pending) (*judge.Graph, error) {
+func (c *Cluster[C]) codeFrom(ctx context.Context, e *endpoint[C], o *Options, p *judge.Pending) (*judge.Graph, error) {
 	conn, err := c.dialCatalog(ctx, e, o.Service)
 	if err != nil {
 		return nil, err
 	}
 	defer conn.close(ctx)
-	return conn.code(ctx, p.Functions, p.Relations)
+	return conn.code(ctx, p)
 }
 
 // tellFindings logs what is newly known not to be harmless.

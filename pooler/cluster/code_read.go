@@ -67,9 +67,9 @@ UNION ALL SELECT confrelid, 'writes', n.nspname, c.relname FROM pg_constraint k 
 WHERE confrelid IN (SELECT oid FROM o) AND contype = 'f' AND (confdeltype IN ('c', 'n', 'd') OR confupdtype IN ('c', 'n', 'd'))`
 )
 
-// code reads what the named functions and relations run, and what that runs, until nothing is left to look at.
-func (c *catalog) code(ctx context.Context, functions []string, relations []judge.Name) (*judge.Graph, error) {
-	g := judge.NewGraph(functions, relations)
+// code reads what the functions and relations run that a reading is for, and what that runs, until nothing is left to look at.
+func (c *catalog) code(ctx context.Context, p *judge.Pending) (*judge.Graph, error) {
+	g := judge.NewGraph(p)
 	err := c.query(ctx, statements{
 		{sqlAttributes, 1, func(f [][]byte) error { g.AddAttribute(string(f[0])); return nil }},
 		{sqlImplicit, 1, func(f [][]byte) error { g.AddImplicit("", string(f[0])); return nil }},
