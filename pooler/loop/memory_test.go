@@ -39,12 +39,14 @@ func (nobody) Error(*session.Account, string, bool)         {}
 type modelCluster struct {
 	r *router.Router
 	n int
+
+	book *judge.Book
 }
 
 func (c modelCluster) Router() *router.Router     { return c.r }
 func (c modelCluster) Shards() int                { return c.n }
 func (c modelCluster) Parameters() []pgwire.Param { return modelParams }
-func (c modelCluster) Code() *judge.Book          { return nil }
+func (c modelCluster) Code() *judge.Book          { return c.book }
 func (c modelCluster) SchemaChanged() func()      { return func() {} }
 
 // newModel returns a driver over n shards of model servers, with up to size backends each.
@@ -53,7 +55,7 @@ func newModel(t *testing.T, seed uint64, n, size int) *Memory {
 	r := modelRouter(t, n)
 	acct := &session.Account{
 		User: "app", Database: "prod", ServerUser: "app", Credential: auth.NewCredential(auth.PlainPassword("x")),
-		Cluster: modelCluster{r, n}, Statements: true,
+		Cluster: modelCluster{r, n, nil}, Statements: true,
 	}
 	sh := &session.Shared{
 		Log: slog.New(slog.DiscardHandler), Observer: nobody{}, Cache: parser.NewCache(1 << 20),
