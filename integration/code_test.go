@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/pgkennel/pgkennel/internal/pgtest"
@@ -37,19 +38,28 @@ func codeStands(t *testing.T, f func(t *testing.T, s *stand, hint string)) {
 	}
 }
 
+// pidBehind is pid on the shard of the hint.
+func pidBehind(t *testing.T, c *pgtest.Client, hint string) string {
+	t.Helper()
+	rows := pgtest.Rows(c.Query(hint + "SELECT pg_backend_pid()"))
+	if len(rows) != 1 {
+		t.Fatalf("pg_backend_pid: %v", rows)
+	}
+	return rows[0]
+}
+
 // keeps reports whether the next client gets the backend on which sql ran, in a transaction that is rolled back.
 func (s *stand) keeps(t *testing.T, hint, sql string) bool {
 	t.Helper()
 	c := s.connect(t)
 	defer c.Close()
-	who := func() string { return pgtest.Rows(c.Query(hint + "SELECT pg_backend_pid()"))[0] }
-	before := who()
+	before := pidBehind(t, c, hint)
 	c.Query("BEGIN")
 	if e := pgtest.Failure(c.Query(hint + sql)); e != nil {
 		t.Fatalf("%s: %s", sql, e.Message)
 	}
 	c.Query("ROLLBACK")
-	return who() == before
+	return pidBehind(t, c, hint) == before
 }
 
 // Functions and triggers that leave nothing cost what any other statement does: the backend is kept.
@@ -65,8 +75,7 @@ func TestHarmlessCodeKeepsItsBackend(t *testing.T) {
 			eventually(t, sql+" keeps its backend", func() bool { return s.keeps(t, hint, sql) })
 		}
 		c, other := s.connect(t), s.connect(t)
-		who := hint + "SELECT pg_backend_pid()"
-		before := pgtest.Rows(other.Query(who))[0]
+		before := pidBehind(t, other, hint)
 		closed := s.metric(t, "backend_closed_total")
 		for range 5 {
 			for _, p := range protocols {
@@ -77,7 +86,7 @@ func TestHarmlessCodeKeepsItsBackend(t *testing.T) {
 				}
 			}
 		}
-		if after := pgtest.Rows(other.Query(who))[0]; after != before {
+		if after := pidBehind(t, other, hint); after != before {
 			t.Errorf("the backend was replaced: %s, not %s", after, before)
 		}
 		if now := s.metric(t, "backend_closed_total"); now != closed {
@@ -86,25 +95,50 @@ func TestHarmlessCodeKeepsItsBackend(t *testing.T) {
 	})
 }
 
-// What harmful code leaves is for nobody else, be it a trigger's, a default's or a view's that no statement names.
+// What harmful code leaves is for nobody else, be it a trigger's, a default's or a view's that no statement names. What DISCARD ALL takes away costs no
+// connection.
 func TestHarmfulCodeIsNoticed(t *testing.T) {
 	t.Parallel()
 	codeStands(t, func(t *testing.T, s *stand, hint string) {
-		for _, sql := range []string{
-			"SELECT leave('behind')", "INSERT INTO leaving VALUES (1)", "INSERT INTO locking VALUES (1)", "SELECT * FROM temping", "COPY (SELECT * FROM temping) TO STDOUT",
+		left := []string{
+			hint + "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()", "0; SELECT 1; I",
+			hint + "SELECT to_regclass('left_behind')", "∅; SELECT 1; I",
+			hint + "SELECT nullif(current_setting('app.left', true), '')", "∅; SELECT 1; I",
+		}
+		// The very first time nobody knows; then what it has left goes with its connection.
+		first := s.connect(t)
+		if e := pgtest.Failure(first.Query(hint + "INSERT INTO leaving VALUES (1)")); e != nil {
+			t.Fatal(e.Message)
+		}
+		other := s.connect(t)
+		eventually(t, "what was left before it was known is gone", func() bool {
+			return pgtest.Rows(other.Query(hint + "SELECT nullif(current_setting('app.left', true), '')"))[0] == "∅"
+		})
+		for _, x := range []struct {
+			sql, known string
+			closed     bool
+		}{
+			{"SELECT leave('behind')", "function=leave", true},
+			{"INSERT INTO leaving VALUES (1)", "relation=public.leaving", false},
+			{"INSERT INTO locking VALUES (1)", "relation=public.locking", false},
+			{"SELECT * FROM temping", "relation=public.temping", true},
+			{"COPY (SELECT * FROM temping) TO STDOUT", "relation=public.temping", true},
 		} {
-			eventually(t, sql+" costs its backend", func() bool { return !s.keeps(t, hint, sql) })
+			first.Query(hint + x.sql) // asks for it
+			eventually(t, x.sql+" is known", func() bool { return strings.Contains(s.log.String(), x.known) })
+			first.Query("DISCARD ALL")
 			for _, p := range protocols {
+				before := pidBehind(t, other, hint)
 				c := s.connect(t)
-				if e := pgtest.Failure(p.run(c, hint+sql)); e != nil {
-					t.Fatalf("%s: %s", sql, e.Message)
+				if e := pgtest.Failure(p.run(c, hint+x.sql)); e != nil {
+					t.Fatalf("%s: %s", x.sql, e.Message)
 				}
-				c.Terminate() // for what pins it
-				protocols[0].play(t, s.connect(t),
-					hint+"SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()", "0; SELECT 1; I",
-					hint+"SELECT to_regclass('left_behind')", "∅; SELECT 1; I",
-					hint+"SELECT current_setting('app.left', true)", "∅; SELECT 1; I",
-				)
+				c.Query("DISCARD ALL") // for what pins it
+				protocols[0].play(t, other, left...)
+				if after := pidBehind(t, other, hint); (after != before) != x.closed {
+					t.Errorf("%s: the backend was replaced: %v, want %v", x.sql, after != before, x.closed)
+				}
+				c.Terminate()
 			}
 		}
 	})
@@ -159,7 +193,10 @@ func TestReplacedCodeIsJudgedAnew(t *testing.T) {
 		// A trigger on a table that had none.
 		eventually(t, "notes are harmless", func() bool { return s.keeps(t, hint, "INSERT INTO notes VALUES (9)") })
 		run(c, "CREATE TRIGGER leaves BEFORE UPDATE ON notes FOR EACH STATEMENT EXECUTE FUNCTION leaves()")
-		eventually(t, "the trigger is noticed", func() bool { return !s.keeps(t, hint, "UPDATE notes SET body = 'x'") })
-		eventually(t, "nothing of it is left", func() bool { return left() == "∅" })
+		eventually(t, "the trigger is noticed, and nothing of it is left", func() bool {
+			run(c, "UPDATE notes SET body = 'x'")
+			got := left()
+			return got == "∅" || got == ""
+		})
 	})
 }

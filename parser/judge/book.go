@@ -66,7 +66,7 @@ func NewBook(changes *Changes) *Book {
 }
 
 // Verdict tells what is known of the code that a statement runs; now is in the nanoseconds of Store. What is not known yet, or not for certain any more, is
-// asked for, and nobody waits for it. Harmful stays so until it is found to be otherwise.
+// asked for, and nobody waits for it. What is not harmless stays so until it is found to be otherwise.
 func (b *Book) Verdict(st *parser.Statement, now int64) Verdict {
 	v := b.now.Load()
 	e := v.entry(st)

@@ -79,28 +79,28 @@ func TestBook(t *testing.T) {
 	if fresh, worse := read(b, 100); !fresh || !worse {
 		t.Error("what is known now is nothing new")
 	}
-	expect("known", 100+judge.Fresh, judge.Harmless, judge.Harmful, judge.Harmful)
+	expect("known", 100+judge.Fresh, judge.Harmless, judge.Harmful, judge.Cleanable)
 	if asked(b) || !b.Used() {
 		t.Error("it is asked for again, or not used")
 	}
-	expect("old", 101+judge.Fresh, judge.Unknown, judge.Harmful, judge.Harmful)
+	expect("old", 101+judge.Fresh, judge.Unknown, judge.Harmful, judge.Cleanable)
 	if !asked(b) {
 		t.Error("it is not asked for when it is old")
 	}
 	if fresh, worse := read(b, 2*judge.Fresh); fresh || worse {
 		t.Error("the same is something new")
 	}
-	expect("read again", 2*judge.Fresh, judge.Harmless, judge.Harmful, judge.Harmful)
+	expect("read again", 2*judge.Fresh, judge.Harmless, judge.Harmful, judge.Cleanable)
 
 	changes.Begin()
-	expect("being changed", 2*judge.Fresh, judge.Unknown, judge.Harmful, judge.Harmful)
+	expect("being changed", 2*judge.Fresh, judge.Unknown, judge.Harmful, judge.Cleanable)
 	if asked(b) {
 		t.Error("it is read while it changes")
 	}
 	read(b, 2*judge.Fresh) // by the clock, before the change is there
-	expect("read while being changed", 2*judge.Fresh, judge.Unknown, judge.Harmful, judge.Harmful)
+	expect("read while being changed", 2*judge.Fresh, judge.Unknown, judge.Harmful, judge.Cleanable)
 	changes.End()
-	expect("changed", 2*judge.Fresh, judge.Unknown, judge.Harmful, judge.Harmful)
+	expect("changed", 2*judge.Fresh, judge.Unknown, judge.Harmful, judge.Cleanable)
 	if !asked(b) {
 		t.Error("it is not asked for when it has changed")
 	}
@@ -111,7 +111,7 @@ func TestBook(t *testing.T) {
 	b.End()
 	expect("changed while it was read", 2*judge.Fresh, judge.Unknown, judge.Unknown, judge.Unknown)
 	read(b, 2*judge.Fresh)
-	expect("at last", 2*judge.Fresh, judge.Harmless, judge.Harmful, judge.Harmful)
+	expect("at last", 2*judge.Fresh, judge.Harmless, judge.Harmful, judge.Cleanable)
 
 	p = b.Begin(2 * judge.Fresh)
 	b.Verdict(one(t, "SELECT another()"), 2*judge.Fresh)

@@ -1,6 +1,7 @@
 package judge
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/pgkennel/pgkennel/parser"
@@ -54,7 +55,7 @@ func (f *Function) body(texts *Texts) *Code {
 	case f.Language == "c" && f.Extension != "":
 		c.library(f.Extension, f.Name)
 	default:
-		c.odd("nobody can read language " + f.Language)
+		c.stays("nobody can read language " + f.Language)
 	}
 	return c
 }
@@ -73,12 +74,12 @@ func strippedOfAtomic(body string) string {
 func (c *Code) library(extension, name string) {
 	except, known := extensions[extension]
 	if !known {
-		c.odd("nobody knows what extension " + extension + " does")
+		c.stays("nobody knows what extension " + extension + " does")
 		return
 	}
 	for _, prefix := range except {
 		if strings.HasPrefix(name, prefix) {
-			c.odd("it is one of the functions of extension " + extension + " that change the session, or run SQL")
+			c.stays("it is one of the functions of extension " + extension + " that change the session, or run SQL")
 		}
 	}
 }
@@ -126,6 +127,19 @@ var extensions = map[string][]string{
 	"uuid-ossp":            nil,
 	"vector":               nil,
 	"xml2":                 {"xpath_table"},
+}
+
+// Extensions are those that are known, but for those whose functions keep state that DISCARD ALL leaves: where a database has functions in C of others, or in
+// other languages than SQL and PL/pgSQL, nothing is known of what code in it leaves.
+func Extensions() []string {
+	var list []string
+	for name := range extensions {
+		if name != "isn" {
+			list = append(list, name)
+		}
+	}
+	slices.Sort(list)
+	return list
 }
 
 // builtin reports whether a function of PostgreSQL's own is known by its name, whatever its arguments: what it does the parser knows.

@@ -63,11 +63,11 @@ func (c *Code) trigger(condition *Code) {
 	c.Calls = append(c.Calls, condition.Calls...)
 	for _, name := range condition.Calls {
 		if left := callee(name); left != "" {
-			c.odd(left)
+			c.stays(left)
 		}
 	}
 	if condition.Why == notUnderstood {
-		c.odd(condition.Why)
+		c.stays(condition.Why)
 	}
 }
 
@@ -122,12 +122,14 @@ type Graph struct {
 	implicit   []*vertex
 	size       int
 	texts      *Texts
+	strange    bool
 }
 
 // vertex is a node at work.
 type vertex struct {
-	why  string
-	uses []node
+	why   string
+	stays bool
+	uses  []node
 }
 
 // NewGraph returns a graph that wants what a reading is for.
@@ -165,7 +167,7 @@ func (g *Graph) Missing() (functions []string, relations []Name) {
 			functions = append(functions, f)
 			g.functions[f] = true
 			if !builtin(f) {
-				g.nodes[node{function, Name{Name: f}}] = &vertex{why: noFunction}
+				g.nodes[node{function, Name{Name: f}}] = &vertex{why: noFunction, stays: true}
 			}
 		}
 	}
@@ -200,6 +202,9 @@ func (g *Graph) AddImplicit(expression, name string) {
 	g.implicit = append(g.implicit, v)
 }
 
+// Strange notes that there are languages or extensions in the database of which nobody knows what their functions keep.
+func (g *Graph) Strange() { g.strange = true }
+
 // AddFunction gives a function; there may be others of its name.
 func (g *Graph) AddFunction(f *Function) {
 	n := node{function, Name{Name: f.Name}}
@@ -232,7 +237,7 @@ func (g *Graph) AddRelation(r *Relation) {
 // AddMany notes that there are too many relations of a name to look at all of them.
 func (g *Graph) AddMany(name string) {
 	for _, k := range []kind{reading, writing} {
-		g.nodes[node{k, Name{Name: name}}] = &vertex{why: tooMany}
+		g.nodes[node{k, Name{Name: name}}] = &vertex{why: tooMany, stays: true}
 	}
 }
 
@@ -247,6 +252,7 @@ func (g *Graph) join(v *vertex, c *Code, texts ...string) {
 	if v.why == "" {
 		v.why = c.Why
 	}
+	v.stays = v.stays || c.Stays
 	calls := c.Calls
 	for _, text := range texts {
 		if text == "" || len(g.attributes) == 0 {
@@ -273,9 +279,15 @@ func (g *Graph) join(v *vertex, c *Code, texts ...string) {
 	}
 }
 
+// finding is what is wrong with a node.
+type finding struct {
+	why   string
+	stays bool
+}
+
 // verdicts finds all that is not harmless, and why. A name that does not exist is harmless if it is a relation: a CTE's, or a temporary
 // table's.
-func (g *Graph) verdicts() (bad map[node]string) {
+func (g *Graph) verdicts() (bad map[node]finding) {
 	for name, all := range g.named { // a name alone stands for all that have it
 		for _, k := range []kind{reading, writing} {
 			n := node{k, Name{Name: name}}
@@ -290,14 +302,14 @@ func (g *Graph) verdicts() (bad map[node]string) {
 		}
 	}
 	users := make(map[node][]node)
-	bad = make(map[node]string)
+	bad = make(map[node]finding)
 	var stack []node
 	for n, v := range g.nodes {
 		for _, u := range v.uses {
 			users[u] = append(users[u], n)
 		}
 		if v.why != "" {
-			bad[n] = v.why
+			bad[n] = finding{v.why, v.stays || g.strange}
 			stack = append(stack, n)
 		}
 	}
@@ -307,16 +319,22 @@ func (g *Graph) verdicts() (bad map[node]string) {
 		at := stack[0]
 		stack = stack[1:]
 		for _, n := range users[at] {
-			if _, known := bad[n]; !known {
-				bad[n] = "it uses " + at.String()
-				stack = append(stack, n)
+			was, known := bad[n]
+			switch {
+			case !known:
+				bad[n] = finding{"it uses " + at.String(), bad[at].stays}
+			case bad[at].stays && !was.stays:
+				bad[n] = finding{was.why, true}
+			default:
+				continue
 			}
+			stack = append(stack, n)
 		}
 	}
 	if why := g.everywhere(bad); why != "" {
 		for n, v := range g.nodes {
 			if _, known := bad[n]; !known && n.kind == function && v.uses != nil {
-				bad[n] = why
+				bad[n] = finding{why, true}
 			}
 		}
 	}
@@ -324,7 +342,7 @@ func (g *Graph) verdicts() (bad map[node]string) {
 }
 
 // everywhere tells why code that may run wherever SQL does is not harmless; empty = it is.
-func (g *Graph) everywhere(bad map[node]string) string {
+func (g *Graph) everywhere(bad map[node]finding) string {
 	for _, v := range g.implicit {
 		if v.why != "" {
 			return "an operator, a cast or a domain may leave something: " + v.why
@@ -336,6 +354,12 @@ func (g *Graph) everywhere(bad map[node]string) string {
 		}
 	}
 	return ""
+}
+
+// tells reports whether a node says more than those that it stands for: a relation's name alone stands for all that have it, and PostgreSQL's own are nobody's
+// to change.
+func (n node) tells() bool {
+	return n.kind == function || n.name.Schema != "" && n.name.Schema != "pg_catalog" && n.name.Schema != "information_schema"
 }
 
 func (n node) String() string {

@@ -29,6 +29,8 @@ func (n Name) String() string {
 type Code struct {
 	// Why it may leave something by itself, for the operator; it holds no values. Empty = only what it runs may.
 	Why string
+	// Stays: what it may leave outlasts DISCARD ALL, as far as is known.
+	Stays bool
 	// Calls are the functions that it calls, by their names alone: which of that name in which schema is not decided.
 	Calls []string
 	// Reads and Writes are relations.
@@ -44,6 +46,12 @@ func (c *Code) odd(why string) {
 	}
 }
 
+// stays is odd for what DISCARD ALL does not take away, or may not.
+func (c *Code) stays(why string) {
+	c.odd(why)
+	c.Stays = true
+}
+
 // Uses gives what a statement of a client's runs: functions and relations. What it does by itself is not judged: that is known by its text.
 func Uses(st *parser.Statement) *Code {
 	c := &Code{}
@@ -54,7 +62,7 @@ func Uses(st *parser.Statement) *Code {
 func (c *Code) uses(st *parser.Statement) {
 	for _, f := range st.Calls {
 		if strings.HasPrefix(f.Schema, "pg_temp") {
-			c.odd("it calls a temporary function")
+			c.stays("it calls a temporary function")
 		}
 		c.Calls = append(c.Calls, f.Name)
 	}
@@ -94,6 +102,9 @@ func (c *Code) expression(sql string) { c.text("SELECT " + sql) }
 // harmlessEffects are those that are nobody's who comes next: what lastval returns is cleaned for whoever asks, and set_config is looked at by itself.
 const harmlessEffects = parser.EffSequenceRead | parser.EffSetConfig
 
+// lasting are effects that DISCARD ALL does not take away: the schema of temporary tables is there when they are gone.
+const lasting = parser.EffTemp | parser.EffLargeObject | parser.EffReplication | parser.EffPreparedTx
+
 // statement judges a statement in a function.
 func (c *Code) statement(st *parser.Statement) {
 	effects := st.Effects &^ harmlessEffects
@@ -116,6 +127,7 @@ func (c *Code) statement(st *parser.Statement) {
 			tag = "a statement that is not known"
 		}
 		c.odd("it runs " + tag)
+		c.Stays = c.Stays || st.Kind == parser.Load
 	}
 	for i := range st.SetConfigs {
 		if set := &st.SetConfigs[i]; !set.Local || !quiet(set.Name) {
@@ -124,6 +136,7 @@ func (c *Code) statement(st *parser.Statement) {
 	}
 	if effects != 0 {
 		c.odd("it leaves something behind: " + effects.String())
+		c.Stays = c.Stays || effects&lasting != 0
 	}
 	for _, f := range st.Calls {
 		if strings.HasPrefix(f.Name, "pg_advisory_unlock") {

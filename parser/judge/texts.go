@@ -60,6 +60,7 @@ func (c *Code) add(o *Code) {
 	if o.Why != "" {
 		c.odd(o.Why)
 	}
+	c.Stays = c.Stays || o.Stays
 	c.Calls = append(c.Calls, o.Calls...)
 	c.Reads = append(c.Reads, o.Reads...)
 	c.Writes = append(c.Writes, o.Writes...)

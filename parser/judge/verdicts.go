@@ -15,9 +15,10 @@ type Verdict uint8
 
 // The verdicts.
 const (
-	Unknown  Verdict = iota
-	Harmless         // it leaves nothing in the session
-	Harmful          // it may leave something
+	Unknown   Verdict = iota
+	Harmless          // it leaves nothing in the session
+	Cleanable         // it may leave something that DISCARD ALL takes away
+	Harmful           // it may leave something
 )
 
 // Verdicts are those of a cluster's databases at one time, where a name is harmless if it is so on every shard. They are immutable, but for when they
@@ -37,7 +38,15 @@ type Verdicts struct {
 	count   atomic.Int64
 }
 
-type relationVerdict struct{ read, write bool } // true = not harmless
+// relationVerdict is about reading a relation and writing to it; the zero value is harmless.
+type relationVerdict struct{ read, write Verdict }
+
+func (f finding) verdict() Verdict {
+	if f.stays {
+		return Harmful
+	}
+	return Cleanable
+}
 
 // maxEntries bounds the statements that are remembered beside what each remembers itself, and held by that.
 const maxEntries = 512
@@ -57,16 +66,19 @@ func Join(p *Pending, shards []*Graph) *Verdicts {
 	for _, r := range p.Relations {
 		v.relations[r] = relationVerdict{}
 	}
-	found := make(map[node]string)
+	found := make(map[node]finding)
 	for _, g := range shards {
-		for n, why := range g.verdicts() {
-			if old, ok := found[n]; !ok || why < old {
-				found[n] = why
+		for n, f := range g.verdicts() {
+			old, ok := found[n]
+			f.stays = f.stays || old.stays
+			if ok && old.why < f.why {
+				f.why = old.why
 			}
+			found[n] = f
 		}
 	}
-	for n, why := range found {
-		f := Finding{Name: n.name.String(), Why: why}
+	for n, is := range found {
+		f := Finding{Name: n.name.String(), Why: is.why}
 		switch n.kind {
 		case function:
 			if _, asked := v.functions[n.name.Name]; asked {
@@ -74,18 +86,18 @@ func Join(p *Pending, shards []*Graph) *Verdicts {
 			}
 		case reading:
 			f.Read = true
-			if r, asked := v.relations[n.name]; asked && why != tooMany {
-				r.read = true
+			if r, asked := v.relations[n.name]; asked && is.why != tooMany {
+				r.read = is.verdict()
 				v.relations[n.name] = r
 			}
 		case writing:
 			f.Write = true
-			if r, asked := v.relations[n.name]; asked && why != tooMany {
-				r.write = true
+			if r, asked := v.relations[n.name]; asked && is.why != tooMany {
+				r.write = is.verdict()
 				v.relations[n.name] = r
 			}
 		}
-		if why != noFunction {
+		if is.why != noFunction && n.tells() {
 			v.findings = append(v.findings, f)
 		}
 	}
@@ -112,7 +124,7 @@ func (v *Verdicts) worse(old *Verdicts) bool {
 		}
 	}
 	for name, r := range v.relations {
-		if was := old.relations[name]; r.read && !was.read || r.write && !was.write {
+		if was := old.relations[name]; r.read != 0 && was.read == 0 || r.write != 0 && was.write == 0 {
 			return true
 		}
 	}
@@ -167,35 +179,40 @@ func (v *Verdicts) judge(st *parser.Statement) *entry {
 	e := &entry{of: v}
 	uses := Uses(st)
 	asks := &Code{}
-	bad := uses.Why != ""
+	worst := Unknown // of what is known
+	if uses.Why != "" {
+		worst = Harmful
+	}
 	for _, f := range uses.Calls {
 		b, known := v.functions[f]
 		if !known {
 			asks.Calls = append(asks.Calls, f)
 		}
-		bad = bad || b
+		if b {
+			worst = Harmful
+		}
 	}
 	for _, r := range uses.Reads {
 		is, known := v.relations[r]
 		if !known {
 			asks.Reads = append(asks.Reads, r)
 		}
-		bad = bad || is.read
+		worst = max(worst, is.read)
 	}
 	for _, r := range uses.Writes {
 		is, known := v.relations[r]
 		if !known {
 			asks.Writes = append(asks.Writes, r)
 		}
-		bad = bad || is.write
+		worst = max(worst, is.write)
 	}
 	e.nothing = uses.Why == "" && len(uses.Calls)+len(uses.Reads)+len(uses.Writes) == 0
 	if len(asks.Calls)+len(asks.Reads)+len(asks.Writes) > 0 {
 		e.asks = asks
 	}
 	switch {
-	case bad:
-		e.verdict = Harmful
+	case worst != Unknown:
+		e.verdict = worst
 	case e.asks != nil:
 		e.verdict = Unknown
 	default:

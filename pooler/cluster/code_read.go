@@ -34,6 +34,12 @@ UNION SELECT pg_get_expr(typdefaultbin, 0) FROM pg_type WHERE typtype = 'd' AND 
 	sqlAttributes = `SELECT DISTINCT p.proname FROM pg_proc p JOIN pg_type t ON t.oid = p.proargtypes[0] WHERE p.oid >= 16384 AND p.pronargs >= 1
 AND p.pronargs - p.pronargdefaults <= 1 AND (t.typtype = 'c' OR t.typname IN ('record', 'anyelement', 'anynonarray', 'anycompatible', 'anycompatiblenonarray'))`
 
+	// Whether there are functions whose state is beyond SQL: @ is a list of extensions.
+	sqlStrange = `SELECT 1 FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+LEFT JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass
+LEFT JOIN pg_extension x ON x.oid = d.refobjid
+WHERE p.oid >= 16384 AND p.prokind <> 'a' AND l.lanname NOT IN ('sql', 'plpgsql') AND NOT (l.lanname = 'c' AND coalesce(x.extname, '') IN (@)) LIMIT 1`
+
 	codeRelations = `SELECT c.oid FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.relkind IN ('r', 'p', 'f', 'v', 'm') AND n.nspname !~ '^pg_(toast|temp)' AND (@)`
 
@@ -73,6 +79,7 @@ func (c *catalog) code(ctx context.Context, p *judge.Pending) (*judge.Graph, err
 	err := c.query(ctx, statements{
 		{sqlAttributes, 1, func(f [][]byte) error { g.AddAttribute(string(f[0])); return nil }},
 		{sqlImplicit, 1, func(f [][]byte) error { g.AddImplicit("", string(f[0])); return nil }},
+		{strings.Replace(sqlStrange, "@", literals(judge.Extensions()), 1), 1, func([][]byte) error { g.Strange(); return nil }},
 		{sqlDomains, 1, func(f [][]byte) error { g.AddImplicit(string(f[0]), ""); return nil }},
 	})
 	if err != nil {

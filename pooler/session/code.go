@@ -24,6 +24,8 @@ func (s *Session) taints(st *parser.Statement) backend.Taint {
 		return taintOf(st)
 	}
 	switch b.Verdict(st, s.drv.Now()) {
+	case judge.Cleanable:
+		return taintOf(st) | backend.TaintCode
 	case judge.Harmful:
 		return taintOf(st) | backend.TaintUnjudged
 	case judge.Harmless:
@@ -38,6 +40,9 @@ func (s *Session) taints(st *parser.Statement) backend.Taint {
 	}
 	return taintOf(st)
 }
+
+// strange is what marks a connection on which code ran that may have done anything to the session.
+const strange = backend.TaintUnjudged | backend.TaintCode
 
 // readsAsJudged reports whether the server reads the strings in bodies as they were read here.
 func (s *Session) readsAsJudged() bool {

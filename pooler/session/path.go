@@ -153,7 +153,7 @@ func (s *Session) movesPath(st *parser.Statement) bool {
 			return true
 		}
 	}
-	return s.taints(st)&backend.TaintUnjudged != 0
+	return s.taints(st)&strange != 0
 }
 
 // pathSettings decide what unqualified names mean.
@@ -180,7 +180,7 @@ func runsUnjudged(st *parser.Statement) bool { return taintOfEffects(st)&backend
 
 // unjudged reports whether code that may do anything to the session ran on the backend at hand, or is prepared there.
 func (s *Session) unjudged() bool {
-	return s.conn != nil && s.conn.Tainted()&backend.TaintUnjudged != 0
+	return s.conn != nil && s.conn.Tainted()&strange != 0
 }
 
 // losePath notes that code ran in the transaction that may have changed what unqualified names mean.

@@ -240,7 +240,7 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 			}
 			s.conn.Taint(t)
 			s.fixed = s.fixed || t != backend.TaintSQLPrepare
-			if t&backend.TaintUnjudged != 0 {
+			if t&strange != 0 {
 				s.unit.unjudged, s.unit.pathMoves = true, true
 			}
 		}
@@ -449,11 +449,11 @@ func (s *Session) letGo() {
 		s.conn = nil
 		c.Own(nil)
 		s.drv.Discard(c, "abandoned")
-	case c.Tainted() != 0:
-		s.release()
-	case s.acct.Session:
+	case s.acct.Session && c.Tainted()&^backend.TaintCode == 0:
 		s.conn = nil
 		s.reset(c)
+	case c.Tainted() != 0:
+		s.release()
 	case c.Tx() != pgwire.TxIdle:
 		s.track.Rollback()
 		c.Have = s.track.Have
@@ -464,11 +464,18 @@ func (s *Session) letGo() {
 	}
 }
 
+// reseed takes from a backend what code may have left that DISCARD ALL does not know: what random() gives next. All names are pg_catalog's.
+const reseed = "SELECT pg_catalog.setseed(pg_catalog.float8(pg_catalog.hashtext(pg_catalog.gen_random_uuid()::pg_catalog.text)) OPERATOR(pg_catalog./) " +
+	"'2147483648'::pg_catalog.float8)"
+
 // reset cleans a backend of everything a session in session pooling may have left.
 func (s *Session) reset(c *backend.Conn) {
 	var out []byte // an answer to the client may be in the making
 	if c.Tx() != pgwire.TxIdle {
 		out = exec.Internal(out, c, exec.RefRollback, "ROLLBACK")
+	}
+	if c.Tainted()&backend.TaintCode != 0 {
+		out = exec.Internal(out, c, exec.RefReset, reseed)
 	}
 	out = exec.Internal(out, c, exec.RefReset, "DISCARD ALL")
 	s.drv.ToBackend(c, out)
