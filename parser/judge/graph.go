@@ -105,7 +105,9 @@ type Finding struct {
 	Name string
 	// Write: it is about writing to a relation, Read: about reading one; neither: it is a function.
 	Read, Write bool
-	Why         string
+	// Stays: DISCARD ALL does not take it away, or may not.
+	Stays bool
+	Why   string
 }
 
 // Graph puts definitions together. It is asked what is Missing, given that, and so on until nothing is; then Join tells. Not safe for concurrent use.

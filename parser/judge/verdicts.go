@@ -78,7 +78,7 @@ func Join(p *Pending, shards []*Graph) *Verdicts {
 		}
 	}
 	for n, is := range found {
-		f := Finding{Name: n.name.String(), Why: is.why}
+		f := Finding{Name: n.name.String(), Stays: is.stays, Why: is.why}
 		switch n.kind {
 		case function:
 			if _, asked := v.functions[n.name.Name]; asked {
