@@ -113,7 +113,7 @@ func TestBook(t *testing.T) {
 	read(b, 2*judge.Fresh)
 	expect("at last", 2*judge.Fresh, judge.Harmless, judge.Harmful, judge.Cleanable)
 
-	p = b.Begin(2 * judge.Fresh)
+	b.Begin(2 * judge.Fresh)
 	b.Verdict(one(t, "SELECT another()"), 2*judge.Fresh)
 	b.End()
 	if !asked(b) {

@@ -179,11 +179,11 @@ func (w *walker) iteration() {
 	w.plain(in)
 	w.at = in + 1
 	w.accept("reverse")
-	switch word := w.word(w.at); {
-	case word == "execute":
+	switch w.word(w.at) {
+	case "execute":
 		w.at++
 		w.dynamic("loop")
-	case word == "select" || word == "with" || word == "values" || word == "insert" || word == "update" || word == "delete" || word == "table" || word == "merge":
+	case "select", "with", "values", "insert", "update", "delete", "table", "merge":
 		end := w.until("loop")
 		w.code.text(w.piece(w.at, end))
 		w.at = end + 1

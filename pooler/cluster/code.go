@@ -67,11 +67,10 @@ func (c *Cluster[C]) codeLoop(ctx context.Context) {
 		}
 		wait := gap
 		again.Stop()
-		switch {
-		case err == nil:
+		if err == nil {
 			retry = 0
 			again.Reset(judge.Again)
-		default:
+		} else {
 			retry = min(max(2*retry, time.Second), maxCodeRetry)
 			level := c.log().Warn
 			if errors.Is(err, errNoService) {
