@@ -55,7 +55,7 @@ var generalSection = newSection(section{
 		{name: "query_size_limit", kind: kInt, min: 1, example: `1_048_576`, doc: "Longest statement, in bytes, that query_size_limit_action does nothing about. Not set: max_message_size."},
 		{name: "query_size_limit_action", kind: kEnum, def: "warn", legal: []string{"warn", "block"}, doc: "What happens to longer ones: block refuses them. With warn they run, and the first of each client's is logged, by its length without its text."},
 		{name: "cross_shard_disabled", kind: kBool, def: "true", doc: "Refuse statements that touch several shards. pgkennel refuses them whatever is set here; PgDog's default is false."},
-		{name: "load_schema", kind: kEnum, def: "auto", legal: []string{"on", "off", "auto"}, doc: "Load tables and columns at the start; auto: where routing needs them."},
+		{name: "load_schema", kind: kEnum, def: "auto", legal: []string{"on", "off", "auto"}, doc: "Load tables and columns at the start; auto: where routing needs them. off: functions and triggers are not looked at, either."},
 		// Observability.
 		{name: "openmetrics_host", group: "Metrics and log", kind: kText, def: "0.0.0.0", restart: true, doc: "Address of the metrics' HTTP server."},
 		{name: "openmetrics_port", kind: kPort, restart: true, example: `9090`, doc: "Port of the metrics' HTTP server. Not set: none."},

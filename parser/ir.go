@@ -149,6 +149,8 @@ type Statement struct {
 	// Inert: a query, or a change of rows, that leaves nothing in the session, nor tells others anything: neither Effects nor SetConfigs, and BuiltinCalls
 	// without pg_notify.
 	Inert bool
+	// Verdict is package judge's: what it made of this statement last. See judge.Book.
+	Verdict atomic.Pointer[any]
 }
 
 // Effects are what a statement may leave in the session of the server connection that ran it.

@@ -66,7 +66,9 @@ func eachValue(x reflect.Value, seen map[uintptr]bool, f func(*Value)) {
 			return
 		}
 		for _, field := range x.Fields() {
-			eachValue(field, seen, f)
+			if field.CanInterface() { // the parser's facts have no others
+				eachValue(field, seen, f)
+			}
 		}
 	default:
 	}

@@ -116,6 +116,29 @@ func (i inspector) Shards() []admin.ShardInfo {
 	return list
 }
 
+// Functions implements admin.Topology.
+func (i inspector) Functions() []admin.FunctionInfo {
+	var list []admin.FunctionInfo
+	for _, u := range i.units() {
+		if u.book == nil {
+			continue
+		}
+		for _, f := range u.book.Findings() {
+			info := admin.FunctionInfo{Database: u.name(), Name: f.Name, Runs: "call", Closes: f.Stays, Why: f.Why}
+			switch {
+			case f.Write:
+				info.Runs = "write"
+			case f.Read:
+				info.Runs = "read"
+			default:
+				info.Closes = true
+			}
+			list = append(list, info)
+		}
+	}
+	return list
+}
+
 // Users implements admin.Topology.
 func (i inspector) Users() []admin.UserInfo {
 	s := i.p.state.Load()

@@ -19,6 +19,7 @@ import (
 
 	"github.com/pgkennel/pgkennel/config"
 	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/parser/judge"
 	"github.com/pgkennel/pgkennel/pooler/admin"
 	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/pooler/backend"
@@ -164,7 +165,7 @@ func New(ctx context.Context, o Options) (*Pooler, error) {
 		logins.MockSecret = o.Vault.Mock()
 	}
 	p.shared = &session.Shared{
-		Log: o.Log, Observer: observer{p}, Cache: cache, Registry: registry, Probes: session.NewProbes(), Descriptions: session.NewDescriptions(),
+		Log: o.Log, Observer: observer{p}, Cache: cache, Registry: registry, Code: new(judge.Changes), Probes: session.NewProbes(), Descriptions: session.NewDescriptions(),
 		Accounts: p.whose, Auth: logins, MaxBatch: maxBatch, Statements: sessionStatements,
 		MaxMessage: cfg.MaxMessageBytes,
 	}

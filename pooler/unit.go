@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/pgkennel/pgkennel/config"
+	"github.com/pgkennel/pgkennel/parser/judge"
 	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/cluster"
@@ -57,6 +58,7 @@ type unit struct {
 	cancel    context.CancelFunc
 
 	tenants atomic.Pointer[tenants] // under virtual tenancy
+	book    *judge.Book             // nil = nothing is to be known of code
 	ears    ears
 	sealer  sealer
 	guard   guard // guarded by mu
@@ -103,6 +105,9 @@ func (p *Pooler) newUnit(conf *config.Config, cfg *config.Cluster) (*unit, error
 		return nil, err
 	}
 	u.overrides = overrides
+	if conf.LoadSchema != config.LoadSchemaOff {
+		u.book = judge.NewBook(p.shared.Code)
+	}
 	u.sealer.take(conf, u.name())
 	if err := u.route(cfg, nil); err != nil {
 		return nil, err
@@ -176,6 +181,7 @@ func (u *unit) start(options cluster.Options) {
 		Alive:           (*loop.Backend).Alive,
 		Interrupt:       (*loop.Backend).Interrupt,
 		SchemaChanged:   u.schemaChanged,
+		Book:            u.book,
 		ObservePool:     u.observePool,
 		ObserveEndpoint: u.observeEndpoint,
 	}, cluster.Env{Log: u.p.log})
@@ -480,6 +486,9 @@ func (u *unit) awaitSchema(ctx context.Context) {
 
 // Router implements session.Cluster.
 func (u *unit) Router() *router.Router { return u.router.Load() }
+
+// Code implements session.Cluster.
+func (u *unit) Code() *judge.Book { return u.book }
 
 // Shards implements session.Cluster.
 func (u *unit) Shards() int { return u.cl.Shards() }

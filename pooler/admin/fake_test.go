@@ -131,6 +131,13 @@ func (f *fake) Tenants(limit int) ([]TenantInfo, int) {
 	return rows[:min(limit, len(rows))], len(rows)
 }
 
+func (f *fake) Functions() []FunctionInfo {
+	return []FunctionInfo{
+		{Database: "app", Name: "leave", Runs: "call", Closes: true, Why: "it changes settings of the session"},
+		{Database: "app", Name: "public.notes", Runs: "write", Why: "it uses function leave"},
+	}
+}
+
 func (f *fake) Directory() *DirectoryInfo {
 	return &DirectoryInfo{Store: "file", Current: true, Since: f.now, Tenants: 3, Work: 1}
 }

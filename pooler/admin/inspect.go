@@ -52,6 +52,8 @@ type Topology interface {
 	Tenants(limit int) (rows []TenantInfo, total int)
 	// Directory is where tenants are known that are not configured; nil = nowhere.
 	Directory() *DirectoryInfo
+	// Functions are functions and relations whose code may leave something in the session that runs it, among those that statements used.
+	Functions() []FunctionInfo
 	// Users are the configured users.
 	Users() []UserInfo
 }
@@ -295,6 +297,16 @@ type DirectoryInfo struct {
 	Tenants int
 	Work    int // tenants with an instance of their own that are at work here
 	Waking  int // of them, those that are being woken
+}
+
+// FunctionInfo is a function or a relation whose code may leave something.
+type FunctionInfo struct {
+	Database, Name string
+	// Runs is when its code does: call, read, write.
+	Runs string
+	// Closes: the backend is closed then, or cleaned.
+	Closes bool
+	Why    string
 }
 
 // UserInfo is a configured user.

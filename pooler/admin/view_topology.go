@@ -46,6 +46,10 @@ func topologyViews() []*view {
 			columns: columns("store current since tenants/4 working/4 waking/4 error"), fill: plain(fillDirectory),
 		},
 		{
+			name: "functions", help: "functions, and tables with their triggers and the like, that may leave something in their session, and why",
+			columns: columns("database name runs then why"), fill: plain(fillFunctions),
+		},
+		{
 			name: "users", help: "configured users",
 			columns: columns("name pool_size reserve_pool_size pool_mode max_user_connections/4 current_connections/4 " +
 				"max_user_client_connections/4 current_client_connections/4 databases console"),
@@ -172,6 +176,20 @@ func fillDirectory(c *Console, w *writer) {
 	w.int(d.Work)
 	w.int(d.Waking)
 	w.orNull(d.Err)
+}
+
+func fillFunctions(c *Console, w *writer) {
+	for _, f := range c.Inspector.Functions() {
+		w.text(f.Database)
+		w.text(f.Name)
+		w.text(f.Runs)
+		if f.Closes {
+			w.text("closed")
+		} else {
+			w.text("cleaned")
+		}
+		w.text(f.Why)
+	}
 }
 
 // cut is what clients hear when a view has more rows than it gave.

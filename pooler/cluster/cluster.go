@@ -4,8 +4,8 @@
 // The connection type and what is done with it come in as Hooks, so that any driver can use the package. pgx only
 // reads catalogs, over short connections of their own.
 //
-// Goroutines: New starts none. Run owns one per pool, one per endpoint (probes), and one each for the schema and for
-// dropping unused pools; it waits for them. Background tasks of pools (opens, checks, closes) are goroutines too, which
+// Goroutines: New starts none. Run owns one per pool, one per endpoint (probes), and one each for the schema, for what code does
+// and for dropping unused pools; it waits for them. Background tasks of pools (opens, checks, closes) are goroutines too, which
 // Close waits for. A deterministic driver calls Tick instead of Run, and passes Options.Go.
 //
 // Locks: Waiter.mu -> Cluster.mu -> pool.Pool.mu -> pool.Budget.mu; an endpoint's health has a leaf lock of its own. No hook and no granter is called under any of them, except the observers of health under its leaf lock, and
@@ -23,6 +23,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pgkennel/pgkennel/parser/judge"
 	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
@@ -141,6 +142,8 @@ type Hooks[C any] struct {
 	Classify func(error) pool.Failure
 	// SchemaChanged hears of a new snapshot, in the order of epochs. It must be quick.
 	SchemaChanged func(*topology.Schema)
+	// Book is what is to be known of the databases' functions and triggers; nil = nothing is read.
+	Book *judge.Book
 	// ObservePool and ObserveEndpoint give the observers of a pool and of an endpoint's health; nil = nobody.
 	ObservePool     func(info PoolInfo, stats func() pool.Stats) PoolObserver
 	ObserveEndpoint func(info EndpointInfo, budget func() pool.BudgetStats) EndpointObserver
@@ -256,6 +259,7 @@ func (c *Cluster[C]) Run(ctx context.Context) error {
 		e.runLocked(ctx)
 	}
 	c.goLocked(ctx, c.schemaLoop)
+	c.goLocked(ctx, c.codeLoop)
 	c.goLocked(ctx, c.sweepLoop)
 	c.mu.Unlock()
 

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/parser/judge"
 	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/cluster"
@@ -81,11 +82,11 @@ func newBench(b testing.TB, n int) *bench {
 	s := &bench{b: b, null: null}
 	s.acct = &session.Account{
 		User: "app", Database: "prod", ServerUser: "app", Credential: auth.NewCredential(auth.PlainPassword("x")),
-		Cluster: modelCluster{modelRouter(b, 2), 2}, Statements: true,
+		Cluster: modelCluster{modelRouter(b, 2), 2, judge.NewBook(new(judge.Changes))}, Statements: true,
 	}
 	sh := &session.Shared{
 		Log: slog.New(slog.DiscardHandler), Observer: nobody{}, Cache: parser.NewCache(1 << 20),
-		Registry: state.NewRegistry(), Probes: session.NewProbes(), Descriptions: session.NewDescriptions(), Method: auth.MethodTrust, Auth: &auth.ServerOptions{},
+		Registry: state.NewRegistry(), Code: new(judge.Changes), Probes: session.NewProbes(), Descriptions: session.NewDescriptions(), Method: auth.MethodTrust, Auth: &auth.ServerOptions{},
 		MaxMessage: 1 << 20, MaxBatch: 1 << 20, Statements: 1 << 20,
 		Accounts: func(tenant.Asked) (*session.Account, tenant.Refusal) {
 			if n := len(s.bound); n > 0 {
@@ -315,8 +316,17 @@ func TestTransactionsAllocateNothing(t *testing.T) {
 	for _, mode := range []string{"simple", "extended", "prepared"} {
 		for _, clients := range []int{1, 64} {
 			x := newTraffic(newBench(t, 10), clients, mode)
-			for range 3000 {
+			for i := range 3000 {
 				x.step()
+				if i == 1000 { // what its tables run is asked for by now
+					book := x.bench.acct.Cluster.Code()
+					p := book.Begin(1)
+					if len(p.Relations) != 1 {
+						t.Fatalf("%v is asked for", p.Relations)
+					}
+					book.Store(p, judge.Join(p, nil))
+					book.End()
+				}
 			}
 			if n := testing.AllocsPerRun(2000, x.step); n >= 1 && !underRace {
 				t.Errorf("%s, %d clients: %v allocations for each transaction", mode, clients, n)

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/parser/judge"
 	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
@@ -38,11 +39,14 @@ func (nobody) Error(*session.Account, string, bool)         {}
 type modelCluster struct {
 	r *router.Router
 	n int
+
+	book *judge.Book
 }
 
 func (c modelCluster) Router() *router.Router     { return c.r }
 func (c modelCluster) Shards() int                { return c.n }
 func (c modelCluster) Parameters() []pgwire.Param { return modelParams }
+func (c modelCluster) Code() *judge.Book          { return c.book }
 func (c modelCluster) SchemaChanged() func()      { return func() {} }
 
 // newModel returns a driver over n shards of model servers, with up to size backends each.
@@ -51,11 +55,11 @@ func newModel(t *testing.T, seed uint64, n, size int) *Memory {
 	r := modelRouter(t, n)
 	acct := &session.Account{
 		User: "app", Database: "prod", ServerUser: "app", Credential: auth.NewCredential(auth.PlainPassword("x")),
-		Cluster: modelCluster{r, n}, Statements: true,
+		Cluster: modelCluster{r, n, nil}, Statements: true,
 	}
 	sh := &session.Shared{
 		Log: slog.New(slog.DiscardHandler), Observer: nobody{}, Cache: parser.NewCache(1 << 20),
-		Registry: state.NewRegistry(), Probes: session.NewProbes(), Descriptions: session.NewDescriptions(), Method: auth.MethodTrust, Auth: &auth.ServerOptions{},
+		Registry: state.NewRegistry(), Code: new(judge.Changes), Probes: session.NewProbes(), Descriptions: session.NewDescriptions(), Method: auth.MethodTrust, Auth: &auth.ServerOptions{},
 		MaxMessage: 1 << 20, MaxBatch: 1 << 20,
 		Accounts: func(a tenant.Asked) (*session.Account, tenant.Refusal) {
 			if a.User == "app" && a.Database == "prod" {

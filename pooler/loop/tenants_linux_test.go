@@ -41,7 +41,7 @@ func (s *bench) withTenants(bound bool) {
 		s.b.Fatal(err)
 	}
 	free := *s.acct
-	free.Tenants, free.Switch, free.Cluster = ts, true, modelCluster{r, 2}
+	free.Tenants, free.Switch, free.Cluster = ts, true, modelCluster{r, 2, nil}
 	s.acct = &free
 	var all []*session.Account
 	for k := range int64(tenants) {

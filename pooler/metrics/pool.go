@@ -130,7 +130,7 @@ func (m *Metrics) Pool(l PoolLabels) *Pool {
 		p := &Pool{m: m, key: l, labels: append(l.values(), clean(l.User))}
 		p.OpenFailures.seed("unreachable", "transient", "rejected", "unsafe")
 		p.Closed.seed("idle", "lifetime", "health", "server_closed", "reconnect", "resized", "shutdown", "killed", "budget",
-			"protocol", "cancelled", "listen", "temp", "advisory_lock", "hold_cursor", "sql_prepare", "unjudged")
+			"protocol", "cancelled", "listen", "temp", "advisory_lock", "hold_cursor", "sql_prepare", "unjudged", "code")
 		return p
 	})
 }

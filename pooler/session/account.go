@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 
 	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/parser/judge"
 	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/sharding/router"
@@ -77,6 +78,8 @@ type Cluster interface {
 	Shards() int
 	// Parameters are what servers report, nil if none was reached yet.
 	Parameters() []pgwire.Param
+	// Code is what is known of functions, triggers and the like; nil = nothing.
+	Code() *judge.Book
 	// SchemaChanged tells that a statement went by that may have changed tables. It returns at once what waits, for a time, until the Router
 	// knows of it.
 	SchemaChanged() (wait func())

@@ -555,15 +555,6 @@ func (s *Session) boundBeside(i int) bool {
 	}
 }
 
-// moves notes that st, in front of what is planned next, may change search_path or client_encoding.
-func (s *Session) moves(st *parser.Statement) {
-	if st.Inert {
-		return
-	}
-	s.unit.pathMoves = s.unit.pathMoves || s.movesPath(st)
-	s.unit.encodingMoves = s.unit.encodingMoves || s.movesEncoding(st)
-}
-
 // joinBind routes a Bind and joins its plan to the batch's.
 func (s *Session) joinBind(plan *sharding.Plan, i int) *pgwire.Error {
 	it := &s.unit.items[i]

@@ -81,6 +81,7 @@ func (s *Session) close(reason CloseReason) {
 	if s.alters {
 		s.sh.Registry.Changes.Add(1) // what became of it, nobody was told
 	}
+	s.recoded()
 	s.deaf()
 	s.phase = phaseClosed
 	s.in, s.out, s.told = nil, nil, nil
@@ -153,6 +154,7 @@ func (s *Session) Abandon() *backend.Conn {
 			},
 			s.observeEnd,
 			s.unpinned,
+			s.recoded,
 			s.settleNames,
 			s.dropItems,
 			s.dropStatements,

@@ -44,7 +44,7 @@ func (s *Session) Complete(step *backend.Step, tag []byte) {
 		return
 	}
 	var m *parser.Message
-	unjudged := s.unit.plan.Unjudged
+	unjudged := s.unit.unjudged
 	i := 0
 	switch step.Kind {
 	case backend.StepQuery:

@@ -123,6 +123,16 @@ func (s *Session) setting(name string) (state.Var, bool) {
 	return s.track.Expected.Get(name)
 }
 
+// moves notes that st, in front of what is planned next, may change search_path or client_encoding.
+func (s *Session) moves(st *parser.Statement) {
+	if st.Inert {
+		s.unit.pathMoves = s.unit.pathMoves || s.taints(st) != 0
+		return
+	}
+	s.unit.pathMoves = s.unit.pathMoves || s.movesPath(st)
+	s.unit.encodingMoves = s.unit.encodingMoves || s.movesEncoding(st)
+}
+
 // movesPath reports whether st may change what unqualified names mean to the statements behind it, be it by code that nobody here can judge.
 func (s *Session) movesPath(st *parser.Statement) bool {
 	switch st.Kind {
@@ -143,7 +153,7 @@ func (s *Session) movesPath(st *parser.Statement) bool {
 			return true
 		}
 	}
-	return runsUnjudged(st)
+	return s.taints(st)&strange != 0
 }
 
 // pathSettings decide what unqualified names mean.
@@ -165,12 +175,12 @@ func samePath(a, b *state.Set) bool {
 	return true
 }
 
-// runsUnjudged reports whether st runs code that may do anything to the session.
-func runsUnjudged(st *parser.Statement) bool { return taintOf(st)&backend.TaintUnjudged != 0 }
+// runsUnjudged reports whether st may do anything to the session, but for what it calls: see unit.unjudged.
+func runsUnjudged(st *parser.Statement) bool { return taintOfEffects(st)&backend.TaintUnjudged != 0 }
 
 // unjudged reports whether code that may do anything to the session ran on the backend at hand, or is prepared there.
 func (s *Session) unjudged() bool {
-	return s.conn != nil && s.conn.Tainted()&backend.TaintUnjudged != 0
+	return s.conn != nil && s.conn.Tainted()&strange != 0
 }
 
 // losePath notes that code ran in the transaction that may have changed what unqualified names mean.

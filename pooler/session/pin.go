@@ -81,8 +81,8 @@ func insteadOf(t backend.Taint) string {
 	}
 }
 
-// notePin notes that st, in a session that is pinned, may have given up something of what pins the session, or left more.
-func (s *Session) notePin(st *parser.Statement) {
+// notePin notes that st, which leaves t, in a session that is pinned, may have given up something of what pins the session, or left more.
+func (s *Session) notePin(st *parser.Statement, t backend.Taint) {
 	if s.touched {
 		return
 	}
@@ -90,7 +90,7 @@ func (s *Session) notePin(st *parser.Statement) {
 	case parser.Discard, parser.ClosePortal, parser.Deallocate, parser.DDL, parser.Execute:
 		s.touched = true
 	default:
-		s.touched = taintOf(st)&(pinnable|backend.TaintUnjudged) != 0 || slices.ContainsFunc(st.Calls, func(f parser.Function) bool {
+		s.touched = t&(pinnable|strange) != 0 || slices.ContainsFunc(st.Calls, func(f parser.Function) bool {
 			return strings.HasPrefix(f.Name, "pg_advisory_unlock")
 		})
 	}
@@ -101,7 +101,7 @@ func (s *Session) notePin(st *parser.Statement) {
 func (s *Session) inspects() bool {
 	c := s.conn
 	what := c.Tainted() & pinnable
-	if c.Tainted()&backend.TaintUnjudged != 0 {
+	if c.Tainted()&strange != 0 {
 		what = pinnable
 	}
 	if what == 0 || c.Tainted()&backend.TaintProtocol != 0 || c.Pending() > 0 || s.pin != 0 && !s.touched {
@@ -174,7 +174,7 @@ func (s *Session) lose(left backend.Taint) {
 // unpin lets go of a backend on which nothing is left that would be missed. Others get it when DISCARD ALL has proved that for them.
 func (s *Session) unpin() {
 	c := s.conn
-	if c.Tainted()&^pinnable != 0 || c.Tainted()&backend.TaintTemp != 0 {
+	if c.Tainted()&^(pinnable|backend.TaintCode) != 0 || c.Tainted()&backend.TaintTemp != 0 {
 		// A backend that has had a temporary table keeps their schema: another that hides a table would not be noticed by what is prepared there.
 		s.release()
 		return

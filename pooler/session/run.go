@@ -333,7 +333,7 @@ func (s *Session) emit(out []byte, it *item, plan sharding.Plan) []byte {
 		if m != nil && s.note(m, plan) {
 			s.queue(sqlOf(it.prep.SQL, m.Statements[0]))
 		}
-		s.unit.executed = append(s.unit.executed, executed{m, plan.Unjudged})
+		s.unit.executed = append(s.unit.executed, executed{m, m != nil && s.unit.unjudged || plan.Unjudged})
 		c.Ask(backend.Step{
 			Kind: backend.StepExecute, DataFollows: s.copy.mode == copyDecided,
 			Ref: int32(len(s.unit.executed) - 1), //nolint:gosec // bounded by a batch's messages

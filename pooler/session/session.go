@@ -9,6 +9,7 @@ import (
 	"sync"
 
 	"github.com/pgkennel/pgkennel/parser"
+	"github.com/pgkennel/pgkennel/parser/judge"
 	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
@@ -79,6 +80,8 @@ type Shared struct {
 	Observer Observer
 	Cache    *parser.Cache
 	Registry *state.Registry
+	// Code counts the changes of functions, triggers and the like.
+	Code *judge.Changes
 	// Accounts finds who may log in where, nil = nobody; what else is returned says why, for the log only. An account with a refusal is whose password is
 	// asked for: so the client can't tell by the salt that there is something to refuse.
 	Accounts func(tenant.Asked) (*Account, tenant.Refusal)

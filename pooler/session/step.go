@@ -46,6 +46,8 @@ type unit struct {
 	waitsPlanned bool
 	// settled: for whom the unit's statements run is settled, and can't change any more. parted: see parts.
 	settled, parted bool
+	// unjudged: what was sent last runs code that may do anything to the session.
+	unjudged bool
 	// encodingMoves: a statement of the unit may change client_encoding.
 	encodingMoves bool
 	// ran: something of the unit's was sent to a backend.
@@ -88,7 +90,7 @@ func emptied[T any](list []T) []T {
 // executed is a message that a batch executes.
 type executed struct {
 	message  *parser.Message
-	unjudged bool // as its plan says
+	unjudged bool // it runs code that may do anything to the session
 }
 
 // undo takes back a change of the session's statements whose message did not run.
@@ -266,6 +268,7 @@ func (s *Session) endTransaction() {
 		s.alters = false
 		s.sh.Registry.Changes.Add(1)
 	}
+	s.recoded()
 	if s.ddl {
 		s.ddl = false
 		if s.sh.Descriptions != nil {

@@ -90,6 +90,9 @@ func (s *Session) plan(rt *router.Route, in *router.Input) (sharding.Plan, *pgwi
 		return plan, e
 	}
 	plan, e := rt.Plan(in)
+	if plan.Unjudged && s.harmless(rt.Message()) {
+		plan.Unjudged = false // whichever of the functions with such a name it is
+	}
 	return plan, s.tellsHow(e)
 }
 

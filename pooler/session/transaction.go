@@ -209,6 +209,7 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 	if s.stays(plan) || plan.Write && !again || s.queued > maxQueued {
 		s.fixed = true
 	}
+	s.unit.unjudged = plan.Unjudged
 	if plan.Unjudged {
 		s.alter()
 		s.conn.Taint(backend.TaintUnjudged)
@@ -218,25 +219,30 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 	if m.Unparsable != nil {
 		s.touched = s.pin != 0
 		s.alter()
+		s.recode()
 		s.fixed = true // and tainted if anything of it ran: see judge
 		return false
 	}
 	for _, st := range m.Statements {
+		t := s.taints(st)
 		if s.pin != 0 {
-			s.notePin(st)
+			s.notePin(st, t)
 		}
-		if st.Inert {
+		if st.Inert && t == 0 {
 			s.fixed = s.fixed || !st.ReadOnly || st.Kind != parser.Select
 			continue
 		}
 		s.noteParsing(st)
 		s.moves(st)
-		if t := taintOf(st); t != 0 {
+		if t != 0 {
 			if st.Kind == parser.Listen && s.listens != nil {
 				s.listens.ear.Own(s.conn)
 			}
 			s.conn.Taint(t)
 			s.fixed = s.fixed || t != backend.TaintSQLPrepare
+			if t&strange != 0 {
+				s.unit.unjudged, s.unit.pathMoves = true, true
+			}
 		}
 		if makes(st) && s.pathIsTemp() {
 			s.conn.Taint(backend.TaintTemp) // what is made without a schema is temporary then
@@ -248,6 +254,9 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 		if st.Effects&parser.EffSchemaChange != 0 {
 			s.alter()
 			s.ddl = true
+		}
+		if changesCode(st) {
+			s.recode()
 		}
 		if st.Effects&parser.EffSequenceRead != 0 {
 			s.readsSequences = true
@@ -359,11 +368,20 @@ var taints = [...]struct {
 	{parser.EffReplication, backend.TaintUnjudged},
 }
 
-// taintOf returns what st leaves on a connection that can't be followed.
+// taintOf returns what st leaves on a connection that can't be followed, where nothing is known of the functions that it calls.
 func taintOf(st *parser.Statement) backend.Taint {
 	if st.Inert {
 		return 0
 	}
+	t := taintOfEffects(st)
+	if !st.BuiltinCalls {
+		t |= backend.TaintUnjudged
+	}
+	return t
+}
+
+// taintOfEffects returns what st leaves by itself.
+func taintOfEffects(st *parser.Statement) backend.Taint {
 	var t backend.Taint
 	if st.Effects != 0 {
 		for _, e := range taints {
@@ -374,9 +392,6 @@ func taintOf(st *parser.Statement) backend.Taint {
 		if st.Effects&parser.EffSetRole != 0 && (st.Set == nil || st.Set.Name != "role") {
 			t |= backend.TaintRole
 		}
-	}
-	if !st.BuiltinCalls {
-		t |= backend.TaintUnjudged
 	}
 	return t
 }
@@ -434,11 +449,11 @@ func (s *Session) letGo() {
 		s.conn = nil
 		c.Own(nil)
 		s.drv.Discard(c, "abandoned")
-	case c.Tainted() != 0:
-		s.release()
-	case s.acct.Session:
+	case s.acct.Session && c.Tainted()&^backend.TaintCode == 0:
 		s.conn = nil
 		s.reset(c)
+	case c.Tainted() != 0:
+		s.release()
 	case c.Tx() != pgwire.TxIdle:
 		s.track.Rollback()
 		c.Have = s.track.Have
@@ -449,11 +464,18 @@ func (s *Session) letGo() {
 	}
 }
 
+// reseed takes from a backend what code may have left that DISCARD ALL does not know: what random() gives next. All names are pg_catalog's.
+const reseed = "SELECT pg_catalog.setseed(pg_catalog.float8(pg_catalog.hashtext(pg_catalog.gen_random_uuid()::pg_catalog.text)) OPERATOR(pg_catalog./) " +
+	"'2147483648'::pg_catalog.float8)"
+
 // reset cleans a backend of everything a session in session pooling may have left.
 func (s *Session) reset(c *backend.Conn) {
 	var out []byte // an answer to the client may be in the making
 	if c.Tx() != pgwire.TxIdle {
 		out = exec.Internal(out, c, exec.RefRollback, "ROLLBACK")
+	}
+	if c.Tainted()&backend.TaintCode != 0 {
+		out = exec.Internal(out, c, exec.RefReset, reseed)
 	}
 	out = exec.Internal(out, c, exec.RefReset, "DISCARD ALL")
 	s.drv.ToBackend(c, out)

@@ -98,6 +98,8 @@ type facts struct {
 	encodingQueued bool
 	// ddl: the transaction changes tables; alters: it may, be it by code that nobody sees.
 	ddl, alters bool
+	// recodes: it may change functions, triggers or whatever else is code.
+	recodes bool
 	// gone: with the backend that was lost went what the transaction did, so that it can do nothing but end.
 	gone bool
 	// orphan: the choice of the tenant was rolled back, and the transaction at hand goes on.

@@ -119,6 +119,9 @@ func (rt *Route) shortcut() {
 	rt.fast = k
 }
 
+// Message is what the route is for.
+func (rt *Route) Message() *parser.Message { return rt.message }
+
 // NeedsParams reports that Plan needs the parameters of a Bind.
 func (rt *Route) NeedsParams() bool { return rt.needs }
 
