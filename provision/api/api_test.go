@@ -546,7 +546,10 @@ func TestPace(t *testing.T) {
 		t.Fatal(err)
 	}
 	select {
-	case <-ended:
+	case err := <-ended:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("it ended by %v", err)
+		}
 	case <-time.After(20 * time.Second):
 		t.Error("who does not read is waited for")
 	}
