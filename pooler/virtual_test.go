@@ -201,16 +201,19 @@ func TestTenantsWithoutUsers(t *testing.T) {
 	}
 	login("two")
 	eventually(t, "the schema", knows("orders"))
-	// What it may set for itself keeps it from reading; at last it may not log in.
-	for i, sql := range []string{"alter role %q set statement_timeout = 1", "alter role %q nologin"} {
-		k.server.Exec(t, db, fmt.Sprintf(sql, roles["two"]))
+	// Whoever reads can't any more: by what it may set for itself, because it has all the connections it may have, and because it may not log in.
+	readers := []string{"two", "three"}
+	for i, x := range [][2]string{{"set statement_timeout = 1", "reset statement_timeout"}, {"connection limit 0", "connection limit -1"}, {"nologin", "login"}} {
+		role, other := roles[readers[i%2]], readers[(i+1)%2]
+		k.server.Exec(t, db, fmt.Sprintf("alter role %q %s", role, x[0]))
 		table := fmt.Sprint("later", i)
 		k.server.Exec(t, db, "create table "+table+" (id int)")
 		eventually(t, "a reader that is let in", func() bool {
-			login("three")
+			login(other)
 			<-u.cl.RefreshSchema("test")
 			return knows(table)()
 		})
+		k.server.Exec(t, db, fmt.Sprintf("alter role %q %s", role, x[1]))
 	}
 }
 

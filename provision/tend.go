@@ -183,7 +183,7 @@ func (w *warden) raise(ctx context.Context, c *care, r *tenant.Record) error {
 
 // reason notes what is wrong with a tenant that is ready, or that nothing is any more.
 func (w *warden) reason(ctx context.Context, r *tenant.Record, text string) error {
-	return w.amend(ctx, r, VerbMaintain, text, func(r *tenant.Record) bool {
+	return w.amend(ctx, r, text, func(r *tenant.Record) bool {
 		if r.Phase != tenant.Ready || r.Reason == text {
 			return false
 		}
@@ -193,7 +193,7 @@ func (w *warden) reason(ctx context.Context, r *tenant.Record, text string) erro
 }
 
 // amend changes a record as the runner.
-func (w *warden) amend(ctx context.Context, r *tenant.Record, what, detail string, f func(r *tenant.Record) bool) error {
+func (w *warden) amend(ctx context.Context, r *tenant.Record, detail string, f func(r *tenant.Record) bool) error {
 	for {
 		now, err := w.m.dir.Get(ctx, r.ID)
 		if err != nil {
@@ -204,7 +204,7 @@ func (w *warden) amend(ctx context.Context, r *tenant.Record, what, detail strin
 			return nil
 		}
 		next.Updated = w.m.o.Now().UTC()
-		_, err = w.m.dir.Put(ctx, next, tenant.Entry{Time: next.Updated, Who: "runner", What: what, ID: r.ID, Name: r.Name, Detail: detail})
+		_, err = w.m.dir.Put(ctx, next, tenant.Entry{Time: next.Updated, Who: "runner", What: VerbMaintain, ID: r.ID, Name: r.Name, Detail: detail})
 		if !errors.Is(err, tenant.ErrConflict) {
 			return err
 		}
@@ -305,7 +305,7 @@ func (w *warden) disk(ctx context.Context, c *care, r *tenant.Record, in *Instan
 		detail = "the disk has room again: the tenant may write"
 	}
 	w.m.o.Log.WarnContext(ctx, "disk of a tenant", "tenant", r.ID, "full", full, "bytes", u.Disk, "size", size)
-	return w.amend(ctx, r, VerbMaintain, detail, func(r *tenant.Record) bool {
+	return w.amend(ctx, r, detail, func(r *tenant.Record) bool {
 		changed := r.Access.Full != full
 		r.Access.Full = full
 		return changed

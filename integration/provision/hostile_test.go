@@ -105,7 +105,10 @@ func TestImpostor(t *testing.T) {
 		f := b.impostor("acme", asks)
 		f.answer.Store("errors")
 		for _, o := range []provision.Order{
-			{Verb: provision.VerbStats}, {Verb: provision.VerbConnect}, {Verb: provision.VerbBackup, Kind: provision.Logical}, {Verb: provision.VerbBackup, Kind: provision.Physical},
+			{Verb: provision.VerbStats},
+			{Verb: provision.VerbConnect},
+			{Verb: provision.VerbBackup, Kind: provision.Logical},
+			{Verb: provision.VerbBackup, Kind: provision.Physical},
 			{Verb: provision.VerbCreate, Template: "tenant:acme"},
 		} {
 			if o.Tenant = "acme"; o.Verb == provision.VerbCreate {

@@ -43,7 +43,7 @@ func (b *bed) until(what string, is func() bool) {
 	}
 }
 
-func (b *bed) pid(name string) int {
+func (b *bed) pid(name string) int { //nolint:unparam // a name as all others
 	b.Helper()
 	r := b.record(name)
 	s, err := b.driver.State(context.Background(), &provision.Instance{ID: r.ID, Facts: r.Facts, Endpoint: r.Endpoint})
@@ -203,7 +203,9 @@ func TestEnds(t *testing.T) {
 		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
 			t.Fatal(err)
 		}
-		b.until("up again, and known to be", func() bool { return b.record("acme").Ends.Count == n && b.record("acme").Ends.Down.IsZero() && b.pid("acme") != 0 })
+		b.until("up again, and known to be", func() bool {
+			return b.record("acme").Ends.Count == n && b.record("acme").Ends.Down.IsZero() && b.pid("acme") != 0
+		})
 		if e := b.record("acme").Ends; e.Reason != "the server ended: signal 9 (killed)" || e.Last.Before(begun.Add(-time.Second)) || e.OOMKills != 0 {
 			t.Errorf("after end %d: %+v", n, e)
 		}

@@ -111,6 +111,11 @@ func (c *Cluster[C]) dismiss(l *Login) {
 	}
 }
 
+// speaksAgainst reports whether a failure may be the login's own: its server answers, and not to say that it starts.
+func (c *Cluster[C]) speaksAgainst(err error) bool {
+	return c.hooks.Classify(err) == pool.Rejected || sqlstate(err) != "" && !startingUp(err)
+}
+
 // Reload replaces the options. An endpoint that stays keeps its connections. One whose address,
 // database or dial options change keeps its pools and those who wait in them, and its connections are replaced as they
 // are released; so do the pools of a configured login that has a successor of the same name. Endpoints that are gone

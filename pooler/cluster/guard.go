@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/pgkennel/pgkennel/pooler/backend"
-	"github.com/pgkennel/pgkennel/pooler/pool"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/pool"
 )
 
 // RoutineUnsafe names the refusal of what would run on a login that its Guard speaks against.

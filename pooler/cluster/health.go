@@ -114,7 +114,7 @@ func (e *endpoint[C]) probe(ctx context.Context) {
 	}
 	if err != nil {
 		f := e.c.hooks.Classify(err)
-		if f == pool.Rejected {
+		if e.c.speaksAgainst(err) {
 			e.c.dismiss(o.Service)
 		}
 		if f == pool.Unreachable {

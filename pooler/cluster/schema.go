@@ -10,7 +10,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/pgkennel/pgkennel/pooler/pool"
 	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
@@ -118,7 +117,7 @@ func (c *Cluster[C]) schemaLoop(ctx context.Context) {
 		var wait time.Duration
 		switch {
 		case err != nil:
-			if f := c.hooks.Classify(err); f == pool.Rejected || f == pool.Unreachable && sqlstate(err) != "" { // the server answers, but not this login
+			if c.speaksAgainst(err) {
 				c.dismiss(o.Service)
 			}
 			retry = min(max(2*retry, time.Second), maxSchemaRetry)

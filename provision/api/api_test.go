@@ -528,7 +528,9 @@ func TestPace(t *testing.T) {
 	c, r := dial()
 	init := strings.Repeat("x", bodyRate) // worth a second
 	body := `{"tenant":"acme","init":"` + init + `"}`
-	fmt.Fprintf(c, "POST /v1/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body[:len(body)-1])
+	if _, err := fmt.Fprintf(c, "POST /v1/tenants HTTP/1.1\r\nHost: x\r\nContent-Length: %d\r\n\r\n%s", len(body), body[:len(body)-1]); err != nil {
+		t.Fatal(err)
+	}
 	time.Sleep(2 * grace)
 	if _, err := io.WriteString(c, body[len(body)-1:]); err != nil {
 		t.Fatal(err)
@@ -540,9 +542,14 @@ func TestPace(t *testing.T) {
 	}
 	// The answer is not read.
 	c, _ = dial()
-	fmt.Fprintf(c, "GET /v1/tenants/acme/logs?follow HTTP/1.1\r\nHost: x\r\nAccept: %s\r\n\r\n", typeLines)
+	if _, err := fmt.Fprintf(c, "GET /v1/tenants/acme/logs?follow HTTP/1.1\r\nHost: x\r\nAccept: %s\r\n\r\n", typeLines); err != nil {
+		t.Fatal(err)
+	}
 	select {
-	case <-ended:
+	case err := <-ended:
+		if !errors.Is(err, context.Canceled) {
+			t.Errorf("it ended by %v", err)
+		}
 	case <-time.After(20 * time.Second):
 		t.Error("who does not read is waited for")
 	}

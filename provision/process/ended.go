@@ -2,13 +2,18 @@ package process
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
+	"unicode"
+	"unicode/utf8"
 )
 
 // end is how the last server of an instance ended; empty = it was not this process's, or it has not ended.
@@ -20,6 +25,7 @@ func (d *Driver) end(ctx context.Context, id string) string {
 		select {
 		case <-c.done:
 		case <-ctx.Done():
+		case <-time.After(time.Second): // the kernel may keep it for as long as a disk does not answer
 		}
 	}
 	d.mu.Lock()
@@ -30,7 +36,7 @@ func (d *Driver) end(ctx context.Context, id string) string {
 // ending reports whether a process has ended, or is about to: the kernel takes its memory, and with it its program, away first.
 func ending(pid int) bool {
 	_, err := os.Readlink("/proc/" + strconv.Itoa(pid) + "/exe")
-	return err != nil || !alive(pid)
+	return errors.Is(err, fs.ErrNotExist) || !alive(pid)
 }
 
 // howEnded says how a server of this process's ended, in one line.
@@ -66,7 +72,12 @@ func panicIn(log string) string {
 		return ""
 	}
 	text := strings.TrimSpace(all[len(all)-1][1])
-	return strings.ToValidUTF8(text[:min(len(text), maxPanic)], "")
+	return strings.Map(func(r rune) rune { // a superuser of the instance can have it say anything
+		if !unicode.IsPrint(r) || r == utf8.RuneError {
+			return '?'
+		}
+		return r
+	}, text[:min(len(text), maxPanic)])
 }
 
 // oomKills is how many of an instance's processes the kernel ended because its group had no memory left.
