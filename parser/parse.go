@@ -31,6 +31,7 @@ func Parse(sql string) (m *Message) {
 		m.Statements, m.Unparsable = parseText(text, origin, nil)
 		m.Newer = m.Unparsable != nil && mayBeNewer(text, m.Unparsable)
 	}
+	m.Names = slices.ContainsFunc(m.Statements, func(s *Statement) bool { return s.Naming() != nil })
 	m.Size = sizeOf(m)
 	return m
 }
@@ -107,6 +108,7 @@ func (c *compiler) statement(raw *pg_query.RawStmt) *Statement {
 	}
 	u := c.unit(raw.Stmt)
 	u.s.Start, u.s.End = c.origin.offset(start), c.origin.offset(end)
+	c.names(u.s, raw.Stmt, start, end)
 	return u.s
 }
 

@@ -47,8 +47,6 @@ type Route struct {
 	pathKey     string
 	usesPath    bool
 	pathUnknown bool
-	// once: the route depends on the session's prepared statements and is not remembered.
-	once     bool
 	needs    bool // parameters
 	write    bool
 	unjudged bool
@@ -61,7 +59,6 @@ type Route struct {
 	unparsable *pgwire.Error
 	complex    *pgwire.Error
 	path       []string
-	prepared   func(string) *parser.Statement
 }
 
 // message compiles a message.
@@ -93,10 +90,7 @@ func (c *compiler) message(m *parser.Message) *Route {
 		rt.complex, rt.needs, rt.write = tooComplex(), false, true
 		rt.statements = nil
 	}
-	rt.usesPath, rt.once, rt.utf8 = c.usesPath, c.once, c.beyondASCII
-	if rt.once {
-		rt.prepared = c.env.Prepared
-	}
+	rt.usesPath, rt.utf8 = c.usesPath, c.beyondASCII
 	rt.shortcut()
 	return rt
 }
