@@ -34,7 +34,9 @@ func nameSpan(text string, n *pg_query.Node) (start, end int, ok bool) {
 		}
 		return tok
 	}
-	is := func(word string) bool { return tok.Kind == TokenWord && strings.EqualFold(text[tok.Start:tok.End], word) }
+	is := func(word string) bool {
+		return tok.Kind == TokenWord && strings.EqualFold(text[tok.Start:tok.End], word)
+	}
 	// up reports whether tok opens a bracket, and goes to the one that closes it.
 	up := func() bool {
 		if tok.Kind != TokenPunct || text[tok.Start] != '(' {
@@ -103,8 +105,8 @@ func (c *compiler) names(s *Statement, n *pg_query.Node, start, end int) {
 }
 
 // Executing is m with what its EXECUTEs run, which is their Inner then, and what that calls and does theirs. find finds a prepared statement by name: its
-// PREPARE, or the statement itself; nil = there is none. What m prepares itself is found in front of that. An EXECUTE of nothing stays as it is, and so does m
-// where that is all.
+// PREPARE, or the statement itself; nil = there is none. What m prepares itself is found in front of that, and for what m has given up find is asked for the
+// empty name. An EXECUTE of nothing stays as it is, and so does m where that is all.
 func (m *Message) Executing(find func(name string) *Statement) *Message {
 	if !m.Names {
 		return m
@@ -131,7 +133,11 @@ func (m *Message) Executing(find func(name string) *Statement) *Message {
 			note(n.Name, nil)
 		default:
 			run, known := own[n.Name]
-			if !known && !all {
+			switch {
+			case run != nil:
+			case known || all:
+				run = find("")
+			default:
 				run = find(n.Name)
 			}
 			if run != nil {

@@ -8,6 +8,7 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/exec"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/state"
 	"github.com/pgkennel/pgkennel/sharding"
 	"github.com/pgkennel/pgkennel/sharding/router"
 )
@@ -231,7 +232,7 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 		}
 		s.noteParsing(st)
 		s.moves(st)
-		if t := taintOf(st); t != 0 {
+		if t := s.taints(st); t != 0 {
 			if st.Kind == parser.Listen && s.listens != nil {
 				s.listens.ear.Own(s.conn)
 			}
@@ -256,7 +257,7 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 			s.fixed = true // a transaction that began there can't be said again
 		}
 	}
-	again = !s.fixed && s.begun && again
+	again = !s.fixed && s.begun && again && !(st.Kind == parser.Prepare && s.follows(st)) // which is prepared wherever it is used
 	if again {
 		s.queueParsing(st)
 	}
@@ -316,7 +317,7 @@ func setup(st *parser.Statement) bool {
 func (s *Session) sequences(m *parser.Message) *pgwire.Error {
 	for _, st := range m.Statements {
 		if st.Effects&parser.EffSQLPrepare != 0 {
-			if e := s.full(0); e != nil {
+			if e := s.full(state.TreeBytes(st.End - st.Start)); e != nil {
 				return e
 			}
 		}
@@ -359,10 +360,21 @@ var taints = [...]struct {
 	{parser.EffReplication, backend.TaintUnjudged},
 }
 
+// taints is taintOf, but for what is followed.
+func (s *Session) taints(st *parser.Statement) backend.Taint {
+	if st.Kind == parser.Prepare && s.follows(st) {
+		return 0
+	}
+	return taintOf(st)
+}
+
 // taintOf returns what st leaves on a connection that can't be followed.
 func taintOf(st *parser.Statement) backend.Taint {
 	if st.Inert {
 		return 0
+	}
+	if st.Kind == parser.Prepare {
+		return backend.TaintSQLPrepare // what it prepares is run by EXECUTE
 	}
 	var t backend.Taint
 	if st.Effects != 0 {

@@ -47,10 +47,10 @@ type Route struct {
 	pathKey     string
 	usesPath    bool
 	pathUnknown bool
-	needs    bool // parameters
-	write    bool
-	unjudged bool
-	utf8     bool // a relation's name is beyond ASCII
+	needs       bool // parameters
+	write       bool
+	unjudged    bool
+	utf8        bool // a relation's name is beyond ASCII
 	// fast: one statement with one constraint, on one parameter or one literal of the text at hand.
 	fast *constraint
 

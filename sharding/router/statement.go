@@ -239,7 +239,7 @@ func (c *compiler) executes(s *parser.Statement) {
 	c.analyse(s.Query)
 	prepared := s.Inner
 	if prepared == nil {
-		c.st.refuse(pgwire.Errorf(pgwire.CodeInvalidStatementName, "prepared statement %q does not exist", s.Name))
+		c.st.refuse(pgwire.Errorf(pgwire.CodeInvalidStatementName, `prepared statement "%s" does not exist`, s.Name))
 		return
 	}
 	c.exec = &execution{args: s.Args}
