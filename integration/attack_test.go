@@ -36,7 +36,7 @@ func TestLeftoversOfASuspendedPortal(t *testing.T) {
 	})
 }
 
-// A DEALLOCATE that reaches the server can't take a statement away that other clients believe to be there.
+// Nobody takes another's statement away, or runs it, by what it is called on the server.
 func TestDeallocateOfAnothersStatement(t *testing.T) {
 	t.Parallel()
 	bothWays(t, func(t *testing.T, s *stand) {
@@ -51,8 +51,13 @@ func TestDeallocateOfAnothersStatement(t *testing.T) {
 		} else if outcome != "42501 tenant_missing; I" {
 			t.Fatalf("the backend has %s", outcome)
 		}
-		if got := outcome(b.Query("/* pgdog_shard: 0 */ DEALLOCATE " + names[0] + "; SELECT 1")); got != "DEALLOCATE; 1; SELECT 1; I" {
+		if got := outcome(b.Query("/* pgdog_shard: 0 */ DEALLOCATE " + names[0] + "; SELECT 1")); got != "26000; I" {
 			t.Fatal(got)
+		}
+		for _, p := range protocols {
+			for _, sql := range []string{"EXECUTE ", "EXPLAIN EXECUTE ", "DEALLOCATE ", "DEALLOCATE PREPARE "} {
+				p.play(t, b, "/* pgdog_shard: 0 */ "+sql+names[0], "26000; I")
+			}
 		}
 		if got := extended(a, bind("", "s"), run("", 0)); got != "SELECT 0; I" {
 			t.Errorf("who prepared it: %s", got)

@@ -109,15 +109,21 @@ func TestParseBeforeARefusedBind(t *testing.T) {
 	}
 }
 
-// EXECUTE knows what PREPARE made, and not what a Parse message did: that is PostgreSQL's one namespace taken apart.
-func TestExecuteOfAParsedStatement(t *testing.T) {
+// What EXECUTE can't run it refuses, be it that PostgreSQL would.
+func TestExecuteOfNoQuery(t *testing.T) {
 	t.Parallel()
 	s := tableStand(t, "")
 	c := s.connect(t)
-	c.Send(&pgproto3.Parse{Name: "q", Query: "SELECT 1"}, &pgproto3.Sync{})
+	c.Send(&pgproto3.Parse{Name: "q", Query: "SHOW work_mem"}, &pgproto3.Parse{Name: "r", Query: "EXECUTE q"}, &pgproto3.Sync{})
 	c.UntilReady()
-	protocols[0].play(t, c,
-		"EXECUTE q", "26000; I", "BEGIN", "BEGIN; T", "PREPARE r AS SELECT 2", "PREPARE; T", "EXECUTE r", "2; SELECT 1; T", "COMMIT", "COMMIT; I", "EXECUTE r", "2; SELECT 1; I")
+	for _, p := range protocols {
+		p.play(t, c, "EXECUTE q", "0A000 execute; I", "EXPLAIN EXECUTE q", "0A000 execute; I", "EXECUTE r", "0A000 execute; I")
+	}
+	// Nothing can be prepared in front of a message that begins in a failed transaction.
+	a, b := s.connect(t), s.connect(t)
+	protocols[0].play(t, a, "PREPARE q AS SELECT 5", "PREPARE; I")
+	protocols[0].play(t, b, "/* pgdog_shard: 0 */ BEGIN; SELECT 1", "BEGIN; 1; SELECT 1; T")
+	protocols[0].play(t, a, "BEGIN", "BEGIN; T", "/* pgdog_shard: 1 */ SELECT 1/0", "22012; E", "ROLLBACK; EXECUTE q", "0A000 mixed_message; E", "ROLLBACK", "ROLLBACK; I", "EXECUTE q", "5; SELECT 1; I")
 }
 
 // Who a session is can't be said at its start, only after the login.

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"fmt"
+	"strings"
 	"testing"
 
 	"github.com/jackc/pgx/v5/pgproto3"
@@ -42,7 +43,8 @@ func TestLeftoversCloseTheBackend(t *testing.T) {
 		{"SELECT pg_advisory_lock(1)", "advisory_lock"},
 		{"SELECT pg_try_advisory_lock_shared(1, 2)", "advisory_lock"},
 		{"CALL proceed()", "advisory_lock"},
-		{"PREPARE left_behind AS SELECT 1", "sql_prepare"},
+		{"DO $$ BEGIN EXECUTE 'PREPARE left_behind AS SELECT 1'; END $$", "sql_prepare"},
+		{"PREPARE " + strings.Repeat("left_behind", 6) + " AS SELECT 1", "sql_prepare"},
 		{"DO $$ BEGIN PERFORM set_config('app.left', 'behind', false); END $$", "unjudged"},
 		{"DO $$ BEGIN CREATE TEMP TABLE left_behind (id int); END $$", "temp"},
 		{"SELECT leave()", "unjudged"},
@@ -96,6 +98,7 @@ func TestLeftoversOfOrdinaryStatements(t *testing.T) {
 			"SELECT 1", "1; SELECT 1; I", "SELECT 1/0", "22012; I", "SELEC", "42601; I", "INSERT INTO notes VALUES (1, 'x')", "INSERT 0 1; I",
 			"DELETE FROM notes", "DELETE 1; I", "SELECT pg_advisory_xact_lock(1)", "; SELECT 1; I",
 			"SET LOCAL work_mem = '1MB'", "SET; I", "SET work_mem = '1234kB'", "SET; I", "SELECT set_config('app.x', 'y', false)", "y; SELECT 1; I",
+			"PREPARE k AS SELECT 8", "PREPARE; I", "EXECUTE k", "8; SELECT 1; I",
 			"BEGIN", "BEGIN; T", "DECLARE k CURSOR FOR SELECT 1", "DECLARE CURSOR; T", "FETCH k", "1; FETCH 1; T", "COMMIT", "COMMIT; I",
 			"BEGIN", "BEGIN; T", "SELECT 1/0", "22012; E", "ROLLBACK", "ROLLBACK; I", "SELECT nextval('seq') > 0", "t; SELECT 1; I",
 			"NOTIFY news", "NOTIFY; I", "UNLISTEN *", "UNLISTEN; I", "DEALLOCATE ALL", "DEALLOCATE ALL; I", "DISCARD ALL", "DISCARD ALL; I",

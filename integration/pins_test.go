@@ -85,8 +85,18 @@ func TestPins(t *testing.T) {
 			[]string{"SELECT 1 FROM scratched", "42P01; I"},
 		},
 		"PREPARE": {
-			"sql_prepare",
+			"",
 			[]string{"PREPARE p AS SELECT 2", "PREPARE; I", "EXECUTE p", "2; SELECT 1; I"},
+			[]string{"BEGIN", "BEGIN; T", "EXECUTE p", "2; SELECT 1; T", "COMMIT", "COMMIT; I", "DEALLOCATE ALL", "DEALLOCATE ALL; I", "EXECUTE p", "26000; I"},
+		},
+		"PREPARE of a lock": {
+			"advisory_lock",
+			[]string{"PREPARE p AS SELECT pg_advisory_lock(8)", "PREPARE; I", "EXECUTE p", "; SELECT 1; I"},
+			[]string{locks, "1; SELECT 1; I", "SELECT pg_advisory_unlock(8)", "t; SELECT 1; I", "DEALLOCATE p", "DEALLOCATE; I"},
+		},
+		"PREPARE by code": {
+			"sql_prepare",
+			[]string{"DO $$ BEGIN EXECUTE 'PREPARE p AS SELECT 2'; END $$", "DO; I", "EXECUTE p", "2; SELECT 1; I"},
 			[]string{"BEGIN", "BEGIN; T", "EXECUTE p", "2; SELECT 1; T", "COMMIT", "COMMIT; I", "DEALLOCATE ALL", "DEALLOCATE ALL; I", "EXECUTE p", "26000; I"},
 		},
 		"several": {
@@ -126,7 +136,7 @@ func TestPins(t *testing.T) {
 			})
 		}
 	}
-	if n := s.metric(t, "session_pins_total", `reason="advisory_lock"`); n != 6 {
+	if n := s.metric(t, "session_pins_total", `reason="advisory_lock"`); n != 8 {
 		t.Errorf("%v pins by locks", n)
 	}
 	if n := s.metric(t, "session_clients_pinned"); n != 0 {
@@ -196,7 +206,7 @@ func TestPinsDenied(t *testing.T) {
 	for _, p := range protocols {
 		c := s.as(t, "strict", nil)
 		for _, sql := range []string{
-			"CREATE TEMP TABLE pinned (id int)", "SELECT 1 AS x INTO TEMP pinned", "CREATE TEMP VIEW pinned AS SELECT 1", "CREATE TABLE pg_temp.pinned (id int)", "PREPARE p AS SELECT 1",
+			"CREATE TEMP TABLE pinned (id int)", "SELECT 1 AS x INTO TEMP pinned", "CREATE TEMP VIEW pinned AS SELECT 1", "CREATE TABLE pg_temp.pinned (id int)", "PREPARE " + strings.Repeat("p", 64) + " AS SELECT 1",
 			"SELECT pg_advisory_lock(1)", "SELECT pg_try_advisory_lock_shared(1)", "EXPLAIN ANALYZE SELECT pg_advisory_lock(1)", "DECLARE h CURSOR WITH HOLD FOR SELECT 1",
 		} {
 			p.play(t, c, sql, "0A000 pin; I", "BEGIN", "BEGIN; T", sql, "0A000 pin; E", "ROLLBACK", "ROLLBACK; I")
@@ -206,6 +216,7 @@ func TestPinsDenied(t *testing.T) {
 		)
 		before := pid(t, c)
 		p.play(t, c,
+			"PREPARE p AS SELECT pg_advisory_lock(1)", "PREPARE; I", "EXECUTE p", "0A000 pin; I", "DEALLOCATE p", "DEALLOCATE; I",
 			"SELECT pg_advisory_unlock(1)", "f; SELECT 1; I", "DROP TABLE pinned", "42P01; I", "SELECT pg_advisory_xact_lock(1)", "; SELECT 1; I",
 		)
 		if pid(t, c) != before {

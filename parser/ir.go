@@ -18,6 +18,8 @@ type Message struct {
 	// Transcoded reports that the text is not UTF-8: bytes from 0x80 on were read as Latin-1 letters. Names and values beyond ASCII
 	// are then not what the server reads; spans are of the original bytes all the same.
 	Transcoded bool
+	// Names reports that a statement names a prepared statement: PREPARE, EXECUTE, DEALLOCATE.
+	Names bool
 	// Size is the memory the message holds, in bytes, roughly.
 	Size int
 	// Memo is the router's: what it made of this message last, for the search paths and clusters that take turns on it. See router.Router.Route.
@@ -106,13 +108,15 @@ type Statement struct {
 	// Other statements that evaluate expressions with sub-selects (EXECUTE, CALL, COPY FROM ... WHERE) have an empty SelectBlock
 	// that holds these in Subqueries. Nil otherwise.
 	Query *Query
-	// Inner is the statement wrapped by Explain, Prepare, Declare, CreateTableAs.
+	// Inner is the statement wrapped by Explain, Prepare, Declare, CreateTableAs; of Execute what it runs, where that was found: see Message.Executing.
 	Inner *Statement
 	// ExplainAnalyze: the wrapped statement really runs.
 	ExplainAnalyze bool
 	Copy           *Copy
 	// Name of a prepared statement, cursor, savepoint, channel or DISCARD's word, as PostgreSQL folds it.
 	Name string
+	// NameStart and NameEnd are the byte span of the name of a prepared statement: see Naming. Both 0 where it can't be replaced.
+	NameStart, NameEnd int
 	// Args of EXECUTE.
 	Args []Expr
 	// ParamTypes of PREPARE q (types).
@@ -149,8 +153,8 @@ type Statement struct {
 	// Inert: a query, or a change of rows, that leaves nothing in the session, nor tells others anything: neither Effects nor SetConfigs, and BuiltinCalls
 	// without pg_notify.
 	Inert bool
-	// Verdict is package judge's: what it made of this statement last. See judge.Book.
-	Verdict atomic.Pointer[any]
+	// Verdict is package judge's: what it made of this statement last; nil = it is not remembered. See judge.Book.
+	Verdict *atomic.Pointer[any]
 }
 
 // Effects are what a statement may leave in the session of the server connection that ran it.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	pg_query "github.com/pganalyze/pg_query_go/v5"
 	pgparser "github.com/pganalyze/pg_query_go/v5/parser"
@@ -31,6 +32,7 @@ func Parse(sql string) (m *Message) {
 		m.Statements, m.Unparsable = parseText(text, origin, nil)
 		m.Newer = m.Unparsable != nil && mayBeNewer(text, m.Unparsable)
 	}
+	m.Names = slices.ContainsFunc(m.Statements, func(s *Statement) bool { return s.Naming() != nil })
 	m.Size = sizeOf(m)
 	return m
 }
@@ -107,12 +109,13 @@ func (c *compiler) statement(raw *pg_query.RawStmt) *Statement {
 	}
 	u := c.unit(raw.Stmt)
 	u.s.Start, u.s.End = c.origin.offset(start), c.origin.offset(end)
+	c.names(u.s, raw.Stmt, start, end)
 	return u.s
 }
 
 // unit compiles the statement of node n.
 func (c *compiler) unit(n *pg_query.Node) *unit {
-	u := &unit{compiler: c, s: &Statement{}, root: n}
+	u := &unit{compiler: c, s: &Statement{Verdict: new(atomic.Pointer[any])}, root: n}
 	u.compile(n)
 	u.finish()
 	return u

@@ -60,7 +60,7 @@ func (i inspector) Prepared() []admin.PreparedInfo {
 	slices.SortFunc(all, func(a, b held) int { return cmp.Compare(a.p.ID, b.p.ID) })
 	list := make([]admin.PreparedInfo, 0, len(all))
 	for _, h := range all {
-		list = append(list, admin.PreparedInfo{Name: h.p.Name, Statement: h.p.SQL, UsedBy: h.refs, Bytes: h.p.Bytes()})
+		list = append(list, admin.PreparedInfo{Name: h.p.Name, Statement: h.p.Text(), UsedBy: h.refs, Bytes: h.p.Bytes()})
 	}
 	return list
 }

@@ -143,6 +143,11 @@ type entry struct {
 
 // entry returns what v says of a statement. Nothing is allocated where it was asked before.
 func (v *Verdicts) entry(st *parser.Statement) *entry {
+	if st.Verdict == nil {
+		e := v.judge(st)
+		e.self = e
+		return e
+	}
 	shared := false
 	if memo := st.Verdict.Load(); memo != nil {
 		if e, _ := (*memo).(*entry); e != nil {

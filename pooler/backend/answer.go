@@ -231,7 +231,7 @@ func (c *Conn) forget(first int) {
 		}
 	}
 	switch s.Kind {
-	case StepParse:
+	case StepParse, StepExecute:
 		c.Statements.Remove(s.Prepared)
 	case StepClose:
 		if s.Stale {

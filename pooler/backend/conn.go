@@ -160,7 +160,7 @@ func (c *Conn) Deallocated() {
 	for i := c.head; i < len(c.steps); i++ {
 		switch s := &c.steps[i]; {
 		case s.Prepared == nil || s.Unnamed:
-		case s.Kind == StepParse:
+		case s.prepares():
 			c.Statements.Add(s.Prepared)
 		case s.Kind == StepClose:
 			c.Statements.Remove(s.Prepared)
@@ -176,7 +176,7 @@ func (c *Conn) Ask(s Step) {
 	switch {
 	case s.Kind == StepParse:
 		c.Parses++
-	case s.Kind == StepClose && s.Internal && !s.Stale:
+	case s.Kind == StepClose && s.Internal && !s.Stale && s.Prepared != nil:
 		c.Evictions++
 	}
 	c.steps = append(c.steps, s)

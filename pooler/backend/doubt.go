@@ -23,6 +23,12 @@ func (c *Conn) DoubtLocal(name, value string) {
 	c.doubt.local = true
 }
 
+// Moment is the key of settings of no other moment, for what is prepared amid a message that changes some.
+func (c *Conn) Moment() uint64 {
+	c.doubt.count++
+	return state.MomentKey(c.doubt.count)
+}
+
 // InDoubt reports whether what the connection has differs from Have.
 func (c *Conn) InDoubt() bool { return c.doubt.key != 0 }
 

@@ -70,7 +70,7 @@ type Step struct {
 	Call bool
 	// Ref is the owner's.
 	Ref int32
-	// Prepared is what a Parse or Close is about.
+	// Prepared is what a Parse or Close is about, or the Execute of a PREPARE.
 	Prepared *state.Prepared
 	// Refusal replaces the error that the step is bound to bring.
 	Refusal *pgwire.Error
@@ -79,6 +79,11 @@ type Step struct {
 	// Shape of the statement that a Bind or Describe is about, on the connection; Told is what the owner's client was told of it. A description
 	// goes to both. nil = nobody wants to know.
 	Shape, Told *state.Shape
+}
+
+// prepares reports whether the connection has Prepared when the step has succeeded.
+func (s *Step) prepares() bool {
+	return s.Prepared != nil && !s.Unnamed && (s.Kind == StepParse || s.Kind == StepExecute)
 }
 
 // carries reports whether messages of the given type, which end no step, may be part of the answer to s.

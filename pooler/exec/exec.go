@@ -27,9 +27,10 @@ const (
 	RefRenew                      // a statement prepared anew because tables have changed
 	RefUnlisten                   // UNLISTEN *, after which the connection is let go
 	RefInspect                    // the question what a session has left: see Inspect
+	RefNames                      // what a Query names by EXECUTE or DEALLOCATE, prepared in front of it
 )
 
-// Query notes a client's simple Query, which travels as it is.
+// Query notes a client's simple Query.
 func Query(c *backend.Conn, ref int32) {
 	c.Unnamed = nil
 	c.Ask(backend.Step{Kind: backend.StepQuery, Ref: ref})
@@ -75,16 +76,70 @@ func prepare(dst []byte, c *backend.Conn, p *state.Prepared, unnamed, internal b
 		dst = closeStatement(dst, c, has, true)
 	}
 	p = p.Under(key)
+	dst = room(dst, c, p)
+	return create(dst, c, p, internal, ref), instance{p.Name, c.Statements.Add(p)}
+}
+
+// room closes what has to go before the connection gets p.
+func room(dst []byte, c *backend.Conn, p *state.Prepared) []byte {
 	for {
 		old := c.Statements.Evict(p.Bytes(), p)
 		if old == nil {
-			break
+			return dst
 		}
 		dst = closeStatement(dst, c, old, false)
 	}
-	shape := c.Statements.Add(p)
-	c.Ask(backend.Step{Kind: backend.StepParse, Internal: internal, Ref: ref, Prepared: p})
-	return appendParse(dst, p.Name, p), instance{p.Name, shape}
+}
+
+// create appends what makes p on the connection.
+func create(dst []byte, c *backend.Conn, p *state.Prepared, internal bool, ref int32) []byte {
+	if p.Head == "" {
+		c.Ask(backend.Step{Kind: backend.StepParse, Internal: internal, Ref: ref, Prepared: p})
+		return appendParse(dst, p.Name, p)
+	}
+	// By a portal of its own: the client's unnamed one may be in use. The unnamed statement is not: whoever uses it prepares it.
+	dst = pgwire.AppendParse(dst, "", p.Command(p.Name), nil)
+	dst = pgwire.AppendBind(dst, preparePortal, "", pgwire.FormatText, nil, pgwire.FormatText)
+	dst = pgwire.AppendExecute(dst, preparePortal, 0)
+	dst = pgwire.AppendClose(dst, pgwire.TargetPortal, preparePortal)
+	c.Unnamed = nil
+	c.Ask(backend.Step{Kind: backend.StepParse, Internal: true, Ref: ref, Unnamed: true})
+	c.Ask(backend.Step{Kind: backend.StepBind, Internal: true, Ref: ref})
+	c.Ask(backend.Step{Kind: backend.StepExecute, Internal: true, Ref: ref, Prepared: p})
+	c.Ask(backend.Step{Kind: backend.StepClose, Internal: true, Ref: ref})
+	return dst
+}
+
+// preparePortal runs the PREPARE of a statement that was made by SQL.
+const preparePortal = state.NamePrefix + "prepare"
+
+// Ready prepares p unless the connection has it, and returns it as it is there. With keep nothing is closed to make room: what follows names several.
+func Ready(dst []byte, c *backend.Conn, p *state.Prepared, ref int32, keep bool) ([]byte, *state.Prepared) {
+	has, _, stale := c.Statements.Instance(p, c.ParseKey())
+	if has != nil && !stale {
+		return dst, has
+	}
+	if has != nil {
+		dst = closeStatement(dst, c, has, true)
+	}
+	p = p.Under(c.ParseKey())
+	if !keep {
+		dst = room(dst, c, p)
+	}
+	c.Statements.Add(p)
+	return create(dst, c, p, true, ref), p
+}
+
+// Vacate closes p if the connection has it, for the client is about to make it, and returns what it is to make. keep is as for Ready.
+func Vacate(dst []byte, c *backend.Conn, p *state.Prepared, keep bool) ([]byte, *state.Prepared) {
+	if has := c.Statements.Find(p, c.ParseKey()); has != nil {
+		dst = closeStatement(dst, c, has, true)
+	}
+	p = p.Under(c.ParseKey())
+	if !keep {
+		dst = room(dst, c, p)
+	}
+	return dst, p
 }
 
 // closeStatement appends a Close of what the connection has.

@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/state"
 )
 
 // Inspectable is what Inspect can find.
@@ -18,7 +19,7 @@ var inspections = [...]struct {
 	{backend.TaintTemp, "SELECT FROM pg_catalog.pg_depend WHERE refclassid OPERATOR(pg_catalog.=) '2615' AND refobjid OPERATOR(pg_catalog.=) pg_catalog.pg_my_temp_schema()"},
 	{backend.TaintAdvisoryLock, "SELECT FROM pg_catalog.pg_locks WHERE locktype OPERATOR(pg_catalog.=) 'advisory' AND pid OPERATOR(pg_catalog.=) pg_catalog.pg_backend_pid()"},
 	{backend.TaintHoldCursor, "SELECT FROM pg_catalog.pg_cursors WHERE is_holdable"},
-	{backend.TaintSQLPrepare, "SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql"},
+	{backend.TaintSQLPrepare, "SELECT FROM pg_catalog.pg_prepared_statements WHERE from_sql AND name OPERATOR(pg_catalog.!~) '^" + state.NamePrefix + "'"},
 }
 
 // Inspect appends a question, outside of a transaction, for what of the given taints is on the connection. It has no columns, and as many rows as the taints

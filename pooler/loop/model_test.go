@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/state"
 )
 
 // modelServer is one connection of a model of PostgreSQL: transactions, settings, prepared statements, portals and COPY, as far as the
@@ -41,7 +43,7 @@ type modelServer struct {
 	base     map[string]string // what RESET goes back to
 	locks    []string          // of the session's, by their markers
 	blind    int               // how often it can't say what the session has left
-	prepares map[string]bool   // which of stmts are SQL's
+	prepares map[string]bool   // which of stmts are SQL's, and not the pooler's
 	copying  bool
 	copyExt  bool
 	copied   int
@@ -64,7 +66,7 @@ func (s settings) clone() settings {
 // left is what the session has that only its end takes away.
 func (s *modelServer) left() (t backend.Taint) {
 	for taint, is := range map[backend.Taint]bool{
-		backend.TaintListen: s.hears, backend.TaintTemp: len(s.temp) > 0, backend.TaintAdvisoryLock: len(s.locks) > 0, backend.TaintSQLPrepare: len(s.prepares) > 0,
+		backend.TaintListen: s.hears, backend.TaintTemp: len(s.temp) > 0, backend.TaintAdvisoryLock: len(s.locks) > 0, backend.TaintSQLPrepare: slices.Contains(slices.Collect(maps.Values(s.prepares)), true),
 	} {
 		if is {
 			t |= taint
@@ -684,7 +686,7 @@ func (s *modelServer) run(sql string, extended bool) bool {
 			return fail("42P05")
 		}
 		s.stmts[strings.ToLower(words[1])] = sql[strings.Index(up, "SELECT"):]
-		s.prepares[strings.ToLower(words[1])] = true
+		s.prepares[strings.ToLower(words[1])] = !strings.HasPrefix(strings.ToLower(words[1]), state.NamePrefix)
 	case words[0] == "EXECUTE":
 		text, ok := s.stmts[strings.ToLower(words[1])]
 		if !ok {

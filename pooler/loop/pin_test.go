@@ -21,8 +21,8 @@ func TestPinIsLost(t *testing.T) {
 			[][2]string{{"SELECT 'a'", "E:08006 Z:E"}, {"SELECT 'a'", "E:25P02 Z:E"}, {"ROLLBACK", "C:ROLLBACK Z:I"}},
 		},
 		"with SQL's PREPARE": {
-			[][2]string{{"PREPARE x1 AS SELECT 'a'", "C:PREPARE Z:I"}},
-			[][2]string{{"EXECUTE x1", "E:08006 Z:I"}, {"EXECUTE x1", "E:26000 Z:I"}, {"DEALLOCATE ALL", "C:DEALLOCATE ALL Z:I"}},
+			[][2]string{{"PREPARE x1 AS SELECT 'a'", "C:PREPARE Z:I"}, {"CREATE TEMP TABLE tmp (a int)", "C:CREATE TABLE Z:I"}},
+			[][2]string{{"EXECUTE x1", "E:08006 Z:I"}, {"EXECUTE x1", "T D:a@0 C:SELECT 1 Z:I"}, {"DEALLOCATE ALL", "C:DEALLOCATE ALL Z:I"}, {"EXECUTE x1", "E:26000 Z:I"}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -35,11 +35,17 @@ type item struct {
 	portal string // Bind, Describe P, Execute, Close P
 	// prep is the statement: Parse, Bind, Describe S; Execute, Describe P: what the portal runs, nil where that is not known.
 	prep *state.Prepared
+	// expanded is the statement's message where that names prepared statements, with what it executes; renames: the names are replaced.
+	expanded *parser.Message
+	renames  bool
 }
 
 // message is what the item is about; nil = not known.
 func (it *item) message() *parser.Message {
-	if it.prep == nil {
+	switch {
+	case it.expanded != nil:
+		return it.expanded
+	case it.prep == nil:
 		return nil
 	}
 	return it.prep.Message
@@ -47,10 +53,10 @@ func (it *item) message() *parser.Message {
 
 // statement is the one statement of that.
 func (it *item) statement() *parser.Statement {
-	if it.prep == nil {
-		return nil
+	if m := it.message(); m != nil {
+		return single(m)
 	}
-	return single(it.prep.Message)
+	return nil
 }
 
 // boundName stands for the name of a statement that a Bind has found.
@@ -160,6 +166,13 @@ func (s *Session) batchNow(b []byte, how end) bool {
 	if wait {
 		s.putOff()
 		return false
+	}
+	if n := s.namesUpTo(); refusal == nil && n < len(s.unit.items) {
+		how = endOpen
+		for i := range n {
+			s.split += len(s.unit.items[i].frame)
+		}
+		s.dropItemsFrom(n)
 	}
 	plan, needs, planned, e := s.planBatch()
 	if e != nil {
@@ -281,8 +294,17 @@ func (s *Session) decodeBatch(b []byte) (refusal *pgwire.Error, wait bool) {
 		n := len(s.unit.items)
 		items := append(s.unit.items, item{typ: typ, frame: frame})
 		s.unit.items = items[:n] // what is looked up in it is in front of it
-		if refusal, wait = s.decodeItem(&items[n], frame[pgwire.HeaderBytes:]); refusal != nil || wait {
+		it := &items[n]
+		if refusal, wait = s.decodeItem(it, frame[pgwire.HeaderBytes:]); refusal != nil || wait {
 			return refusal, wait
+		}
+		if it.prep != nil && it.prep.Message.Names {
+			if it.expanded = it.prep.Message; it.typ != pgwire.MsgParse {
+				if it.expanded, refusal = s.executing(it.expanded); refusal != nil || it.expanded == nil {
+					return refusal, refusal == nil
+				}
+			}
+			it.renames = s.renames(it.expanded)
 		}
 		s.unit.items = items
 	}
@@ -357,7 +379,7 @@ func (s *Session) decodeParse(it *item, body []byte) (refusal *pgwire.Error, wai
 		return e, false
 	}
 	if it.name != "" && s.statement(p.Name) != nil {
-		return pgwire.Errorf(pgwire.CodeDuplicatePreparedStatement, "prepared statement %q already exists", it.name), false
+		return pgwire.Errorf(pgwire.CodeDuplicatePreparedStatement, `prepared statement "%s" already exists`, it.name), false
 	}
 	types := body[p.Tail+len(p.SQL)+1:][2:]
 	if u := s.unnamed; u != nil && it.name == "" && u.SQL == string(p.SQL) && u.Types == string(types) && s.statement(nil) == u {
@@ -400,33 +422,6 @@ func (s *Session) full(more int) *pgwire.Error {
 		WithHint("Close or DEALLOCATE what is no longer used.").WithRoutine("prepared_statements")
 }
 
-// bindParams gives the router a Bind's parameters.
-type bindParams struct {
-	prep *state.Prepared
-	at   int // the item of the batch that bind is of
-	bind pgwire.Bind
-}
-
-func (p *bindParams) decode(body []byte, at int) (err error) {
-	p.at = at
-	p.bind, err = pgwire.DecodeBind(body)
-	return err
-}
-
-// Param implements router.Params.
-func (p *bindParams) Param(i int) (value []byte, binary bool, oid uint32, ok bool) {
-	if i < 0 || i >= p.bind.NumParams() {
-		return nil, false, 0, false
-	}
-	v, null := p.bind.Param(i)
-	if null {
-		v = nil
-	} else if v == nil {
-		v = []byte{}
-	}
-	return v, p.bind.Format(i) == pgwire.FormatBinary, p.prep.ParamType(i), true
-}
-
 // planBatch routes every message of the batch and joins the plans: all on one shard. needs is false if every one of them is answered here;
 // planned is how many messages stand in front of the refused one. A refusal router.ErrNeedsText says that the batch waits for a parse.
 func (s *Session) planBatch() (plan sharding.Plan, needs bool, planned int, refusal *pgwire.Error) {
@@ -457,6 +452,10 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 			continue
 		}
 		st := single(m)
+		if it.typ == pgwire.MsgParse && it.renames && v.tx != pgwire.TxFailed {
+			it.local = true // it is parsed when it is bound: what it names is known then
+			continue
+		}
 		if it.typ == pgwire.MsgBind {
 			if e := s.confined(m); e != nil {
 				return plan, true, i, e
@@ -507,7 +506,7 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 			if s.boundBeside(i) {
 				continue // it is planned with its parameters
 			}
-			if refusal := s.refuses(it.prep); refusal != nil && !ofExecution(refusal) {
+			if refusal := s.refusesItem(it); refusal != nil && !ofExecution(refusal) {
 				return plan, true, i, refusal
 			}
 		case pgwire.MsgExecute:
@@ -563,7 +562,7 @@ func (s *Session) joinBind(plan *sharding.Plan, i int) *pgwire.Error {
 			return asError(err)
 		}
 	}
-	p, refusal := s.plan(s.rtr.Route(it.prep.Message, s.env()), s.asInput(it.prep, &s.bind))
+	p, refusal := s.plan(s.rtr.Route(it.message(), s.env()), s.asInput(it.prep, &s.bind))
 	if refusal == router.ErrNeedsText {
 		rt := s.itself(it.prep)
 		if rt == nil {

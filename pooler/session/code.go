@@ -17,8 +17,14 @@ func (s *Session) book() *judge.Book {
 	return s.acct.Cluster.Code()
 }
 
-// taints returns what st leaves on a connection that can't be followed, by its text and by what is known of the code that it runs.
+// taints returns what st leaves on a connection that can't be followed, by its text and by what is known of the code that it runs, and is not followed.
 func (s *Session) taints(st *parser.Statement) backend.Taint {
+	if st.Kind == parser.Prepare { // what it prepares is run by EXECUTE
+		if s.follows(st) {
+			return 0
+		}
+		return taintOf(st)
+	}
 	b := s.book()
 	if b == nil {
 		return taintOf(st)

@@ -43,6 +43,14 @@ func (s *Session) refuses(p *state.Prepared) *pgwire.Error {
 	return refusal
 }
 
+// refusesItem is refuses for the statement of a message.
+func (s *Session) refusesItem(it *item) *pgwire.Error {
+	if it.expanded != nil {
+		return s.describable(s.rtr.Route(it.expanded, s.env()), s.input(nil))
+	}
+	return s.refuses(it.prep)
+}
+
 // putOff is dropItems for a batch that waits for a text: its statements are kept until it comes again, lest they be parsed anew for ever where
 // the cache does not keep them.
 func (s *Session) putOff() {

@@ -254,7 +254,7 @@ func (s *Session) repeat() bool {
 		case st.Kind == backend.StepDescribePortal:
 			st.Shape = portals[string(body[1:len(body)-1])]
 		case st.Prepared == nil || st.Unnamed:
-		case st.Kind == backend.StepParse:
+		case st.Kind == backend.StepParse, st.Kind == backend.StepExecute:
 			shapes[st.Prepared.Name] = c.Statements.Add(st.Prepared)
 		case st.Kind == backend.StepClose:
 			c.Statements.Remove(st.Prepared)

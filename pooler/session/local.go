@@ -63,9 +63,9 @@ func (s *Session) localAt(st *parser.Statement, v view) bool {
 			return false
 		}
 		if st.Name == "" {
-			return len(s.sqlPrep) == 0
+			return len(s.sqlPrep) == 0 && !s.leftNames()
 		}
-		return !s.hasPrepare(st.Name)
+		return s.prepared(st.Name) != nil || !s.hasPrepare(st.Name) && !s.leftNames()
 	case parser.Discard:
 		return st.Name == "ALL" && (!v.held || v.pinned) && v.tx == pgwire.TxIdle && !s.acct.Session
 	case parser.Begin:
@@ -125,7 +125,7 @@ func (s *Session) after(v view, st *parser.Statement, local bool) view {
 
 // answerLocal does what st asks for and appends the answer up to its CommandComplete; rows too, and their description unless extended.
 func (s *Session) answerLocal(dst []byte, st *parser.Statement, sql string, extended bool) ([]byte, *pgwire.Error) {
-	if s.tx == pgwire.TxFailed && !endsFailure(st) {
+	if s.tx == pgwire.TxFailed && !endsFailure(st) && !(extended && st.Kind == parser.Deallocate) { // which is planned for behind the end of that
 		return dst, errInFailedTransaction
 	}
 	if s.own(st) {
@@ -281,7 +281,7 @@ func noStatement(name string) *pgwire.Error {
 	if name == "" {
 		return pgwire.Errorf(pgwire.CodeInvalidStatementName, "unnamed prepared statement does not exist")
 	}
-	return pgwire.Errorf(pgwire.CodeInvalidStatementName, "prepared statement %q does not exist", name)
+	return pgwire.Errorf(pgwire.CodeInvalidStatementName, `prepared statement "%s" does not exist`, name)
 }
 
 func noSavepoint(name string) *pgwire.Error {

@@ -73,6 +73,27 @@ func (it *item) declares() bool {
 	return st != nil && st.Kind == parser.Declare
 }
 
+// namesUpTo is how many items can be looked at together: those behind the Execute of a PREPARE may be about what that makes.
+func (s *Session) namesUpTo() int {
+	items := s.unit.items
+	for i := range items {
+		it := &items[i]
+		if it.typ != pgwire.MsgExecute || !it.renames {
+			continue
+		}
+		st := it.statement()
+		if st == nil || st.Kind != parser.Prepare {
+			continue
+		}
+		for j := i + 1; j < len(items); j++ {
+			if later := &items[j]; later.expanded != nil || later.typ == pgwire.MsgParse && later.name == st.Name {
+				return i + 1
+			}
+		}
+	}
+	return len(items)
+}
+
 // statement finds a prepared statement by name: in the batch being decoded, latest first, else the session's.
 func (s *Session) statement(name []byte) *state.Prepared {
 	p, _ := s.find(name)

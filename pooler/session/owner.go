@@ -2,11 +2,13 @@ package session
 
 import (
 	"bytes"
+	"strings"
 
 	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/exec"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/state"
 	"github.com/pgkennel/pgkennel/sharding/router"
 )
 
@@ -59,6 +61,9 @@ func (s *Session) Complete(step *backend.Step, tag []byte) {
 	}
 	s.judge(m, "")
 	if m != nil && i < len(m.Statements) {
+		if step.Kind == backend.StepQuery && s.unit.naming != nil {
+			s.unit.naming.acted(s, m.Statements[i])
+		}
 		s.effect(m.Statements[i], tag)
 		if unjudged {
 			s.losePath()
@@ -159,7 +164,7 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 			s.forgetStatements()
 			s.forgetPrepares()
 		} else {
-			if s.acct.Statements && !s.hasPrepare(st.Name) {
+			if s.acct.Statements && strings.HasPrefix(st.Name, state.NamePrefix) && !s.follows(st) {
 				s.conn.Taint(backend.TaintSQLPrepare) // by its name on the server: others have it there
 			}
 			s.forgetPrepare(st.Name)
@@ -168,7 +173,9 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 			}
 		}
 	case parser.Prepare:
-		s.prepare(st)
+		if s.acct.Statements && !s.follows(st) {
+			s.prepare(st)
+		}
 	default: // leaves nothing to follow but what it set_configs
 	}
 	if runsCalls(st) {
@@ -204,8 +211,18 @@ func (s *Session) Failed(step *backend.Step, msg []byte) {
 		msg = s.inItsWords(step, e, msg)
 	case step.Kind == backend.StepQuery:
 		s.judge(s.unit.message, e.Code)
-	case step.Kind == backend.StepExecute && int(step.Ref) < len(s.unit.executed):
-		s.judge(s.unit.executed[step.Ref].message, e.Code)
+		if n := s.unit.naming; n != nil {
+			msg = pgwire.AppendErrorResponse(nil, n.theirs(e))
+		}
+	case step.Kind == backend.StepExecute && step.Refusal == nil && int(step.Ref) < len(s.unit.executed):
+		x := &s.unit.executed[step.Ref]
+		s.judge(x.message, e.Code)
+		if x.naming != nil {
+			msg = pgwire.AppendErrorResponse(nil, x.naming.theirs(e))
+		}
+		if x.ref > 0 {
+			s.revert(x.ref)
+		}
 	}
 	s.unit.failed = true
 	s.unit.answered = true
@@ -217,6 +234,8 @@ func (s *Session) Failed(step *backend.Step, msg []byte) {
 	case s.unit.copyRefusal != nil:
 		msg = pgwire.AppendErrorResponse(nil, s.unit.copyRefusal)
 		s.unit.copyRefusal = nil
+	case s.unit.internal != nil && s.unit.naming != nil && e.Code != pgwire.CodeInvalidStatementName && e.Code != pgwire.CodeInFailedTransaction:
+		s.unit.internal = nil // it did not come to what could not be prepared
 	case s.unit.internal != nil:
 		msg = pgwire.AppendErrorResponse(nil, s.unit.internal)
 		s.unit.internal = nil
@@ -247,7 +266,9 @@ func (s *Session) changed(step *backend.Step, msg []byte) bool {
 	if s.conn == nil {
 		return false
 	}
-	if step.Kind != backend.StepBind && step.Kind != backend.StepDescribeStatement {
+	renamed := step.Kind == backend.StepQuery && s.unit.naming != nil || step.Kind == backend.StepExecute && !step.Internal && step.Refusal == nil &&
+		int(step.Ref) < len(s.unit.executed) && s.unit.executed[step.Ref].naming != nil
+	if step.Kind != backend.StepBind && step.Kind != backend.StepDescribeStatement && !renamed {
 		s.conn.Taint(backend.TaintSQLPrepare) // a statement of SQL's own PREPARE
 		return false
 	}
@@ -255,19 +276,20 @@ func (s *Session) changed(step *backend.Step, msg []byte) bool {
 	if s.sh.Descriptions != nil {
 		s.sh.Descriptions.Forget()
 	}
-	return s.heals(step, msg)
+	return !renamed && s.heals(step, msg)
 }
 
 // failedInternal handles the failure of something of ours in front of a unit: the client gets its error in the place of its own statement's,
 // which the server does not run.
 func (s *Session) failedInternal(step *backend.Step, e *pgwire.Error) {
+	e = s.asWritten(step.Prepared, e)
 	switch step.Ref {
 	case exec.RefContext:
 		s.conn.Taint(backend.TaintContext)
 		if s.unit.internal == nil {
 			s.unit.internal = e
 		}
-	case exec.RefPrologue:
+	case exec.RefPrologue, exec.RefNames:
 		if s.unit.internal == nil {
 			s.unit.internal = e
 		}
@@ -317,7 +339,10 @@ func (s *Session) Skipped(step *backend.Step) {
 
 // taken takes back what a step did to the client's statements, which was skipped.
 func (s *Session) taken(step *backend.Step) {
-	if step.Ref > 0 && (step.Kind == backend.StepParse || step.Kind == backend.StepClose || step.Kind == backend.StepLocal) {
+	switch {
+	case step.Kind == backend.StepExecute && !step.Internal && step.Refusal == nil && int(step.Ref) < len(s.unit.executed) && s.unit.executed[step.Ref].ref > 0:
+		s.revert(s.unit.executed[step.Ref].ref)
+	case step.Ref > 0 && (step.Kind == backend.StepParse || step.Kind == backend.StepClose || step.Kind == backend.StepLocal):
 		s.revert(step.Ref)
 	}
 }

@@ -37,8 +37,8 @@ func (s *Session) Pinned() string {
 }
 
 // leaves is what of what pins st says that it leaves behind its transaction. Whether it does is found out at the end of that.
-func leaves(st *parser.Statement) backend.Taint {
-	t := taintOf(st) & pinnable
+func (s *Session) leaves(st *parser.Statement) backend.Taint {
+	t := s.taints(st) & pinnable
 	if t&backend.TaintTemp != 0 && (st.Effects&parser.EffTempDropped != 0 || st.Kind == parser.DDL && !creates(st.Tag)) {
 		t &^= backend.TaintTemp // it goes with the transaction, or is there already
 	}
@@ -56,7 +56,7 @@ func (s *Session) pins(m *parser.Message) *pgwire.Error {
 		return nil
 	}
 	for _, st := range m.Statements {
-		if t := leaves(st); t != 0 {
+		if t := s.leaves(st); t != 0 {
 			return pgwire.Errorf(pgwire.CodeFeatureNotSupported, "the statement would pin the session to its server connection").WithRoutine("pin").
 				WithDetail(`It leaves %s there, which can't follow the session to another connection, and pin = "deny" keeps sessions from staying on one.`, t.First()).
 				WithHint("%s", insteadOf(t))
@@ -75,7 +75,7 @@ func insteadOf(t backend.Taint) string {
 	case t&backend.TaintHoldCursor != 0:
 		return "Use a cursor without WITH HOLD in a transaction, or a user with pooler_mode = \"session\"."
 	case t&backend.TaintSQLPrepare != 0:
-		return "Prepare statements by the protocol, as drivers do, or use a user with pooler_mode = \"session\"."
+		return "Prepare statements by the protocol, as drivers do, by names of ASCII, or use a user with pooler_mode = \"session\"."
 	default:
 		return "Use a user with pooler_mode = \"session\"."
 	}

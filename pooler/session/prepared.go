@@ -135,7 +135,7 @@ func (s *Session) dropStatements() {
 	s.names, s.unnamed, s.portals, s.portal, s.sqlPrep = nil, nil, nil, portal{}, nil
 }
 
-// sqlPrepared is a statement of SQL's own PREPARE.
+// sqlPrepared is a statement of SQL's own PREPARE that is on the backend by the client's name: see Session.follows.
 type sqlPrepared struct {
 	statement *parser.Statement
 	bytes     int
@@ -149,16 +149,10 @@ func (s *Session) prepare(st *parser.Statement) {
 		s.sqlPrep = make(map[string]sqlPrepared)
 	}
 	s.forgetPrepare(st.Name)
-	p := sqlPrepared{st, sqlPrepareOverhead + sqlPrepareFactor*(st.End-st.Start)}
+	p := sqlPrepared{st, state.TreeBytes(st.End - st.Start)}
 	s.sqlPrep[st.Name] = p
 	s.scoped.sqlPrep += p.bytes
 }
-
-// What the tree of a statement weighs, roughly: so much, and so much for each byte of its text.
-const (
-	sqlPrepareOverhead = 1 << 10
-	sqlPrepareFactor   = 8
-)
 
 func (s *Session) forgetPrepare(name string) {
 	if p := s.sqlPrep[name]; p.statement != nil {

@@ -47,9 +47,23 @@ func (s *Session) queryOf(shape *parser.Shape, body, frame []byte) bool {
 	if shape == nil {
 		how = byItself
 	}
-	m := s.parse(sql, shape, how)
+	m := s.unit.parsed
+	if m == nil {
+		m = s.parse(sql, shape, how)
+	}
 	if m == nil || s.awaitsSchema(m) {
 		return false
+	}
+	if m.Names {
+		x, e := s.executing(m)
+		if e != nil {
+			s.refuseUnit(e, true)
+			return true
+		} else if x == nil {
+			s.unit.parsed = m // the cache may not have kept it when what it names is parsed
+			return false
+		}
+		m = x
 	}
 	s.unit.message = m
 	if e := s.told08006(); e != nil {
@@ -188,6 +202,12 @@ func (s *Session) sendQuery(m *parser.Message, plan sharding.Plan, frame []byte)
 	} else if s.conn == nil { // lost meanwhile
 		s.unit.internalDone = false
 		return s.sendQuery(m, plan, frame)
+	}
+	if m != nil && m.Names && (s.unit.naming != nil || !s.acct.Statements || s.renames(m)) {
+		var goes bool
+		if frame, goes = s.renameQuery(m, frame); !goes {
+			return s.wait == waitNothing || s.wait == waitAnswer
+		}
 	}
 	if again := s.note(m, plan); frame[0] != pgwire.MsgQuery {
 		s.fixed = true // it can't be said again
@@ -363,10 +383,6 @@ func (s *Session) env() *router.Env {
 		p = &unknownPath // one route for all tenants: it does not matter what names mean to each
 	}
 	s.renv.SearchPath, s.renv.SearchPathKey, s.renv.PathUnknown = p.list, p.key, !p.known
-	s.renv.Prepared = nil
-	if len(s.sqlPrep) > 0 {
-		s.renv.Prepared = func(name string) *parser.Statement { return s.sqlPrep[name].statement }
-	}
 	return &s.renv
 }
 

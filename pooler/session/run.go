@@ -67,8 +67,11 @@ func (s *Session) answerItem(dst []byte, it *item) (out []byte, ref int32, e *pg
 		if st == nil {
 			return pgwire.AppendEmptyQuery(dst), 0, nil
 		}
-		dst, e = s.answerLocal(dst, st, sqlOf(it.prep.SQL, st), true)
-		return dst, 0, e
+		before := len(s.unit.undo)
+		if dst, e = s.answerLocal(dst, st, sqlOf(it.prep.SQL, st), true); len(s.unit.undo) > before {
+			ref = int32(before + 1) //nolint:gosec // bounded by maxPending and a batch's messages
+		}
+		return dst, ref, e
 	}
 	return dst, 0, nil
 }
@@ -76,6 +79,8 @@ func (s *Session) answerItem(dst []byte, it *item) (out []byte, ref int32, e *pg
 // portal is what a portal runs.
 type portal struct {
 	prep *state.Prepared
+	// naming of the text that it runs; nil = that is the client's.
+	naming *naming
 	// shape of the statement on the connection, and what the client was told of it; nil = nobody keeps that.
 	shape, told *state.Shape
 }
@@ -269,10 +274,28 @@ func (s *Session) runLocal(out []byte, it *item) (rest []byte, refused bool) {
 	return out, false
 }
 
+// emitRenamed is emit for a Bind, or a Describe, of a text that names prepared statements. On the backend it is the unnamed one for a moment.
+func (s *Session) emitRenamed(out []byte, it *item) []byte {
+	out, text, n := s.rename(out, it.prep.SQL, it.expanded, exec.RefPrepare)
+	p := s.sh.Registry.Once("", text, it.prep.Types)
+	if it.typ == pgwire.MsgDescribe {
+		return exec.DescribeStatement(out, s.conn, p, true, false, 0, new(state.Shape))
+	}
+	if it.portal != "" {
+		s.fixed = true // it would be gone with the transaction
+	}
+	out, _ = exec.Bind(out, s.conn, []byte(it.portal), p, true, it.frame[len(it.frame)-int(it.tail):], false, 0, nil)
+	s.bindPortal(it.portal, portal{prep: it.prep, naming: n})
+	return out
+}
+
 // emit appends the messages for an item.
 func (s *Session) emit(out []byte, it *item, plan sharding.Plan) []byte {
 	c, shared := s.conn, s.acct.Statements
 	unnamed := it.name == ""
+	if it.renames && (it.typ == pgwire.MsgBind || it.typ == pgwire.MsgDescribe && it.target == pgwire.TargetStatement) {
+		return s.emitRenamed(out, it)
+	}
 	switch it.typ {
 	case pgwire.MsgParse:
 		ref := s.parsed(it)
@@ -288,6 +311,9 @@ func (s *Session) emit(out []byte, it *item, plan sharding.Plan) []byte {
 		p := portal{prep: it.prep}
 		if it.portal != "" {
 			s.fixed = true // it would be gone with the transaction
+		}
+		if it.expanded != nil && !shared {
+			p.naming = s.noted(it.prep.SQL, it.expanded)
 		}
 		if !shared && !unnamed {
 			c.Ask(backend.Step{Kind: backend.StepBind})
@@ -333,9 +359,13 @@ func (s *Session) emit(out []byte, it *item, plan sharding.Plan) []byte {
 		if m != nil && s.note(m, plan) {
 			s.queue(sqlOf(it.prep.SQL, m.Statements[0]))
 		}
-		s.unit.executed = append(s.unit.executed, executed{m, m != nil && s.unit.unjudged || plan.Unjudged})
+		p, ref := s.portalOf(it.portal), int32(0)
+		if p.naming != nil {
+			ref = p.naming.acted(s, it.statement())
+		}
+		s.unit.executed = append(s.unit.executed, executed{message: m, unjudged: m != nil && s.unit.unjudged || plan.Unjudged, naming: p.naming, ref: ref})
 		c.Ask(backend.Step{
-			Kind: backend.StepExecute, DataFollows: s.copy.mode == copyDecided,
+			Kind: backend.StepExecute, DataFollows: s.copy.mode == copyDecided, Prepared: p.naming.makes(),
 			Ref: int32(len(s.unit.executed) - 1), //nolint:gosec // bounded by a batch's messages
 		})
 		return append(out, it.frame...)

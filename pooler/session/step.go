@@ -13,6 +13,9 @@ type unit struct {
 	// message of a Query, and which of its statements is answered next.
 	message *parser.Message
 	index   int
+	naming  *naming // of its text as it was sent; nil = that is the client's
+	// parsed is the message of a Query that waits for what it names to be parsed.
+	parsed *parser.Message
 	// messages executed by a batch, by the Ref of their steps.
 	executed []executed
 	items    []item
@@ -91,6 +94,8 @@ func emptied[T any](list []T) []T {
 type executed struct {
 	message  *parser.Message
 	unjudged bool // it runs code that may do anything to the session
+	naming   *naming
+	ref      int32 // of the change of a name; 0 = there is none
 }
 
 // undo takes back a change of the session's statements whose message did not run.

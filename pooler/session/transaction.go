@@ -8,6 +8,7 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/exec"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/pooler/state"
 	"github.com/pgkennel/pgkennel/sharding"
 	"github.com/pgkennel/pgkennel/sharding/router"
 )
@@ -265,7 +266,7 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 			s.fixed = true // a transaction that began there can't be said again
 		}
 	}
-	again = !s.fixed && s.begun && again
+	again = !s.fixed && s.begun && again && !(st.Kind == parser.Prepare && s.follows(st)) // which is prepared wherever it is used
 	if again {
 		s.queueParsing(st)
 	}
@@ -325,7 +326,7 @@ func setup(st *parser.Statement) bool {
 func (s *Session) sequences(m *parser.Message) *pgwire.Error {
 	for _, st := range m.Statements {
 		if st.Effects&parser.EffSQLPrepare != 0 {
-			if e := s.full(0); e != nil {
+			if e := s.full(state.TreeBytes(st.End - st.Start)); e != nil {
 				return e
 			}
 		}
@@ -372,6 +373,9 @@ var taints = [...]struct {
 func taintOf(st *parser.Statement) backend.Taint {
 	if st.Inert {
 		return 0
+	}
+	if st.Kind == parser.Prepare {
+		return backend.TaintSQLPrepare // what it prepares is run by EXECUTE
 	}
 	t := taintOfEffects(st)
 	if !st.BuiltinCalls {

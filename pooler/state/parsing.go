@@ -57,9 +57,9 @@ func (p *Prepared) Under(key uint64) *Prepared {
 	if key == p.key {
 		return p
 	}
-	name, _, _ := strings.Cut(p.Name, ".")
+	name, _, _ := strings.Cut(p.Name, "x") // for which SQL needs no quotes
 	return &Prepared{
-		ID: p.ID, Name: name + "." + strconv.FormatUint(key, 36), SQL: p.SQL, Types: p.Types, Message: p.Message, Literals: p.Literals, key: key,
+		ID: p.ID, Name: name + "x" + strconv.FormatUint(key, 36), SQL: p.SQL, Made: p.Made, Head: p.Head, At: p.At, Types: p.Types, Message: p.Message, Literals: p.Literals, key: key,
 	}
 }
 

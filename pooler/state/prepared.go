@@ -11,14 +11,18 @@ import (
 	"github.com/pgkennel/pgkennel/parser"
 )
 
-// Prepared is a protocol-level prepared statement, shared by all sessions that prepare the same text with the same parameter
-// types. It is immutable but for the registry's count of references.
+// Prepared is a prepared statement, shared by all sessions that prepare the same text with the same parameter types, be it by the protocol or by SQL's PREPARE. It is immutable but for the registry's count of references.
 type Prepared struct {
 	// ID is unique in this process and never used again; the same for all settings a statement is prepared under.
 	ID uint64
 	// Name is what it is called on every server connection.
 	Name string
 	SQL  string
+	// Made is the PREPARE that makes the statement, nil = a Parse does. Its text is Head and SQL with the statement's name in between.
+	Made *parser.Statement
+	Head string
+	// At is where the client's own text has that, in characters.
+	At Place
 	// Types are the declared parameter types as the Parse message had them: big-endian OIDs.
 	Types string
 	// Message is the parsed SQL. Where it is Shaped it stands for other texts as well, and Literals are those of SQL.
@@ -37,8 +41,29 @@ type Prepared struct {
 
 // Bytes is what the statement weighs in limits.
 func (p *Prepared) Bytes() int {
-	return len(p.SQL) + len(p.Types) + int(unsafe.Sizeof(parser.Literal{}))*len(p.Literals) + 256
+	n := len(p.SQL) + len(p.Types) + int(unsafe.Sizeof(parser.Literal{}))*len(p.Literals) + 256
+	if p.Made != nil { // whose tree no cache has
+		n += TreeBytes(len(p.SQL))
+	}
+	return n
 }
+
+// TreeBytes is what the tree of a statement with a text of n bytes weighs, roughly.
+func TreeBytes(n int) int {
+	const overhead, factor = 1 << 10, 8
+	return overhead + factor*n
+}
+
+// Text is what makes the statement, for people.
+func (p *Prepared) Text() string {
+	if p.Head == "" {
+		return p.SQL
+	}
+	return p.Command(p.Name)
+}
+
+// Command is the PREPARE that makes the statement by the given name.
+func (p *Prepared) Command(name string) string { return p.Head + name + p.SQL }
 
 // Own is the SQL parsed for itself, if that was said to be known.
 func (p *Prepared) Own() *parser.Message {
@@ -106,12 +131,12 @@ func (r *Registry) Take(sql, types []byte) *Prepared {
 	s := r.shard(hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.takeLocked(hash, sql, types)
+	return s.takeLocked(hash, "", Place{}, sql, types)
 }
 
-func (s *registryShard) takeLocked(hash uint64, sql, types []byte) *Prepared {
+func (s *registryShard) takeLocked(hash uint64, head string, at Place, sql, types []byte) *Prepared {
 	for p := s.byHash[hash]; p != nil; p = p.same {
-		if p.SQL == string(sql) && p.Types == string(types) {
+		if p.SQL == string(sql) && p.Types == string(types) && p.Head == head && p.At == at {
 			p.refs++
 			return p
 		}
@@ -125,11 +150,53 @@ func (r *Registry) Intern(sql, types []byte, m *parser.Message, literals []parse
 	return r.intern(hashOf(sql, types), sql, types, m, literals)
 }
 
+// Place is where a PREPARE stands in its message: so much is in front of it, and so long is the name in it. Both are counted in characters.
+type Place struct{ Before, Name int32 }
+
+// Make is Intern for the statement that a PREPARE makes, whose text is head and rest with the statement's name in between.
+func (r *Registry) Make(made *parser.Statement, head, rest string, at Place) *Prepared {
+	hash := hashOf(parser.BytesOf(rest), parser.BytesOf(head))
+	s := r.shard(hash)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if p := s.takeLocked(hash, head, at, parser.BytesOf(rest), nil); p != nil {
+		return p
+	}
+	p := &Prepared{SQL: rest, Made: made, Head: head, At: at, Message: made.Prepared(), hash: hash}
+	r.addLocked(s, p)
+	return p
+}
+
+// Once is a statement for one use, which no session has and no other is the same as.
+func (r *Registry) Once(head, sql, types string) *Prepared {
+	p := &Prepared{SQL: sql, Types: types, Head: head}
+	r.call(p)
+	return p
+}
+
+// call gives p its identity.
+func (r *Registry) call(p *Prepared) {
+	p.ID = r.next.Add(1)
+	p.Name = NamePrefix + strconv.FormatUint(p.ID, 10)
+}
+
+// NamePrefix is what every statement's name on a connection begins with.
+const NamePrefix = "pgkennel_"
+
+// addLocked adds p with one reference.
+func (r *Registry) addLocked(s *registryShard, p *Prepared) {
+	r.call(p)
+	p.refs, p.same = 1, s.byHash[p.hash]
+	s.byHash[p.hash] = p
+	s.count++
+	s.bytes += p.Bytes()
+}
+
 func (r *Registry) intern(hash uint64, sql, types []byte, m *parser.Message, literals []parser.Literal) *Prepared {
 	s := r.shard(hash)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if p := s.takeLocked(hash, sql, types); p != nil {
+	if p := s.takeLocked(hash, "", Place{}, sql, types); p != nil {
 		return p
 	}
 	if !m.Shaped || len(literals) == 0 {
@@ -137,14 +204,8 @@ func (r *Registry) intern(hash uint64, sql, types []byte, m *parser.Message, lit
 	} else {
 		literals = slices.Clone(literals)
 	}
-	id := r.next.Add(1)
-	p := &Prepared{
-		ID: id, Name: "pgkennel_" + strconv.FormatUint(id, 10),
-		SQL: string(sql), Types: string(types), Message: m, Literals: literals, hash: hash, refs: 1, same: s.byHash[hash],
-	}
-	s.byHash[hash] = p
-	s.count++
-	s.bytes += p.Bytes()
+	p := &Prepared{SQL: string(sql), Types: string(types), Message: m, Literals: literals, hash: hash}
+	r.addLocked(s, p)
 	return p
 }
 

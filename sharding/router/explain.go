@@ -48,7 +48,7 @@ func (rt *Route) Explain(in *Input) (*Explanation, *pgwire.Error) {
 	if rt.router.plain {
 		return e, e.Refusal
 	}
-	env := &Env{SearchPath: rt.path, SearchPathKey: rt.pathKey, PathUnknown: rt.pathUnknown, Prepared: rt.prepared}
+	env := &Env{SearchPath: rt.path, SearchPathKey: rt.pathKey, PathUnknown: rt.pathUnknown}
 	c := compiler{r: rt.router, env: env, path: env.SearchPath, pathLost: env.PathUnknown}
 	for _, s := range rt.message.Statements {
 		note := StatementNote{Tag: s.Tag}

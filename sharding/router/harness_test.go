@@ -232,14 +232,13 @@ func (f *fixture) route(t testing.TB, d *datadriven.TestData) string {
 		env = &router.Env{SearchPath: strings.Split(path, "+"), SearchPathKey: path}
 	}
 	prepared := map[string]*parser.Statement{}
-	env.Prepared = func(name string) *parser.Statement { return prepared[name] }
 	var out strings.Builder
 	for line := range strings.SplitSeq(d.Input, "\n") {
 		if strings.TrimSpace(line) == "" {
 			continue
 		}
 		sql := strings.ReplaceAll(line, `\n`, "\n")
-		m := parser.Parse(sql)
+		m := parser.Parse(sql).Executing(func(name string) *parser.Statement { return prepared[name] })
 		for _, s := range m.Statements {
 			if s.Kind == parser.Prepare {
 				prepared[s.Name] = s

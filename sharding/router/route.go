@@ -47,12 +47,10 @@ type Route struct {
 	pathKey     string
 	usesPath    bool
 	pathUnknown bool
-	// once: the route depends on the session's prepared statements and is not remembered.
-	once     bool
-	needs    bool // parameters
-	write    bool
-	unjudged bool
-	utf8     bool // a relation's name is beyond ASCII
+	needs       bool // parameters
+	write       bool
+	unjudged    bool
+	utf8        bool // a relation's name is beyond ASCII
 	// fast: one statement with one constraint, on one parameter or one literal of the text at hand.
 	fast *constraint
 
@@ -61,7 +59,6 @@ type Route struct {
 	unparsable *pgwire.Error
 	complex    *pgwire.Error
 	path       []string
-	prepared   func(string) *parser.Statement
 }
 
 // message compiles a message.
@@ -93,10 +90,7 @@ func (c *compiler) message(m *parser.Message) *Route {
 		rt.complex, rt.needs, rt.write = tooComplex(), false, true
 		rt.statements = nil
 	}
-	rt.usesPath, rt.once, rt.utf8 = c.usesPath, c.once, c.beyondASCII
-	if rt.once {
-		rt.prepared = c.env.Prepared
-	}
+	rt.usesPath, rt.utf8 = c.usesPath, c.beyondASCII
 	rt.shortcut()
 	return rt
 }

@@ -68,13 +68,12 @@ func TestMemoIsOfRouterAndSearchPath(t *testing.T) {
 	}
 }
 
-func TestExecuteIsNotRemembered(t *testing.T) {
+func TestExecuteGoesByWhatItRuns(t *testing.T) {
 	t.Parallel()
 	r := shop(t)
 	m := parser.Parse("EXECUTE q (11)")
-	env := func(sql string) *router.Env {
-		s := parser.Parse(sql).Statements[0]
-		return &router.Env{SearchPath: []string{"public"}, SearchPathKey: "public", Prepared: func(string) *parser.Statement { return s }}
+	executing := func(sql string) *parser.Message {
+		return m.Executing(func(string) *parser.Statement { return parser.Parse(sql).Statements[0] })
 	}
 	in := &router.Input{UTF8: true}
 	for _, c := range []struct {
@@ -85,7 +84,7 @@ func TestExecuteIsNotRemembered(t *testing.T) {
 		{"PREPARE q AS SELECT * FROM orders WHERE tenant_id = 1", 0},
 		{"SELECT * FROM orders WHERE tenant_id = $1", 1}, // what the PREPARE wraps
 	} {
-		plan, e := r.Route(m, env(c.sql)).Plan(in)
+		plan, e := r.Route(executing(c.sql), nil).Plan(in)
 		if e != nil || plan.Kind != sharding.PlanShard || plan.Shard != c.want {
 			t.Errorf("%s: got %v, %v, want shard %d", c.sql, plan, e, c.want)
 		}
@@ -250,17 +249,17 @@ func FuzzRoute(f *testing.F) {
 		return x.r
 	}()
 	prepared := parser.Parse("PREPARE q AS SELECT * FROM orders WHERE tenant_id = $1").Statements[0]
-	env := &router.Env{SearchPath: []string{"public"}, SearchPathKey: "public", Prepared: func(name string) *parser.Statement {
+	find := func(name string) *parser.Statement {
 		if name == "q" {
 			return prepared
 		}
 		return nil
-	}}
+	}
 	f.Fuzz(func(t *testing.T, sql string) {
-		m := parser.Parse(sql)
+		m := parser.Parse(sql).Executing(find)
 		for _, r := range []*router.Router{known, blind} {
 			in := &router.Input{UTF8: true}
-			rt := r.Route(m, env)
+			rt := r.Route(m, nil)
 			plan, e := rt.Plan(in)
 			if e == nil {
 				_, _ = rt.Explain(in)
@@ -270,7 +269,7 @@ func FuzzRoute(f *testing.F) {
 			if _, described := rt.Describe(in); described != nil && e == nil {
 				t.Fatalf("%q runs, but can't be described: %v", sql, described)
 			}
-			if again, e2 := r.Route(m, env).Plan(in); again != plan || (e2 == nil) != (e == nil) {
+			if again, e2 := r.Route(m, nil).Plan(in); again != plan || (e2 == nil) != (e == nil) {
 				t.Fatalf("%q: %v, %v, and then %v, %v", sql, plan, e, again, e2)
 			}
 			if e != nil || plan.Kind != sharding.PlanShard {

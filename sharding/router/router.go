@@ -193,9 +193,6 @@ type Env struct {
 	SearchPathKey string
 	// PathUnknown: the search_path is not known, and SearchPath is not looked at. Names are refused then that mean different things in different schemas.
 	PathUnknown bool
-	// Prepared finds SQL-level prepared statements (PREPARE q AS ...) of the session's transaction, by name: the PREPARE
-	// itself, or the statement it wraps. Nil = none. A message with EXECUTE is compiled anew every time.
-	Prepared func(name string) *parser.Statement
 }
 
 // defaultEnv is the environment of a nil Env: PostgreSQL's own search_path for a user without a schema of that name.
@@ -217,9 +214,7 @@ func (r *Router) Route(m *parser.Message, env *Env) *Route {
 		c.path = nil
 	}
 	rt := c.message(m)
-	if !rt.once {
-		rt.remember()
-	}
+	rt.remember()
 	return rt
 }
 
@@ -276,8 +271,6 @@ type compiler struct {
 	usesPath bool
 	// exec has the arguments of EXECUTE, for the parameters of the statement being compiled; nil = none.
 	exec *execution
-	// once: the message depends on the session's prepared statements.
-	once bool
 	// beyondASCII: the name of a relation is.
 	beyondASCII bool
 	// work counts what the analysis did, against maxWork.

@@ -236,14 +236,10 @@ func (c *compiler) wrapped(s *parser.Statement) {
 
 // executes compiles the statement that EXECUTE runs, with its arguments.
 func (c *compiler) executes(s *parser.Statement) {
-	c.once = true
 	c.analyse(s.Query)
-	var prepared *parser.Statement
-	if c.env.Prepared != nil {
-		prepared = c.env.Prepared(s.Name)
-	}
+	prepared := s.Inner
 	if prepared == nil {
-		c.st.refuse(pgwire.Errorf(pgwire.CodeInvalidStatementName, "prepared statement %q does not exist", s.Name))
+		c.st.refuse(pgwire.Errorf(pgwire.CodeInvalidStatementName, `prepared statement "%s" does not exist`, s.Name))
 		return
 	}
 	c.exec = &execution{args: s.Args}
