@@ -19,13 +19,13 @@ const (
 	TaintCancelled
 	TaintContext  // the settings that it should carry could not be set
 	TaintSchemas  // it was used for so many tenants' schemas that what it knows of them takes too much memory
+	TaintCode     // code of tables may have left what DISCARD ALL takes away
 	TaintProtocol // it is not known what it will send next
-	TaintCode     // code of its tables may have left what DISCARD ALL takes away
 )
 
 var taintNames = [...]string{
 	"listen", "temp", "advisory_lock", "hold_cursor", "sql_prepare", "unjudged", "session_authorization",
-	"prepared_transaction", "large_object", "cancelled", "context", "schemas", "protocol", "code",
+	"prepared_transaction", "large_object", "cancelled", "context", "schemas", "code", "protocol",
 }
 
 // String names the taints, for the log.
