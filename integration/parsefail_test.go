@@ -72,6 +72,32 @@ func TestParseThatFails(t *testing.T) {
 	}
 }
 
+// TestServerLostInAPipeline: who sent more behind what was under way is told of the loss once, and what is behind it is skipped.
+func TestServerLostInAPipeline(t *testing.T) {
+	t.Parallel()
+	s := prepare(t, spec{schema: tableSchema})
+	wire := s.throughProxy(0)
+	s.startInside()
+	for name, unit := range map[string][]pgproto3.FrontendMessage{
+		"COPY":  append(testbed.Statements("COPY orders FROM STDIN"), &pgproto3.CopyData{Data: []byte("1\n")}, &pgproto3.CopyDone{}, testbed.Sync),
+		"Query": append(testbed.Statements("SELECT FROM orders"), testbed.Flush, testbed.Simple("SELECT 1"), testbed.Sync),
+		"BEGIN": append(append(testbed.Statements("SELECT FROM orders"), testbed.Flush), append(testbed.Statements("BEGIN"), testbed.Sync)...),
+	} {
+		direct, c := s.direct(t, nil), s.connect(t)
+		protocols[0].play(t, direct, "BEGIN", "BEGIN; T", "LOCK TABLE orders", "LOCK TABLE; T")
+		c.Send(unit...)
+		s.shards[0].waits(t)
+		wire.cut(true)
+		if got := outcome(c.UntilReady()); got != "08006 shard_unavailable; I" {
+			t.Errorf("%s: got %s", name, got)
+		}
+		s.shards[0].rows(t, "SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE "+waiting)
+		protocols[0].play(t, c, "SELECT 1", "1; SELECT 1; I")
+		direct.Terminate()
+		c.Terminate()
+	}
+}
+
 const waiting = "(wait_event_type = 'Lock' OR wait_event = 'PgSleep') AND datname = current_database()"
 
 // waits waits until a statement does, for a lock or the time.

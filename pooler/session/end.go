@@ -368,19 +368,21 @@ func (s *Session) Lost(err error) {
 			s.lost = e
 		}
 		s.drain()
-	case s.wait == waitInternal:
+	case s.wait == waitInternal && !open:
 		// The unit itself was not sent: it is answered when it is looked at again.
 		s.wait = waitNothing
 		s.unit.internalDone, s.unit.internal = false, nil
 		s.unit.checkout = e
 		s.drain()
-	case busy:
+	case busy && !open:
 		s.wait = waitNothing
 		s.unit.failed = true
 		s.refuseLost(e)
 		s.finish()
 		s.drain()
-	case open:
+	case open: // also where what follows waits for the answers to what was sent: its Sync is to come
+		s.wait = waitNothing
+		s.unit.internalDone, s.unit.internal = false, nil
 		s.unit.failed = true
 		s.refuseLost(e)
 		s.skip = true
