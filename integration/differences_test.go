@@ -218,6 +218,16 @@ func TestNumbersOfClientsAreNoBackends(t *testing.T) {
 	}
 }
 
+// TestCustomSettingsAreKnown: a server forgets the value of a custom setting, and not its name.
+func TestCustomSettingsAreKnown(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{general: "default_pool_size = 1"})
+	p, one, other := protocols[0], s.connect(t), s.connect(t)
+	p.play(t, one, "SHOW app.never_set", "42704; I", "SET app.never_set = 'x'", "SET; I", "SHOW app.never_set", "x; SHOW; I")
+	p.play(t, other, "SHOW app.never_set", "; SHOW; I")
+	p.play(t, one, "SHOW app.never_set", "x; SHOW; I")
+}
+
 // TestSeedsLastForATransaction: the seed of random() is the backend's.
 func TestSeedsLastForATransaction(t *testing.T) {
 	t.Parallel()

@@ -15,7 +15,7 @@ var suites = []suite{
 	{"node-postgres", "node-postgres", "our script", "junit", both, 5},
 	{"postgres-js", "postgres.js", "our script", "junit", both, 5},
 	{"jdbc", "pgjdbc", "our program, with prepareThreshold 0, 1 and 5", "tap", both, 5},
-	{"activerecord", "ActiveRecord", "own suite: the adapter, migrations, transactions, connections", "tap", both, 8},
+	{"activerecord", "ActiveRecord", "own suite: the adapter, migrations, transactions, connections", "tap", both, 12},
 	{"sequelize", "Sequelize, TypeORM", "our script", "junit", both, 5},
 	{"django", "Django", "own suite, what uses the database most", "unittest", both, 15},
 	{"sqlalchemy", "SQLAlchemy on psycopg", "own suite that every dialect has to pass", "junit", both, 15},

@@ -482,16 +482,14 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 			}
 			continue
 		}
-		runs := st != nil && s.runsFailed(st, v.tx)
-		if len(m.Statements) == 0 && m.Unparsable == nil { // an empty text, of which a failed transaction refuses the Bind alone
-			runs = it.typ != pgwire.MsgBind
-			if !v.held && s.conn == nil {
-				if v.tx == pgwire.TxFailed && !runs {
-					return plan, needs, i, errInFailedTransaction
-				}
-				it.local = true
-				continue
+		empty := len(m.Statements) == 0 && m.Unparsable == nil // of an empty text a failed transaction refuses the Bind alone
+		runs := empty && it.typ != pgwire.MsgBind || st != nil && s.runsFailed(st, v.tx)
+		if empty && !v.held && s.conn == nil {
+			if v.tx == pgwire.TxFailed && !runs {
+				return plan, needs, i, errInFailedTransaction
 			}
+			it.local = true
+			continue
 		}
 		needs = true
 		v.held, v.pinned = true, false // whatever comes behind it, comes there

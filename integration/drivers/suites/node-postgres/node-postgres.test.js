@@ -189,5 +189,6 @@ const refused = (name, options, want) => test(name, { timeout: 30000 }, async ()
   const c = new Client(options)
   try { await assert.rejects(c.connect(), want) } finally { c.connection.stream.destroy() } // or it keeps the program running
 })
-refused('TLS by another name', { host: 'localhost', ssl: { ca: ca('TLS_ROOT'), servername: 'elsewhere' } }, code('ERR_TLS_CERT_ALTNAME_INVALID'))
+// 127.1 is a name to node, which getaddrinfo knows
+refused('TLS by another name', { host: '127.1', ssl: { ca: ca('TLS_ROOT') } }, code('ERR_TLS_CERT_ALTNAME_INVALID'))
 refused('TLS by another authority', { host: 'localhost', ssl: { ca: ca('TLS_OTHER_ROOT') } }, /certificate/)
