@@ -230,7 +230,7 @@ func (c *stormClient) send(out []byte) error {
 func (c *stormClient) remember(units []*stormUnit) {
 	for _, u := range units {
 		for _, o := range u.ops {
-			switch o.kind { //nolint:exhaustive // all others store nothing
+			switch o.kind {
 			case opInsert:
 				c.maybe[o.n] = true
 			case opCopyIn:
@@ -520,7 +520,7 @@ func (c *stormClient) judge(e *pgproto3.ErrorResponse, o *stormOp, want string) 
 	default:
 		return &unexpected{fmt.Sprintf("%s %s %s (%s) %s", e.Severity, e.Code, e.Message, e.Detail, e.Routine), want}
 	}
-	switch o.kind { //nolint:exhaustive // all others are as if they had not been
+	switch o.kind {
 	case opLock, opUnlock, opFetch, opFetchHold, opPortalMore, opPrepare, opDeallocate, opDiscard:
 		return errLeft
 	}

@@ -413,7 +413,7 @@ func (m *stormModel) point(name string) int {
 }
 
 // more is list with n, in memory of its own.
-func more(list []int, n int) []int { return append(list[:len(list):len(list)], n) }
+func more(list []int, n int) []int { return append(slices.Clip(list), n) }
 
 func (m *stormModel) back(at int) {
 	m.world, m.points, m.status = m.points[at].world, m.points[:at+1], 'T'

@@ -81,7 +81,7 @@ type stormUnit struct {
 
 // place says where in its unit an operation can be.
 func (k stormKind) place() (alone, first, last bool) {
-	switch k { //nolint:exhaustive // all others
+	switch k {
 	case opCopyIn, opCopyFail, opCopyBad, opFunction, opDiscard, opTimeout, opEmpty, opReset, opListen, opUnlisten, opDeallocate:
 		return true, true, true
 	case opBegin:
@@ -95,7 +95,7 @@ func (k stormKind) place() (alone, first, last bool) {
 
 // protocol says which of the two protocols an operation can be in; 0 = either.
 func (k stormKind) protocol() byte {
-	switch k { //nolint:exhaustive // all others
+	switch k {
 	case opParse, opBind, opCloseStatement, opPortal, opPortalMore:
 		return 'x'
 	case opFunction, opTimeout, opDiscard:
@@ -208,7 +208,7 @@ func (c *stormClient) series() string {
 
 // encode appends an operation of the extended protocol.
 func (o *stormOp) encode(b []byte, c *stormClient) []byte {
-	switch o.kind { //nolint:exhaustive // all others are statements
+	switch o.kind {
 	case opParse:
 		b = encode(b, &pgproto3.Parse{Name: o.arg, Query: o.sql(c)})
 	case opBind:
@@ -235,7 +235,7 @@ func (o *stormOp) encode(b []byte, c *stormClient) []byte {
 // copied is what a COPY sends.
 func (o *stormOp) copied(c *stormClient) []byte {
 	row := func(i int) []byte { return fmt.Appendf(nil, "%d\t%d\n", c.number, o.n+i) }
-	switch o.kind { //nolint:exhaustive // all others send nothing
+	switch o.kind {
 	case opCopyIn:
 		return encode(nil, &pgproto3.CopyData{Data: append(row(0), row(1)...)}, &pgproto3.CopyData{Data: row(2)}, &pgproto3.CopyDone{})
 	case opCopyFail:

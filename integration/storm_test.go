@@ -80,7 +80,7 @@ func (st *storm) rage(sh shard, mischief func(*rand.Rand)) {
 	over := make(chan struct{})
 	if mischief != nil {
 		chaos.Go(func() {
-			r := rand.New(rand.NewPCG(seed, 1<<40)) //nolint:gosec // it is to be repeatable
+			r := rand.New(rand.NewPCG(seed, 1<<40))
 			for {
 				select {
 				case <-over:
@@ -94,7 +94,7 @@ func (st *storm) rage(sh shard, mischief func(*rand.Rand)) {
 	all := make([]*stormClient, clients)
 	for i := range all {
 		c := &stormClient{
-			storm: st, number: i, name: fmt.Sprintf("c%dx", i), rnd: rand.New(rand.NewPCG(seed, uint64(i))), //nolint:gosec // likewise
+			storm: st, number: i, name: fmt.Sprintf("c%dx", i), rnd: rand.New(rand.NewPCG(seed, uint64(i))),
 			stored: map[int]bool{}, maybe: map[int]bool{}, heard: map[string]int{},
 		}
 		all[i] = c
@@ -265,7 +265,7 @@ func (c *stormClient) op(m *stormModel) *stormOp {
 	c.next++
 	r := c.rnd
 	o := &stormOp{text: fmt.Sprintf("%s-%d", c.name, c.next), describe: r.IntN(2) == 0, flush: r.IntN(8) == 0, kind: c.kind(m)}
-	switch o.kind { //nolint:exhaustive // all others need nothing more
+	switch o.kind {
 	case opBig:
 		o.n = []int{300, 3000, 30000}[r.IntN(3)]
 	case opInsert, opCopyIn, opCopyFail, opCopyBad, opNotify, opNotifyOther:

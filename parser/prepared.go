@@ -83,7 +83,7 @@ func nameSpan(text string, n *pg_query.Node) (start, end int, ok bool) {
 		}
 	}
 	name := tok
-	switch name.Kind { //nolint:exhaustive // a name is one of these
+	switch name.Kind {
 	case TokenWord, TokenQuotedIdent:
 	case TokenUnicodeIdent:
 		if next(); is("uescape") {

@@ -201,12 +201,17 @@ func TestCountingAllocatesNothing(t *testing.T) {
 	h := newHouse(t, extra{})
 	a, _ := h.account(tenant.Asked{User: h.user, Database: "shop"})
 	o := observer{h.Pooler}
-	if n := testing.AllocsPerRun(100, func() {
+	statement := func() {
 		u := session.UnitCounts{Parses: 1, Binds: 1, Received: 100, Sent: 200, Answered: true, Nanos: 1000, Transaction: true, TxNanos: 1000}
 		u.Routes[session.RouteShard] = 1
 		o.Unit(a, &u)
 		o.Error(a, "23505", true)
-	}); n != 0 {
+	}
+	n := testing.AllocsPerRun(100, statement)
+	for range 9 { // what else the process does meanwhile counts, too: a statement that allocates does so each time
+		n = min(n, testing.AllocsPerRun(100, statement))
+	}
+	if n != 0 {
 		t.Errorf("got %v allocations a statement, want none", n)
 	}
 }

@@ -241,7 +241,7 @@ func known(nc net.Conn) (net.Conn, error) {
 	if !ok {
 		return nc, nil
 	}
-	f := os.NewFile(uintptr(c.fd), "client") //nolint:gosec // it is a descriptor
+	f := os.NewFile(uintptr(c.fd), "client")
 	c.fd = -1
 	defer f.Close()
 	return net.FileConn(f)
