@@ -22,7 +22,7 @@ func connect(ctx context.Context, m *Manager, o Order, _ func(Progress)) (*Resul
 	if err != nil {
 		return nil, err
 	}
-	if s.Instance != nil { // whoever is told how to log in may have a libpq that believes whatever listens there
+	if s.Connect.Auth != "" { // whoever is told how to log in may have a libpq that believes whatever listens there
 		if err := as(ctx, s.Instance, "postgres", func(context.Context, *pgx.Conn) error { return nil }); err != nil {
 			return nil, err
 		}
