@@ -53,7 +53,7 @@ type Book struct {
 	mu        sync.Mutex // guards below
 	grown     bool       // since the last reading began
 	functions map[string]bool
-	relations map[Name]bool
+	relations map[Name]bool // true = for writing, too
 }
 
 // NewBook returns a Book that knows nothing.
@@ -112,10 +112,11 @@ func (b *Book) ask(c *Code) {
 	for _, f := range c.Calls {
 		b.functions[f] = true
 	}
-	for _, list := range [...][]Name{c.Reads, c.Writes} {
-		for _, r := range list {
-			b.relations[r] = true
-		}
+	for _, r := range c.Reads {
+		b.relations[r] = b.relations[r]
+	}
+	for _, r := range c.Writes {
+		b.relations[r] = true
 	}
 	grown := len(b.functions) + len(b.relations)
 	if grown > maxWanted {
@@ -140,6 +141,7 @@ type Pending struct {
 	Functions []string
 	Relations []Name
 
+	written map[Name]bool // that were asked for as written to
 	at      int64
 	changes uint64
 	texts   *Texts
@@ -157,6 +159,7 @@ func (b *Book) Begin(now int64) *Pending {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.grown = false
+	p.written = maps.Clone(b.relations)
 	p.Functions = slices.Sorted(maps.Keys(b.functions))
 	p.Relations = slices.SortedFunc(maps.Keys(b.relations), func(a, b Name) int { return strings.Compare(a.Schema+"\x00"+a.Name, b.Schema+"\x00"+b.Name) })
 	return p
@@ -187,7 +190,7 @@ func (b *Book) Store(p *Pending, v *Verdicts) (fresh, worse bool) {
 	v.changes.Store(p.changes)
 	v.at.Store(p.at)
 	b.now.Store(v)
-	return true, v.worse(old)
+	return true, v.worse(old, p.written)
 }
 
 // Findings are what is not harmless of what was looked at last.

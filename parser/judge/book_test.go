@@ -161,3 +161,21 @@ func TestVerdictsAllocateNothing(t *testing.T) {
 		t.Errorf("%v allocations", n)
 	}
 }
+
+// TestBookOfReaders: who has only read from a table whose triggers leave something has left nothing, and who writes to it next is known.
+func TestBookOfReaders(t *testing.T) {
+	t.Parallel()
+	var changes judge.Changes
+	b := judge.NewBook(&changes)
+	from, into := one(t, "SELECT * FROM bad"), one(t, "INSERT INTO bad VALUES (1)")
+	b.Verdict(from, 1)
+	if fresh, worse := read(b, 2); !fresh || worse {
+		t.Errorf("fresh %v, worse %v", fresh, worse)
+	}
+	if got := b.Verdict(from, 3); got != judge.Harmless {
+		t.Errorf("reading: got %d", got)
+	}
+	if got := b.Verdict(into, 3); got != judge.Cleanable {
+		t.Errorf("writing: got %d", got)
+	}
+}

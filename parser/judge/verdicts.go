@@ -116,15 +116,16 @@ func (v *Verdicts) same(o *Verdicts) bool {
 }
 
 // worse reports whether v has something for not harmless that old had not: a relation, where that costs nothing until it is known, or a function that was
-// known to be harmless.
-func (v *Verdicts) worse(old *Verdicts) bool {
+// known to be harmless. What was not known and only read from, nobody has written to.
+func (v *Verdicts) worse(old *Verdicts, written map[Name]bool) bool {
 	for name, bad := range v.functions {
 		if was, known := old.functions[name]; bad && known && !was {
 			return true
 		}
 	}
 	for name, r := range v.relations {
-		if was := old.relations[name]; r.read != 0 && was.read == 0 || r.write != 0 && was.write == 0 {
+		was, known := old.relations[name]
+		if r.read != 0 && was.read == 0 || r.write != 0 && was.write == 0 && (known || written[name]) {
 			return true
 		}
 	}
