@@ -121,7 +121,7 @@ func TestExecuteOfNoQuery(t *testing.T) {
 	}
 	// Nothing can be prepared in front of a message that begins in a failed transaction.
 	a, b := s.connect(t), s.connect(t)
-	protocols[0].play(t, a, "PREPARE q AS SELECT 5", "PREPARE; I")
+	protocols[0].play(t, a, "/* pgdog_shard: 0 */ PREPARE q AS SELECT 5", "PREPARE; I") // not where it is needed next
 	protocols[0].play(t, b, "/* pgdog_shard: 0 */ BEGIN; SELECT 1", "BEGIN; 1; SELECT 1; T")
 	protocols[0].play(t, a, "BEGIN", "BEGIN; T", "/* pgdog_shard: 1 */ SELECT 1/0", "22012; E", "ROLLBACK; EXECUTE q", "0A000 mixed_message; E", "ROLLBACK", "ROLLBACK; I", "EXECUTE q", "5; SELECT 1; I")
 }
