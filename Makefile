@@ -13,7 +13,7 @@ TOGETHER  ?= Cache|Together
 # Tests of allocations and of the program's memory: the race detector has both grow.
 MEASURED  ?= Allocat|SilentClients|PipelineWithoutEnd|TestHostile(Announcements|Syncs|Batches|SlowReader|Idlers)
 # Tests that have PostgreSQL or the program at work, and little of their own beside each other: they run without the race detector.
-SERVER    ?= Test(Secure|Isolation|Doctor|Seal|Schemas|TenantsOfMappings|TenantsBySchemas|AThousandTenants|OnDemand|TwoPoolers)|FuzzIsolation
+SERVER    ?= Test(Program|Manual|Table|Refusal|SearchPath|KnownAndUnknownPaths|FunctionsThat|Leftovers|Names|TenantBy|TenantsMixed|Catalogs|Secure|Isolation|Doctor|Seal|Schemas|TenantsOfMappings|TenantsBySchemas|AThousandTenants|OnDemand|TwoPoolers)|FuzzIsolation
 # Likewise whole packages; `make race-all` has them under it, too.
 SERVERS   ?= ./provision/process ./provision/systemd ./provision/docker ./provision/kubernetes ./provision/backup ./provision/external ./integration/provision ./integration/parity ./internal/demo
 FUZZTOTAL ?= 30# seconds that `make fuzz` shares out among all targets
