@@ -113,7 +113,9 @@ func (b *Book) ask(c *Code) {
 		b.functions[f] = true
 	}
 	for _, r := range c.Reads {
-		b.relations[r] = b.relations[r]
+		if _, known := b.relations[r]; !known {
+			b.relations[r] = false
+		}
 	}
 	for _, r := range c.Writes {
 		b.relations[r] = true
