@@ -295,6 +295,7 @@ func TestAttachedSleep(t *testing.T) {
 		if err := wait(t, "a client", done); err != nil {
 			t.Error(err)
 		}
+		eventually(t, "the end of the order", func() bool { return k.follower.waking.Load() == 0 }) // else the next client waits for that
 	}
 	// A restart is waited for, a stop is not.
 	k.dir.change(acme.ID, func(r *tenant.Record) { r.Operation = &tenant.Operation{Verb: provision.VerbRestart} })
