@@ -267,3 +267,41 @@ func TestRollbackBesideOthers(t *testing.T) {
 		"BEGIN; SELECT 1", "BEGIN; 1; SELECT 1; T", refused, "42501 tenant_missing; E", "ROLLBACK; SELECT 2", "ROLLBACK; 2; SELECT 1; I",
 	)
 }
+
+// TestCopyWithoutFlush: a COPY that nobody asks to be answered is, once its first row comes.
+func TestCopyWithoutFlush(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{schema: "CREATE TABLE copied (id int)"})
+	c := s.connect(t)
+	for _, next := range []pgproto3.FrontendMessage{&pgproto3.Flush{}, &pgproto3.CopyData{Data: []byte("1\n")}} {
+		c.Send(&pgproto3.Parse{Query: "COPY copied FROM STDIN"}, &pgproto3.Bind{}, &pgproto3.Execute{}, next)
+		for _, want := range []string{"ParseComplete", "BindComplete", "CopyInResponse"} {
+			if got := pgtest.Format(c.Receive()); !strings.HasPrefix(got, want) {
+				t.Fatalf("%T: got %s, want %s", next, got, want)
+			}
+		}
+		c.Send(&pgproto3.CopyData{Data: []byte("2\n")}, &pgproto3.CopyDone{}, &pgproto3.Sync{})
+		c.UntilReady()
+	}
+	if got := outcome(c.Query("SELECT count(*) FROM copied")); got != "3; SELECT 1; I" {
+		t.Errorf("got %s", got)
+	}
+}
+
+// TestParseInAFailedTransaction: which of two errors a Parse gets.
+func TestParseInAFailedTransaction(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{})
+	for c, want := range map[*pgtest.Client][2]string{s.direct(t, nil): {"42601", "25P02"}, s.connect(t): {"25P02", "42P05"}} {
+		if got := prepareAs(c, "taken", "SELECT 1"); got != "I" {
+			t.Errorf("got %s", got)
+		}
+		c.Query("BEGIN")
+		c.Query("SELECT 1/0")
+		for i, p := range []pgproto3.Parse{{Query: "SELEC"}, {Name: "taken", Query: "SELECT 2"}} {
+			if got := prepareAs(c, p.Name, p.Query); !strings.HasPrefix(got, want[i]) {
+				t.Errorf("%s: got %s, want %s", p.Query, got, want[i])
+			}
+		}
+	}
+}

@@ -665,16 +665,8 @@ func TestHealTenants(t *testing.T) {
 	for _, mode := range []string{"shared", "strict"} {
 		t.Run("schemas, "+mode, func(t *testing.T) {
 			t.Parallel()
-			s := prepare(t, spec{schema: schemasSchema(3), users: switching, general: "default_pool_size = 1\n"})
+			s := schemasOnOneBackend(t, mode)
 			db := s.shards[0].db
-			s.write("role.secret", "0123456789abcdef0123456789abcdef")
-			for i := range 3 {
-				role := fmt.Sprintf("%s_t%d", db, i)
-				s.shards[0].Exec(t, db, fmt.Sprintf(`CREATE ROLE %s LOGIN PASSWORD '%s'; GRANT USAGE ON SCHEMA t_%d TO %[1]s; GRANT ALL ON ALL TABLES IN SCHEMA t_%[3]d TO %[1]s; GRANT %[1]s TO app`,
-					role, rolePassword(t, role), i))
-			}
-			s.edit("pgdog.toml", "[admin]", fmt.Sprintf("[multi_tenant]\nisolation = \"schema\"\nmode = %q\nrole = \"%s_t{key}\"\nschema = \"t_{key}\"\nrole_secret_file = %q\n[admin]", mode, db, s.path("role.secret")))
-			s.startInside()
 			var clients []*pgtest.Client
 			for i := range 3 {
 				clients = append(clients, s.as(t, fmt.Sprintf("app@%d", i), nil))
@@ -780,4 +772,20 @@ func TestHealShards(t *testing.T) {
 			}
 		}
 	}
+}
+
+// schemasOnOneBackend is a stand with three tenants, each with a schema and a role, in a pool of one connection.
+func schemasOnOneBackend(t *testing.T, mode string) *stand {
+	t.Helper()
+	s := prepare(t, spec{schema: schemasSchema(3), users: switching, general: "default_pool_size = 1\n"})
+	db := s.shards[0].db
+	s.write("role.secret", "0123456789abcdef0123456789abcdef")
+	for i := range 3 {
+		role := fmt.Sprintf("%s_t%d", db, i)
+		s.shards[0].Exec(t, db, fmt.Sprintf(`CREATE ROLE %s LOGIN PASSWORD '%s'; GRANT USAGE ON SCHEMA t_%d TO %[1]s; GRANT ALL ON ALL TABLES IN SCHEMA t_%[3]d TO %[1]s; GRANT %[1]s TO app`,
+			role, rolePassword(t, role), i))
+	}
+	s.edit("pgdog.toml", "[admin]", fmt.Sprintf("[multi_tenant]\nisolation = \"schema\"\nmode = %q\nrole = \"%s_t{key}\"\nschema = \"t_{key}\"\nrole_secret_file = %q\n[admin]", mode, db, s.path("role.secret")))
+	s.startInside()
+	return s
 }

@@ -190,16 +190,7 @@ func TestNamesInPipelines(t *testing.T) {
 // TestNamesOfTenants: what is prepared is run for whom the session is then, and only as he may.
 func TestNamesOfTenants(t *testing.T) {
 	t.Parallel()
-	s := prepare(t, spec{schema: schemasSchema(3), users: switching, general: "default_pool_size = 1\n"})
-	db := s.shards[0].db
-	s.write("role.secret", "0123456789abcdef0123456789abcdef")
-	for i := range 3 {
-		role := fmt.Sprintf("%s_t%d", db, i)
-		s.shards[0].Exec(t, db, fmt.Sprintf(`CREATE ROLE %s LOGIN PASSWORD '%s'; GRANT USAGE ON SCHEMA t_%d TO %[1]s; GRANT ALL ON ALL TABLES IN SCHEMA t_%[3]d TO %[1]s; GRANT %[1]s TO app`,
-			role, rolePassword(t, role), i))
-	}
-	s.edit("pgdog.toml", "[admin]", fmt.Sprintf("[multi_tenant]\nisolation = \"schema\"\nmode = \"shared\"\nrole = \"%s_t{key}\"\nschema = \"t_{key}\"\nrole_secret_file = %q\n[admin]", db, s.path("role.secret")))
-	s.startInside()
+	s := schemasOnOneBackend(t, "shared")
 	for _, p := range protocols {
 		one, two, anyone := s.as(t, "app@0", nil), s.as(t, "app@1", nil), s.as(t, "app", nil)
 		for range 2 {
