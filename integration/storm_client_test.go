@@ -423,7 +423,7 @@ func (c *stormClient) answer(u *stormUnit) error {
 		}
 	}
 	got, e, err := c.token()
-	if err == nil && e != nil && !failed { // the end of a transaction can fail, too
+	if err == nil && e != nil && (!failed || e.Severity == "FATAL") { // the end of a transaction can fail, too
 		if err = c.judge(e, &stormOp{kind: opCommit}, "ReadyForQuery"); err == nil {
 			c.m.fail()
 			got, _, err = c.token()
@@ -513,6 +513,8 @@ func (c *stormClient) judge(e *pgproto3.ErrorResponse, o *stormOp, want string) 
 		if c.m.status == 'I' || o.kind == opCommit {
 			c.remember(nil)
 		}
+		c.m.gone()
+	case e.Code == "25P02" && o.kind == opRollbackTo && c.afterKill(): // it went behind the error that failed the transaction
 		c.m.gone()
 	case e.Code == "57P01" && (c.afterKill() || c.sentAway()) && e.Severity == "FATAL":
 		c.figures.moved.Add(1)

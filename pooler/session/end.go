@@ -295,6 +295,9 @@ func (s *Session) Lost(err error) {
 	s.conn = nil
 	c.Own(nil)
 	left := s.pin
+	if s.ending() {
+		left |= c.Tainted() & pinnable // nobody has looked yet what of that is there
+	}
 	s.unpinned()
 	e := pgwire.Errorf(pgwire.CodeConnectionFailure, "the connection to the shard's server was lost").
 		WithRoutine("shard_unavailable")
@@ -377,14 +380,14 @@ func (s *Session) Lost(err error) {
 	case busy && !open:
 		s.wait = waitNothing
 		s.unit.failed = true
-		s.refuseLost(e)
+		s.refuseLost(e, left)
 		s.finish()
 		s.drain()
 	case open: // also where what follows waits for the answers to what was sent: its Sync is to come
 		s.wait = waitNothing
 		s.unit.internalDone, s.unit.internal = false, nil
 		s.unit.failed = true
-		s.refuseLost(e)
+		s.refuseLost(e, left)
 		s.skip = true
 		s.drain()
 	default:
@@ -392,11 +395,15 @@ func (s *Session) Lost(err error) {
 	}
 }
 
-// refuseLost sends e unless the unit was answered with an error already.
-func (s *Session) refuseLost(e *pgwire.Error) {
+// refuseLost sends e unless the unit was answered with an error already. Then whatever the session had left on the backend goes unsaid, so the next
+// statement is told.
+func (s *Session) refuseLost(e *pgwire.Error, left backend.Taint) {
 	s.sh.Observer.Refused(s.at(), e.Routine)
-	if !s.unit.answered {
+	switch {
+	case !s.unit.answered:
 		s.errors++
 		s.toClient(pgwire.AppendErrorResponse(nil, e))
+	case left != 0:
+		s.lost = e
 	}
 }
