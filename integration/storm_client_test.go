@@ -444,8 +444,11 @@ func (c *stormClient) answer(u *stormUnit) error {
 	}
 	if c.m.status == 'I' && !slices.Equal(c.own, c.owed) {
 		short := &unexpected{fmt.Sprint("of its own ", c.own), fmt.Sprint(c.owed)}
-		if len(c.own) < len(c.owed) { // it is told why
-			if _, e, err := c.token(); err == nil && e != nil && e.Code == "57P01" {
+		for len(c.own) < len(c.owed) { // it is told why, if need be behind what it has asked since
+			_, e, err := c.token()
+			if err != nil {
+				break
+			} else if e != nil && e.Code == "57P01" {
 				return c.judge(e, u.ops[0], short.want)
 			}
 		}

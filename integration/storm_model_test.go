@@ -122,7 +122,7 @@ func (m *stormModel) fail() {
 
 // gone is when the session's server connection is no more.
 func (m *stormModel) gone() {
-	m.locks, m.prepared = nil, map[string]bool{}
+	m.locks = nil
 	for _, w := range []*world{&m.world, &m.base} {
 		w.temp, w.open, w.xlocks = -1, cursors{}, 0
 	}
