@@ -44,11 +44,9 @@ type writerMore struct {
 	keeps bool
 }
 
-// writeLimit is how much may wait to be written before whoever produces more is made to wait, in bytes.
-const writeLimit = 256 << 10
-
-// congested is how much may wait to be written before a client gets no more to do, in bytes.
-const congested = 32 << 10
+// writeLimit is how much may wait to be written, in bytes, before whoever produces more is made to wait, and a client gets no more to do. With what is read at
+// once behind it, it fits in a large buffer: a peer that is slow takes no more memory than that, and leaves nothing to the collector.
+const writeLimit = largeBuffer - pollBuffer
 
 // flightLimit is how much is left to a poller to send, in bytes.
 const flightLimit = 16 << 10
@@ -123,7 +121,7 @@ func (w *writer) stageLocked() {
 	case w.buf == nil:
 		w.buf, w.sent = b, 0
 	default:
-		if w.sent > len(w.buf)/2 {
+		if w.sent > len(w.buf)/2 || w.sent > 0 && len(w.buf)+len(b) > cap(w.buf) {
 			w.buf, w.sent = w.buf[:copy(w.buf, w.buf[w.sent:])], 0
 		}
 		w.buf = w.bufs().extend(w.buf, b)
@@ -508,7 +506,7 @@ func (w *writer) busy() bool {
 }
 
 func (w *writer) busyLocked() bool {
-	return !w.broken && (w.slow.Load() || w.writing && w.pendingLocked() > congested)
+	return !w.broken && (w.slow.Load() || w.writing && w.pendingLocked() > writeLimit)
 }
 
 // whenRead calls f once the peer is not slow any more; f of an earlier call is forgotten.
