@@ -147,11 +147,11 @@ func (st *storm) mischief(s *stand, r *rand.Rand) {
 	case n < 6:
 		s.console(st.t, "RELOAD")
 	case n < 8:
-		st.retired.Store(time.Now().UnixNano())
+		st.retired.Store(time.Now().Add(time.Minute).UnixNano())
 		s.console(st.t, "RECONNECT "+cluster)
 		st.retired.Store(time.Now().UnixNano())
 	case n < 10:
-		st.retired.Store(time.Now().UnixNano())
+		st.retired.Store(time.Now().Add(time.Minute).UnixNano())
 		if _, err := s.tryConsole("PAUSE " + cluster); err != nil {
 			st.abandoned.Store(true)
 			st.t.Errorf("PAUSE: %v\n%v\n%v\n%v", err, s.console(st.t, "SHOW CLIENTS"), s.console(st.t, "SHOW SERVERS"), s.shards[0].rows(st.t, "SELECT pid, state, wait_event, query FROM pg_stat_activity WHERE datname = current_database()"))
