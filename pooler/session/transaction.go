@@ -441,6 +441,9 @@ func (s *Session) letGo() {
 		return
 	}
 	s.unpinned()
+	if s.ending() {
+		c.Have = s.track.Have // afterServer is still to come
+	}
 	switch {
 	case s.inspecting: // what it was asked is of no use any more
 		s.release()
@@ -462,8 +465,7 @@ func (s *Session) letGo() {
 		s.track.Rollback()
 		c.Have = s.track.Have
 		s.part(exec.Internal(s.scratch(), c, exec.RefRollback, "ROLLBACK"))
-	default:
-		c.Have = s.track.Have
+	default: // it was lent, and nothing was asked of it: it has what it had
 		s.release()
 	}
 }
