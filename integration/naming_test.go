@@ -132,6 +132,30 @@ func TestNamesAndTables(t *testing.T) {
 	protocols[0].play(t, c, "SELECT 1/0; EXECUTE \"long name of it\"", "22012; I", "BEGIN", "BEGIN; T", "SELECT 1; EXECUTE \"long name of it\"", "42P01; E", "ROLLBACK", "ROLLBACK; I")
 }
 
+// TestNamesThatAreQuoted: there need be nothing between a name in quotes and the words beside it.
+func TestNamesThatAreQuoted(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{schema: namingSchema})
+	for _, p := range protocols {
+		c, twin := s.connect(t), s.direct(t, nil)
+		for _, sql := range []string{
+			`PREPARE"a"AS SELECT 1`, `EXECUTE"a"`, `EXECUTE"a"/**/`, `EXPLAIN(COSTS off)EXECUTE"a"`, `CREATE TEMP TABLE x AS EXECUTE"a"WITH NO DATA`, `DROP TABLE x`, `PREPARE"a"AS SELECT 2`, `DEALLOCATE PREPARE"a"`, `EXECUTE"a"`,
+			`PREPARE U&"!0061!0022"UESCAPE'!'AS SELECT 3`, `EXECUTE"a"""`, `EXECUTE U&"a!0022"UESCAPE'!'(1)`, `DEALLOCATE"a"""`, `EXECUTE""""`,
+			`PREPARE"ü"AS SELECT nothing`, `PREPARE"ü"(int)AS SELECT $1`, `EXECUTE"ü"(nothing)`, `EXECUTE"ü"(4)`, `EXECUTE"ü"('x')`,
+		} {
+			answer, its := p.run(c, sql), p.run(twin, sql)
+			if got, want := outcome(answer), outcome(its); got != want {
+				t.Errorf("%s: got %s, want %s", sql, got, want)
+			}
+			if got, want := pgtest.Failure(answer), pgtest.Failure(its); got != nil && want != nil && (got.Position != want.Position || got.Message != want.Message) {
+				t.Errorf("%s: got %v, want %v", sql, got, want)
+			}
+		}
+		c.Terminate()
+		twin.Terminate()
+	}
+}
+
 // TestNamesOnShards: EXECUTE goes by its arguments, wherever PREPARE ran.
 func TestNamesOnShards(t *testing.T) {
 	t.Parallel()

@@ -95,6 +95,12 @@ func nameSpan(text string, n *pg_query.Node) (start, end int, ok bool) {
 	return name.Start, name.End, name.End-name.Start <= maxName
 }
 
+// NameIsQuoted reports whether the name of the prepared statement is quoted in sql, the message's text. What stands in its place has to be, too: there need be
+// nothing between quotes and what is beside them.
+func (s *Statement) NameIsQuoted(sql string) bool {
+	return sql[s.NameEnd-1] == '"' || sql[s.NameEnd-1] == '\''
+}
+
 // names notes where the statement at hand names a prepared statement.
 func (c *compiler) names(s *Statement, n *pg_query.Node, start, end int) {
 	if s.Naming() == nil {

@@ -18,7 +18,11 @@ func renamed(m *Message, sql, name string) (string, bool) {
 			return "", false
 		}
 		b.WriteString(sql[from:s.NameStart])
-		b.WriteString(name)
+		if s.NameIsQuoted(sql) {
+			b.WriteString(`"` + name + `"`)
+		} else {
+			b.WriteString(name)
+		}
 		from = s.NameEnd
 	}
 	return b.String() + sql[from:], true
@@ -29,14 +33,17 @@ func TestNameSpans(t *testing.T) {
 	for sql, want := range map[string]string{
 		"PREPARE a AS SELECT 1":                           "PREPARE N AS SELECT 1",
 		" prepare/*a*/a(int,text)as select $1 ":           " prepare/*a*/N(int,text)as select $1 ",
-		"-- EXECUTE b\nEXECUTE \"a b\"(1)":                "-- EXECUTE b\nEXECUTE N(1)",
-		"EXECUTE \"a\"\"b\"":                              "EXECUTE N",
-		"EXECUTE U&\"\\0061\" ":                           "EXECUTE N ",
-		"EXECUTE U&\"!0061\" /**/ UESCAPE '!' (1)":        "EXECUTE N (1)",
+		"-- EXECUTE b\nEXECUTE \"a b\"(1)":                "-- EXECUTE b\nEXECUTE \"N\"(1)",
+		"EXECUTE \"a\"\"b\"":                              "EXECUTE \"N\"",
+		"EXECUTE\"a\"":                                    "EXECUTE\"N\"",
+		"PREPARE\"a\"AS SELECT 1":                         "PREPARE\"N\"AS SELECT 1",
+		"PREPARE U&\"a\"UESCAPE'!'AS SELECT 1":            "PREPARE \"N\"AS SELECT 1",
+		"EXECUTE U&\"\\0061\" ":                           "EXECUTE \"N\" ",
+		"EXECUTE U&\"!0061\" /**/ UESCAPE '!' (1)":        "EXECUTE \"N\" (1)",
 		"DEALLOCATE a; DEALLOCATE PREPARE a":              "DEALLOCATE N; DEALLOCATE PREPARE N",
 		"DEALLOCATE prepare; DEALLOCATE PREPARE prepare;": "DEALLOCATE N; DEALLOCATE PREPARE N;",
 		"DEALLOCATE ALL; DEALLOCATE PREPARE ALL":          "DEALLOCATE ALL; DEALLOCATE PREPARE ALL",
-		"DEALLOCATE \"all\"":                              "DEALLOCATE N",
+		"DEALLOCATE \"all\"":                              "DEALLOCATE \"N\"",
 		"EXPLAIN EXECUTE execute(1)":                      "EXPLAIN EXECUTE N(1)",
 		"EXPLAIN ANALYZE VERBOSE EXECUTE a":               "EXPLAIN ANALYZE VERBOSE EXECUTE N",
 		"EXPLAIN (ANALYZE, FORMAT json) EXECUTE a":        "EXPLAIN (ANALYZE, FORMAT json) EXECUTE N",

@@ -121,10 +121,18 @@ func (m *Memory) Advance(d time.Duration) {
 			c.sess.Tick()
 		}
 	}
+	for _, b := range m.backs {
+		if b.settler != nil && b.patience <= m.now {
+			b.broken, b.toConn = true, nil
+		}
+	}
 	for _, p := range m.pools {
 		p.Tick()
 	}
 }
+
+// settleTimeout is how long a backend that nobody holds may take to finish what was left.
+const settleTimeout = 5 * time.Second
 
 // Step does one thing that may happen next. It returns false when nothing is left to happen but the passing of time.
 func (m *Memory) Step() bool {
@@ -431,6 +439,7 @@ func (c *MemoryClient) Part(conn *backend.Conn, clean bool) {
 	b := c.held(conn)
 	b.client = nil
 	b.settler = backend.NewSettler(conn, clean)
+	b.patience = c.m.now + int64(settleTimeout)
 }
 
 // CancelBackend implements session.Driver.
@@ -454,6 +463,7 @@ func (c *MemoryClient) Calm(conn *backend.Conn) {
 			return
 		}
 		b.settler = backend.NewCalmer(b.Conn)
+		b.patience = c.m.now + int64(settleTimeout)
 		b.toServer = exec.Internal(b.toServer, b.Conn, exec.RefSettle, ";")
 	})
 }
@@ -511,6 +521,7 @@ type MemoryBackend struct {
 	client           *MemoryClient
 	lease            *pool.Lease[*MemoryBackend]
 	settler          *backend.Settler
+	patience         int64 // the end of settler's time
 	toServer, toConn []byte
 	closed, broken   bool
 	noticed          bool
@@ -520,8 +531,8 @@ type MemoryBackend struct {
 
 // request gives the server some of what was sent to it.
 func (b *MemoryBackend) request() {
-	if len(b.toServer) == 0 {
-		return // a fault took it
+	if len(b.toServer) == 0 || b.broken {
+		return // a fault took it, or what it would be answered
 	}
 	n := 1 + b.m.rnd.IntN(len(b.toServer))
 	out, closed := b.server.Receive(slices.Clone(b.toServer[:n]))

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"math/rand/v2"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -49,6 +50,7 @@ type modelServer struct {
 	copied   int
 	hit      bool // a cancel request came while something was to be done
 	ran      int
+	knows    *regexp.Regexp // what it runs, without comments; everything else is wrong to it. nil = whatever its clients say is right
 }
 
 // settings are the session's, and what those have outside of the transaction that are set for it only.
@@ -242,11 +244,17 @@ func (s *modelServer) parse(body []byte) {
 		s.extErr("25P02", "aborted")
 	case strings.Contains(sql, "parse_error"):
 		s.extErr("42P01", "relation does not exist")
+	case !s.understands(sql):
+		s.extErr("42601", "not understood")
 	default:
 		s.stmts[name] = sql
 		delete(s.old, name)
 		s.out = pgwire.AppendParseComplete(s.out)
 	}
+}
+
+func (s *modelServer) understands(sql string) bool {
+	return s.knows == nil || sql == "" || s.knows.MatchString(sql)
 }
 
 func (s *modelServer) has(name string) bool {
@@ -273,6 +281,10 @@ func (s *modelServer) bindMessage(body []byte) {
 		for i := range b.NumParams() {
 			v, _ := b.Param(i)
 			sql = strings.ReplaceAll(sql, fmt.Sprintf("$%d", i+1), "'"+string(v)+"'")
+		}
+		if s.knows != nil && (!s.understands(sql) || strings.Contains(sql, "$")) {
+			s.extErr("08P01", "wrong parameters")
+			return
 		}
 		s.portals[name] = &portal{sql: sql}
 		s.out = pgwire.AppendBindComplete(s.out)
@@ -475,6 +487,10 @@ func (s *modelServer) query(sql string) {
 		}
 		empty = false
 		s.begin()
+		if s.knows != nil && (!s.understands(st) || strings.Contains(sql, "--") || strings.Contains(sql, "$")) {
+			s.err(map[bool]string{true: "25P02", false: "42601"}[s.tx == pgwire.TxFailed], "not understood")
+			break
+		}
 		if !s.run(st, false) {
 			break
 		}
@@ -673,7 +689,12 @@ func (s *modelServer) run(sql string, extended bool) bool {
 		if p == nil {
 			return fail("34000")
 		}
-		s.row(fmt.Sprintf("%s@%d", strings.Split(p.sql, "'")[1], s.shard), extended)
+		_, v, ok := strings.Cut(p.sql, "'")
+		if !ok {
+			return fail("55000")
+		}
+		v, _, _ = strings.Cut(v, "'")
+		s.row(fmt.Sprintf("%s@%d", v, s.shard), extended)
 		tag = "FETCH 1"
 	case words[0] == "CLOSE":
 		if s.portals[words[1]] == nil {

@@ -191,7 +191,12 @@ func (s *Session) rename(out []byte, sql string, m *parser.Message, ref int32) (
 				break // which the server refuses
 			}
 			at := state.Place{Before: int32(s.chars(sql[:st.Start])), Name: int32(s.chars(sql[st.NameStart:st.NameEnd]))} //nolint:gosec // a message's length is an int32
-			p := s.sh.Registry.Make(st, sql[st.Start:st.NameStart], sql[st.NameEnd:st.End], at)
+			head, rest := sql[st.Start:st.NameStart], sql[st.NameEnd:st.End]
+			if st.NameIsQuoted(sql) {
+				head, rest = head+`"`, `"`+rest
+				at.Name -= 2 // which are of head and rest now
+			}
+			p := s.sh.Registry.Make(st, head, rest, at)
 			s.unit.late = append(s.unit.late, p)
 			if several { // the settings may be others by then, and the statement be in use by another name
 				is = p.Under(c.Moment())
@@ -217,10 +222,14 @@ func (s *Session) rename(out []byte, sql string, m *parser.Message, ref int32) (
 			continue // code that nobody can judge may have made it
 		}
 		text.WriteString(sql[from:st.NameStart])
-		text.WriteString(own)
+		stands := own
+		if st.NameIsQuoted(sql) {
+			stands = `"` + own + `"`
+		}
+		text.WriteString(stands)
 		chars += s.chars(sql[from:st.NameStart])
 		was := s.chars(sql[st.NameStart:st.NameEnd])
-		n.edits = append(n.edits, edit{at: chars, was: was, is: len(own), theirs: name.Name, own: own})
+		n.edits = append(n.edits, edit{at: chars, was: was, is: len(stands), theirs: name.Name, own: own})
 		from, chars = st.NameEnd, chars+was
 	}
 	text.WriteString(sql[from:])
