@@ -448,6 +448,9 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 		}
 		m := it.message()
 		if m == nil { // a portal that is not known here: PostgreSQL says so
+			if s.conn == nil && !v.held {
+				return plan, needs, i, noPortal(it.portal) // there is none where it could be
+			}
 			needs, v.pinned = true, false
 			continue
 		}
@@ -465,6 +468,10 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 			it.local = true
 			switch it.typ {
 			case pgwire.MsgBind:
+				if refusal := s.bindsHere(i, v.tx); refusal != nil {
+					it.local = false
+					return plan, needs, i, refusal
+				}
 				if refusal := s.bindLocal(m, st, i, needs, acts); refusal != nil {
 					it.local = false // what is in front of it runs first, if that can be
 					return plan, needs, i, refusal
@@ -486,18 +493,31 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 		runs := empty && it.typ != pgwire.MsgBind || st != nil && s.runsFailed(st, v.tx)
 		if empty && !v.held && s.conn == nil {
 			if v.tx == pgwire.TxFailed && !runs {
-				return plan, needs, i, errInFailedTransaction
+				_, _, refusal := s.inFailure(i, st, v.held)
+				return plan, needs, i, refusal
+			}
+			if it.typ == pgwire.MsgBind {
+				if refusal := s.bindsHere(i, v.tx); refusal != nil {
+					return plan, needs, i, refusal
+				}
 			}
 			it.local = true
+			continue
+		}
+		if v.tx == pgwire.TxFailed && !runs && !parted {
+			answered, asked, refusal := s.inFailure(i, st, v.held)
+			if refusal != nil {
+				return plan, true, i, refusal
+			}
+			if it.local = answered; asked {
+				needs, v.pinned = true, false
+			}
 			continue
 		}
 		needs = true
 		v.held, v.pinned = true, false // whatever comes behind it, comes there
 		if parted {
 			return plan, true, i, errParted
-		}
-		if v.tx == pgwire.TxFailed && !runs {
-			return plan, true, i, errInFailedTransaction
 		}
 		switch it.typ {
 		case pgwire.MsgParse, pgwire.MsgDescribe:
