@@ -224,7 +224,12 @@ func TestCustomSettingsAreKnown(t *testing.T) {
 	s := start(t, spec{general: "default_pool_size = 1"})
 	p, one, other := protocols[0], s.connect(t), s.connect(t)
 	p.play(t, one, "SHOW app.never_set", "42704; I", "SET app.never_set = 'x'", "SET; I", "SHOW app.never_set", "x; SHOW; I")
-	p.play(t, other, "SHOW app.never_set", "; SHOW; I")
+	p.play(t, other, "SHOW app.never_set", "; SHOW; I", "SELECT count(*) FROM pg_settings WHERE name ~ 'never_set' OR setting ~ 'never_set'", "0; SELECT 1; I")
+	for _, row := range pgtest.Rows(other.Query("SHOW ALL")) {
+		if strings.Contains(row, "never_set") {
+			t.Errorf("SHOW ALL has %s", row)
+		}
+	}
 	p.play(t, one, "SHOW app.never_set", "x; SHOW; I")
 }
 

@@ -31,6 +31,11 @@ func (b *block) collect(nodes ...*pg_query.Node) {
 }
 
 func (b *block) visit(n *pg_query.Node) {
+	switch n.GetNode().(type) {
+	case nil, *pg_query.Node_AConst, *pg_query.Node_String_, *pg_query.Node_Integer, *pg_query.Node_AStar, *pg_query.Node_List:
+	default:
+		b.u.s.Evaluates = true
+	}
 	switch x := n.GetNode().(type) {
 	case nil:
 	case *pg_query.Node_AConst, *pg_query.Node_ColumnRef, *pg_query.Node_String_, *pg_query.Node_Integer, *pg_query.Node_AStar:

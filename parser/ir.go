@@ -151,6 +151,8 @@ type Statement struct {
 	// ReadOnly: a query that changes nothing by its text: SELECT without locking clause, data-modifying CTE or INTO; SHOW; EXPLAIN without ANALYZE of anything; VALUES.
 	// Functions it calls are not judged by it: see Calls.
 	ReadOnly bool
+	// Evaluates: more than constants is evaluated in it, so that operators, casts or domains of users' own may run.
+	Evaluates bool
 	// BuiltinCalls: all functions in Calls are PostgreSQL's own, if there are any: see IsBuiltin.
 	BuiltinCalls bool
 	// Inert: a query, or a change of rows, that leaves nothing in the session, nor tells others anything: neither Effects nor SetConfigs, and BuiltinCalls

@@ -160,6 +160,7 @@ func (u *unit) adopt(in *Statement) {
 	u.s.SetConfigs = append(u.s.SetConfigs, in.SetConfigs...)
 	u.s.Params = max(u.s.Params, in.Params)
 	u.s.Mixed |= in.Mixed
+	u.s.Evaluates = u.s.Evaluates || in.Evaluates
 }
 
 // call records a function call.
