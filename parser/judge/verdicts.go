@@ -254,6 +254,7 @@ func implied(st *parser.Statement) (evaluates, defines bool) {
 		if st.Inner != nil && st.ExplainAnalyze {
 			return implied(st.Inner)
 		}
+	default: // what is evaluated is in it
 	}
 	return st.Evaluates, false
 }
