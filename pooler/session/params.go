@@ -4,6 +4,7 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
 	"github.com/pgkennel/pgkennel/sharding"
+	"github.com/pgkennel/pgkennel/sharding/router"
 )
 
 // bindParams gives the router a Bind's parameters.
@@ -48,4 +49,44 @@ func paramType(p *state.Prepared, i int) uint32 {
 		return oid
 	}
 	return oidOther
+}
+
+// joinBind routes a Bind and joins its plan to the batch's.
+func (s *Session) joinBind(plan *sharding.Plan, i int) *pgwire.Error {
+	it := &s.unit.items[i]
+	if s.bind.prep = it.prep; s.bind.at != i { // there are several
+		if err := s.bind.decode(it.frame[pgwire.HeaderBytes:], i); err != nil {
+			return asError(err)
+		}
+	}
+	p, refusal := s.plan(s.rtr.Route(it.message(), s.env()), s.asInput(it.prep, &s.bind))
+	if refusal == router.ErrNeedsText {
+		rt := s.itself(it.prep)
+		if rt == nil {
+			return refusal
+		}
+		p, refusal = s.plan(rt, s.input(&s.bind))
+	}
+	if refusal != nil {
+		return refusal
+	}
+	switch {
+	case p.Kind == sharding.PlanCopy || plan.Kind == sharding.PlanCopy:
+		if plan.Kind == sharding.PlanShard || plan.Kind == sharding.PlanCopy {
+			return pgwire.Errorf(pgwire.CodeFeatureNotSupported, "COPY FROM can't share a pipeline with other statements that have a sharding key").
+				WithHint("Send a Sync in between.").WithRoutine(router.RefusalCrossShard)
+		}
+		plan.Kind = sharding.PlanCopy
+	case p.Kind == sharding.PlanShard && plan.Kind == sharding.PlanShard && p.Shard != plan.Shard:
+		return pgwire.Errorf(pgwire.CodeFeatureNotSupported, "statements for different shards in one pipeline").
+			WithDetail("Statements between two Syncs are one transaction, which runs on one shard.").
+			WithHint("Send a Sync between them.").WithRoutine(router.RefusalCrossShard)
+	case p.Kind == sharding.PlanShard:
+		w, u := plan.Write, plan.Unjudged
+		*plan = p
+		plan.Write, plan.Unjudged = p.Write || w, p.Unjudged || u
+	default:
+		plan.Write, plan.Unjudged = plan.Write || p.Write, plan.Unjudged || p.Unjudged
+	}
+	return nil
 }
