@@ -200,3 +200,51 @@ func TestReplacedCodeIsJudgedAnew(t *testing.T) {
 		})
 	})
 }
+
+// TestHarmfulOperators: what no name in a statement tells that it runs, an operator, a cast, a domain's check, or an event trigger, leaves nothing for others.
+func TestHarmfulOperators(t *testing.T) {
+	t.Parallel()
+	const leave = `CREATE FUNCTION leave() RETURNS void LANGUAGE plpgsql AS $$ BEGIN PERFORM set_config('app.left', 'x', false), pg_advisory_lock(7); END $$;`
+	for _, x := range []struct{ name, schema, sql, byRoot string }{
+		{
+			"operator", `CREATE FUNCTION op(int, int) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN PERFORM leave(); RETURN true; END $$;
+CREATE OPERATOR === (LEFTARG = int, RIGHTARG = int, FUNCTION = op);`,
+			"SELECT 1 === 2", "",
+		},
+		{
+			"cast", `CREATE TYPE pair AS (a int, b int);
+CREATE FUNCTION paired(int) RETURNS pair LANGUAGE plpgsql AS $$ BEGIN PERFORM leave(); RETURN (1, 2); END $$;
+CREATE CAST (int AS pair) WITH FUNCTION paired(int);`,
+			"SELECT 1::pair", "",
+		},
+		{
+			"domain", `CREATE FUNCTION fits(int) RETURNS bool LANGUAGE plpgsql AS $$ BEGIN PERFORM leave(); RETURN true; END $$;
+CREATE DOMAIN odd AS int CHECK (fits(VALUE));`,
+			"SELECT 1::odd", "",
+		},
+		{
+			"event", `CREATE TABLE t (); CREATE FUNCTION told() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM leave(); END $$;`,
+			"COMMENT ON TABLE t IS 'x'", "CREATE EVENT TRIGGER e ON ddl_command_end EXECUTE FUNCTION told()",
+		},
+	} {
+		t.Run(x.name, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, spec{schema: leave + x.schema, general: "default_pool_size = 1"})
+			if x.byRoot != "" {
+				s.shards[0].Exec(t, s.shards[0].db, x.byRoot)
+			}
+			left := func() string {
+				c := s.connect(t)
+				c.Query(x.sql)
+				c.Close()
+				return outcome(s.connect(t).Query("SELECT coalesce(current_setting('app.left', true), '') || count(*) FROM pg_locks WHERE locktype = 'advisory' AND pid = pg_backend_pid()"))
+			}
+			eventually(t, x.sql+" leaves nothing", func() bool { return left() == "0; SELECT 1; I" })
+			for range 3 {
+				if got := left(); got != "0; SELECT 1; I" {
+					t.Errorf("left: %s", got)
+				}
+			}
+		})
+	}
+}

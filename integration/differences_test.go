@@ -224,7 +224,12 @@ func TestCustomSettingsAreKnown(t *testing.T) {
 	s := start(t, spec{general: "default_pool_size = 1"})
 	p, one, other := protocols[0], s.connect(t), s.connect(t)
 	p.play(t, one, "SHOW app.never_set", "42704; I", "SET app.never_set = 'x'", "SET; I", "SHOW app.never_set", "x; SHOW; I")
-	p.play(t, other, "SHOW app.never_set", "; SHOW; I")
+	p.play(t, other, "SHOW app.never_set", "; SHOW; I", "SELECT count(*) FROM pg_settings WHERE name ~ 'never_set' OR setting ~ 'never_set'", "0; SELECT 1; I")
+	for _, row := range pgtest.Rows(other.Query("SHOW ALL")) {
+		if strings.Contains(row, "never_set") {
+			t.Errorf("SHOW ALL has %s", row)
+		}
+	}
 	p.play(t, one, "SHOW app.never_set", "x; SHOW; I")
 }
 
@@ -301,6 +306,32 @@ func TestParseInAFailedTransaction(t *testing.T) {
 		for i, p := range []pgproto3.Parse{{Query: "SELEC"}, {Name: "taken", Query: "SELECT 2"}} {
 			if got := prepareAs(c, p.Name, p.Query); !strings.HasPrefix(got, want[i]) {
 				t.Errorf("%s: got %s, want %s", p.Query, got, want[i])
+			}
+		}
+	}
+}
+
+// TestDescribeInAFailedTransaction: what nobody said of a statement's parameters, the server alone knows.
+func TestDescribeInAFailedTransaction(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{schema: "CREATE TABLE described (a int)"})
+	for c, want := range map[*pgtest.Client]string{s.direct(t, nil): "E", s.connect(t): "25P02; E"} {
+		for name, types := range map[string][]uint32{"declared": {23}, "not": nil} {
+			if got := prepareAs(c, name, "INSERT INTO described VALUES ($1)", types...); got != "I" {
+				t.Errorf("got %s", got)
+			}
+		}
+		c.Query("BEGIN")
+		c.Send(&pgproto3.Bind{PreparedStatement: "nowhere"}, &pgproto3.Sync{}) // fails where no server knows of the transaction yet
+		c.UntilReady()
+		for name, want := range map[string]string{"declared": "E", "not": want} {
+			c.Send(&pgproto3.Describe{ObjectType: 'S', Name: name}, &pgproto3.Sync{})
+			answer := c.UntilReady()
+			if p, ok := answer[0].(*pgproto3.ParameterDescription); want == "E" && (!ok || len(p.ParameterOIDs) != 1 || p.ParameterOIDs[0] != 23) {
+				t.Errorf("%s: got %T %+v", name, answer[0], answer[0])
+			}
+			if got := outcome(answer); got != want {
+				t.Errorf("%s: got %s, want %s", name, got, want)
 			}
 		}
 	}

@@ -31,11 +31,17 @@ func (b *block) collect(nodes ...*pg_query.Node) {
 }
 
 func (b *block) visit(n *pg_query.Node) {
+	switch n.GetNode().(type) {
+	case nil, *pg_query.Node_AConst, *pg_query.Node_String_, *pg_query.Node_Integer, *pg_query.Node_AStar, *pg_query.Node_List:
+	default:
+		b.u.s.Evaluates = true
+	}
 	switch x := n.GetNode().(type) {
 	case nil:
 	case *pg_query.Node_AConst, *pg_query.Node_ColumnRef, *pg_query.Node_String_, *pg_query.Node_Integer, *pg_query.Node_AStar:
 	case *pg_query.Node_ParamRef:
 		b.u.s.Params = max(b.u.s.Params, int(x.ParamRef.Number))
+		b.u.stands(x.ParamRef, "")
 	case *pg_query.Node_SelectStmt:
 		b.subquery(x.SelectStmt)
 	case *pg_query.Node_InsertStmt, *pg_query.Node_UpdateStmt, *pg_query.Node_DeleteStmt, *pg_query.Node_MergeStmt:
@@ -44,12 +50,19 @@ func (b *block) visit(n *pg_query.Node) {
 		if schema, name := qualified(x.AExpr.Name); schema != "" && schema != "pg_catalog" {
 			b.u.call(Function{Schema: schema, Name: name, Args: operands(x.AExpr)})
 		}
+		b.u.besideColumn(x.AExpr.Lexpr, x.AExpr.Rexpr)
+		b.u.besideColumn(x.AExpr.Rexpr, x.AExpr.Lexpr)
 		b.collect(x.AExpr.Lexpr, x.AExpr.Rexpr)
 	case *pg_query.Node_BoolExpr:
 		b.collect(x.BoolExpr.Args...)
 	case *pg_query.Node_List:
 		b.collect(x.List.Items...)
 	case *pg_query.Node_TypeCast:
+		if p := x.TypeCast.GetArg().GetParamRef(); p != nil {
+			if name, ok := typeName(x.TypeCast.TypeName); ok {
+				b.u.stands(p, "::"+name)
+			}
+		}
 		b.visit(x.TypeCast.Arg)
 		b.collect(x.TypeCast.GetTypeName().GetTypmods()...)
 	case *pg_query.Node_NullTest:

@@ -134,6 +134,9 @@ type Statement struct {
 	Calls []Function
 	// Params is the highest $n in the statement; 0 = none.
 	Params int
+	// Mixed are the parameters that stand in places of different kinds (beside a column, under a cast, elsewhere), so that their type may be another
+	// than that of each place: $1 is bit 0; the last bit is for all from $64 on.
+	Mixed uint64
 	// Effects on the session, inner statements and called built-in functions included.
 	Effects Effects
 	// SetConfigs are calls of set_config(name, value, is_local) with constant arguments. Such a call that may run never or more than once
@@ -148,6 +151,8 @@ type Statement struct {
 	// ReadOnly: a query that changes nothing by its text: SELECT without locking clause, data-modifying CTE or INTO; SHOW; EXPLAIN without ANALYZE of anything; VALUES.
 	// Functions it calls are not judged by it: see Calls.
 	ReadOnly bool
+	// Evaluates: more than constants is evaluated in it, so that operators, casts or domains of users' own may run.
+	Evaluates bool
 	// BuiltinCalls: all functions in Calls are PostgreSQL's own, if there are any: see IsBuiltin.
 	BuiltinCalls bool
 	// Inert: a query, or a change of rows, that leaves nothing in the session, nor tells others anything: neither Effects nor SetConfigs, and BuiltinCalls
@@ -475,6 +480,8 @@ type Value struct {
 	Kind  ValueKind
 	Text  string
 	Param int
+	// Mixed: the parameter is one of Statement.Mixed, as whoever reads the statement notes.
+	Mixed bool
 	// Casts applied to it, innermost first, as lower-case type names without pg_catalog and modifiers ("int8", "uuid", "text", "int8[]");
 	// typed literals (uuid '...') count as one. Type names are PostgreSQL's internal ones where its grammar gives those (bigint -> "int8").
 	Casts []string

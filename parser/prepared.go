@@ -174,9 +174,9 @@ func (s *Statement) executing(run *Statement) *Statement {
 		u.call(f)
 	}
 	x.SetConfigs = append([]Setting(nil), s.SetConfigs...)
-	params := s.Params
+	params, mixed := s.Params, s.Mixed
 	u.adopt(x.Inner)
-	x.Params = params // those of what runs are given by EXECUTE
+	x.Params, x.Mixed = params, mixed // those of what runs are given by EXECUTE
 	x.Effects &^= EffSQLPrepare
 	u.finish()
 	return &x

@@ -92,6 +92,8 @@ const (
 	function kind = iota // by its name alone
 	reading              // of a relation
 	writing              // to it
+	implicit             // anywhere
+	event                // ofDDL
 )
 
 // node is a thing that can run; see kind.
@@ -122,6 +124,7 @@ type Graph struct {
 	// attributes are functions that can be called as if they were columns: row.name.
 	attributes []string
 	implicit   []*vertex
+	events     []*vertex // of event triggers
 	size       int
 	texts      *Texts
 	strange    bool
@@ -202,6 +205,13 @@ func (g *Graph) AddImplicit(expression, name string) {
 	v := &vertex{}
 	g.join(v, c, expression)
 	g.implicit = append(g.implicit, v)
+}
+
+// AddEvent gives the function of an event trigger, by its name.
+func (g *Graph) AddEvent(name string) {
+	v := &vertex{}
+	g.join(v, &Code{Calls: []string{name}})
+	g.events = append(g.events, v)
 }
 
 // Strange notes that there are languages or extensions in the database of which nobody knows what their functions keep.
@@ -333,35 +343,46 @@ func (g *Graph) verdicts() (bad map[node]finding) {
 			stack = append(stack, n)
 		}
 	}
-	if why := g.everywhere(bad); why != "" {
+	if any, is := worst(bad, g.implicit); is {
+		any = finding{"an operator, a cast or a domain may leave something: " + any.why, any.stays}
+		bad[anywhere] = any
 		for n, v := range g.nodes {
 			if _, known := bad[n]; !known && n.kind == function && v.uses != nil {
-				bad[n] = finding{why, true}
+				bad[n] = finding{any.why, true}
 			}
 		}
+	}
+	if any, is := worst(bad, g.events); is {
+		bad[ofDDL] = any
 	}
 	return bad
 }
 
-// everywhere tells why code that may run wherever SQL does is not harmless; empty = it is.
-func (g *Graph) everywhere(bad map[node]finding) string {
-	for _, v := range g.implicit {
+// anywhere stands for what may run wherever SQL does: operators, casts, domains; ofDDL for event triggers.
+var (
+	anywhere = node{implicit, Name{Name: "operators, casts and domains"}}
+	ofDDL    = node{event, Name{Name: "event triggers"}}
+)
+
+// worst is what is wrong with some of a list; false if nothing is.
+func worst(bad map[node]finding, list []*vertex) (found finding, is bool) {
+	for _, v := range list {
 		if v.why != "" {
-			return "an operator, a cast or a domain may leave something: " + v.why
+			found, is = finding{v.why, found.stays || v.stays}, true
 		}
 		for _, u := range v.uses {
-			if _, ok := bad[u]; ok {
-				return "an operator, a cast or a domain uses " + u.String()
+			if f, ok := bad[u]; ok {
+				found, is = finding{"it uses " + u.String(), found.stays || f.stays}, true
 			}
 		}
 	}
-	return ""
+	return found, is
 }
 
 // tells reports whether a node says more than those that it stands for: a relation's name alone stands for all that have it, and PostgreSQL's own are nobody's
 // to change.
 func (n node) tells() bool {
-	return n.kind == function || n.name.Schema != "" && n.name.Schema != "pg_catalog" && n.name.Schema != "information_schema"
+	return n.kind != reading && n.kind != writing || n.name.Schema != "" && n.name.Schema != "pg_catalog" && n.name.Schema != "information_schema"
 }
 
 func (n node) String() string {
@@ -370,6 +391,8 @@ func (n node) String() string {
 		return "rows of " + n.name.String()
 	case writing:
 		return "changes of " + n.name.String()
+	case implicit, event:
+		return n.name.Name
 	case function:
 	}
 	return "function " + n.name.Name

@@ -27,6 +27,8 @@ type Verdicts struct {
 	functions map[string]bool // true = not harmless
 	relations map[Name]relationVerdict
 	findings  []Finding
+	// anywhere is the verdict on what may run wherever SQL does, ddl that on event triggers; 0 = harmless.
+	anywhere, ddl Verdict
 
 	// at is when reading them began last, in the nanoseconds of those who ask; changes is what Changes was then.
 	at      atomic.Int64
@@ -84,6 +86,10 @@ func Join(p *Pending, shards []*Graph) *Verdicts {
 			if _, asked := v.functions[n.name.Name]; asked {
 				v.functions[n.name.Name] = true
 			}
+		case implicit:
+			v.anywhere = max(v.anywhere, is.verdict())
+		case event:
+			v.ddl = max(v.ddl, is.verdict())
 		case reading:
 			f.Read = true
 			if r, asked := v.relations[n.name]; asked && is.why != tooMany {
@@ -112,12 +118,15 @@ func (v *Verdicts) Findings() []Finding { return v.findings }
 
 // same reports whether both say the same.
 func (v *Verdicts) same(o *Verdicts) bool {
-	return maps.Equal(v.functions, o.functions) && maps.Equal(v.relations, o.relations) && slices.Equal(v.findings, o.findings)
+	return v.anywhere == o.anywhere && v.ddl == o.ddl && maps.Equal(v.functions, o.functions) && maps.Equal(v.relations, o.relations) && slices.Equal(v.findings, o.findings)
 }
 
 // worse reports whether v has something for not harmless that old had not: a relation, where that costs nothing until it is known, or a function that was
 // known to be harmless. What was not known and only read from, nobody has written to.
 func (v *Verdicts) worse(old *Verdicts, written map[Name]bool) bool {
+	if v.anywhere > old.anywhere || v.ddl > old.ddl {
+		return true
+	}
 	for name, bad := range v.functions {
 		if was, known := old.functions[name]; bad && known && !was {
 			return true
@@ -212,7 +221,14 @@ func (v *Verdicts) judge(st *parser.Statement) *entry {
 		}
 		worst = max(worst, is.write)
 	}
-	e.nothing = uses.Why == "" && len(uses.Calls)+len(uses.Reads)+len(uses.Writes) == 0
+	evaluates, defines := implied(st)
+	if evaluates {
+		worst = max(worst, v.anywhere)
+	}
+	if defines {
+		worst = max(worst, v.ddl)
+	}
+	e.nothing = !evaluates && !defines && uses.Why == "" && len(uses.Calls)+len(uses.Reads)+len(uses.Writes) == 0
 	if len(asks.Calls)+len(asks.Reads)+len(asks.Writes) > 0 {
 		e.asks = asks
 	}
@@ -225,4 +241,20 @@ func (v *Verdicts) judge(st *parser.Statement) *entry {
 		e.verdict = Harmless
 	}
 	return e
+}
+
+// implied reports whether st may run operators, casts or domains, and whether event triggers.
+func implied(st *parser.Statement) (evaluates, defines bool) {
+	switch st.Kind {
+	case parser.DDL, parser.CreateTableAs, parser.Maintenance, parser.Utility:
+		return true, true
+	case parser.Insert, parser.Update, parser.Delete, parser.Merge, parser.CopyFrom, parser.CopyTo:
+		return true, false
+	case parser.Explain:
+		if st.Inner != nil && st.ExplainAnalyze {
+			return implied(st.Inner)
+		}
+	default: // what is evaluated is in it
+	}
+	return st.Evaluates, false
 }

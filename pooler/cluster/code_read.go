@@ -26,6 +26,9 @@ WHERE p.oid >= 16384 AND n.nspname !~ '^pg_temp' AND p.proname IN (@)`
 SELECT oprcode FROM pg_operator UNION ALL SELECT castfunc FROM pg_cast UNION ALL SELECT amproc FROM pg_amproc
 UNION ALL SELECT rngcanonical FROM pg_range UNION ALL SELECT rngsubdiff FROM pg_range)`
 
+	// Functions of event triggers.
+	sqlEvents = `SELECT DISTINCT p.proname FROM pg_event_trigger e JOIN pg_proc p ON p.oid = e.evtfoid WHERE e.evtenabled <> 'D' AND e.evtevent <> 'login'`
+
 	// What domains evaluate.
 	sqlDomains = `SELECT pg_get_expr(conbin, 0) FROM pg_constraint WHERE contypid <> 0 AND conbin IS NOT NULL AND oid >= 16384
 UNION SELECT pg_get_expr(typdefaultbin, 0) FROM pg_type WHERE typtype = 'd' AND typdefaultbin IS NOT NULL AND oid >= 16384`
@@ -79,6 +82,7 @@ func (c *catalog) code(ctx context.Context, p *judge.Pending) (*judge.Graph, err
 	err := c.query(ctx, statements{
 		{sqlAttributes, 1, func(f [][]byte) error { g.AddAttribute(string(f[0])); return nil }},
 		{sqlImplicit, 1, func(f [][]byte) error { g.AddImplicit("", string(f[0])); return nil }},
+		{sqlEvents, 1, func(f [][]byte) error { g.AddEvent(string(f[0])); return nil }},
 		{strings.Replace(sqlStrange, "@", literals(judge.Extensions()), 1), 1, func([][]byte) error { g.Strange(); return nil }},
 		{sqlDomains, 1, func(f [][]byte) error { g.AddImplicit(string(f[0]), ""); return nil }},
 	})

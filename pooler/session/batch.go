@@ -448,6 +448,9 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 		}
 		m := it.message()
 		if m == nil { // a portal that is not known here: PostgreSQL says so
+			if s.conn == nil && !v.held {
+				return plan, needs, i, noPortal(it.portal) // there is none where it could be
+			}
 			needs, v.pinned = true, false
 			continue
 		}
@@ -465,6 +468,10 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 			it.local = true
 			switch it.typ {
 			case pgwire.MsgBind:
+				if refusal := s.bindsHere(i, v.tx); refusal != nil {
+					it.local = false
+					return plan, needs, i, refusal
+				}
 				if refusal := s.bindLocal(m, st, i, needs, acts); refusal != nil {
 					it.local = false // what is in front of it runs first, if that can be
 					return plan, needs, i, refusal
@@ -486,18 +493,31 @@ func (s *Session) planItems() (plan sharding.Plan, needs bool, planned int, refu
 		runs := empty && it.typ != pgwire.MsgBind || st != nil && s.runsFailed(st, v.tx)
 		if empty && !v.held && s.conn == nil {
 			if v.tx == pgwire.TxFailed && !runs {
-				return plan, needs, i, errInFailedTransaction
+				_, _, refusal := s.inFailure(i, st, v.held)
+				return plan, needs, i, refusal
+			}
+			if it.typ == pgwire.MsgBind {
+				if refusal := s.bindsHere(i, v.tx); refusal != nil {
+					return plan, needs, i, refusal
+				}
 			}
 			it.local = true
+			continue
+		}
+		if v.tx == pgwire.TxFailed && !runs && !parted {
+			answered, asked, refusal := s.inFailure(i, st, v.held)
+			if refusal != nil {
+				return plan, true, i, refusal
+			}
+			if it.local = answered; asked {
+				needs, v.pinned = true, false
+			}
 			continue
 		}
 		needs = true
 		v.held, v.pinned = true, false // whatever comes behind it, comes there
 		if parted {
 			return plan, true, i, errParted
-		}
-		if v.tx == pgwire.TxFailed && !runs {
-			return plan, true, i, errInFailedTransaction
 		}
 		switch it.typ {
 		case pgwire.MsgParse, pgwire.MsgDescribe:
@@ -550,44 +570,4 @@ func (s *Session) boundBeside(i int) bool {
 	} else {
 		return items[i-1].typ == pgwire.MsgBind && items[i-1].portal == it.portal
 	}
-}
-
-// joinBind routes a Bind and joins its plan to the batch's.
-func (s *Session) joinBind(plan *sharding.Plan, i int) *pgwire.Error {
-	it := &s.unit.items[i]
-	if s.bind.prep = it.prep; s.bind.at != i { // there are several
-		if err := s.bind.decode(it.frame[pgwire.HeaderBytes:], i); err != nil {
-			return asError(err)
-		}
-	}
-	p, refusal := s.plan(s.rtr.Route(it.message(), s.env()), s.asInput(it.prep, &s.bind))
-	if refusal == router.ErrNeedsText {
-		rt := s.itself(it.prep)
-		if rt == nil {
-			return refusal
-		}
-		p, refusal = s.plan(rt, s.input(&s.bind))
-	}
-	if refusal != nil {
-		return refusal
-	}
-	switch {
-	case p.Kind == sharding.PlanCopy || plan.Kind == sharding.PlanCopy:
-		if plan.Kind == sharding.PlanShard || plan.Kind == sharding.PlanCopy {
-			return pgwire.Errorf(pgwire.CodeFeatureNotSupported, "COPY FROM can't share a pipeline with other statements that have a sharding key").
-				WithHint("Send a Sync in between.").WithRoutine(router.RefusalCrossShard)
-		}
-		plan.Kind = sharding.PlanCopy
-	case p.Kind == sharding.PlanShard && plan.Kind == sharding.PlanShard && p.Shard != plan.Shard:
-		return pgwire.Errorf(pgwire.CodeFeatureNotSupported, "statements for different shards in one pipeline").
-			WithDetail("Statements between two Syncs are one transaction, which runs on one shard.").
-			WithHint("Send a Sync between them.").WithRoutine(router.RefusalCrossShard)
-	case p.Kind == sharding.PlanShard:
-		w, u := plan.Write, plan.Unjudged
-		*plan = p
-		plan.Write, plan.Unjudged = p.Write || w, p.Unjudged || u
-	default:
-		plan.Write, plan.Unjudged = plan.Write || p.Write, plan.Unjudged || p.Unjudged
-	}
-	return nil
 }

@@ -355,6 +355,9 @@ func (s *Session) Lost(err error) {
 		e = e.WithHint("The transaction was not committed unless its COMMIT was under way; then it may have been.")
 	}
 	s.copyDrop()
+	if at := s.unit.reached; at != 0 { // what the client was told of counts, not how the unit began
+		s.tx, s.begun, s.gone = at, at == pgwire.TxActive, false
+	}
 	s.gone = s.gone || s.begun
 	s.open, s.describing, s.begun = false, false, false
 	s.unit.outside = false

@@ -284,6 +284,10 @@ func noStatement(name string) *pgwire.Error {
 	return pgwire.Errorf(pgwire.CodeInvalidStatementName, `prepared statement "%s" does not exist`, name)
 }
 
+func noPortal(name string) *pgwire.Error {
+	return pgwire.Errorf(pgwire.CodeInvalidCursorName, `portal "%s" does not exist`, name)
+}
+
 func noSavepoint(name string) *pgwire.Error {
 	return pgwire.Errorf(pgwire.CodeInvalidSavepointSpecification, "savepoint %q does not exist", name)
 }
@@ -362,13 +366,19 @@ func ownColumns(st *parser.Statement) []pgwire.Column {
 }
 
 // ownParams are the types of the parameters of a statement that is answered here.
-func ownParams(st *parser.Statement) []uint32 {
-	if st == nil || st.SoleParam == 0 {
+func ownParams(it *item) []uint32 {
+	n := 0
+	if it.prep != nil {
+		n = paramsOf(it)
+	}
+	if n == 0 {
 		return nil
 	}
-	types := make([]uint32, max(st.Params, st.SoleParam))
+	types := make([]uint32, n)
 	for i := range types {
-		types[i] = pgwire.OIDText
+		if types[i] = it.prep.ParamType(i); types[i] == 0 {
+			types[i] = pgwire.OIDText // of set_config, whatever it is called with
+		}
 	}
 	return types
 }

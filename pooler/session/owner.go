@@ -114,6 +114,7 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 	}
 	switch st.Kind {
 	case parser.Begin:
+		s.unit.reached = pgwire.TxActive
 		s.noteIsolation(st.Tx)
 	case parser.SetTransaction:
 		if st.Tx != nil && st.Tx.Session {
@@ -122,6 +123,9 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 			s.noteIsolation(st.Tx)
 		}
 	case parser.Commit, parser.Rollback, parser.PrepareTx:
+		if s.unit.reached = pgwire.TxIdle; st.Tx != nil && st.Tx.Chain {
+			s.unit.reached = pgwire.TxActive
+		}
 		rolledBack := bytes.Equal(tag, []byte("ROLLBACK"))
 		if rolledBack {
 			s.track.Rollback()
@@ -422,7 +426,7 @@ func (s *Session) status(tx pgwire.TxStatus) {
 	if s.conn != nil && s.conn.Tainted()&backend.TaintContext != 0 && s.tx == pgwire.TxIdle && tx == pgwire.TxFailed {
 		tx = pgwire.TxIdle // the failed transaction is ours: the client began none
 	}
-	s.tx = tx
+	s.tx, s.unit.reached = tx, 0
 	s.begun = tx != pgwire.TxIdle
 }
 

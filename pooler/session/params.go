@@ -3,6 +3,8 @@ package session
 import (
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
+	"github.com/pgkennel/pgkennel/sharding"
+	"github.com/pgkennel/pgkennel/sharding/router"
 )
 
 // bindParams gives the router a Bind's parameters.
@@ -29,5 +31,62 @@ func (p *bindParams) Param(i int) (value []byte, binary bool, oid uint32, ok boo
 	} else if v == nil {
 		v = []byte{}
 	}
-	return v, p.bind.Format(i) == pgwire.FormatBinary, p.prep.ParamType(i), true
+	return v, p.bind.Format(i) == pgwire.FormatBinary, paramType(p.prep, i), true
+}
+
+// oidOther stands for a type of which no key is read.
+const oidOther = ^uint32(0)
+
+// paramType is the type that was declared for parameter i, by Parse or PREPARE; 0 = none was.
+func paramType(p *state.Prepared, i int) uint32 {
+	if p.Made == nil {
+		return p.ParamType(i)
+	}
+	if i >= len(p.Made.ParamTypes) || p.Made.ParamTypes[i] == "unknown" {
+		return 0
+	}
+	if oid := sharding.TypeOID(p.Made.ParamTypes[i]); oid != 0 {
+		return oid
+	}
+	return oidOther
+}
+
+// joinBind routes a Bind and joins its plan to the batch's.
+func (s *Session) joinBind(plan *sharding.Plan, i int) *pgwire.Error {
+	it := &s.unit.items[i]
+	if s.bind.prep = it.prep; s.bind.at != i { // there are several
+		if err := s.bind.decode(it.frame[pgwire.HeaderBytes:], i); err != nil {
+			return asError(err)
+		}
+	}
+	p, refusal := s.plan(s.rtr.Route(it.message(), s.env()), s.asInput(it.prep, &s.bind))
+	if refusal == router.ErrNeedsText {
+		rt := s.itself(it.prep)
+		if rt == nil {
+			return refusal
+		}
+		p, refusal = s.plan(rt, s.input(&s.bind))
+	}
+	if refusal != nil {
+		return refusal
+	}
+	switch {
+	case p.Kind == sharding.PlanCopy || plan.Kind == sharding.PlanCopy:
+		if plan.Kind == sharding.PlanShard || plan.Kind == sharding.PlanCopy {
+			return pgwire.Errorf(pgwire.CodeFeatureNotSupported, "COPY FROM can't share a pipeline with other statements that have a sharding key").
+				WithHint("Send a Sync in between.").WithRoutine(router.RefusalCrossShard)
+		}
+		plan.Kind = sharding.PlanCopy
+	case p.Kind == sharding.PlanShard && plan.Kind == sharding.PlanShard && p.Shard != plan.Shard:
+		return pgwire.Errorf(pgwire.CodeFeatureNotSupported, "statements for different shards in one pipeline").
+			WithDetail("Statements between two Syncs are one transaction, which runs on one shard.").
+			WithHint("Send a Sync between them.").WithRoutine(router.RefusalCrossShard)
+	case p.Kind == sharding.PlanShard:
+		w, u := plan.Write, plan.Unjudged
+		*plan = p
+		plan.Write, plan.Unjudged = p.Write || w, p.Unjudged || u
+	default:
+		plan.Write, plan.Unjudged = plan.Write || p.Write, plan.Unjudged || p.Unjudged
+	}
+	return nil
 }

@@ -57,7 +57,7 @@ func (s *Session) answerItem(dst []byte, it *item) (out []byte, ref int32, e *pg
 		return pgwire.AppendBindComplete(dst), 0, nil
 	case pgwire.MsgDescribe:
 		if it.target == pgwire.TargetStatement {
-			dst = pgwire.AppendParameterDescription(dst, ownParams(st))
+			dst = pgwire.AppendParameterDescription(dst, ownParams(it))
 		}
 		if st != nil && (st.Kind == parser.Show || st.Sole != nil) {
 			return pgwire.AppendRowDescription(dst, ownColumns(st)), 0, nil

@@ -58,6 +58,8 @@ type unit struct {
 	plan sharding.Plan
 	// planned is the transaction status behind the batch that was planned last; ahead behind what was sent, 0 = nothing was.
 	planned, ahead pgwire.TxStatus
+	// reached is the transaction status behind the last command of the unit's that began or ended a transaction, as the client was told; 0 = none did.
+	reached pgwire.TxStatus
 	// badParse: the batch was refused for a Parse of the unnamed statement, before it could be planned.
 	badParse bool
 	// named finds items by name where there are many.

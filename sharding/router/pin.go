@@ -1,6 +1,7 @@
 package router
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -28,6 +29,7 @@ type param struct {
 	casts           []string
 	array, distinct bool
 	noBlanks        bool
+	mixed           bool // it stands elsewhere, too, where its type may come from
 }
 
 // presence is the type of key of the tenant column on one shard: that there is a value matters, not which.
@@ -127,7 +129,7 @@ func (p *pin) same(o *pin) bool {
 }
 
 func (p param) same(o param) bool {
-	return p.n == o.n && p.use == o.use && p.array == o.array && p.distinct == o.distinct && p.noBlanks == o.noBlanks && slices.Equal(p.casts, o.casts)
+	return p.n == o.n && p.use == o.use && p.array == o.array && p.distinct == o.distinct && p.noBlanks == o.noBlanks && p.mixed == o.mixed && slices.Equal(p.casts, o.casts)
 }
 
 func compileValues(vals []value, t sharding.KeyType) *pin {
@@ -138,7 +140,7 @@ func compileValues(vals []value, t sharding.KeyType) *pin {
 		case v.isNull:
 			p.isNull = true
 		case v.Kind == parser.ValueParam:
-			p.params = append(p.params, param{n: v.Param - 1, use: v.use, casts: v.Casts, array: v.array, distinct: v.storesNull(), noBlanks: v.noBlanks})
+			p.params = append(p.params, param{n: v.Param - 1, use: v.use, casts: v.Casts, array: v.array, distinct: v.storesNull(), noBlanks: v.noBlanks, mixed: v.Mixed})
 		case v.Literal > 0:
 			p.lits = append(p.lits, *v)
 		case v.array:
@@ -417,6 +419,8 @@ func (p *param) read(t sharding.KeyType, value []byte, binary bool, oid uint32) 
 		return k, sharding.Null
 	case t == presence:
 		return k, sharding.Exact
+	case p.mixed && (oid == 0 || oid == oidUnknown) && otherwise(t, value, binary):
+		return k, sharding.Unreadable
 	case len(p.casts) == 0:
 		k, reading = sharding.ReadParam(t, value, binary, oid, p.use)
 	default:
@@ -428,12 +432,25 @@ func (p *param) read(t sharding.KeyType, value []byte, binary bool, oid uint32) 
 	return k, reading
 }
 
+// otherwise reports whether a value may be another key where the parameter's type is not the column's: a float's bits are a number, too, and blanks at the
+// end, or what is beyond 63 bytes, count in some types of text only.
+func otherwise(t sharding.KeyType, value []byte, binary bool) bool {
+	const maxName = 63 // of type name
+	if t == sharding.Text {
+		return len(value) > maxName || bytes.HasSuffix(value, []byte(" "))
+	}
+	return binary && t == sharding.Bigint
+}
+
 func (p *param) evalArray(dst *keySet, t sharding.KeyType, value []byte, binary bool, oid uint32) *unreadable {
 	if t == presence {
 		dst.keys = append(dst.keys, sharding.Key{})
 		return nil
 	}
 	bad := &unreadable{param: p.n, oid: oid, binary: binary}
+	if p.mixed && oid == 0 && binary && t == sharding.Bigint {
+		return bad
+	}
 	if len(p.casts) > 0 {
 		declared := sharding.TypeOID(p.casts[len(p.casts)-1])
 		if len(p.casts) > 1 || declared == 0 || oid != 0 && oid != declared {

@@ -271,6 +271,8 @@ type compiler struct {
 	usesPath bool
 	// exec has the arguments of EXECUTE, for the parameters of the statement being compiled; nil = none.
 	exec *execution
+	// of is the statement being compiled.
+	of *parser.Statement
 	// beyondASCII: the name of a relation is.
 	beyondASCII bool
 	// work counts what the analysis did, against maxWork.

@@ -88,8 +88,13 @@ type execution struct {
 
 // value returns a literal or parameter, with arguments of EXECUTE in the place of its parameters.
 func (c *compiler) value(v *parser.Value) (parser.Value, bool) {
-	if v.Kind != parser.ValueParam || c.exec == nil {
+	if v.Kind != parser.ValueParam {
 		return *v, true
+	}
+	if c.exec == nil {
+		p := *v
+		p.Mixed = c.of.IsMixed(v.Param)
+		return p, true
 	}
 	n := v.Param - 1
 	if n < 0 || n >= len(c.exec.args) || c.exec.args[n].Kind != parser.ExprValue {
@@ -113,10 +118,10 @@ func (c *compiler) value(v *parser.Value) (parser.Value, bool) {
 
 // statement compiles one statement.
 func (c *compiler) statement(s *parser.Statement) *statement {
-	outer, exec := c.st, c.exec
+	outer, exec, of := c.st, c.exec, c.of
 	st := &statement{single: c.r.shards == 1}
-	c.st = st
-	defer func() { c.st, c.exec = outer, exec }()
+	c.st, c.of = st, s
+	defer func() { c.st, c.exec, c.of = outer, exec, of }()
 	st.write = writesData(s)
 	c.calls(s.Calls)
 	if s.Kind != parser.DDL { // what is called in a body is not called by the statement

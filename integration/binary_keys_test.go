@@ -1,0 +1,131 @@
+package integration
+
+import (
+	"encoding/binary"
+	"fmt"
+	"math"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5/pgproto3"
+)
+
+// TestBinaryKeys: a parameter in binary format means what the server takes it for, whoever said of which type it is: the Parse message, SQL's PREPARE, a
+// cast, or the place where it stands first. Rows are found and stored where their key lives, or the statement is refused.
+func TestBinaryKeys(t *testing.T) {
+	t.Parallel()
+	const text, short, number = "text", "varchar", "bigint"
+	tables := map[string]string{"n": number, "s": number, "i": number, "u": "uuid", "t": text, "v": short}
+	rest := ""
+	for _, name := range []string{"n", "s", "i", "u", "t", "v"} {
+		rest += fmt.Sprintf("\n[[sharded_tables]]\ndatabase = \"saas\"\nname = %q\ncolumn = \"k\"\ndata_type = %q\n", name, tables[name])
+	}
+	const also = ", f float8, r float4, o oid, x numeric, e text);"
+	s := start(t, spec{shards: 3, rest: rest, schema: "CREATE TABLE n (k bigint" + also + "CREATE TABLE s (k smallint" + also + "CREATE TABLE i (k int" + also +
+		"CREATE TABLE u (k uuid" + also + "CREATE TABLE t (k text" + also + "CREATE TABLE v (k varchar(40)" + also})
+	uuid := func(n int) string { return fmt.Sprintf("00000000-0000-0000-0000-%012x", n) }
+	keys := map[string]func(n int) string{
+		"n": func(n int) string { return fmt.Sprint(n) }, "u": uuid, "t": func(n int) string { return fmt.Sprintf("key %d", n) },
+	}
+	keys["s"], keys["i"], keys["v"] = keys["n"], keys["n"], keys["t"]
+	const rows = 12
+	c := s.connect(t)
+	for table, key := range keys {
+		for n := range rows {
+			if got := outcome(c.Query(fmt.Sprintf("INSERT INTO %s VALUES ('%s', %d, %d, %d, %d, 'e')", table, key(n), n, n, n, n))); got != "INSERT 0 1; I" {
+				t.Fatal(got)
+			}
+		}
+	}
+	int2 := func(n int) []byte { return binary.BigEndian.AppendUint16(nil, uint16(n)) }
+	int4 := func(n int) []byte { return binary.BigEndian.AppendUint32(nil, uint32(n)) }
+	int8 := func(n int) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) }
+	float8 := func(n int) []byte { return binary.BigEndian.AppendUint64(nil, math.Float64bits(float64(n))) }
+	float4 := func(n int) []byte { return binary.BigEndian.AppendUint32(nil, math.Float32bits(float32(n))) }
+	numeric := func(n int) []byte { return append([]byte{0, 1, 0, 0, 0, 0, 0, 0}, int2(n)...) }
+	ids := func(n int) []byte { return append(make([]byte, 14), int2(n)...) }
+	texts := func(n int) []byte { return []byte(keys["t"](n)) }
+	for _, x := range []struct {
+		sql   string
+		value func(n int) []byte
+		types []uint32
+		may   bool // be refused
+	}{
+		{"SELECT f FROM n WHERE k = $1", int8, nil, false},
+		{"SELECT f FROM s WHERE k = $1", int2, nil, false},
+		{"SELECT f FROM i WHERE k = $1", int4, nil, false},
+		{"SELECT f FROM n WHERE k = $1::int4", int4, nil, false},
+		{"SELECT f FROM n WHERE k = $1::int2", int2, nil, false},
+		{"SELECT f FROM n WHERE k = $1", int4, []uint32{23}, false},
+		{"SELECT f FROM n WHERE k = $1", int2, []uint32{21}, false},
+		{"SELECT f FROM n WHERE k = $1", float8, []uint32{701}, true},
+		{"SELECT f FROM n WHERE k = $1", float4, []uint32{700}, true},
+		{"SELECT f FROM n WHERE k = $1", numeric, []uint32{1700}, true},
+		{"SELECT f FROM u WHERE k = $1", ids, nil, false},
+		{"SELECT f FROM u WHERE k = $1::uuid", ids, nil, false},
+		{"SELECT f FROM t WHERE k = $1", texts, nil, false},
+		{"SELECT f FROM v WHERE k = $1", texts, nil, false},
+		{"SELECT f FROM v WHERE k = $1", texts, []uint32{25}, false},
+		{"SELECT f FROM n WHERE f >= 0 AND k = $1 AND k = $1", int8, nil, false},
+		// Another place decides.
+		{"SELECT f FROM n WHERE f = $1 AND k = $1", float8, nil, true},
+		{"SELECT f FROM n WHERE r = $1 AND k = $1", float4, nil, true},
+		{"SELECT f FROM n WHERE x = $1 AND k = $1", numeric, nil, true},
+		{"SELECT f FROM n WHERE o = $1 AND k = $1", int4, nil, true},
+		{"SELECT $1::float8 FROM n WHERE k = $1", float8, nil, true},
+		{"SELECT f FROM n WHERE abs(f) = abs($1::float8) AND k = $1", float8, nil, true},
+		{"WITH w AS (SELECT $1::float8 AS a) SELECT f FROM n, w WHERE k = $1", float8, nil, true},
+		{"UPDATE n SET f = $1 WHERE k = $1 RETURNING f", float8, nil, true},
+		{"INSERT INTO n (f, k) SELECT $1::float8, $1 RETURNING k", float8, nil, true},
+		// PREPARE says so.
+		{"PREPARE p (int8) AS SELECT f FROM n WHERE k = $1", int8, nil, false},
+		{"PREPARE p (int) AS SELECT f FROM n WHERE k = $1", int4, nil, false},
+		{"PREPARE p (smallint) AS SELECT f FROM n WHERE k = $1", int2, nil, false},
+		{"PREPARE p (float8) AS SELECT f FROM n WHERE k = $1", float8, nil, true},
+		{"PREPARE p (real) AS SELECT f FROM n WHERE k = $1", float4, nil, true},
+		{"PREPARE p (numeric(10, 2)) AS SELECT f FROM n WHERE k = $1", numeric, nil, true},
+		{"PREPARE p (oid) AS SELECT f FROM n WHERE k = $1", int4, nil, true},
+		{"PREPARE p (float8) AS INSERT INTO n (k) VALUES ($1) RETURNING k", float8, nil, true},
+		{"PREPARE p (unknown) AS SELECT f FROM n WHERE k = $1", int8, nil, true},
+		{"PREPARE p AS SELECT f FROM n WHERE k = $1", int8, nil, false},
+		{"PREPARE p AS SELECT f FROM i WHERE k = $1", int4, nil, false},
+		{"PREPARE p (uuid) AS SELECT f FROM u WHERE k = $1", ids, nil, false},
+		{"PREPARE p AS SELECT f FROM u WHERE k = $1", ids, nil, false},
+		{"PREPARE p (text) AS SELECT f FROM t WHERE k = $1", texts, nil, false},
+		{"PREPARE p (varchar(3)) AS SELECT f FROM t WHERE k = $1", texts, nil, true},
+		{"PREPARE p AS SELECT f FROM v WHERE k = $1", texts, nil, false},
+	} {
+		refused, wrong := "", 0
+		c := s.connect(t)
+		for n := range rows {
+			name := ""
+			if strings.HasPrefix(x.sql, "PREPARE") {
+				if name = "p"; n == 0 {
+					if got := outcome(c.Query(x.sql)); got != "PREPARE; I" {
+						t.Errorf("%s: %s", x.sql, got)
+					}
+				}
+			} else if got := prepareAs(c, "", x.sql, x.types...); got != "I" {
+				t.Errorf("%s: %s", x.sql, got)
+			}
+			c.Send(&pgproto3.Bind{PreparedStatement: name, ParameterFormatCodes: []int16{1}, Parameters: [][]byte{x.value(n)}}, &pgproto3.Execute{}, &pgproto3.Sync{})
+			switch got := outcome(c.UntilReady()); {
+			case strings.HasPrefix(got, "42501 ") || strings.HasPrefix(got, "0A000 "):
+				refused = got
+			case !strings.HasPrefix(got, fmt.Sprint(n)+"; "):
+				wrong++
+				t.Logf("%s: %d: %s", x.sql, n, got)
+			}
+		}
+		if wrong > 0 || refused != "" && !x.may {
+			t.Errorf("%s: wrong %d of %d, refused %q", x.sql, wrong, rows, refused)
+		}
+	}
+	for i := range s.shards { // what was stored is where it is looked for
+		for _, k := range s.shards[i].rows(t, "SELECT DISTINCT k FROM n") {
+			if got := outcome(c.Query("SELECT DISTINCT k FROM n WHERE k = " + k)); got != k+"; SELECT 1; I" {
+				t.Errorf("key %s is on shard %d, where pgkennel does not look for it: %s", k, i, got)
+			}
+		}
+	}
+}
