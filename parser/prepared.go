@@ -1,6 +1,7 @@
 package parser
 
 import (
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -167,7 +168,7 @@ func (s *Statement) executing(run *Statement) *Statement {
 	for _, f := range s.Calls {
 		u.call(f)
 	}
-	x.SetConfigs = append([]Setting(nil), s.SetConfigs...)
+	x.SetConfigs, x.Unseen = slices.Clone(s.SetConfigs), slices.Clone(s.Unseen)
 	params := s.Params
 	u.adopt(x.Inner)
 	x.Params = params // those of what runs are given by EXECUTE
