@@ -403,7 +403,7 @@ func (s *Session) login() {
 	s.told = &told{server: s.acct.Cluster.Parameters()}
 	s.foreign = foreignEncoding(s.told.value(clientEncoding))
 	if name, ok := s.base.Get("application_name"); ok {
-		s.know("application_name", s.inASCII(name.Value))
+		s.know("application_name", s.inASCII(s.cut(name.Value)))
 	}
 	s.know("session_authorization", s.acct.User)
 	if s.base.Without("application_name") == nil {
