@@ -367,13 +367,16 @@ func TestAuthenticationOfOperators(t *testing.T) {
 	if rows := s.console(t, "SHOW VERSION"); len(rows) != 1 {
 		t.Errorf("SHOW VERSION: %v", rows)
 	}
-	for _, l := range []pgtest.Login{
-		{User: "admin", Database: "admin", Password: "wrong"},
-		{User: user, Database: "admin", Password: password},
-		{User: "admin", Database: cluster, Password: adminPassword},
+	for _, x := range []struct {
+		login pgtest.Login
+		want  string
+	}{
+		{pgtest.Login{User: "admin", Database: "admin", Password: "wrong"}, "28P01"},
+		{pgtest.Login{User: user, Database: "admin", Password: password}, "3D000"},
+		{pgtest.Login{User: "admin", Database: cluster, Password: adminPassword}, "28P01"},
 	} {
-		if err := pgtest.Dial(t, s.addr).Login(l); err == nil || !strings.Contains(err.Error(), "28P01") {
-			t.Errorf("%s at %s: %v", l.User, l.Database, err)
+		if err := pgtest.Dial(t, s.addr).Login(x.login); err == nil || !strings.Contains(err.Error(), x.want) {
+			t.Errorf("%s at %s: got %v, want %s", x.login.User, x.login.Database, err, x.want)
 		}
 	}
 }
