@@ -208,7 +208,7 @@ func TestAuthenticationTellsNothing(t *testing.T) {
 			s := start(t, spec{general: fmt.Sprintf("auth_type = %q", method)})
 			attempts := map[string]pgtest.Login{
 				"wrong password":   {User: user, Database: cluster, Password: "wrong"},
-				"unknown database": {User: user, Database: "nowhere", Password: password},
+				"unknown database": {User: user, Database: "nowhere", Password: "wrong"},
 				"unknown user":     {User: "apq", Database: cluster, Password: password},
 				"neither":          {User: "apq", Database: "nowhere", Password: password},
 			}
@@ -232,6 +232,60 @@ func TestAuthenticationTellsNothing(t *testing.T) {
 				}
 				if f := float64(fastest[name]) / float64(fastest["wrong password"]); f < 0.4 || f > 2.5 {
 					t.Errorf("%s takes %v, a wrong password %v", name, fastest[name], fastest["wrong password"])
+				}
+			}
+		})
+	}
+}
+
+// Who has proved who it is hears that there is no such database, as tools do that would create it then. What others have is not there, either.
+func TestUnknownDatabases(t *testing.T) {
+	t.Parallel()
+	for _, method := range []string{"scram", "md5", "plain", "trust"} {
+		t.Run(method, func(t *testing.T) {
+			t.Parallel()
+			s := start(t, spec{general: fmt.Sprintf("auth_type = %q", method), rest: `
+[[databases]]
+name = "second"
+host = "127.0.0.1"
+[[databases]]
+name = "third"
+host = "127.0.0.1"
+`, users: fmt.Sprintf(`
+[[users]]
+name = "one"
+databases = [%[1]q, "second"]
+password = "same"
+[[users]]
+name = "two"
+database = %[1]q
+password = "same"
+[[users]]
+name = "two"
+database = "second"
+password = "other"
+[[users]]
+name = "all"
+all_databases = true
+password = "same"
+`, cluster)})
+			const unknown, refused = `3D000: database "%s" does not exist`, "28P01: password authentication failed"
+			for _, x := range []struct{ user, database, password, want string }{
+				{"one", "nowhere", "same", unknown},
+				{"one", "third", "same", unknown},
+				{"one", "odd \"näme", "same", unknown},
+				{"all", "nowhere", "same", unknown},
+				{"two", "nowhere", "same", refused},
+				{"two", "third", "other", refused},
+				{"one", "nowhere", "wrong", map[bool]string{false: refused, true: unknown}[method == "trust"]},
+				{"nobody", "nowhere", "same", refused},
+			} {
+				if strings.Contains(x.want, "%s") {
+					x.want = fmt.Sprintf(x.want, x.database)
+				}
+				err := pgtest.Dial(t, s.addr).Login(pgtest.Login{User: x.user, Database: x.database, Password: x.password})
+				if err == nil || !strings.Contains(err.Error(), x.want) {
+					t.Errorf("%s, %s, %s: got %v, want %s", x.user, x.database, x.password, err, x.want)
 				}
 			}
 		})
@@ -313,13 +367,16 @@ func TestAuthenticationOfOperators(t *testing.T) {
 	if rows := s.console(t, "SHOW VERSION"); len(rows) != 1 {
 		t.Errorf("SHOW VERSION: %v", rows)
 	}
-	for _, l := range []pgtest.Login{
-		{User: "admin", Database: "admin", Password: "wrong"},
-		{User: user, Database: "admin", Password: password},
-		{User: "admin", Database: cluster, Password: adminPassword},
+	for _, x := range []struct {
+		login pgtest.Login
+		want  string
+	}{
+		{pgtest.Login{User: "admin", Database: "admin", Password: "wrong"}, "28P01"},
+		{pgtest.Login{User: user, Database: "admin", Password: password}, "3D000"},
+		{pgtest.Login{User: "admin", Database: cluster, Password: adminPassword}, "28P01"},
 	} {
-		if err := pgtest.Dial(t, s.addr).Login(l); err == nil || !strings.Contains(err.Error(), "28P01") {
-			t.Errorf("%s at %s: %v", l.User, l.Database, err)
+		if err := pgtest.Dial(t, s.addr).Login(x.login); err == nil || !strings.Contains(err.Error(), x.want) {
+			t.Errorf("%s at %s: got %v, want %s", x.login.User, x.login.Database, err, x.want)
 		}
 	}
 }

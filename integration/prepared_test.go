@@ -200,3 +200,24 @@ func TestPreparedStatementsAndSearchPath(t *testing.T) {
 		}
 	}
 }
+
+// Statements of one text are one on a server connection, and have one plan: that of whichever was run first.
+func TestPreparedTextsShareAPlan(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{schema: "CREATE TABLE plans (id int PRIMARY KEY)"})
+	for name, x := range map[string]struct {
+		c      *pgtest.Client
+		second string
+	}{
+		"pgkennel": {s.connect(t), "Index Only Scan using plans_pkey on plans;   Index Cond: (id = 34); EXPLAIN; T"}, "PostgreSQL": {s.direct(t, nil), "Seq Scan on plans;   Filter: (id = 34); EXPLAIN; T"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			protocols[0].play(t, x.c,
+				"PREPARE one AS SELECT id FROM plans WHERE id = 34", "PREPARE; I", "PREPARE two AS SELECT id FROM plans WHERE id = 34", "PREPARE; I", "BEGIN", "BEGIN; T",
+				"SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off", "SET; SET; T",
+				"EXPLAIN (COSTS off) EXECUTE one", "Index Only Scan using plans_pkey on plans;   Index Cond: (id = 34); EXPLAIN; T",
+				"SET LOCAL enable_seqscan = on; SET LOCAL enable_indexscan = off; SET LOCAL enable_indexonlyscan = off", "SET; SET; SET; T",
+				"EXPLAIN (COSTS off) EXECUTE two", x.second, "ROLLBACK", "ROLLBACK; I")
+		})
+	}
+}

@@ -71,6 +71,14 @@ var settings = []setting{
 	{"SELECT set_config('work_mem', '3333kB', false)", "work_mem", "3333kB"},
 	{"SELECT set_config('app.tenant', 'eight', false)", "app.tenant", "eight"},
 	{"SELECT pg_catalog.set_config('search_path', 'pg_catalog, public', false)", "search_path", "pg_catalog, public"},
+	{"SELECT set_config('work_mem', 4 || '444kB', false)", "work_mem", "4444kB"},
+	{"SELECT set_config('app.tenant', 'ni''' || upper('ne'), false)", "app.tenant", "ni'NE"},
+	{"SELECT set_config('app.tenant', 'ten', now() IS NULL), 1", "app.tenant", "ten"},
+	{"SELECT set_config('DateStyle', 'German' || ', DMY', false)", "DateStyle", "German, DMY"},
+	{`SELECT set_config('search_path', '"Odd, name", ' || 'public', false)`, "search_path", `"Odd, name", public`},
+	{"SELECT set_config('app.tenant', v, false) FROM (VALUES ('a'), ('eleven')) t(v)", "app.tenant", "eleven"},
+	{"SELECT set_config('app.tenant', 'twelve', false) WHERE length('x') > 1", "app.tenant", ""},
+	{"SELECT length(set_config('app.tenant', 'thirteen', false)), set_config('work_mem', '5' || '555kB', false)", "app.tenant", "thirteen"},
 }
 
 // show asks for a setting's value. A custom one that was set once on a server is empty there, not unknown, ever after.
@@ -118,6 +126,36 @@ func TestSettingsFollowTheirClient(t *testing.T) {
 			t.Errorf("%v backends were closed; settings need not that", n)
 		}
 	})
+}
+
+// What only the server knows of a set_config follows the client all the same, as far as its transaction, or savepoint, was not rolled back.
+func TestSettingsThatOnlyTheServerKnows(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{general: "default_pool_size = 1"})
+	c, other := s.connect(t), s.connect(t)
+	const set, look = "SELECT set_config('app.v', $1, false)", "SELECT current_setting('app.v', true)"
+	if got := extended(c, parse("", set), bind("", "", "one"), run("", 0)); got != "one; SELECT 1; I" {
+		t.Errorf("set_config: %s", got)
+	}
+	for _, p := range protocols {
+		p.play(t, other, look, "; SELECT 1; I", "SET app.v = 'not mine'", "SET; I")
+		p.play(t, c, look, "one; SELECT 1; I",
+			"BEGIN", "BEGIN; T", "SELECT set_config('app.v', 't' || 'wo', false)", "two; SELECT 1; T", "ROLLBACK", "ROLLBACK; I", look, "one; SELECT 1; I",
+			"BEGIN", "BEGIN; T", "SAVEPOINT s", "SAVEPOINT; T", "SELECT set_config('app.v', 't' || 'wo', false)", "two; SELECT 1; T",
+			"ROLLBACK TO s", "ROLLBACK; T", "COMMIT", "COMMIT; I", look, "one; SELECT 1; I",
+			"BEGIN", "BEGIN; T", "SELECT set_config('app.v', 't' || 'wo', 1 = 1)", "two; SELECT 1; T", look, "two; SELECT 1; T", "COMMIT", "COMMIT; I", look, "one; SELECT 1; I",
+			"SELECT set_config('no such', 'x' || 'y', false)", "42704; I", look, "one; SELECT 1; I",
+		)
+		p.play(t, other, look, "not mine; SELECT 1; I", "RESET app.v", "RESET; I")
+	}
+	protocols[0].play(t, c,
+		"PREPARE p AS "+set, "PREPARE; I", "EXECUTE p('three')", "three; SELECT 1; I", look, "three; SELECT 1; I",
+		"SELECT set_config('app.v', 'fo' || 'ur', false); SELECT 1", "four; SELECT 1; 1; SELECT 1; I", look, "four; SELECT 1; I",
+		"SELECT set_config('app.v', 'fi' || 've', false); SELECT 1/0", "five; SELECT 1; 22012; I", look, "four; SELECT 1; I",
+		"CREATE TEMP TABLE pins (id int); SELECT set_config('app.v', 's' || 'ix', false)", "CREATE TABLE; six; SELECT 1; I", look, "six; SELECT 1; I",
+		"SELECT set_config('app.v', 'se' || 'ven', false)", "seven; SELECT 1; I", "DROP TABLE pins", "DROP TABLE; I", look, "seven; SELECT 1; I",
+	)
+	protocols[0].play(t, other, look, "; SELECT 1; I")
 }
 
 // A value of DateStyle may be half of one, and leaves the other half as the client had it, whatever the next backend has.

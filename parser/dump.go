@@ -82,6 +82,9 @@ func (d *dumper) statement(s *Statement) {
 		for i := range s.SetConfigs {
 			d.setting("set_config", &s.SetConfigs[i])
 		}
+		for _, name := range s.Unseen {
+			d.line("unseen %s", name)
+		}
 		if s.Set != nil {
 			d.setting("setting", s.Set)
 		}

@@ -140,8 +140,10 @@ type Statement struct {
 	// Effects on the session, inner statements and called built-in functions included.
 	Effects Effects
 	// SetConfigs are calls of set_config(name, value, is_local) with constant arguments. Such a call that may run never or more than once
-	// (anywhere but directly in the select list of a SELECT without FROM and WHERE) sets EffUnjudged too, unless it is local.
+	// (anywhere but directly in the select list of a SELECT without FROM and WHERE) is one of Unseen too, unless it is local.
 	SetConfigs []Setting
+	// Unseen are the settings that set_config may set for the session where only the server knows whether, or to what. EffUnseen is set then.
+	Unseen []string
 	// Sole is the setting of a SELECT that does nothing but one set_config; nil for all others. SoleParam is the number, from 1, of the parameter that
 	// is its value; 0 = its value is a constant.
 	Sole      *Setting
@@ -172,7 +174,7 @@ const (
 	EffAdvisoryLock                     // session-level advisory lock: pg_advisory_lock, pg_try_advisory_lock and their _shared forms (not _xact_)
 	EffHoldCursor                       // DECLARE ... WITH HOLD
 	EffSQLPrepare                       // SQL-level PREPARE
-	EffUnjudged                         // DO, CALL, LOAD, UPDATE pg_settings, CREATE EXTENSION, unknown utility, set_config that is not certain: see SetConfigs
+	EffUnjudged                         // DO, CALL, LOAD, UPDATE pg_settings, CREATE EXTENSION, unknown utility, set_config of a setting that is not named by a constant
 	EffSetConfig                        // set_config with constants: SetConfigs
 	EffSequenceRead                     // lastval, currval
 	EffSchemaChange                     // DDL: cached descriptions and plans may be stale
@@ -181,7 +183,11 @@ const (
 	EffLargeObject                      // lo_open and friends
 	EffReplication                      // replication and slot functions
 	EffTempDropped                      // what EffTemp is about goes with the transaction: ON COMMIT DROP
+	EffUnseen                           // set_config of what the text does not say, or that may not run: Unseen
 )
+
+// Unjudged reports whether what is set is more than the text says.
+func (e Effects) Unjudged() bool { return e&(EffUnjudged|EffUnseen) != 0 }
 
 // Setting is one SET, RESET, SHOW or constant set_config.
 type Setting struct {

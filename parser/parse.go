@@ -154,8 +154,11 @@ func (u *unit) adopt(in *Statement) {
 	u.s.Effects |= in.Effects
 	for _, set := range in.SetConfigs {
 		if !set.Local {
-			u.s.Effects |= EffUnjudged // whether and when the wrapped statement runs is open
+			u.unseen(set.Name) // whether and when the wrapped statement runs is open
 		}
+	}
+	for _, name := range in.Unseen {
+		u.unseen(name)
 	}
 	u.s.SetConfigs = append(u.s.SetConfigs, in.SetConfigs...)
 	u.s.Params = max(u.s.Params, in.Params)

@@ -1,6 +1,7 @@
 package parser
 
 import (
+	"slices"
 	"strings"
 	"sync/atomic"
 
@@ -173,7 +174,7 @@ func (s *Statement) executing(run *Statement) *Statement {
 	for _, f := range s.Calls {
 		u.call(f)
 	}
-	x.SetConfigs = append([]Setting(nil), s.SetConfigs...)
+	x.SetConfigs, x.Unseen = slices.Clone(s.SetConfigs), slices.Clone(s.Unseen)
 	params, mixed := s.Params, s.Mixed
 	u.adopt(x.Inner)
 	x.Params, x.Mixed = params, mixed // those of what runs are given by EXECUTE

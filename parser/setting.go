@@ -1,6 +1,7 @@
 package parser
 
 import (
+	"slices"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -244,7 +245,7 @@ func (u *unit) setConfig(call *pg_query.FuncCall) {
 	u.literals.pin(local.Value)
 	value, null, ok := boolean(local.Value)
 	if local.Kind != ExprValue || !ok {
-		u.s.Effects |= EffUnjudged
+		u.unseen(set.Name)
 		return
 	}
 	set.Local = value && !null
@@ -254,14 +255,14 @@ func (u *unit) setConfig(call *pg_query.FuncCall) {
 	case !known && set.Local:
 		set.Unknown = true
 	case !known:
-		u.s.Effects |= EffUnjudged
+		u.unseen(set.Name)
 		return
 	case text == nil:
 		set.Default, set.SQL = true, "DEFAULT"
 	case listQuoted(set.Name):
 		list, ok := SplitIdents(*text)
 		if !ok || foldsByLocale(*text) {
-			u.s.Effects |= EffUnjudged
+			u.unseen(set.Name)
 			return
 		}
 		set.Values = list
@@ -279,13 +280,21 @@ func (u *unit) setConfig(call *pg_query.FuncCall) {
 		u.s.Effects |= EffSetRole
 	}
 	if !set.Local && !u.once[call] {
-		u.s.Effects |= EffUnjudged
+		u.unseen(set.Name)
 	}
 	if set.Name == "seed" {
 		u.s.Effects |= EffUnjudged
 	}
 	u.s.Effects |= EffSetConfig
 	u.s.SetConfigs = append(u.s.SetConfigs, set)
+}
+
+// unseen notes that a setting may be set, and that only the server knows to what.
+func (u *unit) unseen(name string) {
+	u.s.Effects |= EffUnseen
+	if !slices.Contains(u.s.Unseen, name) {
+		u.s.Unseen = append(u.s.Unseen, name)
+	}
 }
 
 // sole notes that the statement is nothing but this call.

@@ -119,15 +119,15 @@ func TestSetConfig(t *testing.T) {
 		{"SELECT set_config('a.b', 'c', false)", `set-config set_config a.b values="c" sql='c'`},
 		{"SELECT pg_catalog.set_config('search_path', '', false)", `set-config set_config search_path sql=''`},
 		{"SELECT set_config('Search_Path', 'a, \"B c\",$user', 'f')", `set-config set_config search_path values="a","B c","$user" sql='a', 'B c', '$user'`},
-		{"SELECT set_config('search_path', 'a,,b', false)", `unjudged`},
+		{"SELECT set_config('search_path', 'a,,b', false)", `unseen unseen search_path`},
 		{"SELECT set_config('DateStyle', 'ISO, DMY', false)", `set-config set_config datestyle values="ISO, DMY" sql='ISO, DMY'`},
 		{"SELECT set_config('a.b', NULL, false)", `set-config set_config a.b sql=DEFAULT default`},
 		{"SELECT set_config('a.b', 'c', true)", `set-config set_config a.b values="c" sql='c' local`},
 		{"SELECT set_config('a.b', $1, true)", `set-config set_config a.b local unknown`},
-		{"SELECT set_config('a.b', $1, false)", `unjudged`},
+		{"SELECT set_config('a.b', $1, false)", `unseen unseen a.b`},
 		{"SELECT set_config($1, 'c', true)", `unjudged`},
 		{"SELECT set_config('ro' || 'le', 't_b', false)", `unjudged`},
-		{"SELECT set_config('a.b', 'c', $1)", `unjudged`},
+		{"SELECT set_config('a.b', 'c', $1)", `unseen unseen a.b`},
 		{"SELECT set_config('role', 't_b', false)", `set-config+set-role set_config role values="t_b" sql='t_b'`},
 		{"SELECT set_config(is_local => false, new_value => 't_b', setting_name => 'role')", `set-config+set-role set_config role values="t_b" sql='t_b'`},
 		{"SELECT set_config('a.b', is_local := false, new_value := 'c'::text)", `set-config set_config a.b values="c" sql='c'`},
@@ -135,16 +135,16 @@ func TestSetConfig(t *testing.T) {
 			"SELECT set_config('a.b', 'c', false), set_config('d.e', 'f', false), 1, current_setting('a.b')",
 			`set-config set_config a.b values="c" sql='c' set_config d.e values="f" sql='f'`,
 		},
-		{"SELECT set_config('a.b', 'c', false) FROM t", `unjudged+set-config set_config a.b values="c" sql='c'`},
+		{"SELECT set_config('a.b', 'c', false) FROM t", `set-config+unseen set_config a.b values="c" sql='c' unseen a.b`},
 		{"SELECT set_config('a.b', 'c', true) FROM t", `set-config set_config a.b values="c" sql='c' local`},
-		{"SELECT set_config('a.b', 'c', false) WHERE false", `unjudged+set-config set_config a.b values="c" sql='c'`},
-		{"SELECT set_config('a.b', 'c', false) LIMIT 0", `unjudged+set-config set_config a.b values="c" sql='c'`},
-		{"SELECT set_config('a.b', 'c', false), generate_series(1, 0)", `unjudged+set-config set_config a.b values="c" sql='c'`},
-		{"SELECT coalesce('x', set_config('a.b', 'c', false))", `unjudged+set-config set_config a.b values="c" sql='c'`},
-		{"WITH w AS (SELECT set_config('a.b', 'c', false)) SELECT * FROM w", `unjudged+set-config set_config a.b values="c" sql='c'`},
-		{"EXPLAIN SELECT set_config('a.b', 'c', false)", `unjudged+set-config set_config a.b values="c" sql='c'`},
-		{"DELETE FROM t WHERE set_config('a.b', 'c', false) = ''", `unjudged+set-config set_config a.b values="c" sql='c'`},
-		{"INSERT INTO t VALUES (set_config('a.b', 'c', false))", `unjudged+set-config set_config a.b values="c" sql='c'`},
+		{"SELECT set_config('a.b', 'c', false) WHERE false", `set-config+unseen set_config a.b values="c" sql='c' unseen a.b`},
+		{"SELECT set_config('a.b', 'c', false) LIMIT 0", `set-config+unseen set_config a.b values="c" sql='c' unseen a.b`},
+		{"SELECT set_config('a.b', 'c', false), generate_series(1, 0)", `set-config+unseen set_config a.b values="c" sql='c' unseen a.b`},
+		{"SELECT coalesce('x', set_config('a.b', 'c', false))", `set-config+unseen set_config a.b values="c" sql='c' unseen a.b`},
+		{"WITH w AS (SELECT set_config('a.b', 'c', false)) SELECT * FROM w", `set-config+unseen set_config a.b values="c" sql='c' unseen a.b`},
+		{"EXPLAIN SELECT set_config('a.b', 'c', false)", `set-config+unseen set_config a.b values="c" sql='c' unseen a.b`},
+		{"DELETE FROM t WHERE set_config('a.b', 'c', false) = ''", `set-config+unseen set_config a.b values="c" sql='c' unseen a.b`},
+		{"INSERT INTO t VALUES (set_config('a.b', 'c', false))", `set-config+unseen set_config a.b values="c" sql='c' unseen a.b`},
 		{"SELECT tenant_a.set_config('a.b', 'c', false)", ""},
 	} {
 		m := Parse(test.sql)
@@ -162,6 +162,9 @@ func TestSetConfig(t *testing.T) {
 			if set := &s.SetConfigs[i]; set.SQL != "" && set.Values != nil && !listQuoted(set.Name) {
 				sameAgain(t, set)
 			}
+		}
+		for _, name := range s.Unseen {
+			b.WriteString(" unseen " + name)
 		}
 		if got := strings.ReplaceAll(strings.TrimSuffix(b.String(), "\n"), "\n ", " "); got != test.want {
 			t.Errorf("%s: got\n%s\nwant\n%s", test.sql, got, test.want)

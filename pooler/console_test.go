@@ -226,14 +226,19 @@ func TestShowTraffic(t *testing.T) {
 func TestFailedLoginsAreCounted(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t, extra{})
-	for _, dsn := range []string{
-		pgtest.DSN(h.addr(), "shop", h.user, "wrong"), pgtest.DSN(h.addr(), "admin", h.user, h.secret), pgtest.DSN(h.addr(), "shop", operator, operatorSecret),
+	for dsn, code := range map[string]string{
+		pgtest.DSN(h.addr(), "shop", h.user, "wrong"): "28P01", pgtest.DSN(h.addr(), "nowhere", h.user, "wrong"): "28P01",
+		pgtest.DSN(h.addr(), "shop", operator, operatorSecret): "28P01", pgtest.DSN(h.addr(), "shop", "nobody", h.secret): "28P01",
+		pgtest.DSN(h.addr(), "admin", h.user, h.secret): "3D000",
 	} {
 		_, err := pgx.Connect(t.Context(), dsn)
-		wantCode(t, dsn, "28P01", err)
+		wantCode(t, dsn, code, err)
 	}
-	if got := h.metric(`pgkennel_session_logins_failed_total{kind="wrong_password"}`); got != "1" {
-		t.Errorf("wrong passwords: got %s, want 1", got)
+	if got := h.metric(`pgkennel_session_logins_failed_total{kind="wrong_password"}`); got != "2" {
+		t.Errorf("wrong passwords: got %s, want 2", got)
+	}
+	if got := h.metric(`pgkennel_session_logins_failed_total{kind="unknown_database"}`); got != "1" {
+		t.Errorf("unknown databases: got %s, want 1", got)
 	}
 	if got := h.metric(`pgkennel_session_logins_failed_total{kind="unknown_user"}`); got != "2" {
 		t.Errorf("unknown users: got %s, want 2", got)

@@ -172,7 +172,7 @@ func TestReload(t *testing.T) {
 		t.Errorf("SHOW DATABASES: got %v", d)
 	}
 	_, err := pgx.Connect(t.Context(), h.dsn("second"))
-	wantCode(t, "login", "28P01", err)
+	wantCode(t, "login", "3D000", err)
 	boss.until("SHOW LISTS", "list", "used_clients", "items", "2")
 	for series, want := range map[string]string{
 		`pgkennel_config_reloads_total{result="ok"}`: "2", `pgkennel_config_reloads_total{result="failed"}`: "1", `pgkennel_config_epoch`: "3",

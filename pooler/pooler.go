@@ -122,6 +122,8 @@ type snapshot struct {
 	cfg      *config.Config
 	epoch    uint64
 	accounts map[accountKey]*session.Account
+	// anywhere is an account of each user who has the same passwords in all databases; nil = they differ.
+	anywhere map[string]*session.Account
 	units    map[string]*unit
 	tenants  map[string]*tenants // by cluster
 	// disabled databases take no new clients.

@@ -158,7 +158,7 @@ func (p *Pooler) apply(cfg *config.Config) error {
 // publishLocked makes the snapshot that logins see.
 func (p *Pooler) publishLocked(cfg *config.Config) {
 	s := &snapshot{
-		cfg: cfg, epoch: p.mu.epoch, accounts: make(map[accountKey]*session.Account, len(cfg.Users)+1), units: maps.Clone(p.mu.units),
+		cfg: cfg, epoch: p.mu.epoch, accounts: make(map[accountKey]*session.Account, len(cfg.Users)+1), anywhere: map[string]*session.Account{}, units: maps.Clone(p.mu.units),
 		disabled: maps.Clone(p.mu.disabled), tenants: make(map[string]*tenants),
 	}
 	if cfg.Tenancy != nil {
@@ -166,6 +166,7 @@ func (p *Pooler) publishLocked(cfg *config.Config) {
 			s.tenants[name] = newTenants(u, cfg)
 		}
 	}
+	first := map[string]*config.User{}
 	for _, user := range cfg.Users {
 		u := p.mu.units[user.Database]
 		if u == nil {
@@ -186,6 +187,12 @@ func (p *Pooler) publishLocked(cfg *config.Config) {
 			Login:   &login{u: u, user: user.Name, login: u.login(cfg, user), keyed: settings.Password == "" && user.PasswordHash != "", replications: max(1, settings.MaxSize)},
 			Metrics: u.meters.of(u, user.Name),
 			Switch:  user.TenantSwitch, MaySetRole: user.MaySetRole, Replicates: user.Replication,
+		}
+		switch was := first[user.Name]; {
+		case was == nil:
+			first[user.Name], s.anywhere[user.Name] = user, s.accounts[accountKey{user.Name, user.Database}]
+		case was.PasswordHash != user.PasswordHash || !slices.Equal(was.Passwords, user.Passwords):
+			s.anywhere[user.Name] = nil
 		}
 		if s.tenants[u.name()] != nil {
 			s.accounts[accountKey{user.Name, user.Database}].Tenants = todays{u}

@@ -13,7 +13,7 @@ import (
 // whose finds whose password is asked for, and why that is of no use.
 func (p *Pooler) whose(asked tenant.Asked) (*session.Account, tenant.Refusal) {
 	a, refusal := p.account(asked)
-	if a != nil && refusal == tenant.Welcome {
+	if a != nil && (refusal == tenant.Welcome || refusal == tenant.UnknownDatabase) {
 		return a, refusal
 	}
 	var n tenant.Naming
@@ -56,6 +56,9 @@ func (p *Pooler) account(asked tenant.Asked) (*session.Account, tenant.Refusal) 
 		if p.follower != nil {
 			a, refusal, _ := p.follower.account(tenant.Naming{}, &asked)
 			return a, refusal
+		}
+		if a := s.anywhere[asked.User]; a != nil && s.accounts[accountKey{asked.User, asked.Database}] == nil {
+			return a, tenant.UnknownDatabase
 		}
 		return nil, tenant.UnknownUser
 	}

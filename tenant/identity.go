@@ -70,9 +70,10 @@ const (
 	Conflict                // it was named in two ways that disagree, or lives in another database
 	ForeignNetwork          // its clients may not come from there
 	DisabledLogin           // the login of a tenant of its own is disabled
+	UnknownDatabase         // there is such a user, but for no database of that name; who proves to be the user may know
 )
 
-var refusals = [...]string{"welcome", "unknown_user", "unknown_tenant", "disabled_tenant", "suspended_tenant", "tenant_conflict", "foreign_network", "disabled_login"}
+var refusals = [...]string{"welcome", "unknown_user", "unknown_tenant", "disabled_tenant", "suspended_tenant", "tenant_conflict", "foreign_network", "disabled_login", "unknown_database"}
 
 // String returns the name that logs, metrics and console have for it.
 func (r Refusal) String() string { return refusals[r] }

@@ -206,7 +206,9 @@ func (k *knowledge) placed(want, got []string) []string {
 	return out
 }
 
-func isError(line string) bool { return strings.Contains(line, "ErrorResponse ") }
+func isError(line string) bool {
+	return strings.Contains(line, "ErrorResponse ") || strings.Contains(line, "NoticeResponse ")
+}
 
 type known struct {
 	line  int

@@ -71,7 +71,7 @@ func TestJudgePLpgSQL(t *testing.T) {
 		{"BEGIN PERFORM set_config('app.user', $1, true); END", "calls set_config"},
 		{"BEGIN PERFORM set_config('app.user', v_user, true); END", "calls set_config"},
 		{"BEGIN PERFORM set_config('app.user', 'x', false); END", sets},
-		{"BEGIN PERFORM set_config('app.user', 'x', local); END", "it leaves something behind: unjudged"},
+		{"BEGIN PERFORM set_config('app.user', 'x', local); END", "it leaves something behind: unseen"},
 		{"BEGIN PERFORM set_config(name, 'x', true); END", "it leaves something behind: unjudged"},
 		{"BEGIN PERFORM set_config('search_path', 'x', true); END", sets},
 		{"BEGIN PERFORM set_config('pgkennel.seal', 'x', true); END", sets},

@@ -403,7 +403,7 @@ func (c *Conn) forwards(cur *Step) bool {
 	if cur == nil {
 		return c.open || c.tx != pgwire.TxIdle
 	}
-	return !cur.Internal
+	return !cur.Internal || cur.Tells
 }
 
 func (c *Conn) outOfTurn(typ byte) error {

@@ -58,6 +58,8 @@ type Step struct {
 	Kind StepKind
 	// Internal: nobody but us asked; nothing of the answer is relayed.
 	Internal bool
+	// Tells: it is internal, and its rows are passed to the owner all the same, among whatever else comes meanwhile.
+	Tells bool
 	// Must: should it fail, the connection is broken, for what is behind it must not run.
 	Must bool
 	// DataFollows: COPY data is sent behind it without a CopyInResponse being awaited, so a Sync behind it stands behind the data, too.

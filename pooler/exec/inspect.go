@@ -4,6 +4,7 @@ import (
 	"strconv"
 
 	"github.com/pgkennel/pgkennel/pooler/backend"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
 )
 
@@ -23,9 +24,20 @@ var inspections = [...]struct {
 }
 
 // Inspect appends a question, outside of a transaction, for what of the given taints is on the connection. It has no columns, and as many rows as the taints
-// found make a number: the tag of its answer says it all (see Inspected).
-func Inspect(dst []byte, c *backend.Conn, what backend.Taint) []byte {
-	sql := []byte("SELECT FROM pg_catalog.generate_series(1, 0")
+// found make a number: the tag of its answer says it all (see Inspected). In front of it comes one for the values that the settings of the given names
+// have, if there are any: the owner is relayed its row.
+func Inspect(dst []byte, c *backend.Conn, what backend.Taint, settings []string) []byte {
+	var sql []byte
+	for i, name := range settings {
+		if sql = append(sql, ','); i == 0 {
+			sql = append(sql[:0], "SELECT "...)
+		}
+		sql = append(state.AppendLiteral(append(sql, "pg_catalog.current_setting("...), name), ",true)"...)
+	}
+	if len(settings) > 0 {
+		sql = append(sql, ';') // its tag, SELECT 1, is none that Inspected takes for an answer
+	}
+	sql = append(sql, "SELECT FROM pg_catalog.generate_series(1, 0"...)
 	for i := range inspections {
 		if in := &inspections[i]; what&in.taint != 0 {
 			sql = append(sql, " OPERATOR(pg_catalog.+) CASE WHEN EXISTS ("...)
@@ -33,7 +45,12 @@ func Inspect(dst []byte, c *backend.Conn, what backend.Taint) []byte {
 			sql = append(strconv.AppendUint(sql, uint64(in.taint), 10), " ELSE 0 END"...)
 		}
 	}
-	return Internal(dst, c, RefInspect, string(append(sql, ')')))
+	start := len(dst)
+	dst = append(dst, pgwire.MsgQuery, 0, 0, 0, 0)
+	dst = finish(append(append(dst, sql...), ")\x00"...), start)
+	c.Unnamed = nil // a simple Query drops it
+	c.Ask(backend.Step{Kind: backend.StepQuery, Internal: true, Tells: len(settings) > 0, Ref: RefInspect})
+	return dst
 }
 
 // Inspected reads the tag of an answer to Inspect.

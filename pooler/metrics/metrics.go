@@ -91,7 +91,7 @@ func New(reg prometheus.Registerer, namespace string) *Metrics {
 		panic("metrics: invalid namespace " + namespace)
 	}
 	m := &Metrics{descs: newDescs(namespace)}
-	m.LoginsFailed.seed("wrong_password", "empty_password", "unknown_user", "no_verifier", "protocol", "unsupported", "timeout", "shutdown")
+	m.LoginsFailed.seed("wrong_password", "empty_password", "unknown_user", "unknown_database", "no_verifier", "protocol", "unsupported", "timeout", "shutdown")
 	m.Cancels.seed("sent", "idle", "unknown_key", "failed", "throttled", "passed_on")
 	m.retired.totals = make(map[string]Totals)
 	reg.MustRegister(m)

@@ -43,7 +43,7 @@ func (s *Session) confinedTo(a *Account, st *parser.Statement) *pgwire.Error {
 	if st.Effects&parser.EffSetRole != 0 && !a.MaySetRole {
 		return notAllowed("changing the role", "may_set_role = true in users.toml allows it.")
 	}
-	if st.Effects&parser.EffUnjudged != 0 && st.Kind != parser.Call && (st.Set == nil || st.Set.Name != "seed") && !s.ownLogin() && !(a.Switch && s.place() == nil) {
+	if st.Effects.Unjudged() && st.Kind != parser.Call && (st.Set == nil || st.Set.Name != "seed") && !s.ownLogin() && !(a.Switch && s.place() == nil) {
 		what := st.Tag
 		if st.Kind == parser.Select || what == "" {
 			what = "a statement that sets what can't be seen"

@@ -369,6 +369,7 @@ func (s *Session) Lost(err error) {
 	case s.inspecting:
 		// Its statements were answered, and its transaction is over.
 		s.inspecting, s.uncertain, s.left = false, 0, 0
+		s.unseen, s.values = s.unseen[:0], nil
 		s.finish()
 		if left != 0 {
 			s.lost = e

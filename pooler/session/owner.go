@@ -16,6 +16,12 @@ var _ backend.Owner = (*Session)(nil)
 
 // Relay implements backend.Owner.
 func (s *Session) Relay(b []byte) {
+	if s.inspecting {
+		if len(s.values)+len(b) <= maxValues {
+			s.values = append(s.values, b...)
+		}
+		return
+	}
 	if s.capture.on {
 		s.capture.keep(b)
 	}
@@ -83,6 +89,9 @@ func (s *Session) suspended(step *backend.Step) {
 		s.conn.Taint(backend.TaintUnjudged)
 		s.applySetConfigs(st)
 	}
+	if st != nil {
+		s.noteUnseen(st)
+	}
 	if e.unjudged || st != nil && runsUnjudged(st) || st == nil {
 		s.losePath()
 	}
@@ -129,6 +138,7 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 		rolledBack := bytes.Equal(tag, []byte("ROLLBACK"))
 		if rolledBack {
 			s.track.Rollback()
+			s.unseen = s.unseen[:0]
 		} else {
 			s.track.Commit()
 		}
@@ -184,6 +194,7 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 	}
 	if runsCalls(st) {
 		s.applySetConfigs(st)
+		s.noteUnseen(st)
 	}
 	if runsUnjudged(st) || (st.Kind == parser.Fetch || st.Kind == parser.Execute) && s.unjudged() {
 		s.losePath()

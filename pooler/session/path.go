@@ -8,7 +8,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/pgkennel/pgkennel/parser"
-	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/state"
 	"github.com/pgkennel/pgkennel/sharding/router"
 )
@@ -176,7 +175,7 @@ func samePath(a, b *state.Set) bool {
 }
 
 // runsUnjudged reports whether st may do anything to the session, but for what it calls: see unit.unjudged.
-func runsUnjudged(st *parser.Statement) bool { return taintOfEffects(st)&backend.TaintUnjudged != 0 }
+func runsUnjudged(st *parser.Statement) bool { return taintOfEffects(st)&strange != 0 }
 
 // unjudged reports whether code that may do anything to the session ran on the backend at hand, or is prepared there.
 func (s *Session) unjudged() bool {

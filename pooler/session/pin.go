@@ -110,7 +110,8 @@ func (s *Session) inspects() bool {
 	s.touched, s.inspecting = false, true
 	s.left = s.pin | c.Tainted()&pinnable // unless the answer is another
 	s.wait = waitAnswer
-	s.send(exec.Inspect(s.scratch(), c, what))
+	s.values = s.values[:0]
+	s.send(exec.Inspect(s.scratch(), c, what, s.unseen))
 	return true
 }
 
@@ -122,7 +123,9 @@ func (s *Session) inspected() {
 			return
 		}
 	}
+	s.seen()
 	c, left := s.conn, s.left
+	c.Have = s.track.Have
 	s.uncertain, s.left = 0, 0
 	switch {
 	case left == 0:

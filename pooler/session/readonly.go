@@ -88,7 +88,7 @@ func writable(st *parser.Statement) *pgwire.Error {
 	if st.Set != nil && setsWritable(st.Set) {
 		return errReadOnly("setting " + st.Set.Name)
 	}
-	if st.Effects&parser.EffUnjudged != 0 && slices.ContainsFunc(st.Calls, isSetConfig) {
+	if st.Effects.Unjudged() && slices.ContainsFunc(st.Calls, isSetConfig) {
 		return errReadOnly("set_config of what can't be seen")
 	}
 	return nil

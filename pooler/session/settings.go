@@ -1,6 +1,7 @@
 package session
 
 import (
+	"slices"
 	"strings"
 
 	"github.com/pgkennel/pgkennel/parser"
@@ -67,6 +68,67 @@ func (s *Session) applyLocal(set *parser.Setting) {
 		return
 	}
 	s.track.Local = s.track.Local.With(v)
+}
+
+// What is asked for behind a transaction is bounded: the number of settings, which are columns of one row, and the bytes of the answer.
+const (
+	maxUnseen = 1000
+	maxValues = 1 << 20
+)
+
+// noteUnseen notes what a statement that ran may have set to what only the server knows: it is asked behind the transaction.
+func (s *Session) noteUnseen(st *parser.Statement) {
+	if s.acct.Session {
+		return
+	}
+	for _, name := range st.Unseen {
+		switch {
+		case s.tenantSetting(name), slices.Contains(s.unseen, name), len(s.unseen) == maxUnseen:
+		case name == "seed", name == "session_authorization":
+		case name == "role" && (s.acct.Tenants != nil || s.acct.Place != nil): // a tenant's role is its context's
+		default:
+			s.unseen = append(s.unseen, name)
+		}
+	}
+}
+
+// seen follows what the server says that the unseen settings are.
+func (s *Session) seen() {
+	for b := s.values; ; {
+		typ, size, ok := pgwire.Header(b)
+		if !ok || size > len(b) {
+			break
+		}
+		msg := b[:size]
+		b = b[size:]
+		switch typ {
+		case pgwire.MsgNotification:
+			s.toClient(msg)
+		case pgwire.MsgDataRow:
+			values, err := pgwire.DecodeDataRow(nil, msg[pgwire.HeaderBytes:])
+			if err != nil || len(values) != len(s.unseen) {
+				continue
+			}
+			for i, name := range s.unseen {
+				s.isSet(name, values[i])
+			}
+		}
+	}
+	s.unseen = s.unseen[:0]
+	if cap(s.values) > keptScratch {
+		s.values = nil
+	}
+}
+
+// isSet follows a setting that is known to have a value; nil = there is no such setting.
+func (s *Session) isSet(name string, value []byte) {
+	text := string(value)
+	switch {
+	case value == nil:
+		s.track.Have, s.track.Expected = s.track.Have.Without(name), s.track.Expected.Without(name)
+	case s.plain() || checkLexing(name, text) == nil:
+		s.setVar(state.Var{Name: name, Value: text, Raw: true})
+	}
 }
 
 func (s *Session) setVar(v state.Var) {

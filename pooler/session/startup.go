@@ -236,7 +236,8 @@ func (s *Session) stepped() {
 
 func (s *Session) authenticated(out []byte, r auth.Result) {
 	a := s.hs.account
-	if s.hs.denied != tenant.Welcome {
+	stranger := s.hs.denied == tenant.UnknownDatabase
+	if s.hs.denied != tenant.Welcome && !stranger {
 		if a = nil; r.Done && r.Err == nil {
 			out = nil // it would say that the password is right
 		}
@@ -245,6 +246,14 @@ func (s *Session) authenticated(out []byte, r auth.Result) {
 		s.toClient(out)
 	}
 	if !r.Done {
+		return
+	}
+	if r.Err == nil && stranger {
+		reason := s.hs.denied.String()
+		s.sh.Observer.Login(reason)
+		s.sh.Log.Warn("login refused", "client", s.Client, "user", s.hs.user, "database", s.hs.database, "reason", reason)
+		s.toClient(pgwire.AppendAuthenticationOk(nil))
+		s.fatal(pgwire.Fatalf(pgwire.CodeInvalidCatalogName, "database \"%s\" does not exist", s.hs.database), CloseAuth) //nolint:gocritic // quoted as PostgreSQL does
 		return
 	}
 	if r.Err == nil && a != nil && a.Admit != nil {
@@ -270,7 +279,7 @@ func (s *Session) authenticated(out []byte, r auth.Result) {
 	}
 	if r.Err != nil {
 		reason := r.Reason.String()
-		if s.hs.denied > tenant.UnknownUser {
+		if s.hs.denied > tenant.UnknownUser && !stranger {
 			reason = s.hs.denied.String()
 		}
 		s.sh.Observer.Login(reason)
@@ -403,7 +412,7 @@ func (s *Session) login() {
 	s.told = &told{server: s.acct.Cluster.Parameters()}
 	s.foreign = foreignEncoding(s.told.value(clientEncoding))
 	if name, ok := s.base.Get("application_name"); ok {
-		s.know("application_name", s.inASCII(name.Value))
+		s.know("application_name", s.inASCII(s.cut(name.Value)))
 	}
 	s.know("session_authorization", s.acct.User)
 	if s.base.Without("application_name") == nil {

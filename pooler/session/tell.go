@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 )
@@ -99,6 +100,44 @@ func (s *Session) inASCII(name string) string {
 		}
 	}
 	return b.String()
+}
+
+// cut returns the first 63 bytes of a name, in whole characters, which is all that PostgreSQL keeps of one, and tells the client so as PostgreSQL does.
+func (s *Session) cut(name string) string {
+	const kept = 63
+	if len(name) <= kept {
+		return name
+	}
+	n := kept
+	if s.told.value("server_encoding") == "UTF8" {
+		for n > 0 && !utf8.RuneStart(name[n]) {
+			n--
+		}
+	}
+	if !s.startsQuiet() {
+		e := pgwire.Noticef("identifier \"%s\" will be truncated to \"%s\"", name, name[:n]) //nolint:gocritic // quoted as PostgreSQL does
+		e.Code = pgwire.CodeNameTooLong
+		s.toClient(pgwire.AppendNoticeResponse(nil, e))
+	}
+	return name[:n]
+}
+
+// startsQuiet reports whether the client's startup parameters, in their order, turn notices off in front of application_name.
+func (s *Session) startsQuiet() (off bool) {
+	for _, p := range s.hs.params {
+		switch strings.ToLower(p.Name) {
+		case "client_min_messages":
+			switch strings.ToLower(p.Value) {
+			case "warning", "error", "fatal", "panic":
+				off = true
+			default:
+				off = false
+			}
+		case "application_name":
+			return off
+		}
+	}
+	return off
 }
 
 // tell sends a parameter whose value is news to the client.

@@ -367,6 +367,7 @@ var taints = [...]struct {
 	{parser.EffUnjudged, backend.TaintUnjudged},
 	{parser.EffLargeObject, backend.TaintLargeObject},
 	{parser.EffReplication, backend.TaintUnjudged},
+	{parser.EffUnseen, backend.TaintCode}, // DISCARD ALL takes settings away
 }
 
 // taintOf returns what st leaves on a connection that can't be followed, where nothing is known of the functions that it calls.

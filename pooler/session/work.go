@@ -68,6 +68,9 @@ type work struct {
 	dropping int
 	dropTo   *backend.Conn
 	job      job
+	// unseen are settings that the transaction may have set to what only the server knows; values is its answer to what they are.
+	unseen []string
+	values []byte
 	// capture of what is to be remembered of the answer under way.
 	capture capture
 	renv    router.Env

@@ -305,7 +305,7 @@ func (c *compiler) follow(s *parser.Statement, st *statement) {
 			lost()
 		}
 	}
-	if s.Effects&parser.EffUnjudged != 0 || !s.BuiltinCalls || st.unjudged {
+	if s.Effects.Unjudged() || !s.BuiltinCalls || st.unjudged {
 		lost()
 	}
 	switch s.Kind {

@@ -1,0 +1,1 @@
+CREATE DATABASE isolation_regression OWNER app;
