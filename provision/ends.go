@@ -57,7 +57,7 @@ func (w *warden) ends(ctx context.Context, r *tenant.Record, s *State) error {
 	}
 	now := w.m.o.Now().UTC().Round(0) // as it is read again
 	noted := false
-	err := w.amend(ctx, r, cmp.Or(reason, "the instance is up again"), func(n *tenant.Record) bool {
+	err := w.m.amend(ctx, r, cmp.Or(reason, "the instance is up again"), func(n *tenant.Record) bool {
 		if n.Operation != nil || n.Phase != tenant.Ready || n.Ends != r.Ends {
 			return false // somebody has it down, or up
 		}

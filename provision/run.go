@@ -243,7 +243,7 @@ func (w *warden) answer(ctx context.Context, r *tenant.Record) {
 	w.answers.Go(func() {
 		err := w.m.settle(ctx, r)
 		if err == nil {
-			err = w.amend(ctx, r, "access is in force at the server", func(now *tenant.Record) bool {
+			err = w.m.amend(ctx, r, "access is in force at the server", func(now *tenant.Record) bool {
 				if now.Access.Asked != r.Access.Asked {
 					return false
 				}

@@ -91,6 +91,9 @@ func (w *warden) tend(ctx context.Context, id string) error {
 	if !s.Ready {
 		return w.raise(ctx, c, r)
 	}
+	if s.Renew {
+		w.renew(ctx, r, in, d)
+	}
 	if c.fails > 0 {
 		c.fails, c.next = 0, time.Time{}
 		if err := w.reason(ctx, r, ""); err != nil {
@@ -151,6 +154,12 @@ func (w *warden) raise(ctx context.Context, c *care, r *tenant.Record) error {
 		if err := d.Volume(ctx, in); err != nil { // the machine may have been started anew
 			return err
 		}
+		if r, err = w.m.reached(ctx, r); err != nil {
+			return err
+		}
+		if in, d, err = w.m.instance(r); err != nil {
+			return err
+		}
 		if _, err := d.Configure(ctx, in); err != nil {
 			return err
 		}
@@ -183,7 +192,7 @@ func (w *warden) raise(ctx context.Context, c *care, r *tenant.Record) error {
 
 // reason notes what is wrong with a tenant that is ready, or that nothing is any more.
 func (w *warden) reason(ctx context.Context, r *tenant.Record, text string) error {
-	return w.amend(ctx, r, text, func(r *tenant.Record) bool {
+	return w.m.amend(ctx, r, text, func(r *tenant.Record) bool {
 		if r.Phase != tenant.Ready || r.Reason == text {
 			return false
 		}
@@ -193,9 +202,9 @@ func (w *warden) reason(ctx context.Context, r *tenant.Record, text string) erro
 }
 
 // amend changes a record as the runner.
-func (w *warden) amend(ctx context.Context, r *tenant.Record, detail string, f func(r *tenant.Record) bool) error {
+func (m *Manager) amend(ctx context.Context, r *tenant.Record, detail string, f func(r *tenant.Record) bool) error {
 	for {
-		now, err := w.m.dir.Get(ctx, r.ID)
+		now, err := m.dir.Get(ctx, r.ID)
 		if err != nil {
 			return err
 		}
@@ -203,8 +212,8 @@ func (w *warden) amend(ctx context.Context, r *tenant.Record, detail string, f f
 		if !f(next) {
 			return nil
 		}
-		next.Updated = w.m.o.Now().UTC()
-		_, err = w.m.dir.Put(ctx, next, tenant.Entry{Time: next.Updated, Who: "runner", What: VerbMaintain, ID: r.ID, Name: r.Name, Detail: detail})
+		next.Updated = m.o.Now().UTC()
+		_, err = m.dir.Put(ctx, next, tenant.Entry{Time: next.Updated, Who: "runner", What: VerbMaintain, ID: r.ID, Name: r.Name, Detail: detail})
 		if !errors.Is(err, tenant.ErrConflict) {
 			return err
 		}
@@ -248,15 +257,40 @@ func (w *warden) replicas(ctx context.Context, c *care, r *tenant.Record, _ *Ins
 			return err
 		}
 		s, err := d.State(ctx, in)
-		if err != nil || s.Running {
+		if err != nil {
 			return err
 		}
-		if err := w.under(ctx, r, func(ctx context.Context, _ *tenant.Record) error { return d.Start(ctx, in) }); err != nil {
+		if s.Renew {
+			w.renew(ctx, r, in, d)
+		}
+		if s.Running {
+			continue
+		}
+		if err := w.under(ctx, r, func(ctx context.Context, _ *tenant.Record) error { return raiseReplica(ctx, in, d) }); err != nil {
 			return err
 		}
 		c.settled = "" // who was kept out meanwhile, it hears of only now
 	}
 	return nil
+}
+
+// raiseReplica starts a replica with what its record says by now.
+func raiseReplica(ctx context.Context, in *Instance, d Driver) error {
+	if err := d.Volume(ctx, in); err != nil {
+		return err
+	}
+	if _, err := d.Configure(ctx, in); err != nil {
+		return err
+	}
+	return d.Start(ctx, in)
+}
+
+// renew gives a server of the tenant's its next certificate. The one that it has is good for months, so a failure is in the way of nothing.
+func (w *warden) renew(ctx context.Context, r *tenant.Record, in *Instance, d Driver) {
+	err := w.under(ctx, r, func(ctx context.Context, _ *tenant.Record) error { return renew(ctx, in, d) })
+	if err != nil && ctx.Err() == nil {
+		w.m.o.Log.WarnContext(ctx, "certificate of an instance not renewed", "tenant", r.ID, "instance", in.ID, "error", err)
+	}
 }
 
 // margin is how much of a disk has to be free for a tenant to write: a tenth; of a small one more, for WAL grows by whole segments, and reading writes WAL too.
@@ -305,7 +339,7 @@ func (w *warden) disk(ctx context.Context, c *care, r *tenant.Record, in *Instan
 		detail = "the disk has room again: the tenant may write"
 	}
 	w.m.o.Log.WarnContext(ctx, "disk of a tenant", "tenant", r.ID, "full", full, "bytes", u.Disk, "size", size)
-	return w.amend(ctx, r, detail, func(r *tenant.Record) bool {
+	return w.m.amend(ctx, r, detail, func(r *tenant.Record) bool {
 		changed := r.Access.Full != full
 		r.Access.Full = full
 		return changed

@@ -43,6 +43,8 @@ type Record struct {
 	Facts  map[string]string `json:"facts,omitempty"`
 	// Endpoint is where it listens.
 	Endpoint Endpoint `json:"endpoint,omitzero"`
+	// Authority is what pgkennels of other hosts know it by, and it them, if it listens for those (Endpoint.Remote), or a replica does.
+	Authority Authority `json:"authority,omitzero"`
 	// Version is PostgreSQL's major one, such as 15.
 	Version string `json:"version,omitempty"`
 	// Admin is the password of the instance's bootstrap superuser, which is pgkennel's.
@@ -116,6 +118,9 @@ type Endpoint struct {
 	Port int    `json:"port,omitempty"`
 	// CA is the certificate, in PEM, of who signs the server's. With it nobody connects but by TLS, and to no server that has not a certificate for Host.
 	CA string `json:"ca,omitempty"`
+	// Remote is the IP address of its host where it listens, at Port, for pgkennels of other hosts: by TLS, with certificates of the record's Authority on both
+	// sides. Empty = it does not.
+	Remote string `json:"remote,omitempty"`
 }
 
 // Limits bound what a tenant may use; zero = nothing does.
