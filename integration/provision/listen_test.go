@@ -27,6 +27,12 @@ func listening(_ *bed, o *provision.Options) { o.Listen = "127.0.0.2" }
 // far connects where an instance listens for other hosts, with a certificate or none, as a role with its right password.
 func (b *bed) far(r *tenant.Record, role string, secure bool, show *tls.Certificate) error {
 	b.Helper()
+	return b.farAt(r, r.ID, r.Endpoint, role, secure, show)
+}
+
+// farAt is far for any of a tenant's instances.
+func (b *bed) farAt(r *tenant.Record, id string, at tenant.Endpoint, role string, secure bool, show *tls.Certificate) error {
+	b.Helper()
 	secret, err := b.vault.Open(r.ID, tenant.AdminField, r.Admin)
 	if l := r.Logins[0]; role == l.Role {
 		secret, err = b.vault.Open(r.ID, l.Field(), l.Secret)
@@ -34,14 +40,14 @@ func (b *bed) far(r *tenant.Record, role string, secure bool, show *tls.Certific
 	if err != nil {
 		b.Fatal(err)
 	}
-	c, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%d user=%s password=%s dbname=%s sslmode=disable connect_timeout=30", r.Endpoint.Remote, r.Endpoint.Port, role, secret, r.Database))
+	c, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%d user=%s password=%s dbname=%s sslmode=disable connect_timeout=30", at.Remote, at.Port, role, secret, r.Database))
 	if err != nil {
 		b.Fatal(err)
 	}
 	if secure {
 		roots := x509.NewCertPool()
 		roots.AppendCertsFromPEM([]byte(r.Authority.Cert))
-		c.TLSConfig = &tls.Config{RootCAs: roots, ServerName: tenant.ServerName(r.ID), MinVersion: tls.VersionTLS12}
+		c.TLSConfig = &tls.Config{RootCAs: roots, ServerName: tenant.ServerName(id), MinVersion: tls.VersionTLS12}
 		if show != nil {
 			c.TLSConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return show, nil }
 		}
