@@ -32,7 +32,7 @@ var provisionSection = newSection(section{
 		{name: "bin_dirs", kind: kTexts, ours: true, restart: true, example: `["/usr/lib/postgresql/15/bin"]`, doc: "Directories of PostgreSQL's programs, one for each version. Not set: they are looked for in the usual places."},
 		{name: "templates", kind: kPath, ours: true, def: "templates", doc: "Directory of SQL files that tenants' schemas are made of."},
 		{name: "backups", kind: kPath, ours: true, restart: true, def: "backups", doc: "Directory of backups."},
-		{name: "port_min", kind: kPort, ours: true, restart: true, def: "15432", doc: "First of the ports by which instances are told apart. They are in the names of their unix sockets; nothing listens on TCP."},
+		{name: "port_min", kind: kPort, ours: true, restart: true, def: "15432", doc: "First of the ports by which instances are told apart. They are in the names of their unix sockets; with listen, instances listen at them, too."},
 		{name: "port_max", kind: kPort, ours: true, restart: true, def: "19431", doc: "Last one."},
 		{name: "uid_min", kind: kInt, ours: true, restart: true, def: "200000", min: 1000, max: 1<<31 - 1, doc: "First user ID of the operating system that instances run as, each as one of its own, where pgkennel is root."},
 		{name: "uid_max", kind: kInt, ours: true, restart: true, def: "265535", min: 1000, max: 1<<31 - 1, doc: "Last one."},

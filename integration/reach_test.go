@@ -72,7 +72,9 @@ func TestReach(t *testing.T) {
 			if t.Failed() {
 				t.Logf("%s:\n%s", k.dir, tail(k.log.String(), 40))
 			}
-			k.stop()
+			if !k.process.ended() {
+				k.stop()
+			}
 		}
 	})
 	secrets := p.tenant(0, "create", "acme", "--enable").Secrets
@@ -146,6 +148,10 @@ func TestReach(t *testing.T) {
 		}
 		p.tenant(0, "restart", "acme")
 		p.soon("acme is served again", func(k *kennel) error { _, err := k.ask("acme", "acme", password, "SELECT 1::text"); return err })
+	}
+	p.poolers[0].stop()
+	if got, err := far.ask("acme", "acme", password, "SELECT i::text FROM x"); err != nil || got != "7" {
+		t.Errorf("without a pgkennel on its host: got %q, %v", got, err)
 	}
 }
 

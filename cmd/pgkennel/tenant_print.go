@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -333,6 +334,9 @@ func showOne(out io.Writer, v *provision.View) error {
 	}
 	if v.Endpoint.Host != "" || v.Endpoint.Port != 0 {
 		line("endpoint", fmt.Sprintf("%s:%d", v.Endpoint.Host, v.Endpoint.Port))
+	}
+	if v.Endpoint.Remote != "" {
+		line("for other hosts", net.JoinHostPort(v.Endpoint.Remote, strconv.Itoa(v.Endpoint.Port)))
 	}
 	line("database", v.Database)
 	line("schema", v.Schema)
