@@ -83,13 +83,15 @@ func TestReach(t *testing.T) {
 	}
 	password := secrets[0].Password
 	for i, want := range []string{"socket", remoteAddress} {
-		p.soon("acme is served", func(k *kennel) error {
-			got, err := k.ask("acme", "acme", password, whereabouts)
-			if err == nil && k == p.poolers[i] && got != want {
-				t.Errorf("pooler %d came by %q, want %q", i, got, want)
-			}
-			return err
+		var got string
+		eventually(t, "acme is served", func() bool {
+			var err error
+			got, err = p.poolers[i].ask("acme", "acme", password, whereabouts)
+			return err == nil
 		})
+		if got != want {
+			t.Errorf("pooler %d came by %q, want %q", i, got, want)
+		}
 	}
 	far := p.poolers[1]
 	v := p.tenant(0, "show", "acme").Tenants[0]
@@ -128,27 +130,24 @@ func TestReach(t *testing.T) {
 	}
 
 	// Somebody else has the port when it is woken. The host's own pooler has its socket.
-	for _, secure := range []bool{true, false} {
-		p.asleep("acme")
-		bad := impersonate(t, net.JoinHostPort(remoteAddress, strconv.Itoa(v.Endpoint.Port)), secure, v.ID)
-		_, err := far.ask("acme", "acme", password, "SELECT 1::text")
-		e, ok := errors.AsType[*pgconn.PgError](err)
-		t.Logf("beside an impostor: %v", err)
-		if !ok || e.Hint == "" || strings.Contains(e.Error(), remoteAddress) {
-			t.Errorf("beside an impostor: %v", err)
-		}
-		if got, err := p.poolers[0].ask("acme", "acme", password, whereabouts); err != nil || got != "socket" {
-			t.Errorf("its host's pooler, beside an impostor: %q, %v", got, err)
-		}
-		if heard := bad.close(); heard == "" || strings.Contains(heard, "acme") || strings.Contains(heard, v.Database) || strings.Contains(heard, "SCRAM") {
-			t.Errorf("the impostor was told %q", heard)
-		}
-		if !strings.Contains(far.log.String(), "connect to "+remoteAddress) {
-			t.Error("the log does not say where the server was not what it should be")
-		}
-		p.tenant(0, "restart", "acme")
-		p.soon("acme is served again", func(k *kennel) error { _, err := k.ask("acme", "acme", password, "SELECT 1::text"); return err })
+	p.asleep("acme")
+	bad := impersonate(t, net.JoinHostPort(remoteAddress, strconv.Itoa(v.Endpoint.Port)), v.ID)
+	_, err = far.ask("acme", "acme", password, "SELECT 1::text")
+	e, ok := errors.AsType[*pgconn.PgError](err)
+	if !ok || e.Hint == "" || strings.Contains(e.Error(), remoteAddress) {
+		t.Errorf("beside an impostor: %v", err)
 	}
+	if got, err := p.poolers[0].ask("acme", "acme", password, whereabouts); err != nil || got != "socket" {
+		t.Errorf("its host's pooler, beside an impostor: %q, %v", got, err)
+	}
+	if heard := bad.close(); heard == "" || strings.Contains(heard, "acme") || strings.Contains(heard, v.Database) || strings.Contains(heard, "SCRAM") {
+		t.Errorf("the impostor was told %q", heard)
+	}
+	if !strings.Contains(far.log.String(), "connect to "+remoteAddress) {
+		t.Error("the log does not say where the server was not what it should be")
+	}
+	p.tenant(0, "restart", "acme")
+	eventually(t, "acme is served again", func() bool { _, err := far.ask("acme", "acme", password, "SELECT 1::text"); return err == nil })
 	p.poolers[0].stop()
 	if got, err := far.ask("acme", "acme", password, "SELECT i::text FROM x"); err != nil || got != "7" {
 		t.Errorf("without a pgkennel on its host: got %q, %v", got, err)
@@ -159,11 +158,9 @@ func TestReach(t *testing.T) {
 func (p *pair) asleep(name string) {
 	p.t.Helper()
 	p.tenant(0, "set", name, "--suspend-after", "1s")
-	p.soon(name+" is asleep", func(*kennel) error {
-		if v := p.tenant(0, "show", name).Tenants[0]; v.Phase != tenant.Asleep.String() || v.Operation != nil {
-			return fmt.Errorf("it is %s", v.Phase)
-		}
-		return nil
+	eventually(p.t, name+" is asleep", func() bool {
+		v := p.tenant(0, "show", name).Tenants[0]
+		return v.Phase == tenant.Asleep.String() && v.Operation == nil
 	})
 	p.tenant(0, "set", name, "--suspend-after", "0")
 }
@@ -176,8 +173,8 @@ type impostor struct {
 	heard []byte
 }
 
-// impersonate answers who asks for TLS: with a certificate for the right name that it made itself, or that it has none.
-func impersonate(t *testing.T, address string, secure bool, id string) *impostor {
+// impersonate answers who asks for TLS with a certificate for the right name, which it made itself.
+func impersonate(t *testing.T, address, id string) *impostor {
 	t.Helper()
 	l, err := net.Listen("tcp", address)
 	if err != nil {
@@ -211,13 +208,13 @@ func impersonate(t *testing.T, address string, secure bool, id string) *impostor
 			if err != nil {
 				return
 			}
-			i.all.Go(func() { i.serve(c, secure, cert) })
+			i.all.Go(func() { i.serve(c, cert) })
 		}
 	})
 	return i
 }
 
-func (i *impostor) serve(c net.Conn, secure bool, cert tls.Certificate) {
+func (i *impostor) serve(c net.Conn, cert tls.Certificate) {
 	defer c.Close()
 	_ = c.SetDeadline(time.Now().Add(patience))
 	ask := make([]byte, 8)
@@ -225,12 +222,8 @@ func (i *impostor) serve(c net.Conn, secure bool, cert tls.Certificate) {
 		return
 	}
 	i.hear(ask)
-	if !secure {
-		_, _ = c.Write([]byte("N")) // the other side may be gone, as below
-	} else {
-		_, _ = c.Write([]byte("S"))
-		c = tls.Server(c, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequestClientCert})
-	}
+	_, _ = c.Write([]byte("S")) // the other side may be gone
+	c = tls.Server(c, &tls.Config{Certificates: []tls.Certificate{cert}, ClientAuth: tls.RequestClientCert})
 	rest, _ := io.ReadAll(c)
 	i.hear(rest)
 }
