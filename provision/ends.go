@@ -24,20 +24,21 @@ func (m *Manager) Counts() Counts {
 	return Counts{Ended: uint64(m.counts.ended.Load()), OOMKills: uint64(m.counts.oomKills.Load()), Down: int(m.counts.down.Load())} //nolint:gosec // they only grow
 }
 
-// ends notes that an instance which is to be up ended by itself, lost a process for want of memory, or is up again.
-func (w *warden) ends(ctx context.Context, r *tenant.Record, s *State) error {
+// ends notes that an instance which is to be up, the tenant's or a replica, ended by itself, lost a process for want of memory, or is up again.
+func (w *warden) ends(ctx context.Context, r *tenant.Record, id string, s *State) error {
 	w.mu.Lock()
-	before := w.mu.servers[r.ID]
+	before := w.mu.servers[id]
 	if s.PID != 0 {
-		w.mu.servers[r.ID] = s.PID
+		w.mu.servers[id] = s.PID
 	}
 	w.mu.Unlock()
+	was := r.EndsOf(id)
 	// Whoever runs servers in pgkennel's place may have started it again before it was missed.
-	replaced := s.Ready && r.Ends.Down.IsZero() && before != 0 && before != s.PID
-	ended := replaced || !s.Running && r.Ends.Down.IsZero()
-	up := s.Ready && !r.Ends.Down.IsZero()
+	replaced := s.Ready && was.Down.IsZero() && before != 0 && before != s.PID
+	ended := replaced || !s.Running && was.Down.IsZero()
+	up := s.Ready && !was.Down.IsZero()
 	killed := int64(0)
-	if known := r.Ends.Known; s.OOMKills >= 0 && s.OOMKills != known {
+	if known := was.Known; s.OOMKills >= 0 && s.OOMKills != known {
 		if s.OOMKills < known {
 			known = 0 // the kernel counts anew
 		}
@@ -56,12 +57,16 @@ func (w *warden) ends(ctx context.Context, r *tenant.Record, s *State) error {
 		reason = fmt.Sprintf("memory was used up: %d of its processes ended by the kernel", killed)
 	}
 	now := w.m.o.Now().UTC().Round(0) // as it is read again
+	about := ""
+	if id != r.ID {
+		about = "replica " + id + ": "
+	}
 	noted := false
-	err := w.m.amend(ctx, r, cmp.Or(reason, "the instance is up again"), func(n *tenant.Record) bool {
-		if n.Operation != nil || n.Phase != tenant.Ready || n.Ends != r.Ends {
+	err := w.m.amend(ctx, r, about+cmp.Or(reason, "the instance is up again"), func(n *tenant.Record) bool {
+		e := n.EndsOf(id)
+		if n.Operation != nil || n.Phase != tenant.Ready || e == nil || *e != *was {
 			return false // somebody has it down, or up
 		}
-		e := &n.Ends
 		if noted = reason != ""; noted {
 			e.Last, e.Reason = now, reason
 		}
@@ -83,13 +88,13 @@ func (w *warden) ends(ctx context.Context, r *tenant.Record, s *State) error {
 	if err != nil || !noted {
 		return err
 	}
-	count := r.Ends.Count
+	count := was.Count
 	if ended {
 		count++
 		w.m.counts.ended.Add(1)
 	}
 	w.m.counts.oomKills.Add(killed)
-	w.m.o.Log.WarnContext(ctx, "instance ended, or lost a process, by itself", "tenant", r.ID, "reason", reason, "ended", count, "oom_kills", r.Ends.OOMKills+killed)
+	w.m.o.Log.WarnContext(ctx, "instance ended, or lost a process, by itself", "tenant", r.ID, "instance", id, "reason", reason, "ended", count, "oom_kills", was.OOMKills+killed)
 	return nil
 }
 
@@ -100,12 +105,31 @@ func (w *warden) started(id string) {
 	delete(w.mu.servers, id)
 }
 
+// startedAll is started for all of a tenant's instances; nil has none. w.mu is held.
+func (w *warden) startedAll(r *tenant.Record) {
+	if r == nil {
+		return
+	}
+	delete(w.mu.servers, r.ID)
+	for i := range r.Replicas {
+		delete(w.mu.servers, r.Replicas[i].ID)
+	}
+}
+
 // countDown counts the instances that are to be up and are not. w.mu is held.
 func (w *warden) countDown() {
 	n := int64(0)
 	for _, r := range w.mu.records {
-		if r.Phase == tenant.Ready && !r.Ends.Down.IsZero() {
+		if r.Phase != tenant.Ready {
+			continue
+		}
+		if !r.Ends.Down.IsZero() {
 			n++
+		}
+		for i := range r.Replicas {
+			if !r.Replicas[i].Ends.Down.IsZero() {
+				n++
+			}
 		}
 	}
 	w.m.counts.down.Store(n)

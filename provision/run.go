@@ -94,7 +94,7 @@ type warden struct {
 		records map[string]*tenant.Record // all that this host is to look after
 		care    map[string]*care          // what is remembered of them
 		due     map[string]bool           // they are to be looked at
-		servers map[string]int            // the PIDs of the servers that run for them, as far as nobody was to change that
+		servers map[string]int            // by instance: the PIDs of the servers that run for them, as far as nobody was to change that
 	}
 }
 
@@ -165,14 +165,16 @@ func (w *warden) learn(c tenant.Change) {
 			delete(w.mu.records, r.ID)
 			continue
 		}
+		if r.Operation != nil || r.Phase != tenant.Ready {
+			w.startedAll(w.mu.records[r.ID])
+			w.startedAll(r)
+		}
 		w.mu.records[r.ID] = r
 		w.mu.due[r.ID] = true
 		w.m.overtake(r)
-		if r.Operation != nil || r.Phase != tenant.Ready {
-			delete(w.mu.servers, r.ID)
-		}
 	}
 	for _, id := range c.Deleted {
+		w.startedAll(w.mu.records[id])
 		delete(w.mu.records, id)
 	}
 	for id := range w.mu.care {

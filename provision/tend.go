@@ -13,9 +13,8 @@ import (
 
 // care is what the runner remembers of a tenant.
 type care struct {
-	// Starts that failed in a row, ends that came soon behind a start, and when the next may be.
-	fails, soon  int
-	next, raised time.Time
+	pace
+	replicas map[string]*pace // by ID
 	// settled is the record's access as the server has it.
 	settled string
 	// used is when somebody used it last, as far as is known, and ended how many sessions there had been by then (before
@@ -27,6 +26,34 @@ type care struct {
 	disk   time.Time // when the disk is to be looked at again
 	due    time.Time // of the next look at backups
 	wal    time.Time // when WAL was collected
+}
+
+// pace is that of an instance's starts: how many failed in a row, how many ends came soon behind one, and when the next may be.
+type pace struct {
+	fails, soon  int
+	next, raised time.Time
+}
+
+// failed is a start that failed; the next may be after the time that it returns.
+func (p *pace) failed(now time.Time) time.Duration {
+	p.fails++
+	wait := min(firstWait<<min(p.fails-1, 20), lastWait)
+	p.next = now.Add(wait)
+	return wait
+}
+
+// up is a start that did not. If the server ends again at once, it is not started again at once.
+func (p *pace) up(now time.Time) {
+	p.raised = now
+	p.next = now.Add(min(firstWait<<min(p.fails+p.soon, 20), lastWait))
+	p.soon++
+}
+
+// seen is a server that is up.
+func (p *pace) seen() {
+	if p.soon > 0 && time.Since(p.raised) > steady {
+		p.soon = 0
+	}
 }
 
 const (
@@ -85,7 +112,7 @@ func (w *warden) tend(ctx context.Context, id string) error {
 	case r.Phase != tenant.Ready:
 		return nil
 	}
-	if err := w.ends(ctx, r, &s); err != nil {
+	if err := w.ends(ctx, r, r.ID, &s); err != nil {
 		return err
 	}
 	if !s.Ready {
@@ -100,9 +127,7 @@ func (w *warden) tend(ctx context.Context, id string) error {
 			return err
 		}
 	}
-	if c.soon > 0 && time.Since(c.raised) > steady {
-		c.soon = 0
-	}
+	c.seen()
 	for _, look := range []func(context.Context, *care, *tenant.Record, *Instance, Driver) error{w.settle, w.replicas, w.disk, w.collect, w.doze} {
 		if err := look(ctx, c, r, in, d); err != nil {
 			return err
@@ -171,18 +196,12 @@ func (w *warden) raise(ctx context.Context, c *care, r *tenant.Record) error {
 	c.settled = ""
 	if err == nil {
 		w.m.o.Log.InfoContext(ctx, "instance was down, and started again", "tenant", r.ID)
-		// If it ends again at once, it is not started again at once.
-		c.raised = now
-		c.next = now.Add(min(firstWait<<min(c.fails+c.soon, 20), lastWait))
-		c.soon++
+		c.up(now)
 		w.started(r.ID)
 		w.soon(r.ID, 0)
 		return nil
 	}
-	c.fails++
-	wait := min(firstWait<<min(c.fails-1, 20), lastWait)
-	c.next = now.Add(wait)
-	w.soon(r.ID, wait)
+	w.soon(r.ID, c.failed(now))
 	w.m.o.Log.WarnContext(ctx, "instance does not start", "tenant", r.ID, "failures", c.fails, "error", err)
 	if c.fails == failsTold {
 		return w.reason(ctx, r, "its instance does not start: "+explain(err, r.Name).Message)
@@ -260,18 +279,53 @@ func (w *warden) replicas(ctx context.Context, c *care, r *tenant.Record, _ *Ins
 		if err != nil {
 			return err
 		}
+		if err := w.ends(ctx, r, x.ID, &s); err != nil {
+			return err
+		}
 		if s.Renew {
 			w.renew(ctx, r, in, d)
 		}
-		if s.Running {
-			continue
-		}
-		if err := w.under(ctx, r, func(ctx context.Context, _ *tenant.Record) error { return raiseReplica(ctx, in, d) }); err != nil {
-			return err
-		}
-		c.settled = "" // who was kept out meanwhile, it hears of only now
+		w.raiseReplica(ctx, c, r, in, d, &s)
 	}
 	return nil
+}
+
+// raiseReplica is raise for a replica. One that does not start is in the way of nothing else of its tenant's.
+func (w *warden) raiseReplica(ctx context.Context, c *care, r *tenant.Record, in *Instance, d Driver, s *State) {
+	p := c.replicas[in.ID]
+	if p == nil {
+		p = &pace{}
+		if c.replicas == nil {
+			c.replicas = make(map[string]*pace)
+		}
+		c.replicas[in.ID] = p
+	}
+	now := time.Now()
+	switch {
+	case s.Ready:
+		p.fails = 0
+		p.seen()
+		return
+	case s.Running:
+		return
+	case now.Before(p.next):
+		w.soon(r.ID, p.next.Sub(now))
+		return
+	}
+	err := w.under(ctx, r, func(ctx context.Context, _ *tenant.Record) error { return raiseReplica(ctx, in, d) })
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		wait := p.failed(now)
+		w.soon(r.ID, wait)
+		w.m.o.Log.WarnContext(ctx, "replica does not start", "tenant", r.ID, "replica", in.ID, "failures", p.fails, "error", err)
+	default:
+		w.m.o.Log.InfoContext(ctx, "replica was down, and started again", "tenant", r.ID, "replica", in.ID)
+		p.up(now)
+		w.started(in.ID)
+		w.soon(r.ID, 0)
+		c.settled = "" // who was kept out meanwhile, it hears of only now
+	}
 }
 
 // raiseReplica starts a replica with what its record says by now.

@@ -158,6 +158,28 @@ type Replica struct {
 	Host     string            `json:"host"`
 	Facts    map[string]string `json:"facts,omitempty"`
 	Endpoint Endpoint          `json:"endpoint,omitzero"`
+	Ends     Ends              `json:"ends,omitzero"`
+}
+
+// EndsOf are those of one of the tenant's instances, by its ID; nil = it has none of that.
+func (r *Record) EndsOf(id string) *Ends {
+	if id == r.ID {
+		return &r.Ends
+	}
+	for i := range r.Replicas {
+		if r.Replicas[i].ID == id {
+			return &r.Replicas[i].Ends
+		}
+	}
+	return nil
+}
+
+// NotDown forgets since when the tenant's instances are down: they are up, or nobody wants them to be.
+func (r *Record) NotDown() {
+	r.Ends.Down = time.Time{}
+	for i := range r.Replicas {
+		r.Replicas[i].Ends.Down = time.Time{}
+	}
 }
 
 // Backups says how a tenant is backed up.

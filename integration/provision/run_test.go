@@ -245,6 +245,65 @@ func TestEnds(t *testing.T) {
 	b.do(provision.Order{Verb: provision.VerbStart, Tenant: "acme"})
 }
 
+// What is told of an instance's ends is told of its replicas', too. One that does not start is down for all to see, and keeps nothing else from being looked after.
+func TestReplicaEnds(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, nil)
+	b.do(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Enable: true, Settings: map[string]string{"shared_buffers": "16MB"}})
+	b.do(provision.Order{Verb: provision.VerbReplica, Action: "create", Tenant: "acme", Force: true})
+	b.run()
+	replica := func() (x tenant.Replica, pid int) {
+		x = b.record("acme").Replicas[0]
+		s, err := b.driver.State(context.Background(), &provision.Instance{ID: x.ID, Facts: x.Facts, Endpoint: x.Endpoint})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !s.Ready {
+			return x, 0
+		}
+		return x, s.PID
+	}
+	for n := 1; n <= 2; n++ {
+		_, pid := replica()
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		b.until("up again, and known to be", func() bool {
+			x, now := replica()
+			return x.Ends.Count == n && x.Ends.Down.IsZero() && now != 0 && now != pid
+		})
+	}
+	x, pid := replica()
+	if e := b.record("acme").Ends; x.Ends.Last.IsZero() || !strings.HasPrefix(x.Ends.Reason, "the server ended: ") || e != (tenant.Ends{Known: e.Known}) {
+		t.Errorf("of the replica: %+v; of the tenant's own: %+v", x.Ends, e)
+	}
+	if v := b.do(provision.Order{Verb: provision.VerbShow, Tenant: "acme"}).Tenants[0]; v.Replicas[0].Ends.Count != 2 || b.Counts().Ended != 2 {
+		t.Errorf("shown: %+v, counted: %+v", v.Replicas[0].Ends, b.Counts())
+	}
+	data, _, _ := b.driver.DataDir(&provision.Instance{ID: x.ID, Facts: x.Facts})
+	if err := os.Rename(data+"/global", data+"/global.gone"); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.until("known to be down", func() bool {
+		x, _ := replica()
+		return !x.Ends.Down.IsZero() && b.Counts().Down == 1
+	})
+	if err := syscall.Kill(b.pid("acme"), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.until("looked after beside it", func() bool { return b.record("acme").Ends.Count == 1 && b.pid("acme") != 0 })
+	if err := os.Rename(data+"/global.gone", data+"/global"); err != nil {
+		t.Fatal(err)
+	}
+	b.until("up at last", func() bool {
+		x, pid := replica()
+		return pid != 0 && x.Ends.Down.IsZero() && x.Ends.Count == 3 && b.Counts().Down == 0
+	})
+}
+
 // A process that the kernel ended because the instance's memory was used up is told of, although the server goes on.
 func TestOOMKills(t *testing.T) {
 	t.Parallel()
