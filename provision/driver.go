@@ -100,6 +100,10 @@ type State struct {
 	// OOMKills is how many of its processes the kernel has ended because its memory was used up, since it counts: at least since the server's start. Below
 	// zero = that is not known.
 	OOMKills int64
+	// Crashes is how many of its processes ended by another signal than the kernel's, and were missed by its server, since the driver's Watch began; Crashed is how
+	// the last of them did.
+	Crashes int64
+	Crashed string
 }
 
 // Usage is what an instance uses.

@@ -13,24 +13,27 @@ import (
 // Counts are what a Manager's runner saw since its process began.
 type Counts struct {
 	Ended    uint64 // instances that ended by themselves
+	Crashes  uint64 // processes of instances that ended by a signal, and not the kernel's
 	OOMKills uint64 // processes of instances that the kernel ended, because their memory was used up
 	Down     int    // instances that are to be up, and are not
 }
 
-type counts struct{ ended, oomKills, down atomic.Int64 }
+type counts struct{ ended, oomKills, crashes, down atomic.Int64 }
 
 // Counts returns them.
 func (m *Manager) Counts() Counts {
-	return Counts{Ended: uint64(m.counts.ended.Load()), OOMKills: uint64(m.counts.oomKills.Load()), Down: int(m.counts.down.Load())} //nolint:gosec // they only grow
+	n := func(c *atomic.Int64) uint64 { return uint64(c.Load()) } //nolint:gosec // they only grow
+	return Counts{Ended: n(&m.counts.ended), OOMKills: n(&m.counts.oomKills), Crashes: n(&m.counts.crashes), Down: int(m.counts.down.Load())}
 }
 
-// ends notes that an instance which is to be up, the tenant's or a replica, ended by itself, lost a process for want of memory, or is up again.
+// ends notes that an instance which is to be up, the tenant's or a replica, ended by itself, lost a process for want of memory or by a crash, or is up again.
 func (w *warden) ends(ctx context.Context, r *tenant.Record, id string, s *State) error {
 	w.mu.Lock()
 	before := w.mu.servers[id]
 	if s.PID != 0 {
 		w.mu.servers[id] = s.PID
 	}
+	crashed := s.Crashes - w.mu.crashes[id]
 	w.mu.Unlock()
 	was := r.EndsOf(id)
 	// Whoever runs servers in pgkennel's place may have started it again before it was missed.
@@ -44,7 +47,7 @@ func (w *warden) ends(ctx context.Context, r *tenant.Record, id string, s *State
 		}
 		killed = s.OOMKills - known
 	}
-	if !ended && !up && killed == 0 {
+	if !ended && !up && killed == 0 && crashed == 0 {
 		return nil
 	}
 	reason := ""
@@ -53,6 +56,8 @@ func (w *warden) ends(ctx context.Context, r *tenant.Record, id string, s *State
 		reason = "the server ended (" + cmp.Or(s.Ended, "how is not known") + "), and its memory was used up"
 	case ended:
 		reason = "the server ended: " + cmp.Or(s.Ended, "how is not known")
+	case crashed > 0:
+		reason = "a process of it crashed: " + s.Crashed
 	case killed > 0:
 		reason = fmt.Sprintf("memory was used up: %d of its processes ended by the kernel", killed)
 	}
@@ -73,7 +78,7 @@ func (w *warden) ends(ctx context.Context, r *tenant.Record, id string, s *State
 		if s.OOMKills >= 0 {
 			e.Known = s.OOMKills
 		}
-		e.OOMKills += killed
+		e.OOMKills, e.Crashes = e.OOMKills+killed, e.Crashes+crashed
 		if ended {
 			e.Count++
 		}
@@ -94,7 +99,11 @@ func (w *warden) ends(ctx context.Context, r *tenant.Record, id string, s *State
 		w.m.counts.ended.Add(1)
 	}
 	w.m.counts.oomKills.Add(killed)
-	w.m.o.Log.WarnContext(ctx, "instance ended, or lost a process, by itself", "tenant", r.ID, "instance", id, "reason", reason, "ended", count, "oom_kills", was.OOMKills+killed)
+	w.m.counts.crashes.Add(crashed)
+	w.mu.Lock()
+	w.mu.crashes[id] = s.Crashes
+	w.mu.Unlock()
+	w.m.o.Log.WarnContext(ctx, "instance ended, or lost a process, by itself", "tenant", r.ID, "instance", id, "reason", reason, "ended", count, "oom_kills", was.OOMKills+killed, "crashes", was.Crashes+crashed)
 	return nil
 }
 

@@ -38,6 +38,7 @@ func (m *Manager) run(ctx context.Context) error {
 	w.mu.care = make(map[string]*care)
 	w.mu.due = make(map[string]bool)
 	w.mu.servers = make(map[string]int)
+	w.mu.crashes = make(map[string]int64)
 	changes, err := m.dir.Watch(ctx)
 	if err != nil {
 		return err
@@ -94,6 +95,7 @@ type warden struct {
 		records map[string]*tenant.Record // all that this host is to look after
 		care    map[string]*care          // what is remembered of them
 		due     map[string]bool           // they are to be looked at
+		crashes map[string]int64          // by instance: how many its driver has told that are on record
 		servers map[string]int            // by instance: the PIDs of the servers that run for them, as far as nobody was to change that
 	}
 }

@@ -189,11 +189,12 @@ type Backups struct {
 	Keep    int           `json:"keep,omitempty"`    // how many; 0 = all
 }
 
-// Ends are how often an instance ended by itself, or lost a process for want of memory, as its host's runner saw it.
+// Ends are how often an instance ended by itself, or lost a process for want of memory or by a crash, as its host's runner saw it.
 type Ends struct {
 	Count    int       `json:"count,omitempty"`     // of its server
 	OOMKills int64     `json:"oom_kills,omitempty"` // of its processes, by the kernel
-	Last     time.Time `json:"last,omitzero"`       // when either was seen last
+	Crashes  int64     `json:"crashes,omitempty"`   // of its processes, by another signal
+	Last     time.Time `json:"last,omitzero"`       // when any of them was seen last
 	Reason   string    `json:"reason,omitempty"`    // of that
 	// Down is since when it is started again and again, and not up; zero = it is up, or to be down.
 	Down time.Time `json:"down_since,omitzero"`

@@ -307,7 +307,7 @@ func showOne(out io.Writer, v *provision.View) error {
 	line("state", v.Phase)
 	line("reason", v.Reason)
 	ends := func(indent string, e *tenant.Ends) {
-		if e.Count == 0 && e.OOMKills == 0 {
+		if e.Count == 0 && e.OOMKills == 0 && e.Crashes == 0 {
 			return
 		}
 		line(indent+"ended by itself", endsText(e))
@@ -383,6 +383,9 @@ func endsText(e *tenant.Ends) string {
 	text := fmt.Sprintf("%d times", e.Count)
 	if e.OOMKills > 0 {
 		text += fmt.Sprintf(", %d processes for want of memory", e.OOMKills)
+	}
+	if e.Crashes > 0 {
+		text += fmt.Sprintf(", %d processes by a crash", e.Crashes)
 	}
 	return fmt.Sprintf("%s; last at %s, %s", text, timeText(e.Last), e.Reason)
 }

@@ -243,6 +243,24 @@ func TestEnds(t *testing.T) {
 		t.Errorf("stopped while it was down: %+v", e)
 	}
 	b.do(provision.Order{Verb: provision.VerbStart, Tenant: "acme"})
+	// A process that crashes is none of them: the server goes on. What a session has in the log is no crash, whatever it looks like.
+	said := b.record("acme").Ends
+	server := b.pid("acme")
+	b.mustSQL("acme", "acme", fmt.Sprintf(`DO $$ BEGIN RAISE LOG E'x\n2026-01-01 00:00:00.000 UTC [%d] LOG:  server process (PID 1) was terminated by signal 11: Segmentation fault'; END $$`, server))
+	var pid int
+	c := b.admin(b.record("acme"), "postgres")
+	if err := c.QueryRow(t.Context(), "SELECT pg_backend_pid()").Scan(&pid); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGSEGV); err != nil {
+		t.Fatal(err)
+	}
+	b.until("known to have crashed", func() bool { return b.record("acme").Ends.Crashes > 0 })
+	e := b.record("acme").Ends
+	if e.Crashes != 1 || e.Count != said.Count || e.Reason != "a process of it crashed: signal 11 (segmentation fault)" || b.Counts().Crashes != 1 || b.pid("acme") != server {
+		t.Errorf("after a crash: %+v, counted: %+v", e, b.Counts())
+	}
+	b.until("served again", func() bool { _, err := b.sql("acme", "acme", "SELECT 1"); return err == nil })
 }
 
 // What is told of an instance's ends is told of its replicas', too. One that does not start is down for all to see, and keeps nothing else from being looked after.

@@ -89,6 +89,7 @@ type Driver struct {
 		locks    map[string]*sync.Mutex // by ID
 		children map[string]*child      // by ID: those that this process started
 		ends     map[string]string      // by ID: how the last of those ended
+		crashes  map[string]crashes     // by ID
 		planned  map[string]plan        // by ID: chosen, and perhaps not on record yet
 		wakes    map[*waker]bool        // Watch calls
 	}
@@ -127,6 +128,7 @@ func New(o Options) (*Driver, error) {
 		d.confiner = &confiner{groups: found, log: d.log}
 	}
 	d.mu.locks, d.mu.children = map[string]*sync.Mutex{}, map[string]*child{}
+	d.mu.crashes = map[string]crashes{}
 	d.mu.ends, d.mu.planned, d.mu.wakes = map[string]string{}, map[string]plan{}, map[*waker]bool{}
 	return d, nil
 }
@@ -354,6 +356,10 @@ func (d *Driver) State(ctx context.Context, in *provision.Instance) (provision.S
 	} else {
 		st.Ended = d.end(ctx, in.ID)
 	}
+	d.mu.Lock()
+	c := d.mu.crashes[in.ID]
+	d.mu.Unlock()
+	st.Crashes, st.Crashed = c.count, c.last
 	st.OOMKills = -1
 	if n, ok := d.groups.oomKills(in.ID); ok {
 		st.OOMKills = n
