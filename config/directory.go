@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"io/fs"
+	"net/netip"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -35,6 +36,7 @@ type Directory struct {
 type Provision struct {
 	Driver       string
 	Host         string // empty = the system's name
+	Listen       string // IP address for pgkennels of other hosts; empty = none
 	DataDir      string
 	BinDirs      []string // empty = wherever they are
 	Templates    string
@@ -69,7 +71,7 @@ func (b *builder) buildDirectory(readFile func(string) ([]byte, error)) {
 	c, d, p, a := b.cfg, b.cfg.directory, b.cfg.provision, b.cfg.admin
 	below := func(path string) string { return b.below(path, readFile != nil) }
 	c.Provision = Provision{
-		Driver: p.text("driver"), Host: p.text("host"), DataDir: below(p.text("data_dir")), BinDirs: p.value("bin_dirs").list,
+		Driver: p.text("driver"), Host: p.text("host"), Listen: p.text("listen"), DataDir: below(p.text("data_dir")), BinDirs: p.value("bin_dirs").list,
 		Templates: below(p.text("templates")), Backups: below(p.text("backups")), PortMin: p.int("port_min"), PortMax: p.int("port_max"),
 		UIDMin: p.int("uid_min"), UIDMax: p.int("uid_max"), MaxInstances: p.int("max_instances"),
 		Account: p.text("account"), LogSize: int64(p.int("log_size")), Cgroup: p.text("cgroup"), UnitDir: below(p.text("systemd_unit_dir")),
@@ -90,6 +92,7 @@ func (b *builder) buildDirectory(readFile func(string) ([]byte, error)) {
 	if p.text("docker_network") == "host" {
 		b.r.fail(p.placeOf("docker_network"), "make one for tenants: docker network create", "docker_network can't be the host's: tenants could connect to each other's servers")
 	}
+	b.checkListen()
 	if g := p.text("cgroup"); g != "" && !filepath.IsLocal(g) {
 		b.r.fail(p.placeOf("cgroup"), "such as pgkennel.slice", "cgroup %q is no path below the root of control groups", g)
 	}
@@ -124,6 +127,24 @@ func (b *builder) buildDirectory(readFile func(string) ([]byte, error)) {
 		b.r.fail(at, "set socket in [admin] to a shorter path", "the name of the socket for pgkennel's own commands has %d bytes, more than the %d that a socket can have", n, maxSocketPath)
 	}
 	b.apiToken(below(a.text("api_token_file")), readFile)
+}
+
+// checkListen reports an address for pgkennels of other hosts that is none, or that nobody would listen at.
+func (b *builder) checkListen() {
+	p, d := b.cfg.provision, b.cfg.directory
+	text := p.text("listen")
+	if text == "" {
+		return
+	}
+	if ip, err := netip.ParseAddr(text); err != nil || ip.IsUnspecified() || ip.IsMulticast() || ip.Zone() != "" {
+		b.r.fail(p.placeOf("listen"), "such as 10.0.0.1", "listen %q is not the IP address of one host", text)
+	}
+	if driver := p.text("driver"); driver != "process" && driver != "systemd" && !p.badKey("driver") {
+		b.r.fail(p.placeOf("listen"), "", "listen is for the drivers process and systemd only")
+	}
+	if d.doc != nil && d.text("store") != "etcd" && !d.badKey("store") {
+		b.r.fail(p.placeOf("listen"), `set store = "etcd" in [directory]`, "listen is for pgkennels that share a directory")
+	}
 }
 
 // buildKubernetes fills in what [kubernetes] says.

@@ -27,11 +27,12 @@ var provisionSection = newSection(section{
 	keys: []*key{
 		{name: "driver", kind: kEnum, ours: true, def: "process", legal: []string{"process", "systemd", "docker", "kubernetes"}, doc: "What makes instances: plain processes, units of systemd, containers of Docker, or CloudNativePG in Kubernetes."},
 		{name: "host", kind: kText, ours: true, restart: true, example: `"db1"`, doc: "Name of this host, by which instances are its own. Not set: that of the system."},
+		{name: "listen", kind: kText, ours: true, restart: true, example: `"10.0.0.1"`, doc: "IP address of this host at which instances listen, by TLS, for the pgkennels of other hosts that share the directory, from their next start on. Not set: other hosts do not reach them. Of the drivers process and systemd."},
 		{name: "data_dir", kind: kPath, ours: true, restart: true, def: "instances", doc: "Directory of the instances."},
 		{name: "bin_dirs", kind: kTexts, ours: true, restart: true, example: `["/usr/lib/postgresql/15/bin"]`, doc: "Directories of PostgreSQL's programs, one for each version. Not set: they are looked for in the usual places."},
 		{name: "templates", kind: kPath, ours: true, def: "templates", doc: "Directory of SQL files that tenants' schemas are made of."},
 		{name: "backups", kind: kPath, ours: true, restart: true, def: "backups", doc: "Directory of backups."},
-		{name: "port_min", kind: kPort, ours: true, restart: true, def: "15432", doc: "First of the ports by which instances are told apart. They are in the names of their unix sockets; nothing listens on TCP."},
+		{name: "port_min", kind: kPort, ours: true, restart: true, def: "15432", doc: "First of the ports by which instances are told apart. They are in the names of their unix sockets; with listen, instances listen at them, too."},
 		{name: "port_max", kind: kPort, ours: true, restart: true, def: "19431", doc: "Last one."},
 		{name: "uid_min", kind: kInt, ours: true, restart: true, def: "200000", min: 1000, max: 1<<31 - 1, doc: "First user ID of the operating system that instances run as, each as one of its own, where pgkennel is root."},
 		{name: "uid_max", kind: kInt, ours: true, restart: true, def: "265535", min: 1000, max: 1<<31 - 1, doc: "Last one."},

@@ -84,7 +84,7 @@ func Open(ctx context.Context, o Options) (_ *Kennel, err error) {
 	k.Mirror = store.NewMirror(k.Directory, store.MirrorOptions{Cache: cfg.Directory.Cache, Source: source(cfg.Directory), Log: o.Log})
 	m := provision.Options{
 		Directory: k.Directory, Vault: k.Vault, Default: cfg.Provision.Driver, Templates: cfg.Provision.Templates, Log: o.Log,
-		Grace: max(cfg.Provision.Grace, 1), Clients: k.clients, AuditKeep: cfg.Directory.AuditKeep, AuditEntries: cfg.Directory.AuditEntries,
+		Listen: cfg.Provision.Listen, Grace: max(cfg.Provision.Grace, 1), Clients: k.clients, AuditKeep: cfg.Directory.AuditKeep, AuditEntries: cfg.Directory.AuditEntries,
 	}
 	if m.Host = cfg.Provision.Host; m.Host == "" {
 		if m.Host, err = os.Hostname(); err != nil {

@@ -43,6 +43,9 @@ func TestWrongKey(t *testing.T) {
 			l := &r.Logins[0]
 			l.Secret = k.Vault.Seal(r.ID, l.Field(), "secret")
 			r.Admin = k.Vault.Seal(r.ID, tenant.AdminField, "admin")
+			if r.Authority, err = tenant.NewAuthority(k.Vault, r.ID, time.Now()); err != nil {
+				t.Fatal(err)
+			}
 			if _, err := k.Directory.Put(t.Context(), r, tenant.Entry{}); err != nil {
 				t.Fatal(err)
 			}
@@ -89,6 +92,9 @@ func TestWrongKey(t *testing.T) {
 	}
 	if s, err := k.Vault.Open(r.ID, tenant.AdminField, r.Admin); err != nil || s != "admin" {
 		t.Errorf("got %q, %v", s, err)
+	}
+	if _, err := r.Authority.Open(k.Vault, r.ID); err != nil {
+		t.Errorf("its authority: %v", err)
 	}
 	if _, err := k.Execute(t.Context(), provision.Order{Verb: provision.VerbDrop, Tenant: r.ID}, nil); err == nil || !strings.Contains(err.Error(), "not damaged") {
 		t.Errorf("drop: got %v", err)

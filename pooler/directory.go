@@ -286,7 +286,7 @@ func (f *follower) told() metrics.Directory {
 	}
 	if f.counts != nil {
 		c := f.counts()
-		d.Ended, d.OOMKills, d.Down = c.Ended, c.OOMKills, c.Down
+		d.Ended, d.OOMKills, d.Crashes, d.Down = c.Ended, c.OOMKills, c.Crashes, c.Down
 	}
 	if !current {
 		d.Age = time.Since(since)

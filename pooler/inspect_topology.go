@@ -47,9 +47,12 @@ func (i inspector) Databases() []admin.DatabaseInfo {
 		if now == nil || now.rec == nil {
 			continue
 		}
-		r, at, size := now.rec, now.rec.Endpoint, 0
+		r, at, of, size := now.rec, now.rec.Endpoint, now.rec.Host, 0
 		if rd := now.reader(u.replica); rd != nil {
-			at = rd.Endpoint
+			at, of = rd.Endpoint, rd.Host
+		}
+		if u.in.f.remote(of, at) {
+			at.Host = at.Remote
 		}
 		for _, n := range serversOf(u) {
 			size += n

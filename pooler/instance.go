@@ -3,6 +3,7 @@ package pooler
 import (
 	"cmp"
 	"context"
+	"crypto/tls"
 	"errors"
 	"net"
 	"net/netip"
@@ -241,7 +242,7 @@ var errRetired = pgwire.Fatalf(pgwire.CodeAdminShutdown, "terminating connection
 
 // sameServer reports whether connections for the one record are good for the other.
 func sameServer(a, b *tenant.Record) bool {
-	if a == nil || a.Name != b.Name || a.Cluster != b.Cluster || a.Key != b.Key || a.Endpoint != b.Endpoint || a.Database != b.Database || a.Limits.Connections != b.Limits.Connections ||
+	if a == nil || a.Name != b.Name || a.Cluster != b.Cluster || a.Key != b.Key || a.Endpoint != b.Endpoint || a.Authority.Cert != b.Authority.Cert || a.Database != b.Database || a.Limits.Connections != b.Limits.Connections ||
 		a.Access.ReadOnly != b.Access.ReadOnly || a.Access.Full != b.Access.Full || len(a.Logins) != len(b.Logins) {
 		return false
 	}
@@ -257,9 +258,9 @@ func sameServer(a, b *tenant.Record) bool {
 
 // options are those of the cluster of the instance, or of a replica of it, and how each role logs in.
 func (in *instance) options(conf *config.Config, r *tenant.Record, x *tenant.Replica) (cluster.Options, map[string]*cluster.Login) {
-	at, role := r.Endpoint, topology.Primary
+	at, id, host, role := r.Endpoint, r.ID, r.Host, topology.Primary
 	if x != nil {
-		at, role = x.Endpoint, topology.Replica
+		at, id, host, role = x.Endpoint, x.ID, x.Host, topology.Replica
 	}
 	address := backend.Address{Host: at.Host, Port: at.Port}
 	base := poolSettings(conf, conf.InstancePool(), nil)
@@ -271,12 +272,18 @@ func (in *instance) options(conf *config.Config, r *tenant.Record, x *tenant.Rep
 		Role: role, Address: address, Database: r.Database, TCP: tcpOptions(conf.TCP), ConnectTimeout: conf.Connect.Timeout,
 		Budget: r.Limits.Connections, Pool: base, Auth: ownServer,
 	}
-	if ca := at.CA; ca != "" {
-		tls, err := backend.AuthorityTLS(ca)
+	if in.f.remote(host, at) {
+		secure, err := in.f.peerTLS(r, id)
 		if err != nil { // no connection gets through then
+			in.f.log().Error("TLS to a tenant's server on another host", "tenant", r.Name, "error", err)
+		}
+		e.Address.Host, e.TLS, e.TLSKey = at.Remote, secure, "authority/"+id+"/"+fingerprint(r.Authority.Cert)
+	} else if ca := at.CA; ca != "" {
+		secure, err := backend.AuthorityTLS(ca)
+		if err != nil { // likewise
 			in.f.log().Error("TLS to a tenant's server", "tenant", r.Name, "error", err)
 		}
-		e.TLS, e.TLSKey = tls, "ca/"+fingerprint(ca)
+		e.TLS, e.TLSKey = secure, "ca/"+fingerprint(ca)
 	} else if !local(address.Host) {
 		e.TLSKey = tlsKey(conf)
 		mode, err := backend.ParseTLSMode(string(conf.TLS.Verify))
@@ -324,6 +331,20 @@ func (in *instance) options(conf *config.Config, r *tenant.Record, x *tenant.Rep
 		o.Logins = append(o.Logins, login)
 	}
 	return o, logins
+}
+
+// peerTLS is for an instance of a tenant's on another host. Without an error or with one, nobody is believed that has no certificate of the tenant's authority.
+func (f *follower) peerTLS(r *tenant.Record, id string) (backend.TLSOptions, error) {
+	o, err := backend.AuthorityTLS(r.Authority.Cert)
+	if err != nil {
+		return o, err
+	}
+	signer, err := r.Authority.Open(f.vault, r.ID)
+	if err != nil {
+		return o, err
+	}
+	badge := &tenant.Badge{By: signer}
+	return o.Peer(tenant.ServerName(id), func() (*tls.Certificate, error) { return badge.Show(time.Now()) }), nil
 }
 
 // ownServer is what a server may ask for that pgkennel made: all of its roles have SCRAM verifiers, and what else listens in its place knows none of them.

@@ -26,24 +26,29 @@ func (in *instance) admit(role string, usable bool) (tenant.Refusal, *pgwire.Err
 	if down(now.rec) {
 		return tenant.Welcome, errStopped(now.rec.Name)
 	}
-	if in.f.elsewhere(now.rec.Host, now.rec.Endpoint.Host) {
+	if in.f.elsewhere(now.rec.Host, now.rec.Endpoint) {
 		in.f.log().Warn("login to a tenant whose server only another host reaches", "tenant", now.rec.Name, "host", now.rec.Host)
 		return tenant.Welcome, errElsewhere(now.rec.Name)
 	}
 	return tenant.Welcome, nil
 }
 
-// elsewhere reports whether an instance can't be reached from here, for it listens on another host, at, and to that one only. A port of the loopback address may be
+// elsewhere reports whether an instance can't be reached from here, for it listens on another host and to that one only. A port of the loopback address may be
 // another tenant's here; a socket has its instance's ID in its path, and hosts may share the file system.
-func (f *follower) elsewhere(host, at string) bool {
-	if host == "" || host == f.host || !local(at) {
+func (f *follower) elsewhere(host string, at tenant.Endpoint) bool {
+	if host == "" || host == f.host || !local(at.Host) || f.remote(host, at) {
 		return false
 	}
-	if !strings.HasPrefix(at, "/") {
+	if !strings.HasPrefix(at.Host, "/") {
 		return true
 	}
-	_, err := os.Stat(at)
+	_, err := os.Stat(at.Host)
 	return err != nil
+}
+
+// remote reports whether an instance is reached where it listens for other hosts.
+func (f *follower) remote(host string, at tenant.Endpoint) bool {
+	return host != "" && host != f.host && at.Remote != ""
 }
 
 func loginByRole(r *tenant.Record, role string) *tenant.Login {
@@ -88,7 +93,8 @@ func errStopped(name string) *pgwire.Error {
 
 func errElsewhere(name string) *pgwire.Error {
 	return pgwire.Errorf(pgwire.CodeCannotConnectNow, "database %q can't be reached from here", name).WithRoutine("tenant_elsewhere").
-		WithDetail("Its server is on another host, and listens to that one only.").WithHint("Connect to pgkennel on that host.")
+		WithDetail("Its server is on another host, and listens to that one only.").
+		WithHint("Connect to pgkennel on that host; or have its instances listen for others, by listen in [provision] there.")
 }
 
 func errNotServed(name string) *pgwire.Error {

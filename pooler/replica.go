@@ -152,7 +152,7 @@ func (in *instance) chooseReplica(role string) (*session.Account, tenant.Refusal
 		if at := rd.u.left.Load(); at != nil && time.Since(*at) < downCounts {
 			continue // it may be one again later
 		}
-		if rd.accounts[l.Name] != nil && !in.f.elsewhere(rd.Host, rd.Endpoint.Host) {
+		if rd.accounts[l.Name] != nil && !in.f.elsewhere(rd.Host, rd.Endpoint) {
 			list = append(list, rd)
 		}
 	}

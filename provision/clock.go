@@ -73,7 +73,7 @@ func (w *warden) clockSet(ctx context.Context) {
 	}
 	w.mu.Unlock()
 	for _, r := range ended {
-		err := w.amend(ctx, r, "the clock was set: the grace period begins anew", func(n *tenant.Record) bool {
+		err := w.m.amend(ctx, r, "the clock was set: the grace period begins anew", func(n *tenant.Record) bool {
 			if n.Phase != tenant.Removed || n.Operation != nil || !n.Forget.Equal(r.Forget) {
 				return false
 			}

@@ -334,12 +334,17 @@ func initialize(ctx context.Context, j *job) error {
 }
 
 func configure(ctx context.Context, j *job) error {
-	return j.instance(func(in *Instance, d Driver) error {
-		if err := d.Volume(ctx, in); err != nil { // the machine may have been started anew
-			return err
-		}
-		return configured(d.Configure(ctx, in))
-	})
+	if err := volume(ctx, j); err != nil { // the machine may have been started anew
+		return err
+	}
+	change, err := j.m.reach(ctx, j.r)
+	if err != nil {
+		return err
+	}
+	if change != nil {
+		j.change(change)
+	}
+	return j.instance(func(in *Instance, d Driver) error { return configured(d.Configure(ctx, in)) })
 }
 
 func start(ctx context.Context, j *job) error {
@@ -352,7 +357,7 @@ func start(ctx context.Context, j *job) error {
 			if err != nil || j.r.Replicas[i].Host != j.m.o.Host || j.r.Replicas[i].Endpoint.Port == 0 {
 				continue
 			}
-			if err := xd.Start(ctx, x); err != nil { // it is no reason to be without the primary; the runner tries again
+			if err := raiseReplica(ctx, x, xd); err != nil { // it is no reason to be without the primary; the runner tries again
 				j.m.o.Log.WarnContext(ctx, "replica does not start", "tenant", j.r.ID, "replica", x.ID, "error", err)
 			}
 		}

@@ -24,6 +24,8 @@ type Instance struct {
 	Limits   tenant.Limits
 	Settings map[string]string // of postgresql.conf, the operator's
 	Password string            // of Superuser
+	// Authority signs its certificate if it listens for other hosts (Endpoint.Remote).
+	Authority *tenant.Signer
 	// Superuser: the tenant has a superuser of its own in it, and so the rights of the operating system's user that it runs as.
 	Superuser bool
 	// Archive: finished WAL segments are put into the spool (Driver.Spool).
@@ -93,9 +95,15 @@ type State struct {
 	Since   time.Time
 	// Ended is how its last server ended, in a few words; empty = it runs, or that is not known.
 	Ended string
+	// Renew: it is time for another certificate, by Configure and Reload.
+	Renew bool
 	// OOMKills is how many of its processes the kernel has ended because its memory was used up, since it counts: at least since the server's start. Below
 	// zero = that is not known.
 	OOMKills int64
+	// Crashes is how many of its processes ended by another signal than the kernel's, and were missed by its server, since the driver's Watch began; Crashed is how
+	// the last of them did.
+	Crashes int64
+	Crashed string
 }
 
 // Usage is what an instance uses.

@@ -13,37 +13,41 @@ import (
 // Counts are what a Manager's runner saw since its process began.
 type Counts struct {
 	Ended    uint64 // instances that ended by themselves
+	Crashes  uint64 // processes of instances that ended by a signal, and not the kernel's
 	OOMKills uint64 // processes of instances that the kernel ended, because their memory was used up
 	Down     int    // instances that are to be up, and are not
 }
 
-type counts struct{ ended, oomKills, down atomic.Int64 }
+type counts struct{ ended, oomKills, crashes, down atomic.Int64 }
 
 // Counts returns them.
 func (m *Manager) Counts() Counts {
-	return Counts{Ended: uint64(m.counts.ended.Load()), OOMKills: uint64(m.counts.oomKills.Load()), Down: int(m.counts.down.Load())} //nolint:gosec // they only grow
+	n := func(c *atomic.Int64) uint64 { return uint64(c.Load()) } //nolint:gosec // they only grow
+	return Counts{Ended: n(&m.counts.ended), OOMKills: n(&m.counts.oomKills), Crashes: n(&m.counts.crashes), Down: int(m.counts.down.Load())}
 }
 
-// ends notes that an instance which is to be up ended by itself, lost a process for want of memory, or is up again.
-func (w *warden) ends(ctx context.Context, r *tenant.Record, s *State) error {
+// ends notes that an instance which is to be up, the tenant's or a replica, ended by itself, lost a process for want of memory or by a crash, or is up again.
+func (w *warden) ends(ctx context.Context, r *tenant.Record, id string, s *State) error {
 	w.mu.Lock()
-	before := w.mu.servers[r.ID]
+	before := w.mu.servers[id]
 	if s.PID != 0 {
-		w.mu.servers[r.ID] = s.PID
+		w.mu.servers[id] = s.PID
 	}
+	crashed := s.Crashes - w.mu.crashes[id]
 	w.mu.Unlock()
+	was := r.EndsOf(id)
 	// Whoever runs servers in pgkennel's place may have started it again before it was missed.
-	replaced := s.Ready && r.Ends.Down.IsZero() && before != 0 && before != s.PID
-	ended := replaced || !s.Running && r.Ends.Down.IsZero()
-	up := s.Ready && !r.Ends.Down.IsZero()
+	replaced := s.Ready && was.Down.IsZero() && before != 0 && before != s.PID
+	ended := replaced || !s.Running && was.Down.IsZero()
+	up := s.Ready && !was.Down.IsZero()
 	killed := int64(0)
-	if known := r.Ends.Known; s.OOMKills >= 0 && s.OOMKills != known {
+	if known := was.Known; s.OOMKills >= 0 && s.OOMKills != known {
 		if s.OOMKills < known {
 			known = 0 // the kernel counts anew
 		}
 		killed = s.OOMKills - known
 	}
-	if !ended && !up && killed == 0 {
+	if !ended && !up && killed == 0 && crashed == 0 {
 		return nil
 	}
 	reason := ""
@@ -52,23 +56,29 @@ func (w *warden) ends(ctx context.Context, r *tenant.Record, s *State) error {
 		reason = "the server ended (" + cmp.Or(s.Ended, "how is not known") + "), and its memory was used up"
 	case ended:
 		reason = "the server ended: " + cmp.Or(s.Ended, "how is not known")
+	case crashed > 0:
+		reason = "a process of it crashed: " + s.Crashed
 	case killed > 0:
 		reason = fmt.Sprintf("memory was used up: %d of its processes ended by the kernel", killed)
 	}
 	now := w.m.o.Now().UTC().Round(0) // as it is read again
+	about := ""
+	if id != r.ID {
+		about = "replica " + id + ": "
+	}
 	noted := false
-	err := w.amend(ctx, r, cmp.Or(reason, "the instance is up again"), func(n *tenant.Record) bool {
-		if n.Operation != nil || n.Phase != tenant.Ready || n.Ends != r.Ends {
+	err := w.m.amend(ctx, r, about+cmp.Or(reason, "the instance is up again"), func(n *tenant.Record) bool {
+		e := n.EndsOf(id)
+		if n.Operation != nil || n.Phase != tenant.Ready || e == nil || *e != *was {
 			return false // somebody has it down, or up
 		}
-		e := &n.Ends
 		if noted = reason != ""; noted {
 			e.Last, e.Reason = now, reason
 		}
 		if s.OOMKills >= 0 {
 			e.Known = s.OOMKills
 		}
-		e.OOMKills += killed
+		e.OOMKills, e.Crashes = e.OOMKills+killed, e.Crashes+crashed
 		if ended {
 			e.Count++
 		}
@@ -83,13 +93,17 @@ func (w *warden) ends(ctx context.Context, r *tenant.Record, s *State) error {
 	if err != nil || !noted {
 		return err
 	}
-	count := r.Ends.Count
+	count := was.Count
 	if ended {
 		count++
 		w.m.counts.ended.Add(1)
 	}
 	w.m.counts.oomKills.Add(killed)
-	w.m.o.Log.WarnContext(ctx, "instance ended, or lost a process, by itself", "tenant", r.ID, "reason", reason, "ended", count, "oom_kills", r.Ends.OOMKills+killed)
+	w.m.counts.crashes.Add(crashed)
+	w.mu.Lock()
+	w.mu.crashes[id] = s.Crashes
+	w.mu.Unlock()
+	w.m.o.Log.WarnContext(ctx, "instance ended, or lost a process, by itself", "tenant", r.ID, "instance", id, "reason", reason, "ended", count, "oom_kills", was.OOMKills+killed, "crashes", was.Crashes+crashed)
 	return nil
 }
 
@@ -100,12 +114,31 @@ func (w *warden) started(id string) {
 	delete(w.mu.servers, id)
 }
 
+// startedAll is started for all of a tenant's instances; nil has none. w.mu is held.
+func (w *warden) startedAll(r *tenant.Record) {
+	if r == nil {
+		return
+	}
+	delete(w.mu.servers, r.ID)
+	for i := range r.Replicas {
+		delete(w.mu.servers, r.Replicas[i].ID)
+	}
+}
+
 // countDown counts the instances that are to be up and are not. w.mu is held.
 func (w *warden) countDown() {
 	n := int64(0)
 	for _, r := range w.mu.records {
-		if r.Phase == tenant.Ready && !r.Ends.Down.IsZero() {
+		if r.Phase != tenant.Ready {
+			continue
+		}
+		if !r.Ends.Down.IsZero() {
 			n++
+		}
+		for i := range r.Replicas {
+			if !r.Replicas[i].Ends.Down.IsZero() {
+				n++
+			}
 		}
 	}
 	w.m.counts.down.Store(n)

@@ -92,7 +92,17 @@ func planExtra(ctx context.Context, j *job) error {
 				return err
 			}
 			x.Version, x.Facts, x.Endpoint = in.Version, in.Facts, in.Endpoint
+			authority := j.r.Authority
+			if j.o.Verb == VerbReplica { // no other is for clients
+				x.Endpoint.Remote = j.m.o.Listen
+				if authority.Cert == "" {
+					if authority, err = j.m.authority(j.r); err != nil {
+						return err
+					}
+				}
+			}
 			j.change(func(r *tenant.Record) {
+				r.Authority = authority
 				r.Operation.Args[argExtra] = x.String()
 				if i := replicaAt(r, x.ID); i >= 0 {
 					r.Replicas[i].Facts = maps.Clone(x.Facts)

@@ -66,7 +66,8 @@ func beginSleep(_ context.Context, c *change) error {
 // down takes the tenant into a phase in which it is not served, from the beginning on.
 func (c *change) down(to tenant.Phase, not ...tenant.Phase) error {
 	c.nothing = c.old.Phase == to
-	c.r.Phase, c.r.Reason, c.r.Ends.Down = to, "", time.Time{}
+	c.r.Phase, c.r.Reason = to, ""
+	c.r.NotDown()
 	return c.refuseIn(append(not, tenant.Creating, tenant.Removing, tenant.Removed)...)
 }
 
@@ -112,7 +113,10 @@ func ready(ctx context.Context, j *job) error {
 	if err := j.m.settle(ctx, r); err != nil {
 		return err
 	}
-	j.change(func(r *tenant.Record) { r.Phase, r.Forget, r.Ends.Down = tenant.Ready, time.Time{}, time.Time{} })
+	j.change(func(r *tenant.Record) {
+		r.Phase, r.Forget = tenant.Ready, time.Time{}
+		r.NotDown()
+	})
 	return nil
 }
 

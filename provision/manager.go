@@ -19,7 +19,10 @@ type Options struct {
 	Directory tenant.Directory
 	Vault     *tenant.Vault
 	// Host is this machine's name in records. Its instances are this Manager's.
-	Host    string
+	Host string
+	// Listen is the IP address at which instances listen for pgkennels of other hosts, from their next start on; empty = they do not. Drivers that listen in a way
+	// of their own (Endpoint.CA) have no use for it.
+	Listen  string
 	Drivers map[string]Driver
 	Default string  // the driver of tenants that name none
 	Virtual Virtual // nil = there are no virtual tenants; SetVirtual changes it
@@ -247,10 +250,16 @@ func (m *Manager) instance(r *tenant.Record) (*Instance, Driver, error) {
 	if err != nil {
 		return nil, nil, err
 	}
+	var authority *tenant.Signer
+	if r.Authority.Cert != "" {
+		if authority, err = r.Authority.Open(m.o.Vault, r.ID); err != nil {
+			return nil, nil, err
+		}
+	}
 	r = r.Clone()
 	return &Instance{
 		ID: r.ID, Version: r.Version, Facts: r.Facts, Endpoint: r.Endpoint, Limits: r.Limits, Settings: r.Settings, Password: password,
-		Superuser: superuser(r), Archive: r.Backups.Archive,
+		Authority: authority, Superuser: superuser(r), Archive: r.Backups.Archive,
 	}, d, nil
 }
 

@@ -82,6 +82,7 @@ func (m *Manager) reseal(r *tenant.Record) (changed bool, err error) {
 		return m.o.Vault.Seal(r.ID, field, text)
 	}
 	r.Admin = one(tenant.AdminField, r.Admin)
+	r.Authority.Key = one(tenant.AuthorityField, r.Authority.Key)
 	for i := range r.Logins {
 		l := &r.Logins[i]
 		l.Secret = one(l.Field(), l.Secret)

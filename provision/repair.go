@@ -164,7 +164,16 @@ func (m *Manager) mendIdle(ctx context.Context, r *tenant.Record) (*Result, erro
 		}
 		if !s.Ready {
 			res.Changed = true
-			if err := errors.Join(d.Volume(ctx, in), configured(d.Configure(ctx, in)), d.Start(ctx, in)); err != nil {
+			if err := d.Volume(ctx, in); err != nil {
+				return err
+			}
+			if now, err = m.reached(ctx, now); err != nil {
+				return err
+			}
+			if in, d, err = m.instance(now); err != nil {
+				return err
+			}
+			if err := errors.Join(configured(d.Configure(ctx, in)), d.Start(ctx, in)); err != nil {
 				return err
 			}
 		}

@@ -38,6 +38,7 @@ func (m *Manager) run(ctx context.Context) error {
 	w.mu.care = make(map[string]*care)
 	w.mu.due = make(map[string]bool)
 	w.mu.servers = make(map[string]int)
+	w.mu.crashes = make(map[string]int64)
 	changes, err := m.dir.Watch(ctx)
 	if err != nil {
 		return err
@@ -94,7 +95,8 @@ type warden struct {
 		records map[string]*tenant.Record // all that this host is to look after
 		care    map[string]*care          // what is remembered of them
 		due     map[string]bool           // they are to be looked at
-		servers map[string]int            // the PIDs of the servers that run for them, as far as nobody was to change that
+		crashes map[string]int64          // by instance: how many its driver has told that are on record
+		servers map[string]int            // by instance: the PIDs of the servers that run for them, as far as nobody was to change that
 	}
 }
 
@@ -165,14 +167,16 @@ func (w *warden) learn(c tenant.Change) {
 			delete(w.mu.records, r.ID)
 			continue
 		}
+		if r.Operation != nil || r.Phase != tenant.Ready {
+			w.startedAll(w.mu.records[r.ID])
+			w.startedAll(r)
+		}
 		w.mu.records[r.ID] = r
 		w.mu.due[r.ID] = true
 		w.m.overtake(r)
-		if r.Operation != nil || r.Phase != tenant.Ready {
-			delete(w.mu.servers, r.ID)
-		}
 	}
 	for _, id := range c.Deleted {
+		w.startedAll(w.mu.records[id])
 		delete(w.mu.records, id)
 	}
 	for id := range w.mu.care {
@@ -243,7 +247,7 @@ func (w *warden) answer(ctx context.Context, r *tenant.Record) {
 	w.answers.Go(func() {
 		err := w.m.settle(ctx, r)
 		if err == nil {
-			err = w.amend(ctx, r, "access is in force at the server", func(now *tenant.Record) bool {
+			err = w.m.amend(ctx, r, "access is in force at the server", func(now *tenant.Record) bool {
 				if now.Access.Asked != r.Access.Asked {
 					return false
 				}

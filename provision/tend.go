@@ -13,9 +13,8 @@ import (
 
 // care is what the runner remembers of a tenant.
 type care struct {
-	// Starts that failed in a row, ends that came soon behind a start, and when the next may be.
-	fails, soon  int
-	next, raised time.Time
+	pace
+	replicas map[string]*pace // by ID
 	// settled is the record's access as the server has it.
 	settled string
 	// used is when somebody used it last, as far as is known, and ended how many sessions there had been by then (before
@@ -27,6 +26,34 @@ type care struct {
 	disk   time.Time // when the disk is to be looked at again
 	due    time.Time // of the next look at backups
 	wal    time.Time // when WAL was collected
+}
+
+// pace is that of an instance's starts: how many failed in a row, how many ends came soon behind one, and when the next may be.
+type pace struct {
+	fails, soon  int
+	next, raised time.Time
+}
+
+// failed is a start that failed; the next may be after the time that it returns.
+func (p *pace) failed(now time.Time) time.Duration {
+	p.fails++
+	wait := min(firstWait<<min(p.fails-1, 20), lastWait)
+	p.next = now.Add(wait)
+	return wait
+}
+
+// up is a start that did not. If the server ends again at once, it is not started again at once.
+func (p *pace) up(now time.Time) {
+	p.raised = now
+	p.next = now.Add(min(firstWait<<min(p.fails+p.soon, 20), lastWait))
+	p.soon++
+}
+
+// seen is a server that is up.
+func (p *pace) seen() {
+	if p.soon > 0 && time.Since(p.raised) > steady {
+		p.soon = 0
+	}
 }
 
 const (
@@ -85,11 +112,14 @@ func (w *warden) tend(ctx context.Context, id string) error {
 	case r.Phase != tenant.Ready:
 		return nil
 	}
-	if err := w.ends(ctx, r, &s); err != nil {
+	if err := w.ends(ctx, r, r.ID, &s); err != nil {
 		return err
 	}
 	if !s.Ready {
 		return w.raise(ctx, c, r)
+	}
+	if s.Renew {
+		w.renew(ctx, r, in, d)
 	}
 	if c.fails > 0 {
 		c.fails, c.next = 0, time.Time{}
@@ -97,9 +127,7 @@ func (w *warden) tend(ctx context.Context, id string) error {
 			return err
 		}
 	}
-	if c.soon > 0 && time.Since(c.raised) > steady {
-		c.soon = 0
-	}
+	c.seen()
 	for _, look := range []func(context.Context, *care, *tenant.Record, *Instance, Driver) error{w.settle, w.replicas, w.disk, w.collect, w.doze} {
 		if err := look(ctx, c, r, in, d); err != nil {
 			return err
@@ -151,6 +179,12 @@ func (w *warden) raise(ctx context.Context, c *care, r *tenant.Record) error {
 		if err := d.Volume(ctx, in); err != nil { // the machine may have been started anew
 			return err
 		}
+		if r, err = w.m.reached(ctx, r); err != nil {
+			return err
+		}
+		if in, d, err = w.m.instance(r); err != nil {
+			return err
+		}
 		if _, err := d.Configure(ctx, in); err != nil {
 			return err
 		}
@@ -162,18 +196,12 @@ func (w *warden) raise(ctx context.Context, c *care, r *tenant.Record) error {
 	c.settled = ""
 	if err == nil {
 		w.m.o.Log.InfoContext(ctx, "instance was down, and started again", "tenant", r.ID)
-		// If it ends again at once, it is not started again at once.
-		c.raised = now
-		c.next = now.Add(min(firstWait<<min(c.fails+c.soon, 20), lastWait))
-		c.soon++
+		c.up(now)
 		w.started(r.ID)
 		w.soon(r.ID, 0)
 		return nil
 	}
-	c.fails++
-	wait := min(firstWait<<min(c.fails-1, 20), lastWait)
-	c.next = now.Add(wait)
-	w.soon(r.ID, wait)
+	w.soon(r.ID, c.failed(now))
 	w.m.o.Log.WarnContext(ctx, "instance does not start", "tenant", r.ID, "failures", c.fails, "error", err)
 	if c.fails == failsTold {
 		return w.reason(ctx, r, "its instance does not start: "+explain(err, r.Name).Message)
@@ -183,7 +211,7 @@ func (w *warden) raise(ctx context.Context, c *care, r *tenant.Record) error {
 
 // reason notes what is wrong with a tenant that is ready, or that nothing is any more.
 func (w *warden) reason(ctx context.Context, r *tenant.Record, text string) error {
-	return w.amend(ctx, r, text, func(r *tenant.Record) bool {
+	return w.m.amend(ctx, r, text, func(r *tenant.Record) bool {
 		if r.Phase != tenant.Ready || r.Reason == text {
 			return false
 		}
@@ -193,9 +221,9 @@ func (w *warden) reason(ctx context.Context, r *tenant.Record, text string) erro
 }
 
 // amend changes a record as the runner.
-func (w *warden) amend(ctx context.Context, r *tenant.Record, detail string, f func(r *tenant.Record) bool) error {
+func (m *Manager) amend(ctx context.Context, r *tenant.Record, detail string, f func(r *tenant.Record) bool) error {
 	for {
-		now, err := w.m.dir.Get(ctx, r.ID)
+		now, err := m.dir.Get(ctx, r.ID)
 		if err != nil {
 			return err
 		}
@@ -203,8 +231,8 @@ func (w *warden) amend(ctx context.Context, r *tenant.Record, detail string, f f
 		if !f(next) {
 			return nil
 		}
-		next.Updated = w.m.o.Now().UTC()
-		_, err = w.m.dir.Put(ctx, next, tenant.Entry{Time: next.Updated, Who: "runner", What: VerbMaintain, ID: r.ID, Name: r.Name, Detail: detail})
+		next.Updated = m.o.Now().UTC()
+		_, err = m.dir.Put(ctx, next, tenant.Entry{Time: next.Updated, Who: "runner", What: VerbMaintain, ID: r.ID, Name: r.Name, Detail: detail})
 		if !errors.Is(err, tenant.ErrConflict) {
 			return err
 		}
@@ -248,15 +276,75 @@ func (w *warden) replicas(ctx context.Context, c *care, r *tenant.Record, _ *Ins
 			return err
 		}
 		s, err := d.State(ctx, in)
-		if err != nil || s.Running {
+		if err != nil {
 			return err
 		}
-		if err := w.under(ctx, r, func(ctx context.Context, _ *tenant.Record) error { return d.Start(ctx, in) }); err != nil {
+		if err := w.ends(ctx, r, x.ID, &s); err != nil {
 			return err
 		}
-		c.settled = "" // who was kept out meanwhile, it hears of only now
+		if s.Renew {
+			w.renew(ctx, r, in, d)
+		}
+		w.raiseReplica(ctx, c, r, in, d, &s)
 	}
 	return nil
+}
+
+// raiseReplica is raise for a replica. One that does not start is in the way of nothing else of its tenant's.
+func (w *warden) raiseReplica(ctx context.Context, c *care, r *tenant.Record, in *Instance, d Driver, s *State) {
+	p := c.replicas[in.ID]
+	if p == nil {
+		p = &pace{}
+		if c.replicas == nil {
+			c.replicas = make(map[string]*pace)
+		}
+		c.replicas[in.ID] = p
+	}
+	now := time.Now()
+	switch {
+	case s.Ready:
+		p.fails = 0
+		p.seen()
+		return
+	case s.Running:
+		return
+	case now.Before(p.next):
+		w.soon(r.ID, p.next.Sub(now))
+		return
+	}
+	err := w.under(ctx, r, func(ctx context.Context, _ *tenant.Record) error { return raiseReplica(ctx, in, d) })
+	switch {
+	case ctx.Err() != nil:
+	case err != nil:
+		wait := p.failed(now)
+		w.soon(r.ID, wait)
+		w.m.o.Log.WarnContext(ctx, "replica does not start", "tenant", r.ID, "replica", in.ID, "failures", p.fails, "error", err)
+	default:
+		w.m.o.Log.InfoContext(ctx, "replica was down, and started again", "tenant", r.ID, "replica", in.ID)
+		p.up(now)
+		w.started(in.ID)
+		w.soon(r.ID, 0)
+		c.settled = "" // who was kept out meanwhile, it hears of only now
+	}
+}
+
+// raiseReplica starts a replica with what its record says by now.
+func raiseReplica(ctx context.Context, in *Instance, d Driver) error {
+	if err := d.Volume(ctx, in); err != nil {
+		return err
+	}
+	if _, err := d.Configure(ctx, in); err != nil {
+		return err
+	}
+	return d.Start(ctx, in)
+}
+
+// renew gives a server of the tenant's its next certificate. The one that it has is good for months, so a failure is in the way of nothing.
+func (w *warden) renew(ctx context.Context, r *tenant.Record, in *Instance, d Driver) {
+	err := w.under(ctx, r, func(ctx context.Context, _ *tenant.Record) error { return renew(ctx, in, d) })
+	if err != nil && ctx.Err() == nil {
+		w.m.o.Log.WarnContext(ctx, "certificate of an instance not renewed", "tenant", r.ID, "instance", in.ID, "error", err)
+	}
 }
 
 // margin is how much of a disk has to be free for a tenant to write: a tenth; of a small one more, for WAL grows by whole segments, and reading writes WAL too.
@@ -305,7 +393,7 @@ func (w *warden) disk(ctx context.Context, c *care, r *tenant.Record, in *Instan
 		detail = "the disk has room again: the tenant may write"
 	}
 	w.m.o.Log.WarnContext(ctx, "disk of a tenant", "tenant", r.ID, "full", full, "bytes", u.Disk, "size", size)
-	return w.amend(ctx, r, detail, func(r *tenant.Record) bool {
+	return w.m.amend(ctx, r, detail, func(r *tenant.Record) bool {
 		changed := r.Access.Full != full
 		r.Access.Full = full
 		return changed

@@ -3,7 +3,6 @@ package provision
 import (
 	"context"
 	"slices"
-	"time"
 
 	"github.com/pgkennel/pgkennel/tenant"
 )
@@ -18,8 +17,12 @@ func NewView(r *tenant.Record) *View {
 		Replicas: r.Replicas, Backups: r.Backups, Created: r.Created, Updated: r.Updated, Forget: r.Forget,
 		Ends: r.Ends,
 	}
-	if v.Ends.Known = 0; r.Phase != tenant.Ready {
-		v.Ends.Down = time.Time{}
+	if r.Phase != tenant.Ready {
+		r.NotDown()
+	}
+	v.Ends.Known, v.Ends.Down = 0, r.Ends.Down
+	for i := range v.Replicas {
+		v.Replicas[i].Ends.Known = 0
 	}
 	if r.Mode != 0 {
 		v.Mode = r.Mode.String()

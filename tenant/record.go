@@ -43,6 +43,8 @@ type Record struct {
 	Facts  map[string]string `json:"facts,omitempty"`
 	// Endpoint is where it listens.
 	Endpoint Endpoint `json:"endpoint,omitzero"`
+	// Authority is what pgkennels of other hosts know it by, and it them, if it listens for those (Endpoint.Remote), or a replica does.
+	Authority Authority `json:"authority,omitzero"`
 	// Version is PostgreSQL's major one, such as 15.
 	Version string `json:"version,omitempty"`
 	// Admin is the password of the instance's bootstrap superuser, which is pgkennel's.
@@ -116,6 +118,9 @@ type Endpoint struct {
 	Port int    `json:"port,omitempty"`
 	// CA is the certificate, in PEM, of who signs the server's. With it nobody connects but by TLS, and to no server that has not a certificate for Host.
 	CA string `json:"ca,omitempty"`
+	// Remote is the IP address of its host where it listens, at Port, for pgkennels of other hosts: by TLS, with certificates of the record's Authority on both
+	// sides. Empty = it does not.
+	Remote string `json:"remote,omitempty"`
 }
 
 // Limits bound what a tenant may use; zero = nothing does.
@@ -153,6 +158,28 @@ type Replica struct {
 	Host     string            `json:"host"`
 	Facts    map[string]string `json:"facts,omitempty"`
 	Endpoint Endpoint          `json:"endpoint,omitzero"`
+	Ends     Ends              `json:"ends,omitzero"`
+}
+
+// EndsOf are those of one of the tenant's instances, by its ID; nil = it has none of that.
+func (r *Record) EndsOf(id string) *Ends {
+	if id == r.ID {
+		return &r.Ends
+	}
+	for i := range r.Replicas {
+		if r.Replicas[i].ID == id {
+			return &r.Replicas[i].Ends
+		}
+	}
+	return nil
+}
+
+// NotDown forgets since when the tenant's instances are down: they are up, or nobody wants them to be.
+func (r *Record) NotDown() {
+	r.Ends.Down = time.Time{}
+	for i := range r.Replicas {
+		r.Replicas[i].Ends.Down = time.Time{}
+	}
 }
 
 // Backups says how a tenant is backed up.
@@ -162,11 +189,12 @@ type Backups struct {
 	Keep    int           `json:"keep,omitempty"`    // how many; 0 = all
 }
 
-// Ends are how often an instance ended by itself, or lost a process for want of memory, as its host's runner saw it.
+// Ends are how often an instance ended by itself, or lost a process for want of memory or by a crash, as its host's runner saw it.
 type Ends struct {
 	Count    int       `json:"count,omitempty"`     // of its server
 	OOMKills int64     `json:"oom_kills,omitempty"` // of its processes, by the kernel
-	Last     time.Time `json:"last,omitzero"`       // when either was seen last
+	Crashes  int64     `json:"crashes,omitempty"`   // of its processes, by another signal
+	Last     time.Time `json:"last,omitzero"`       // when any of them was seen last
 	Reason   string    `json:"reason,omitempty"`    // of that
 	// Down is since when it is started again and again, and not up; zero = it is up, or to be down.
 	Down time.Time `json:"down_since,omitzero"`

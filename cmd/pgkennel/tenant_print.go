@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"maps"
+	"net"
 	"slices"
 	"strconv"
 	"strings"
@@ -305,12 +306,16 @@ func showOne(out io.Writer, v *provision.View) error {
 	line("id", v.ID)
 	line("state", v.Phase)
 	line("reason", v.Reason)
-	if e := &v.Ends; e.Count > 0 || e.OOMKills > 0 {
-		line("ended by itself", endsText(e))
+	ends := func(indent string, e *tenant.Ends) {
+		if e.Count == 0 && e.OOMKills == 0 && e.Crashes == 0 {
+			return
+		}
+		line(indent+"ended by itself", endsText(e))
 		if !e.Down.IsZero() {
-			line("down since", fmt.Sprintf("%s; it is started again, with a growing pause between tries", timeText(e.Down)))
+			line(indent+"down since", fmt.Sprintf("%s; it is started again, with a growing pause between tries", timeText(e.Down)))
 		}
 	}
+	ends("", &v.Ends)
 	if o := v.Operation; o != nil {
 		text := o.Verb + ", at " + o.Step
 		if o.Undoing {
@@ -333,6 +338,9 @@ func showOne(out io.Writer, v *provision.View) error {
 	}
 	if v.Endpoint.Host != "" || v.Endpoint.Port != 0 {
 		line("endpoint", fmt.Sprintf("%s:%d", v.Endpoint.Host, v.Endpoint.Port))
+	}
+	if v.Endpoint.Remote != "" {
+		line("for other hosts", net.JoinHostPort(v.Endpoint.Remote, strconv.Itoa(v.Endpoint.Port)))
 	}
 	line("database", v.Database)
 	line("schema", v.Schema)
@@ -360,6 +368,7 @@ func showOne(out io.Writer, v *provision.View) error {
 	}
 	for _, r := range v.Replicas {
 		line("replica", fmt.Sprintf("%s, %s@%s, %s:%d", r.ID, r.Driver, r.Host, r.Endpoint.Host, r.Endpoint.Port))
+		ends("  ", &r.Ends)
 	}
 	for _, k := range slices.Sorted(maps.Keys(v.Stats)) {
 		line(strings.ReplaceAll(k, "_", " "), strconv.FormatInt(v.Stats[k], 10))
@@ -374,6 +383,9 @@ func endsText(e *tenant.Ends) string {
 	text := fmt.Sprintf("%d times", e.Count)
 	if e.OOMKills > 0 {
 		text += fmt.Sprintf(", %d processes for want of memory", e.OOMKills)
+	}
+	if e.Crashes > 0 {
+		text += fmt.Sprintf(", %d processes by a crash", e.Crashes)
 	}
 	return fmt.Sprintf("%s; last at %s, %s", text, timeText(e.Last), e.Reason)
 }

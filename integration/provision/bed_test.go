@@ -65,10 +65,11 @@ func archive(root string) (*backup.Archive, error) {
 	return backup.New(backup.Options{Dir: filepath.Join(root, "b"), Key: key})
 }
 
-// archived is a change of options: with backups.
+// archived is a change of options: with backups, and instances that listen for other hosts.
 func archived(t testing.TB) func(b *bed, o *provision.Options) {
 	t.Helper()
 	return func(b *bed, o *provision.Options) {
+		listening(b, o)
 		a, err := archive(b.root)
 		if err != nil {
 			t.Fatal(err)

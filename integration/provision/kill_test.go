@@ -54,6 +54,7 @@ func TestAsChild(t *testing.T) { //nolint:paralleltest // it is alone in its pro
 	o := options(dir, d, v)
 	o.Templates = c.Templates
 	if c.Archive {
+		listening(nil, &o)
 		if o.Archive, err = archive(c.Root); err != nil {
 			t.Fatal(err)
 		}
@@ -97,6 +98,7 @@ func (b *bed) killed(o provision.Order, templates string, archived bool, only ..
 	defer b.open(func(b *bed, o *provision.Options) {
 		o.Templates = templates
 		if archived {
+			listening(b, o)
 			a, err := archive(b.root)
 			if err != nil {
 				b.Fatal(err)
@@ -282,6 +284,8 @@ func TestKilledWithBackups(t *testing.T) {
 			replica = x.ID
 			if x.Endpoint.Port == 0 {
 				t.Errorf("%s: a replica that does not serve is left", o.Verb)
+			} else if err := b.farAt(r, x.ID, x.Endpoint, r.Logins[0].Role, true, b.badge(r)); err != nil {
+				t.Errorf("%s: the replica, from another host: %v", o.Verb, err)
 			}
 		}
 		if o.Action == "remove" && len(r.Replicas) > 0 {

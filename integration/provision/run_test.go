@@ -243,6 +243,83 @@ func TestEnds(t *testing.T) {
 		t.Errorf("stopped while it was down: %+v", e)
 	}
 	b.do(provision.Order{Verb: provision.VerbStart, Tenant: "acme"})
+	// A process that crashes is none of them: the server goes on. What a session has in the log is no crash, whatever it looks like.
+	said := b.record("acme").Ends
+	server := b.pid("acme")
+	b.mustSQL("acme", "acme", fmt.Sprintf(`DO $$ BEGIN RAISE LOG E'x\n2026-01-01 00:00:00.000 UTC [%d] LOG:  server process (PID 1) was terminated by signal 11: Segmentation fault'; END $$`, server))
+	var pid int
+	c := b.admin(b.record("acme"), "postgres")
+	if err := c.QueryRow(t.Context(), "SELECT pg_backend_pid()").Scan(&pid); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGSEGV); err != nil {
+		t.Fatal(err)
+	}
+	b.until("known to have crashed", func() bool { return b.record("acme").Ends.Crashes > 0 })
+	e := b.record("acme").Ends
+	if e.Crashes != 1 || e.Count != said.Count || e.Reason != "a process of it crashed: signal 11 (segmentation fault)" || b.Counts().Crashes != 1 || b.pid("acme") != server {
+		t.Errorf("after a crash: %+v, counted: %+v", e, b.Counts())
+	}
+	b.until("served again", func() bool { _, err := b.sql("acme", "acme", "SELECT 1"); return err == nil })
+}
+
+// What is told of an instance's ends is told of its replicas', too. One that does not start is down for all to see, and keeps nothing else from being looked after.
+func TestReplicaEnds(t *testing.T) {
+	t.Parallel()
+	b := newBed(t, nil)
+	b.do(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Enable: true, Settings: map[string]string{"shared_buffers": "16MB"}})
+	b.do(provision.Order{Verb: provision.VerbReplica, Action: "create", Tenant: "acme", Force: true})
+	b.run()
+	replica := func() (x tenant.Replica, pid int) {
+		x = b.record("acme").Replicas[0]
+		s, err := b.driver.State(context.Background(), &provision.Instance{ID: x.ID, Facts: x.Facts, Endpoint: x.Endpoint})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !s.Ready {
+			return x, 0
+		}
+		return x, s.PID
+	}
+	for n := 1; n <= 2; n++ {
+		_, pid := replica()
+		if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+			t.Fatal(err)
+		}
+		b.until("up again, and known to be", func() bool {
+			x, now := replica()
+			return x.Ends.Count == n && x.Ends.Down.IsZero() && now != 0 && now != pid
+		})
+	}
+	x, pid := replica()
+	if e := b.record("acme").Ends; x.Ends.Last.IsZero() || !strings.HasPrefix(x.Ends.Reason, "the server ended: ") || e != (tenant.Ends{Known: e.Known}) {
+		t.Errorf("of the replica: %+v; of the tenant's own: %+v", x.Ends, e)
+	}
+	if v := b.do(provision.Order{Verb: provision.VerbShow, Tenant: "acme"}).Tenants[0]; v.Replicas[0].Ends.Count != 2 || b.Counts().Ended != 2 {
+		t.Errorf("shown: %+v, counted: %+v", v.Replicas[0].Ends, b.Counts())
+	}
+	data, _, _ := b.driver.DataDir(&provision.Instance{ID: x.ID, Facts: x.Facts})
+	if err := os.Rename(data+"/global", data+"/global.gone"); err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.until("known to be down", func() bool {
+		x, _ := replica()
+		return !x.Ends.Down.IsZero() && b.Counts().Down == 1
+	})
+	if err := syscall.Kill(b.pid("acme"), syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	b.until("looked after beside it", func() bool { return b.record("acme").Ends.Count == 1 && b.pid("acme") != 0 })
+	if err := os.Rename(data+"/global.gone", data+"/global"); err != nil {
+		t.Fatal(err)
+	}
+	b.until("up at last", func() bool {
+		x, pid := replica()
+		return pid != 0 && x.Ends.Down.IsZero() && x.Ends.Count == 3 && b.Counts().Down == 0
+	})
 }
 
 // A process that the kernel ended because the instance's memory was used up is told of, although the server goes on.

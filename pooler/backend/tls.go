@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"cmp"
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
@@ -45,6 +46,7 @@ type TLSOptions struct {
 	Mode TLSMode
 
 	base *tls.Config
+	name string // that the server's certificate has to have; empty = the host's
 }
 
 // ClientTLS reads the files for connections to servers: the CA that signs their certificates (empty = the system's), and the
@@ -91,13 +93,20 @@ func AuthorityTLS(authority string) (TLSOptions, error) {
 	return o, nil
 }
 
+// Peer has the server show a certificate for a name, wherever it is, and shows it one of ours if it wants to see that.
+func (o TLSOptions) Peer(name string, show func() (*tls.Certificate, error)) TLSOptions {
+	o.name, o.base = name, o.base.Clone()
+	o.base.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return show() }
+	return o
+}
+
 // config is the configuration for one host.
 func (o TLSOptions) config(host string) *tls.Config {
 	if o.base == nil { // a Mode set by hand: only the strictest reading is safe
 		return &tls.Config{MinVersion: tls.VersionTLS12, ServerName: host}
 	}
 	c := o.base.Clone()
-	c.ServerName = host
+	c.ServerName = cmp.Or(o.name, host)
 	return c
 }
 

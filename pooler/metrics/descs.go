@@ -11,17 +11,17 @@ import (
 type descs struct {
 	all []*prometheus.Desc
 
-	buildInfo, configEpoch, configLoaded, configReloads                                                                                       *prometheus.Desc
-	parseHits, parseMisses, parseEvictions, parseEntries, parseBytes, parseMaxBytes, parseSeconds                                             *prometheus.Desc
-	clients, clientsActive, clientsWaiting, connects, closes, loginsFailed, cancels, pinned, pins                                             *prometheus.Desc
-	queries, transactions, received, sent, errors, statementSeconds, transactionSeconds                                                       *prometheus.Desc
-	listenSessions, listenChannels, listenConnections                                                                                         *prometheus.Desc
-	parses, binds, healed, contexts, prepared, preparedBytes, preparedEvictions, plans, refusals                                              *prometheus.Desc
-	poolSize, poolIdle, poolUsed, poolWaiting, poolMax, poolMaxWait, checkouts, checkoutSeconds, checkoutTimeouts                             *prometheus.Desc
-	opened, openFailures, openSeconds, closed, backendReceived, backendSent, backendParses                                                    *prometheus.Desc
-	tenantClients, tenantWaiting, tenantTransactions, tenantQueries, tenantErrors, tenantReceived, tenantSent                                 *prometheus.Desc
-	directoryCurrent, directoryAge, directoryTenants, directoryInstances, tenantsWaking, wakes, instanceEnds, instanceOOMKills, instancesDown *prometheus.Desc
-	backendParseEvictions, checkSeconds, checksFailed, up, bans, budgetMax, budgetUsed, budgetWaiting                                         *prometheus.Desc
+	buildInfo, configEpoch, configLoaded, configReloads                                                                                                        *prometheus.Desc
+	parseHits, parseMisses, parseEvictions, parseEntries, parseBytes, parseMaxBytes, parseSeconds                                                              *prometheus.Desc
+	clients, clientsActive, clientsWaiting, connects, closes, loginsFailed, cancels, pinned, pins                                                              *prometheus.Desc
+	queries, transactions, received, sent, errors, statementSeconds, transactionSeconds                                                                        *prometheus.Desc
+	listenSessions, listenChannels, listenConnections                                                                                                          *prometheus.Desc
+	parses, binds, healed, contexts, prepared, preparedBytes, preparedEvictions, plans, refusals                                                               *prometheus.Desc
+	poolSize, poolIdle, poolUsed, poolWaiting, poolMax, poolMaxWait, checkouts, checkoutSeconds, checkoutTimeouts                                              *prometheus.Desc
+	opened, openFailures, openSeconds, closed, backendReceived, backendSent, backendParses                                                                     *prometheus.Desc
+	tenantClients, tenantWaiting, tenantTransactions, tenantQueries, tenantErrors, tenantReceived, tenantSent                                                  *prometheus.Desc
+	directoryCurrent, directoryAge, directoryTenants, directoryInstances, tenantsWaking, wakes, instanceEnds, instanceOOMKills, instanceCrashes, instancesDown *prometheus.Desc
+	backendParseEvictions, checkSeconds, checksFailed, up, bans, budgetMax, budgetUsed, budgetWaiting                                                          *prometheus.Desc
 }
 
 func newDescs(namespace string) descs {
@@ -63,6 +63,7 @@ func newDescs(namespace string) descs {
 	d.tenantsWaking = def("directory_tenants_waking", "Tenants that are being woken for their clients.")
 	d.instanceEnds = def("directory_instance_ends_total", "Instances that ended by themselves, as this host's runner saw it.")
 	d.instanceOOMKills = def("directory_instance_oom_kills_total", "Processes of instances that the kernel ended because their memory was used up.")
+	d.instanceCrashes = def("directory_instance_crashes_total", "Processes of instances that ended by a signal other than the kernel's while their server went on.")
 	d.instancesDown = def("directory_instances_down", "Instances of this host that are to be up and are not.")
 	d.wakes = def("directory_wakes_total", "Tenants that were woken for their clients, or could not be.", "result")
 

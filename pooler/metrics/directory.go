@@ -11,8 +11,8 @@ type Directory struct {
 	Instances, Waking int
 	Woken, NotWoken   uint64
 	// Of this host's instances, where this process is its runner.
-	Ended, OOMKills uint64
-	Down            int
+	Ended, OOMKills, Crashes uint64
+	Down                     int
 }
 
 // SetDirectory sets what a scrape asks for the directory; without it there is none.
@@ -32,5 +32,6 @@ func (x *Directory) collect(out sink, d *descs) {
 	out.counter(d.wakes, x.NotWoken, "failed")
 	out.counter(d.instanceEnds, x.Ended)
 	out.counter(d.instanceOOMKills, x.OOMKills)
+	out.counter(d.instanceCrashes, x.Crashes)
 	out.gauge(d.instancesDown, float64(x.Down))
 }

@@ -53,7 +53,7 @@ func everything(t *testing.T, namespace string) (*prometheus.Registry, *Metrics)
 	c.Routed(PlanShard, 1)
 
 	m.SetDirectory(func() Directory {
-		return Directory{Age: 1500 * time.Millisecond, Tenants: 7, Instances: 3, Waking: 1, Woken: 5, NotWoken: 2, Ended: 4, OOMKills: 6, Down: 1}
+		return Directory{Age: 1500 * time.Millisecond, Tenants: 7, Instances: 3, Waking: 1, Woken: 5, NotWoken: 2, Ended: 4, OOMKills: 6, Crashes: 5, Down: 1}
 	})
 	m.SetTenants(func() []TenantState {
 		a := TenantState{Cluster: "app", Tenant: "acme", Clients: 2, Waiting: 1, Transactions: 7, Queries: 8, Errors: 1, Received: 70, Sent: 80}

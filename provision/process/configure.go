@@ -45,7 +45,11 @@ func (d *Driver) Configure(ctx context.Context, in *provision.Instance) (provisi
 	}
 	text := render(d.settings(p, in))
 	hbaBefore, _ := os.ReadFile(p.hba) // none before the first time
-	if err := d.put(p, p.hba, hbaRules); err != nil {
+	if err := d.put(p, p.hba, rules(in)); err != nil {
+		return 0, err
+	}
+	certified, err := d.certify(p, in)
+	if err != nil {
 		return 0, err
 	}
 	if err := d.put(p, p.config+".new", text); err != nil {
@@ -59,7 +63,7 @@ func (d *Driver) Configure(ctx context.Context, in *provision.Instance) (provisi
 	if err := os.Rename(p.config+".new", p.config); err != nil {
 		return 0, err
 	}
-	if err := d.syncDir(p.conf); err != nil {
+	if err := errors.Join(decertify(p, in), d.syncDir(p.conf)); err != nil {
 		return 0, err
 	}
 	had := d.groups.has(p.id)
@@ -80,7 +84,7 @@ func (d *Driver) Configure(ctx context.Context, in *provision.Instance) (provisi
 	}
 	bound(pm.pid, in)
 	need, err := d.need(ctx, p, in, parse(text))
-	if err == nil && need == provision.NeedNothing && string(hbaBefore) != hbaRules {
+	if err == nil && need == provision.NeedNothing && (certified || string(hbaBefore) != rules(in)) {
 		need = provision.NeedReload
 	}
 	return max(need, least), err

@@ -56,6 +56,7 @@ func (d *Driver) Destroy(ctx context.Context, in *provision.Instance) error {
 	}
 	d.mu.Lock()
 	delete(d.mu.planned, p.id)
+	delete(d.mu.crashes, p.id)
 	d.mu.Unlock()
 	d.wake()
 	return d.syncDir(d.o.DataDir)

@@ -12,7 +12,7 @@
 //	ID/spool       finished WAL segments, until the archive has them
 //	ID/reserve     room for WAL, given back when a full volume keeps the instance from starting
 //	ID.img         an ext4 volume, all of whose blocks are allocated
-//	ID.conf/       postgresql.conf, pg_hba.conf, and copies of the first as the server has read it
+//	ID.conf/       postgresql.conf, pg_hba.conf, and copies of the first as the server has read it; its certificate, if other hosts reach it
 //	ID.log         what the server writes; ID.log.1 what was cut off it
 //
 // and its directories in cgroups, where the host has them.
@@ -89,6 +89,7 @@ type Driver struct {
 		locks    map[string]*sync.Mutex // by ID
 		children map[string]*child      // by ID: those that this process started
 		ends     map[string]string      // by ID: how the last of those ended
+		crashes  map[string]crashes     // by ID
 		planned  map[string]plan        // by ID: chosen, and perhaps not on record yet
 		wakes    map[*waker]bool        // Watch calls
 	}
@@ -127,6 +128,7 @@ func New(o Options) (*Driver, error) {
 		d.confiner = &confiner{groups: found, log: d.log}
 	}
 	d.mu.locks, d.mu.children = map[string]*sync.Mutex{}, map[string]*child{}
+	d.mu.crashes = map[string]crashes{}
 	d.mu.ends, d.mu.planned, d.mu.wakes = map[string]string{}, map[string]plan{}, map[*waker]bool{}
 	return d, nil
 }
@@ -232,6 +234,8 @@ type place struct {
 	image               string
 	conf, config, hba   string
 	started, loaded     string // what of config counts
+	certificate         string // of the server, with its key behind it; at once, or not at all
+	authority           string // whose certificates it takes
 	log                 string
 	uid, gid            int
 	ownUID              bool // nobody else has uid
@@ -251,6 +255,7 @@ func (d *Driver) at(id string) (*place, error) {
 		id: id, dir: dir, data: filepath.Join(dir, "data"), socket: filepath.Join(dir, "socket"), spool: filepath.Join(dir, "spool"),
 		reserve: filepath.Join(dir, "reserve"), image: in(id + ".img"), conf: conf, config: filepath.Join(conf, "postgresql.conf"),
 		hba: filepath.Join(conf, "pg_hba.conf"), started: filepath.Join(conf, "started.conf"), loaded: filepath.Join(conf, "loaded.conf"),
+		certificate: filepath.Join(conf, "server.pem"), authority: filepath.Join(conf, "authority.pem"),
 		log: in(id + ".log"), uid: os.Geteuid(), gid: os.Getegid(), uidMin: d.o.UIDMin, uidMax: d.o.UIDMax,
 	}
 	if d.enclosed != nil {
@@ -347,9 +352,14 @@ func (d *Driver) State(ctx context.Context, in *provision.Instance) (provision.S
 	pm, ok := findPostmaster(p)
 	if ok {
 		st.Running, st.PID, st.Ready, st.Since = true, pm.pid, pm.ready, time.Unix(pm.since, 0)
+		st.Renew = in.Endpoint.Remote != "" && in.Authority != nil && !certified(p, in)
 	} else {
 		st.Ended = d.end(ctx, in.ID)
 	}
+	d.mu.Lock()
+	c := d.mu.crashes[in.ID]
+	d.mu.Unlock()
+	st.Crashes, st.Crashed = c.count, c.last
 	st.OOMKills = -1
 	if n, ok := d.groups.oomKills(in.ID); ok {
 		st.OOMKills = n

@@ -18,7 +18,7 @@ type setting struct{ name, value string }
 // held are settings that the server gets on its command line too: ALTER SYSTEM, and what else a superuser may write, does not count against that.
 var held = []string{
 	"listen_addresses", "port", "unix_socket_directories", "unix_socket_permissions", "hba_file", "cluster_name", "logging_collector", "log_destination",
-	"archive_mode", "archive_command", "password_encryption", "ssl", "max_connections", "superuser_reserved_connections", "shared_buffers",
+	"archive_mode", "archive_command", "password_encryption", "ssl", "ssl_cert_file", "ssl_key_file", "ssl_ca_file", "max_connections", "superuser_reserved_connections", "shared_buffers",
 	"wal_level", "hot_standby", "max_slot_wal_keep_size",
 }
 
@@ -105,7 +105,11 @@ func (d *Driver) settings(p *place, in *provision.Instance) []setting {
 		"ssl": "off", "max_connections": strconv.Itoa(conns + ownConnections), "superuser_reserved_connections": strconv.Itoa(ownConnections),
 		"hot_standby": "on", "archive_mode": "off", "archive_command": "",
 	}
-	if d.o.NoTCP {
+	switch {
+	case in.Endpoint.Remote != "":
+		must["listen_addresses"], must["ssl"] = in.Endpoint.Remote, "on"
+		must["ssl_cert_file"], must["ssl_key_file"], must["ssl_ca_file"] = p.certificate, p.certificate, p.authority
+	case d.o.NoTCP:
 		must["listen_addresses"] = ""
 	}
 	if in.Archive {
@@ -197,6 +201,23 @@ host  all         all       127.0.0.1/32 scram-sha-256
 local replication pgkennel               scram-sha-256
 host  replication pgkennel  127.0.0.1/32 scram-sha-256
 `
+
+// remoteRules let in by TCP who shows a certificate of the tenant's authority, as only pgkennels have one, and has a password besides. What pgkennel does as its
+// superuser it does on this host.
+const remoteRules = `# Written by pgkennel.
+local   all         all          scram-sha-256
+local   replication pgkennel     scram-sha-256
+hostssl all         pgkennel all reject
+hostssl all         all      all scram-sha-256 clientcert=verify-ca
+`
+
+// rules are an instance's pg_hba.conf.
+func rules(in *provision.Instance) string {
+	if in.Endpoint.Remote != "" {
+		return remoteRules
+	}
+	return hbaRules
+}
 
 // arguments are the server's.
 func arguments(p *place, conf map[string]string) []string {

@@ -79,8 +79,14 @@ func (d *Driver) Start(ctx context.Context, in *provision.Instance) error {
 	if err != nil {
 		return err
 	}
-	if listening[in.Endpoint.Port] && !d.o.NoTCP {
-		return provision.Errorf(provision.KindFailed, "instance %s can't start: another program listens on its port %d", in.ID, in.Endpoint.Port)
+	conf := parse(string(text))
+	switch why := d.unreachable(in, listening); {
+	case why == "":
+	case in.Endpoint.Remote == "":
+		return provision.Errorf(provision.KindFailed, "instance %s can't start: %s", in.ID, why)
+	default: // clients of this host are served all the same
+		d.log.WarnContext(ctx, "other hosts do not reach an instance until it is started anew", "instance", in.ID, "reason", why)
+		conf["listen_addresses"] = ""
 	}
 	if freeReserve(p) {
 		d.log.WarnContext(ctx, "volume is full: its reserve was given back", "instance", in.ID)
@@ -92,9 +98,9 @@ func (d *Driver) Start(ctx context.Context, in *provision.Instance) error {
 		return err
 	}
 	if d.o.Runner != nil {
-		return d.runnerStart(ctx, p, in, inst, parse(string(text)))
+		return d.runnerStart(ctx, p, in, inst, conf)
 	}
-	c, err := d.spawn(p, in, inst, parse(string(text)))
+	c, err := d.spawn(p, in, inst, conf)
 	if err != nil {
 		return err
 	}

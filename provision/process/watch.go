@@ -35,7 +35,7 @@ type seen struct {
 	fd    int // readable when it has ended; -1 where the kernel has no such thing
 }
 
-// Watch implements provision.Driver. It also keeps logs short, and confines instances that use much CPU.
+// Watch implements provision.Driver. It also keeps logs short, looks in them for crashes, and confines instances that use much CPU.
 func (d *Driver) Watch(ctx context.Context, changed func(id string)) error {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
@@ -44,9 +44,10 @@ func (d *Driver) Watch(ctx context.Context, changed func(id string)) error {
 	w := &waker{fd}
 	d.mu.Lock()
 	d.mu.wakes[w] = true
+	clear(d.mu.crashes)
 	d.mu.Unlock()
 	unhook := context.AfterFunc(ctx, d.wake)
-	servers := map[string]seen{}
+	servers, logs := map[string]seen{}, map[string]int64{}
 	var told sync.WaitGroup
 	inner, end := context.WithCancel(ctx)
 	if d.o.Runner != nil {
@@ -69,6 +70,9 @@ func (d *Driver) Watch(ctx context.Context, changed func(id string)) error {
 			if !first {
 				changed(id)
 			}
+		}
+		for _, id := range d.readLogs(logs, servers, first) {
+			changed(id)
 		}
 		d.cutLogs(ctx)
 		if d.confiner != nil {
