@@ -144,7 +144,7 @@ func TestConsoleOrders(t *testing.T) {
 		return &provision.Result{Changed: true, Secrets: []provision.Secret{{Login: o.Tenant, Password: "pw"}}, Notes: []string{"a note"}}, nil
 	}})
 	con := k.console()
-	con.one("CREATE TENANT acme ISOLATION instance CPU '1.5' MEMORY '512MB' DISK 1GB CONNECTIONS 20 CONFIG 'work_mem=8MB' SUSPEND_AFTER '15m' ENABLE",
+	con.one("CREATE TENANT acme ISOLATION instance CPU '1.5' MEMORY '512MB' DISK 1GB IO '64MB' CONNECTIONS 20 CONFIG 'work_mem=8MB' SUSPEND_AFTER '15m' ENABLE",
 		"login", "acme", "password", "pw")
 	con.do("ALTER TENANT acme ENABLE CIDR '10.0.0.0/8, ::1/128'")
 	con.do("ALTER TENANT acme READ ONLY")
@@ -153,7 +153,7 @@ func TestConsoleOrders(t *testing.T) {
 	con.refused("42710", "CREATE TENANT taken")
 	con.refused("42704", "ALTER TENANT nobody START")
 	for _, sql := range []string{
-		"CREATE TENANT x CPU much", "CREATE TENANT x MEMORY 5XB", "CREATE TENANT x SHARD a", "CREATE TENANT x CONFIG work_mem",
+		"CREATE TENANT x CPU much", "CREATE TENANT x MEMORY 5XB", "CREATE TENANT x IO fast", "CREATE TENANT x SHARD a", "CREATE TENANT x CONFIG work_mem",
 		"ALTER TENANT x ENABLE CIDR here", "CREATE TENANT x SUSPEND_AFTER soon",
 	} {
 		con.refused("22023", sql)
@@ -162,7 +162,7 @@ func TestConsoleOrders(t *testing.T) {
 	defer mu.Unlock()
 	o := got[0]
 	if o.Verb != provision.VerbCreate || o.By != "console "+operator || o.Limits.CPU != 1500 || o.Limits.Memory != 512<<20 || o.Limits.Disk != 1<<30 ||
-		o.Limits.Connections != 20 || o.Settings["work_mem"] != "8MB" || o.SuspendAfter.Minutes() != 15 || !o.Enable {
+		o.Limits.IO != 64<<20 || o.Limits.Connections != 20 || o.Settings["work_mem"] != "8MB" || o.SuspendAfter.Minutes() != 15 || !o.Enable {
 		t.Errorf("got %+v", o)
 	}
 	if len(got[1].Networks) != 2 || got[2].On == nil || !*got[2].On || got[3].Name != "globex" || !got[4].Now || got[4].Verb != provision.VerbRemove {

@@ -103,6 +103,8 @@ func setOption(o *provision.Order, name, value string) (err error) {
 		limits().Memory, err = provision.ParseSize(value)
 	case "disk":
 		limits().Disk, err = provision.ParseSize(value)
+	case "io":
+		limits().IO, err = provision.ParseSize(value)
 	case "connections":
 		limits().Connections, err = strconv.Atoi(value)
 	case "config":

@@ -82,7 +82,7 @@ func (m *Manager) check(o *Order) (*verb, error) {
 			return nil, Errorf(KindInvalid, "%q can't be an extension's name", e)
 		}
 	}
-	if l := o.Limits; l != nil && (l.CPU < 0 || l.Memory < 0 || l.Disk < 0 || l.Connections < 0) {
+	if l := o.Limits; l != nil && (l.CPU < 0 || l.Memory < 0 || l.Disk < 0 || l.IO < 0 || l.Connections < 0) {
 		return nil, Errorf(KindInvalid, "a limit can't be below zero")
 	}
 	for name, d := range map[string]bool{

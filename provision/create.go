@@ -187,7 +187,7 @@ func (c *change) draftVirtual(ctx context.Context) error {
 	}
 	for what, has := range map[string]bool{
 		"driver": o.Driver != "", "host": o.Host != "", "version": o.Version != "", "settings": len(o.Settings) > 0, "superuser": o.Superuser,
-		"cpu, memory and disk limits": r.Limits.CPU != 0 || r.Limits.Memory != 0 || r.Limits.Disk != 0, "suspend_after": r.SuspendAfter > 0,
+		"cpu, memory, disk and io limits": r.Limits.CPU != 0 || r.Limits.Memory != 0 || r.Limits.Disk != 0 || r.Limits.IO != 0, "suspend_after": r.SuspendAfter > 0,
 		"archive": r.Backups.Archive,
 	} {
 		if has {

@@ -37,7 +37,7 @@ func beginSet(ctx context.Context, c *change) error {
 	}
 	virtual := r.Isolation != tenant.Instance
 	if virtual && (len(o.Settings) > 0 || len(o.Extensions) > 0 || o.SuspendAfter != nil || o.Archive != nil ||
-		o.Limits != nil && (o.Limits.CPU != 0 || o.Limits.Memory != 0 || o.Limits.Disk != 0)) {
+		o.Limits != nil && (o.Limits.CPU != 0 || o.Limits.Memory != 0 || o.Limits.Disk != 0 || o.Limits.IO != 0)) {
 		return Errorf(KindRefused, "tenant %s shares its server with others: of it, set changes the key, connections and backups only", r.Name)
 	}
 	server := false // something changes in the instance

@@ -128,6 +128,7 @@ type Limits struct {
 	CPU         int   `json:"cpu,omitempty"`    // thousandths of a core
 	Memory      int64 `json:"memory,omitempty"` // bytes
 	Disk        int64 `json:"disk,omitempty"`   // bytes
+	IO          int64 `json:"io,omitempty"`     // bytes a second, of reading, and of writing
 	Connections int   `json:"connections,omitempty"`
 }
 

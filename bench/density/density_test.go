@@ -58,13 +58,16 @@ func TestFlags(t *testing.T) {
 		set.SetOutput(io.Discard)
 		return flags(set, args)
 	}
-	for _, bad := range [][]string{{"-scenarios", "density,nothing"}, {"-tenants", "0"}, {"-orders", "10"}, {"-beside", "-1"}, {"-length", "long"}} {
+	for _, bad := range [][]string{{"-scenarios", "density,nothing"}, {"-tenants", "0"}, {"-orders", "10"}, {"-beside", "-1"}, {"-length", "long"}, {"-io", "fast"}} {
 		if _, err := parse(bad...); err == nil {
 			t.Errorf("%s: no error", strings.Join(bad, " "))
 		}
 	}
-	if o, err := parse(); err != nil || len(o.scenarios) != len(scenarios) {
-		t.Errorf("got %+v, %v, want all scenarios", o, err)
+	if o, err := parse(); err != nil || len(o.scenarios) != len(scenarios) || o.io != 64<<20 {
+		t.Errorf("got %+v, %v, want all scenarios, and 64 MB", o, err)
+	}
+	if o, err := parse("-io", "8MB"); err != nil || o.io != 8<<20 {
+		t.Errorf("got %+v, %v, want 8 MB", o, err)
 	}
 	if o, err := parse("-scenarios", "none"); err != nil || len(o.scenarios) != 0 {
 		t.Errorf("got %+v, %v, want no scenario", o, err)

@@ -17,6 +17,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"github.com/pgkennel/pgkennel/provision"
 )
 
 func main() {
@@ -48,6 +50,7 @@ type options struct {
 	noises    string
 	rounds    int
 	length    time.Duration
+	io        int64 // bytes a second; 0 = no limit
 	log       io.Writer
 }
 
@@ -79,6 +82,11 @@ func flags(set *flag.FlagSet, args []string) (*options, error) {
 	set.StringVar(&o.noises, "noises", "cpu,memory,disk", "neighbours: what the other burns")
 	set.IntVar(&o.rounds, "rounds", 5, "neighbours: phases of each kind")
 	set.DurationVar(&o.length, "length", 5*time.Second, "neighbours: length of a phase")
+	o.io = 64 << 20
+	set.Func("io", "neighbours: bytes a second that each may read, and as many that it may write; 0 = no limit (default 64MB)", func(text string) (err error) {
+		o.io, err = provision.ParseSize(text)
+		return err
+	})
 	if err := set.Parse(args); err != nil {
 		return nil, err
 	}

@@ -56,7 +56,7 @@ var noises = []noise{
 // neighbours measures a tenant's latencies while nothing else happens, and while another tenant does what it can, in turns.
 func neighbours(ctx context.Context, h *host, o *options, f *figures) error {
 	out := &neighbourFigures{occasion: newOccasion(o), Rounds: o.rounds, Seconds: o.length.Seconds(), ReadRate: readRate, WriteRate: writeRate}
-	limits := &tenant.Limits{CPU: limitCPU, Memory: limitMemory, Disk: limitDisk}
+	limits := &tenant.Limits{CPU: limitCPU, Memory: limitMemory, Disk: limitDisk, IO: o.io}
 	for _, name := range []string{neighbour, noisy} {
 		create := provision.Order{Verb: provision.VerbCreate, Tenant: name, Enable: true, Password: password, Limits: limits}
 		_, err := h.order(ctx, create)
@@ -68,6 +68,9 @@ func neighbours(ctx context.Context, h *host, o *options, f *figures) error {
 		}
 	}
 	out.Limits = "1 core, 256 MB of memory, 512 MB of disk"
+	if o.io > 0 {
+		out.Limits += fmt.Sprintf(", %g MB/s of reading and of writing", float64(o.io)/(1<<20))
+	}
 	reads, err := loadOf(ctx, h, 4, readRate, func(n int) string { return fmt.Sprintf("SELECT n FROM work WHERE id = %d", n%1000) })
 	if err != nil {
 		return err

@@ -98,7 +98,7 @@ type traits struct {
 	o                    provision.Order
 	settings             map[string]string
 	cpu                  cpuValue
-	memory, disk         sizeValue
+	memory, disk, io     sizeValue
 	connections, shard   int
 	suspendAfter, every  durationValue
 	keep                 int
@@ -114,6 +114,7 @@ func (x *traits) flags(cmd *cobra.Command, f *files) {
 	fs.Var(&x.cpu, "cpu", "cores that it may use, such as 0.5; 0 = as many as there are")
 	fs.Var(&x.memory, "memory", "memory that it may use, such as 256MB; 0 = as much as there is")
 	fs.Var(&x.disk, "disk", "size of its volume, such as 10GB; 0 = as much as there is")
+	fs.Var(&x.io, "io", "bytes a second that it may read, and as many that it may write, such as 64MB; 0 = as fast as its disk is")
 	fs.IntVar(&x.connections, "connections", 0, "connections that its clients may have; 0 = as many as there are")
 	fs.VarP(&settingValue{x.settings, f}, "config", "c", "a setting of its postgresql.conf, such as work_mem=8MB; without = the configuration of pgkennel")
 	fs.Var(&settingValue{to: x.settings}, "setting", "the same; with nothing behind the = it is taken back")
@@ -181,7 +182,7 @@ func pick[T any](cmd *cobra.Command, name string, to **T, value T) {
 }
 
 func limitsChanged(cmd *cobra.Command) bool {
-	return cmd.Flags().Changed("cpu") || cmd.Flags().Changed("memory") || cmd.Flags().Changed("disk") || cmd.Flags().Changed("connections")
+	return cmd.Flags().Changed("cpu") || cmd.Flags().Changed("memory") || cmd.Flags().Changed("disk") || cmd.Flags().Changed("io") || cmd.Flags().Changed("connections")
 }
 
 // limit sets those limits whose flags were given.
@@ -194,6 +195,9 @@ func (x *traits) limit(cmd *cobra.Command, l *tenant.Limits) {
 	}
 	if cmd.Flags().Changed("disk") {
 		l.Disk = int64(x.disk)
+	}
+	if cmd.Flags().Changed("io") {
+		l.IO = int64(x.io)
 	}
 	if cmd.Flags().Changed("connections") {
 		l.Connections = x.connections

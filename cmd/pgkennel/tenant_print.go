@@ -157,10 +157,10 @@ func printList(out, notes io.Writer, all []outcome) error {
 	if len(list) == 0 {
 		return nil
 	}
-	t := newTable(out, "name", "state", "access", "isolation", "place", "version", "cpu", "memory", "disk", "connections", "age")
+	t := newTable(out, "name", "state", "access", "isolation", "place", "version", "cpu", "memory", "disk", "io", "connections", "age")
 	for _, v := range list {
 		t.row(v.Name, stateText(v), accessText(v), v.Isolation, placeText(v), v.Version, cpuText(v.Limits.CPU), limited(usage(v).Memory, v.Limits.Memory),
-			limited(usage(v).Disk, v.Limits.Disk), count(v.Limits.Connections), ageText(v.Created))
+			limited(usage(v).Disk, v.Limits.Disk), ioText(v.Limits.IO), count(v.Limits.Connections), ageText(v.Created))
 	}
 	return t.flush()
 }
@@ -236,6 +236,13 @@ func cpuText(thousandths int) string {
 		return ""
 	}
 	return strconv.FormatFloat(float64(thousandths)/1000, 'g', -1, 64)
+}
+
+func ioText(bytes int64) string {
+	if bytes == 0 {
+		return ""
+	}
+	return bytesText(bytes) + "/s"
 }
 
 // bytesText is a size with at most three digits, in the units that are read as well.
@@ -350,6 +357,7 @@ func showOne(out io.Writer, v *provision.View) error {
 	line("cpu", cpuText(v.Limits.CPU))
 	line("memory", limited(u.Memory, v.Limits.Memory))
 	line("disk", limited(u.Disk, v.Limits.Disk))
+	line("io", ioText(v.Limits.IO))
 	line("connections", count(v.Limits.Connections))
 	if u.Processes > 0 {
 		line("processes", fmt.Sprintf("%d, %s of CPU time", u.Processes, u.CPU.Round(10*time.Millisecond)))

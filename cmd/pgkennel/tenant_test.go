@@ -102,8 +102,8 @@ func TestTenantOrders(t *testing.T) {
 		want []provision.Order
 	}{
 		{"create acme", []provision.Order{{Verb: "create", Tenant: "acme"}}},
-		{"create --enable acme --cpu 0.5 --memory=256MB --disk 2GB --connections 9", []provision.Order{{
-			Verb: "create", Tenant: "acme", Enable: true, Limits: &tenant.Limits{CPU: 500, Memory: 256 * mb, Disk: 2048 * mb, Connections: 9},
+		{"create --enable acme --cpu 0.5 --memory=256MB --disk 2GB --io 64MB --connections 9", []provision.Order{{
+			Verb: "create", Tenant: "acme", Enable: true, Limits: &tenant.Limits{CPU: 500, Memory: 256 * mb, Disk: 2048 * mb, IO: 64 * mb, Connections: 9},
 		}}},
 		{"create acme --isolation schema --mode strict --key 42 --database saas --shard 0 --template base.sql --version 15 --driver process --host db1", []provision.Order{{
 			Verb: "create", Tenant: "acme", Isolation: "schema", Mode: "strict", Key: "42", Cluster: "saas", Shard: new(0), Template: "base.sql", Version: "15", Driver: "process", Host: "db1",
@@ -182,6 +182,7 @@ func TestTenantOrdersAdjusted(t *testing.T) {
 		code int
 	}{
 		{"set a --memory 8MB --cpu 0", provision.Order{Verb: "set", Tenant: "a", Limits: &tenant.Limits{Memory: 8 << 20, Connections: 3}}, 0},
+		{"set a --io 2MB", provision.Order{Verb: "set", Tenant: "a", Limits: &tenant.Limits{CPU: 500, Memory: 7, IO: 2 << 20, Connections: 3}}, 0},
 		{"disable-access a --cidr 10.0.0.0/8", provision.Order{Verb: "enable-access", Tenant: "a", Networks: []netip.Prefix{netip.MustParsePrefix("192.0.2.0/24")}}, 0},
 		{"disable-access a --cidr 10.0.0.0/8,192.0.2.0/24", provision.Order{Verb: "disable-access", Tenant: "a"}, 0},
 		{"disable-access a --cidr 10.1.0.0/16", provision.Order{Verb: "show", Tenant: "a"}, 2},
@@ -274,7 +275,7 @@ func TestTenantPrints(t *testing.T) {
 	t.Parallel()
 	acme := &provision.View{
 		ID: "abc", Name: "acme", Isolation: "instance", Phase: "ready", Access: tenant.Access{Enabled: true}, Driver: "process", Host: "db1", Version: "15",
-		Limits: tenant.Limits{CPU: 500, Memory: 256 << 20, Connections: 20}, Usage: &provision.Usage{Memory: 13 << 20, Disk: 39<<20 + 300<<10, Processes: 7, CPU: 1234 * time.Millisecond},
+		Limits: tenant.Limits{CPU: 500, Memory: 256 << 20, IO: 64 << 20, Connections: 20}, Usage: &provision.Usage{Memory: 13 << 20, Disk: 39<<20 + 300<<10, Processes: 7, CPU: 1234 * time.Millisecond},
 		Created: time.Now().Add(-3 * time.Hour), Logins: []provision.LoginView{{Name: "acme"}, {Name: "reports", ReadOnly: true, Connections: 3}},
 		Settings: map[string]string{"work_mem": "8MB"}, SuspendAfter: 15 * time.Minute, Endpoint: tenant.Endpoint{Host: "127.0.0.1", Port: 15432},
 		Stats: map[string]int64{"clients": 3, "transactions_total": 7},
@@ -289,9 +290,9 @@ func TestTenantPrints(t *testing.T) {
 		result               provision.Result
 	}{
 		{"list", "" +
-			"NAME    STATE         ACCESS  ISOLATION  PLACE        VERSION  CPU  MEMORY         DISK  CONNECTIONS  AGE\n" +
-			"acme    ready (down)  on      instance   process@db1  15       0.5  13MB of 256MB  39MB  20           3h\n" +
-			"globex  failed (set)  off     schema     saas/1       -        -    -              -     -            3d\n", "", provision.Result{Tenants: []*provision.View{acme, globex}}},
+			"NAME    STATE         ACCESS  ISOLATION  PLACE        VERSION  CPU  MEMORY         DISK  IO      CONNECTIONS  AGE\n" +
+			"acme    ready (down)  on      instance   process@db1  15       0.5  13MB of 256MB  39MB  64MB/s  20           3h\n" +
+			"globex  failed (set)  off     schema     saas/1       -        -    -              -     -       -            3d\n", "", provision.Result{Tenants: []*provision.View{acme, globex}}},
 		{"list", "", "there are no tenants\n", provision.Result{}},
 		{"stats", "" +
 			"NAME  STATE         MEMORY         DISK  CPU TIME  PROCESSES  ENDED  OOM KILLS  CLIENTS  TRANSACTIONS TOTAL\n" +
@@ -334,7 +335,7 @@ func TestTenantPrints(t *testing.T) {
 	r := runTenant(t, e, "", "show", "acme", "globex")
 	text := regexp.MustCompile(` {2,}`).ReplaceAllString(r.stdout, "  ")
 	for _, want := range []string{
-		"name  acme\n", "state  ready\n", "access  on\n", "endpoint  127.0.0.1:15432\n", "memory  13MB of 256MB\n", "processes  7, 1.23s of CPU time\n",
+		"name  acme\n", "state  ready\n", "access  on\n", "endpoint  127.0.0.1:15432\n", "memory  13MB of 256MB\n", "io  64MB/s\n", "processes  7, 1.23s of CPU time\n",
 		"ended by itself  2 times, 3 processes for want of memory; last at 2026-01-02 03:04:05, the server ended: signal 9 (killed)\n",
 		"down since  2026-01-02 03:04:05; it is started again, with a growing pause between tries\n",
 		"setting  work_mem = 8MB\n", "suspend after  15m0s\n", "login  reports (reads only, 3 connections)\n", "\nname  globex\n", "reason  disk is full\n",

@@ -60,7 +60,8 @@ func TestSet(t *testing.T) {
 	} {
 		b.refused(provision.Order{Verb: provision.VerbSet, Tenant: "acme", Settings: map[string]string{setting: value}}, provision.KindInvalid, setting)
 	}
-	if r := b.record("acme"); r.Phase != tenant.Ready || r.Operation != nil || r.Settings["work_mem"] != "5MB" || len(r.Settings) != len(was.Settings) {
+	b.refused(provision.Order{Verb: provision.VerbSet, Tenant: "acme", Limits: &tenant.Limits{IO: 1}}, provision.KindInvalid, "1 MiB")
+	if r := b.record("acme"); r.Phase != tenant.Ready || r.Operation != nil || r.Limits != was.Limits || r.Settings["work_mem"] != "5MB" || len(r.Settings) != len(was.Settings) {
 		t.Errorf("after refusals: got %+v, want it as it was", r)
 	}
 	if set(map[string]string{"work_mem": ""}, false); b.mustSQL("acme", "acme", "SHOW work_mem") == "5MB" {

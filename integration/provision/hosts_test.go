@@ -105,6 +105,8 @@ func TestVirtual(t *testing.T) {
 	b.refused(provision.Order{Verb: provision.VerbSet, Tenant: "small", Settings: map[string]string{"work_mem": "1MB"}}, provision.KindRefused, "shares")
 	b.refused(provision.Order{Verb: provision.VerbCreate, Tenant: "x", Isolation: "row"}, provision.KindInvalid, "key")
 	b.refused(provision.Order{Verb: provision.VerbCreate, Tenant: "x", Isolation: "schema", Superuser: true}, provision.KindInvalid, "superuser")
+	b.refused(provision.Order{Verb: provision.VerbCreate, Tenant: "x", Isolation: "schema", Limits: &tenant.Limits{IO: 8 << 20}}, provision.KindInvalid, "io limits")
+	b.refused(provision.Order{Verb: provision.VerbSet, Tenant: "small", Limits: &tenant.Limits{IO: 8 << 20}}, provision.KindRefused, "shares its server")
 	if res := b.do(provision.Order{Verb: provision.VerbShow, Tenant: "small"}); res.Tenants[0].Usage.Disk != 42 {
 		t.Errorf("got %+v", res.Tenants[0])
 	}

@@ -38,7 +38,7 @@ type TenantSecret struct{ Login, Password string }
 var tenantFlags = map[string]bool{"enable": true, "superuser": true, "archive": true, "now": true, "force": true}
 
 // tenantOptions are those of CREATE TENANT, and of ALTER TENANT ... SET.
-const tenantOptions = "archive backup_every backup_keep config connections cpu database disk driver enable extension host isolation key memory mode password " +
+const tenantOptions = "archive backup_every backup_keep config connections cpu database disk driver enable extension host io isolation key memory mode password " +
 	"shard suspend_after superuser template version"
 
 // secretOptions are never shown.

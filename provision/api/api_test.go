@@ -104,8 +104,8 @@ func TestOrders(t *testing.T) {
 		{"POST /v1/tenants/x/drop", "", provision.Order{Verb: "drop", Tenant: "x"}},
 		{"POST /v1/tenants/acme/stop", "", provision.Order{Verb: "stop", Tenant: "acme"}},
 		{"POST /v1/tenants/acme/stop", `{"verb":"stop","tenant":"acme","now":true}`, provision.Order{Verb: "stop", Tenant: "acme", Now: true}},
-		{"POST /v1/tenants", `{"tenant":"acme","limits":{"cpu":"0.5","memory":"256MB","disk":1024,"connections":5},"suspend_after":"10m","backup_every":1000}`, provision.Order{
-			Verb: "create", Tenant: "acme", Limits: &tenant.Limits{CPU: 500, Memory: 256 << 20, Disk: 1024, Connections: 5},
+		{"POST /v1/tenants", `{"tenant":"acme","limits":{"cpu":"0.5","memory":"256MB","disk":1024,"io":"64MB","connections":5},"suspend_after":"10m","backup_every":1000}`, provision.Order{
+			Verb: "create", Tenant: "acme", Limits: &tenant.Limits{CPU: 500, Memory: 256 << 20, Disk: 1024, IO: 64 << 20, Connections: 5},
 			SuspendAfter: new(10 * time.Minute), Every: new(time.Microsecond),
 		}},
 		{"POST /v1/tenants/acme/set", `{"limits":{},"settings":{"work_mem":""},"backup_keep":0}`, provision.Order{
@@ -243,7 +243,7 @@ func TestClient(t *testing.T) {
 // full is an order with a value in each field, for what a new field of it needs here.
 func full(t *testing.T) (o provision.Order) {
 	t.Helper()
-	text := `{"limits":{"cpu":1,"memory":2,"disk":3,"connections":4},"networks":["10.0.0.0/8"],"to_time":"2026-01-02T03:04:05Z","settings":{"a":"b"},"extensions":["e"]}`
+	text := `{"limits":{"cpu":1,"memory":2,"disk":3,"io":5,"connections":4},"networks":["10.0.0.0/8"],"to_time":"2026-01-02T03:04:05Z","settings":{"a":"b"},"extensions":["e"]}`
 	if err := json.Unmarshal([]byte(text), &o); err != nil {
 		t.Fatal(err)
 	}

@@ -27,6 +27,7 @@ type limits struct {
 	CPU         cpu  `json:"cpu"`
 	Memory      size `json:"memory"`
 	Disk        size `json:"disk"`
+	IO          size `json:"io"`
 	Connections int  `json:"connections"`
 }
 
@@ -100,7 +101,7 @@ func tooSlow() error {
 func (b *body) order() provision.Order {
 	o := b.Order
 	if l := b.Limits; l != nil {
-		o.Limits = &tenant.Limits{CPU: int(l.CPU), Memory: int64(l.Memory), Disk: int64(l.Disk), Connections: l.Connections}
+		o.Limits = &tenant.Limits{CPU: int(l.CPU), Memory: int64(l.Memory), Disk: int64(l.Disk), IO: int64(l.IO), Connections: l.Connections}
 	}
 	o.SuspendAfter, o.Every = (*time.Duration)(b.SuspendAfter), (*time.Duration)(b.Every)
 	return o

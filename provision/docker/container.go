@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	cerrdefs "github.com/containerd/errdefs"
+	"github.com/moby/moby/api/types/blkiodev"
 	"github.com/moby/moby/api/types/container"
 	"github.com/moby/moby/api/types/mount"
 	"github.com/moby/moby/client"
@@ -38,7 +40,7 @@ func containerName(id string) string { return "pgkennel-" + id }
 func runName(id string) string       { return "pgkennel-" + id + "-run" }
 
 // resources are limits as the engine has them. It takes zero for "as before", so no limit is the whole host.
-func (e *engine) resources(l tenant.Limits, processes int) container.Resources {
+func (e *engine) resources(id string, l tenant.Limits, processes int) (container.Resources, error) {
 	pids := int64(processes)
 	r := container.Resources{NanoCPUs: int64(e.cores) * 1e9, Memory: e.memory, MemorySwap: e.memory, PidsLimit: &pids}
 	if e.noCPU {
@@ -53,7 +55,22 @@ func (e *engine) resources(l tenant.Limits, processes int) container.Resources {
 	if l.Memory > 0 {
 		r.Memory, r.MemorySwap = l.Memory, l.Memory // both together: no swap
 	}
-	return r
+	if l.IO > 0 {
+		// The engine is on this host, and knows its disks by the same names.
+		disk, err := process.DiskOf(filepath.Join(e.dataDir, id))
+		if errors.Is(err, fs.ErrNotExist) {
+			return r, nil // there is nothing of it yet: Start has to see to it
+		}
+		if err == nil {
+			_, err = os.Stat(disk.Path)
+		}
+		if err != nil {
+			return r, provision.Errorf(provision.KindRefused, "reading and writing can't be limited on this host").WithDetail("%v.", err)
+		}
+		at := []*blkiodev.ThrottleDevice{{Path: disk.Path, Rate: uint64(l.IO)}}
+		r.BlkioDeviceReadBps, r.BlkioDeviceWriteBps = at, at
+	}
+	return r, nil
 }
 
 // create makes a container. prepare changes what it is made of.
@@ -250,8 +267,11 @@ func (e *engine) output(ctx context.Context, name, lines string) ([]byte, error)
 func (e *engine) Limit(id string, l tenant.Limits, processes int) error {
 	ctx, cancel := brief()
 	defer cancel()
-	r := e.resources(l, processes)
-	_, err := e.api.ContainerUpdate(ctx, containerName(id), client.ContainerUpdateOptions{Resources: &r})
+	r, err := e.resources(id, l, processes)
+	if err != nil {
+		return err
+	}
+	_, err = e.api.ContainerUpdate(ctx, containerName(id), client.ContainerUpdateOptions{Resources: &r})
 	if cerrdefs.IsNotFound(err) {
 		return nil
 	}
@@ -276,12 +296,20 @@ func (e *engine) has(c *container.InspectResponse, r container.Resources) bool {
 	if cpu == 0 && h.CPUPeriod > 0 { // another way to say it
 		cpu = h.CPUQuota * 1e9 / h.CPUPeriod
 	}
-	return cpu == r.NanoCPUs && h.Memory == r.Memory && h.PidsLimit != nil && *h.PidsLimit == *r.PidsLimit
+	return sameRate(h.BlkioDeviceReadBps, r.BlkioDeviceReadBps) && sameRate(h.BlkioDeviceWriteBps, r.BlkioDeviceWriteBps) && cpu == r.NanoCPUs && h.Memory == r.Memory && h.PidsLimit != nil && *h.PidsLimit == *r.PidsLimit
+}
+
+func sameRate(a, b []*blkiodev.ThrottleDevice) bool {
+	return slices.EqualFunc(a, b, func(a, b *blkiodev.ThrottleDevice) bool { return a != nil && *a == *b })
 }
 
 // Start implements process.Runner.
 func (e *engine) Start(ctx context.Context, s process.Service) (pid int, err error) {
 	name := containerName(s.ID)
+	r, err := e.resources(s.ID, s.Limits, s.Processes)
+	if err != nil {
+		return 0, err
+	}
 	b, err := json.Marshal([]any{1, s.Command, s.Env, s.UID, s.GID, s.Groups, s.Socket, s.Files, e.network, e.image, shmSize(s.Limits)}) // 1: of this program's
 	if err != nil {
 		return 0, err
@@ -292,7 +320,7 @@ func (e *engine) Start(ctx context.Context, s process.Service) (pid int, err err
 	if err != nil {
 		return 0, err
 	}
-	if now != nil && (now.Config == nil || now.Config.Labels[labelSpec] != spec || now.Config.Labels[labelDir] != e.dataDir || !e.has(now, e.resources(s.Limits, s.Processes))) {
+	if now != nil && (now.Config == nil || now.Config.Labels[labelSpec] != spec || now.Config.Labels[labelDir] != e.dataDir || !e.has(now, r)) {
 		e.keepLog(ctx, s)
 		if err := e.remove(ctx, name); err != nil {
 			return 0, err
@@ -304,7 +332,7 @@ func (e *engine) Start(ctx context.Context, s process.Service) (pid int, err err
 			config.Labels[labelSpec] = spec
 			hc.ReadonlyRootfs = true
 			hc.Tmpfs["/tmp"], hc.Tmpfs["/run"] = "", ""
-			hc.Resources = e.resources(s.Limits, s.Processes)
+			hc.Resources = r
 			hc.Ulimits = limits(s.Files, s.Processes)
 			config.Healthcheck = &container.HealthConfig{
 				Test:     []string{"CMD", "pg_isready", "-q", "-h", filepath.Join(s.Dir, "socket"), "-p", portOf(s.Command), "-U", provision.Superuser, "-d", "postgres"},
@@ -324,6 +352,9 @@ func (e *engine) Start(ctx context.Context, s process.Service) (pid int, err err
 	}
 	if now == nil || now.State == nil || now.State.Pid == 0 {
 		return 0, fmt.Errorf("container %s ended at once", name)
+	}
+	if s.Limits.IO > 0 && !e.has(now, r) { // it leaves out what its kernel does not have
+		return 0, provision.Errorf(provision.KindRefused, "this engine does not limit reading and writing")
 	}
 	e.mu.Lock()
 	e.mu.pids[s.ID] = now.State.Pid

@@ -19,8 +19,11 @@ import (
 // Caps are what a driver can do on the host at hand. What it can't, it must refuse: that is tested instead.
 type Caps struct {
 	CPU, Memory, Disk bool // limits
-	Superuser         bool // tenants with a superuser of their own
-	Replicas          bool
+	IO                bool // limits of reading and writing
+	// IODown: those of an instance that runs can't be changed.
+	IODown    bool
+	Superuser bool // tenants with a superuser of their own
+	Replicas  bool
 	// Kill: the process of State is of this host, and the test may kill it.
 	Kill bool
 	// Archive: finished WAL segments come into a spool on this host.
@@ -44,7 +47,7 @@ func Run(t *testing.T, open func(t testing.TB) provision.Driver, caps Caps) {
 	t.Helper()
 	for name, test := range map[string]func(*testing.T, func(testing.TB) provision.Driver, Caps){
 		"Life": life, "Settings": settings, "Crash": crash, "Half": half, "Replica": replica, "Refusals": refusals, "Archive": archive,
-		"CPU": cpu, "Memory": memory, "Disk": disk, "Connections": connections,
+		"CPU": cpu, "Memory": memory, "Disk": disk, "IO": inout, "Connections": connections,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -104,6 +104,7 @@ func refusals(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 	refused("a version that is not here", provision.KindRefused, func(in *provision.Instance) { in.Version = "9" })
 	refused("a version that is none", provision.KindRefused, func(in *provision.Instance) { in.Version = "../15" })
 	refused("a limit below zero", provision.KindInvalid, func(in *provision.Instance) { in.Limits.Connections = -1 })
+	refused("reading and writing below zero", provision.KindInvalid, func(in *provision.Instance) { in.Limits.IO = -1 })
 	refused("all memory and more", provision.KindRefused, func(in *provision.Instance) { in.Limits.Memory = 1 << 50 })
 	refused("more disk than there is", provision.KindRefused, func(in *provision.Instance) { in.Limits.Disk = 1 << 60 })
 	refused("more cores than there are", provision.KindRefused, func(in *provision.Instance) { in.Limits.CPU = 1000_000 })
@@ -252,6 +253,51 @@ func disk(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 	k.Twice("start", func(ctx context.Context) error { return k.Start(ctx, in) })
 	k.Twice("destroy", func(ctx context.Context) error { return k.Destroy(ctx, in) })
 	k.Nothing()
+}
+
+// inout is how fast an instance may write: only a lower bound of what it takes can be judged.
+func inout(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
+	t.Helper()
+	k, in := limited(t, open, caps.IO, func(in *provision.Instance) {
+		in.Limits.IO = 8 << 20
+		in.Settings = map[string]string{"fsync": "on"} // or the kernel writes when it likes
+		if caps.IO && caps.Disk {
+			in.Limits.Disk = 192 << 20
+		}
+	})
+	if in == nil {
+		return
+	}
+	write := func() time.Duration {
+		t.Helper()
+		k.SQL(in, "DROP TABLE IF EXISTS filler")
+		start := time.Now()
+		k.SQL(in, "CREATE TABLE filler AS SELECT repeat(md5(n::text), 50) FROM generate_series(1, 7500) n") // 12 MB, and as much WAL
+		k.SQL(in, "CHECKPOINT")
+		return time.Since(start)
+	}
+	slow := write()
+	if slow < 2*time.Second {
+		t.Errorf("24 MB were written in %v, with a limit of 8 MiB a second", slow)
+	}
+	in.Limits.IO = 1 << 30
+	if caps.IODown {
+		if _, err := k.Configure(t.Context(), in); Kind(err) != provision.KindRefused {
+			t.Errorf("another limit while it runs: %v, want %s", err, provision.KindRefused)
+		}
+		k.Do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
+	}
+	k.Twice("configure", func(ctx context.Context) error {
+		need, err := k.Configure(ctx, in)
+		if err == nil && need != provision.NeedNothing {
+			t.Errorf("a limit of reading and writing needs %d", need)
+		}
+		return err
+	})
+	if caps.IODown {
+		k.Do("start", func(ctx context.Context) error { return k.Start(ctx, in) })
+	}
+	k.Eventually("it is quicker than before", func() bool { return write() < slow/2 }) // others may be at work too
 }
 
 // connections are the tenant's; pgkennel has some above them.

@@ -47,6 +47,7 @@ func testPlaces(t *testing.T, in *pgtest.Instance) {
 		{"invalid", "makes no instances", func(r *tenant.Record) { r.Isolation = tenant.Instance }},
 		{"invalid", "Leave --driver out", func(r *tenant.Record) { r.Driver = "docker" }},
 		{"refused", "CPU", func(r *tenant.Record) { r.Limits.Memory = 1 }},
+		{"refused", "I/O", func(r *tenant.Record) { r.Limits.IO = 1 }},
 		{"refused", "postgresql.conf", func(r *tenant.Record) { r.Settings = map[string]string{"a": "b"} }},
 		{"refused", "sleep", func(r *tenant.Record) { r.SuspendAfter = 1 }},
 		{"refused", "WAL", func(r *tenant.Record) { r.Backups.Archive = true }},

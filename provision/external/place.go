@@ -112,8 +112,8 @@ func (x *External) refuse(r *tenant.Record) error {
 			WithHint("--isolation database, schema or row; or another --driver.")
 	case r.Driver != "" && r.Driver != "external":
 		return provision.Errorf(provision.KindInvalid, "driver %q makes instances, and isolation %s is a part of one that is there", r.Driver, r.Isolation).WithHint("Leave --driver out.")
-	case l.CPU != 0 || l.Memory != 0 || l.Disk != 0:
-		return no("limits of CPU, memory or disk")
+	case l.CPU != 0 || l.Memory != 0 || l.Disk != 0 || l.IO != 0:
+		return no("limits of CPU, memory, disk or I/O")
 	case len(r.Settings) > 0:
 		return no("settings of postgresql.conf")
 	case r.SuspendAfter != 0:

@@ -95,6 +95,7 @@ func TestRefusals(t *testing.T) {
 		"superuser":    {func(in *provision.Instance) { in.Superuser = true }, provision.KindRefused},
 		"archive":      {func(in *provision.Instance) { in.Archive = true }, provision.KindRefused},
 		"little room":  {func(in *provision.Instance) { in.Limits.Memory = 64 << 20 }, provision.KindRefused},
+		"I/O":          {func(in *provision.Instance) { in.Limits.IO = 64 << 20 }, provision.KindRefused},
 		"below zero":   {func(in *provision.Instance) { in.Limits.Disk = -1 }, provision.KindInvalid},
 		"the operator": {func(in *provision.Instance) { in.Settings = map[string]string{"Wal_Level": "replica"} }, provision.KindInvalid},
 		"pgkennel":     {func(in *provision.Instance) { in.Settings = map[string]string{"ssl": "off"} }, provision.KindInvalid},

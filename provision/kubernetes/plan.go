@@ -34,7 +34,7 @@ func (d *Driver) check(in *provision.Instance) error {
 	if err := checkID(in.ID); err != nil {
 		return err
 	}
-	if l := in.Limits; l.CPU < 0 || l.Memory < 0 || l.Disk < 0 || l.Connections < 0 {
+	if l := in.Limits; l.CPU < 0 || l.Memory < 0 || l.Disk < 0 || l.IO < 0 || l.Connections < 0 {
 		return provision.Errorf(provision.KindInvalid, "a limit can't be below zero")
 	}
 	refuse := func(what, why string) error {
@@ -46,6 +46,8 @@ func (d *Driver) check(in *provision.Instance) error {
 			"Its programs could use the account that the operator gives the pod, which may read and change objects of the whole namespace.")
 	case in.Archive:
 		return refuse("an archive of WAL", "WAL is in the instance's volume, where pgkennel does not reach; let CloudNativePG archive it.")
+	case in.Limits.IO > 0:
+		return refuse("a limit of reading and writing", "Kubernetes has none for pods; the storage class may bound its volumes.")
 	case in.Limits.Memory > 0 && in.Limits.Memory < leastMemory:
 		return refuse("a memory limit of "+decimal(in.Limits.Memory)+" bytes", "The operator's own program runs beside PostgreSQL: 128 MiB are the least.")
 	}

@@ -28,6 +28,8 @@ type groups struct {
 	// unified and memory are where v2, and v1's controller of memory, are mounted; empty = nowhere.
 	unified, memory string
 	cpuset          string // where groups of CPUs are made: parent, or a hierarchy of v1; empty = nowhere
+	io              string // the same of groups that limit reading and writing
+	data            string // the directories of instances are in it
 	name            string
 	theirs          bool  // the operator chose name, and may have given that group CPUs
 	reason          error // why there are none
@@ -39,7 +41,7 @@ type groups struct {
 var v1Controllers = []string{"memory", "cpu", "cpuacct", "pids"}
 
 func findGroups(o Options) *groups {
-	g := &groups{name: o.Cgroup, theirs: o.Cgroup != ""}
+	g := &groups{name: o.Cgroup, theirs: o.Cgroup != "", data: o.DataDir}
 	if g.name == "" {
 		sum := sha256.Sum256([]byte(o.DataDir))
 		g.name = "pgkennel-" + hex.EncodeToString(sum[:4])
@@ -77,6 +79,9 @@ func (g *groups) find(root, mounts, own string) {
 				if option == "cpuset" && unix.Access(f[1], unix.W_OK) == nil {
 					g.cpuset = f[1]
 				}
+				if option == "blkio" && unix.Access(f[1], unix.W_OK) == nil {
+					g.io = f[1]
+				}
 			}
 		}
 	}
@@ -91,9 +96,12 @@ func (g *groups) find(root, mounts, own string) {
 			have, _ := os.ReadFile(filepath.Join(dir, "cgroup.controllers")) // without the file, without the controllers
 			words := strings.Fields(string(have))
 			if slices.Contains(words, "memory") && slices.Contains(words, "cpu") && unix.Access(dir, unix.W_OK) == nil {
-				g.parent, g.self, g.v1, g.cpuset = dir, i > 0, nil, ""
+				g.parent, g.self, g.v1, g.cpuset, g.io = dir, i > 0, nil, "", ""
 				if slices.Contains(words, "cpuset") {
 					g.cpuset = dir
+				}
+				if slices.Contains(words, "io") {
+					g.io = dir
 				}
 				return
 			}
@@ -117,6 +125,15 @@ func (g *groups) find(root, mounts, own string) {
 
 // can reports why a controller is not at hand.
 func (g *groups) can(controller string) error {
+	if controller == "io" {
+		switch {
+		case g.io != "" && (g.parent != "" || len(g.v1) > 0):
+			return nil
+		case g.parent == "":
+			controller = "blkio"
+		}
+		return fmt.Errorf("This process may make no cgroup with the controller %s", controller) //nolint:staticcheck // it is the detail of an error
+	}
 	if g.parent != "" || g.v1[controller] != "" {
 		return nil
 	}
@@ -141,7 +158,7 @@ func (g *groups) dirs(id string) []string {
 
 // setup makes an instance's groups and limits them. It says so if a limit can't be had; groups without a limit may be missing.
 func (g *groups) setup(id string, l tenant.Limits, processes int) error {
-	needed := l.CPU > 0 || l.Memory > 0
+	needed := l.CPU > 0 || l.Memory > 0 || l.IO > 0
 	if g.parent == "" && len(g.v1) == 0 {
 		if needed {
 			return g.reason
@@ -186,6 +203,9 @@ func (g *groups) make(id string) error {
 			return err
 		}
 		_ = write(dir, "cgroup.subtree_control", "+pids") // not all have it
+		if g.io != "" {
+			_ = write(dir, "cgroup.subtree_control", "+io") // whom a limit is wanted of has the error from that
+		}
 	}
 	return os.MkdirAll(filepath.Join(base, id), 0o755) //nolint:gosec // as all of cgroups' are
 }
@@ -207,7 +227,8 @@ func (g *groups) limit(id string, l tenant.Limits, processes int) error {
 		}
 		_ = write(dir, "pids.max", strconv.Itoa(processes))
 		_ = write(dir, "memory.swap.max", swap) // not all have it
-		return errors.Join(write(dir, "cpu.max", fmt.Sprintf("%s %d", cpu, period)), write(dir, "memory.high", high), write(dir, "memory.max", most))
+		return errors.Join(write(dir, "cpu.max", fmt.Sprintf("%s %d", cpu, period)), write(dir, "memory.high", high), write(dir, "memory.max", most),
+			g.limitIO(id, l.IO))
 	}
 	var err error
 	if root := g.v1["cpu"]; root != "" {
@@ -235,7 +256,7 @@ func (g *groups) limit(id string, l tenant.Limits, processes int) error {
 	if root := g.v1["pids"]; root != "" {
 		_ = write(filepath.Join(root, g.name, id), "pids.max", strconv.Itoa(processes))
 	}
-	return err
+	return errors.Join(err, g.limitIO(id, l.IO))
 }
 
 // has reports whether an instance has a group of its own.
@@ -264,7 +285,11 @@ func (g *groups) join(id string, attr *syscall.SysProcAttr) (done func(), err er
 		attr.UseCgroupFD, attr.CgroupFD = true, int(f.Fd())
 		return func() { f.Close() }, nil
 	}
-	for _, dir := range g.dirs(id) {
+	dirs := g.dirs(id)
+	if dir := g.ioGroup(id); dir != "" && exists(dir) {
+		dirs = append(dirs, dir)
+	}
+	for _, dir := range dirs {
 		if err := write(dir, "tasks", "0"); err != nil {
 			return done, err
 		}
@@ -351,6 +376,12 @@ func (g *groups) remove(id string) error {
 		err = errors.Join(err, removeGroup(dir))
 		_ = os.Remove(filepath.Dir(dir)) // fails while there are others
 	}
+	if dir := g.ioGroup(id); dir != "" && g.parent == "" {
+		err = errors.Join(err, removeGroup(dir))
+		if !g.theirs {
+			_ = os.Remove(filepath.Dir(dir))
+		}
+	}
 	if g.cpuset != "" && g.parent == "" {
 		// At last: without the others it is not made again.
 		g.sets.Lock()
@@ -389,6 +420,9 @@ func (g *groups) list() []string {
 	}
 	if g.cpuset != "" && g.parent == "" {
 		ids = append(ids, idsIn(filepath.Dir(g.set("x")))...)
+	}
+	if g.io != "" && g.parent == "" {
+		ids = append(ids, idsIn(filepath.Dir(g.ioGroup("x")))...)
 	}
 	return ids
 }

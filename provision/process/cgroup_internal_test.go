@@ -1,9 +1,12 @@
 package process
 
 import (
+	"errors"
+	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -113,6 +116,102 @@ func TestCgroupV2Delegated(t *testing.T) {
 	}
 	if got := tree(t, filepath.Join(own, "kennel", "one"))["cpu.max"]; got != "50000 100000" {
 		t.Errorf("cpu.max is %q", got)
+	}
+}
+
+// Reading and writing is limited at one device: that of the instance's directory, which may be another one after a start.
+func TestThrottle(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	files(t, root, map[string]string{"v2/cgroup.controllers": "cpu io memory\n", "cpu/x": "", "memory/x": "", "blkio/x": ""})
+	g := &groups{name: "kennel"}
+	g.find(root, "cgroup2 "+root+"/v2 cgroup2 rw 0 0\n", "")
+	leaf := filepath.Join(root, "v2/kennel/one")
+	if err := g.setup("one", tenant.Limits{}, 1); err != nil || tree(t, leaf)["io.max"] != "" {
+		t.Errorf("without a limit: %v, %v", tree(t, leaf), err)
+	}
+	if err := g.throttle("one", "7:3", 5); err != nil || tree(t, leaf)["io.max"] != "7:3 rbps=5 wbps=5" {
+		t.Errorf("a limit: %v, %v", tree(t, leaf), err)
+	}
+	files(t, leaf, map[string]string{"io.max": "7:3 rbps=5 wbps=5 riops=max wiops=max\n"})
+	if err := g.throttle("one", "", 0); err != nil || tree(t, leaf)["io.max"] != "7:3 rbps=max wbps=max" {
+		t.Errorf("no limit any more: %v, %v", tree(t, leaf), err)
+	}
+
+	const mounts = "cgroup R/cpu cgroup rw,cpu 0 0\ncgroup R/memory cgroup rw,memory 0 0\n"
+	g = &groups{name: "kennel"}
+	g.find(root, strings.ReplaceAll(mounts, "R", root), "")
+	if err := g.can("io"); err == nil || !strings.Contains(err.Error(), "blkio") {
+		t.Errorf("without the controller: %v, want its name", err)
+	}
+	if err := g.throttle("one", "7:3", 5); err == nil {
+		t.Error("a limit was ignored")
+	}
+	g = &groups{name: "kennel", data: root}
+	g.find(root, strings.ReplaceAll(mounts+"cgroup R/blkio cgroup rw,blkio 0 0\n", "R", root), "")
+	if err := g.can("io"); err != nil {
+		t.Error(err)
+	}
+	leaf = filepath.Join(root, "blkio/kennel/one")
+	// Those without a limit have no group, nor those of which there is nothing yet.
+	for _, l := range []tenant.Limits{{}, {IO: 5}} {
+		if err := g.setup("one", l, 1); err != nil || exists(leaf) {
+			t.Errorf("limits %+v: %v", l, err)
+		}
+	}
+	files(t, root, map[string]string{"memory/kennel/one/cgroup.procs": "4711\n"})
+	if err := g.throttle("one", "7:3", 5); err != nil {
+		t.Fatal(err)
+	}
+	const read, written = "blkio.throttle.read_bps_device", "blkio.throttle.write_bps_device"
+	if got := tree(t, leaf); got[read] != "7:3 5" || got[written] != "7:3 5" || got["cgroup.procs"] != "4711" {
+		t.Errorf("a limit: %v", got)
+	}
+	files(t, leaf, map[string]string{read: "7:3 5\n7:4 9\n", written: "7:3 5\n"})
+	if err := g.throttle("one", "7:4", 6); err != nil || tree(t, leaf)[read] != "7:4 6" || tree(t, leaf)[written] != "7:4 6" {
+		t.Errorf("another device: %v, %v", tree(t, leaf), err)
+	}
+	if err := g.throttle("one", "", 0); err != nil || tree(t, leaf)[read] != "7:4 0" {
+		t.Errorf("no limit any more: %v, %v", tree(t, leaf), err)
+	}
+	done, err := g.join("one", &syscall.SysProcAttr{})
+	if done(); err != nil || tree(t, leaf)["tasks"] != "0" {
+		t.Errorf("join: %v, %v", tree(t, leaf), err)
+	}
+	for _, dir := range []string{leaf, filepath.Join(root, "cpu/kennel/one"), filepath.Join(root, "memory/kennel/one")} {
+		for name := range tree(t, dir) { // a kernel's files go with their directory
+			os.Remove(filepath.Join(dir, name))
+		}
+	}
+	if got := g.list(); !slices.Contains(got, "one") {
+		t.Errorf("list: %v", got)
+	}
+	if err := g.remove("one"); err != nil || len(g.list()) > 0 || exists(filepath.Dir(leaf)) {
+		t.Errorf("remove: %v, %v", g.list(), err)
+	}
+}
+
+// The kernel limits whole disks only, and what is on none can't be limited.
+func TestDiskOf(t *testing.T) {
+	t.Parallel()
+	root := t.TempDir()
+	files(t, root, map[string]string{
+		"vda/dev": "254:0\n", "vda/uevent": "MAJOR=254\nDEVNAME=vda\nDEVTYPE=disk\n", "vda/vda1/dev": "254:1\n", "vda/vda1/partition": "1\n",
+		"vda/vda1/uevent": "DEVNAME=vda1\n", "cciss/uevent": "DEVNAME=cciss/c0d0", "cciss/dev": "1:2",
+	})
+	for at, want := range map[string]Disk{"vda": {"254:0", "/dev/vda"}, "vda/vda1": {"254:0", "/dev/vda"}, "cciss": {"1:2", "/dev/cciss/c0d0"}} {
+		if got, err := diskAt(filepath.Join(root, at)); err != nil || got != want {
+			t.Errorf("%s: %v, %v, want %v", at, got, err, want)
+		}
+	}
+	if got, err := diskAt(root); err == nil {
+		t.Errorf("no disk: %v", got)
+	}
+	if got, err := DiskOf("/proc"); err == nil || !strings.Contains(err.Error(), "no block device") {
+		t.Errorf("/proc is on %v, %v", got, err)
+	}
+	if _, err := DiskOf(filepath.Join(root, "nothing")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("no directory: %v", err)
 	}
 }
 

@@ -169,10 +169,15 @@ func (g *groups) gather(id string) error {
 	if g.parent != "" {
 		return nil
 	}
+	return g.gatherIn(g.set(id), id)
+}
+
+// gatherIn is gather for a group of v1 that not all instances have.
+func (g *groups) gatherIn(dir, id string) error {
 	var err error
 	for range 3 {
 		in := map[int]bool{}
-		for _, pid := range processes(g.set(id)) {
+		for _, pid := range processes(dir) {
 			in[pid] = true
 		}
 		moved := false
@@ -181,7 +186,7 @@ func (g *groups) gather(id string) error {
 				continue
 			}
 			moved = true
-			if e := write(g.set(id), "cgroup.procs", strconv.Itoa(pid)); e != nil && alive(pid) {
+			if e := write(dir, "cgroup.procs", strconv.Itoa(pid)); e != nil && alive(pid) {
 				err = errors.Join(err, e)
 			}
 		}

@@ -41,6 +41,7 @@ const (
 	leastMemory        = 64 << 20
 	leastDisk          = 128 << 20 // half of which a new instance has use for
 	leastCPU           = 10
+	leastIO            = 1 << 20 // with less, a start takes minutes
 )
 
 // Plan implements provision.Driver.
@@ -105,7 +106,7 @@ func (d *Driver) checkLimits(in *provision.Instance) error {
 		return provision.Errorf(provision.KindInvalid, format, args...)
 	}
 	switch {
-	case l.CPU < 0 || l.Memory < 0 || l.Disk < 0 || l.Connections < 0:
+	case l.CPU < 0 || l.Memory < 0 || l.Disk < 0 || l.IO < 0 || l.Connections < 0:
 		return bad("a limit is below zero")
 	case l.CPU != 0 && l.CPU < leastCPU:
 		return bad("a CPU limit of %d thousandths is below the least, %d", l.CPU, leastCPU)
@@ -113,6 +114,8 @@ func (d *Driver) checkLimits(in *provision.Instance) error {
 		return bad("a memory limit of %s is below the least, %s", size(l.Memory), size(leastMemory))
 	case l.Disk != 0 && l.Disk < leastDisk:
 		return bad("a disk limit of %s is below the least, %s", size(l.Disk), size(leastDisk))
+	case l.IO != 0 && l.IO < leastIO:
+		return bad("an I/O limit of %d bytes a second is below the least, %s", l.IO, size(leastIO))
 	case l.Connections > maxConnections:
 		return bad("%d connections are more than an instance may have, %d", l.Connections, maxConnections)
 	}
@@ -127,6 +130,15 @@ func (d *Driver) checkLimits(in *provision.Instance) error {
 	if l.CPU != 0 {
 		if err := d.groups.can("cpu"); err != nil {
 			return provision.Errorf(provision.KindRefused, "CPU can't be limited on this host").WithDetail("%v.", err)
+		}
+	}
+	if l.IO != 0 {
+		err := d.groups.can("io")
+		if err == nil && l.Disk == 0 { // else it has a device of its own
+			_, err = DiskOf(d.o.DataDir)
+		}
+		if err != nil {
+			return provision.Errorf(provision.KindRefused, "reading and writing can't be limited on this host").WithDetail("%v.", err)
 		}
 	}
 	if l.Disk != 0 {

@@ -21,7 +21,7 @@ import (
 // An ordinary user runs the driver's test: what only root can do is refused there.
 func TestOrdinaryUser(t *testing.T) {
 	t.Parallel()
-	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestDriver$/^(Life|Crash|CPU|Memory|Disk|Refusals)$", "-test.timeout=2m",
+	cmd := exec.CommandContext(t.Context(), "/proc/self/exe", "-test.run=^TestDriver$/^(Life|Crash|CPU|Memory|Disk|IO|Refusals)$", "-test.timeout=2m",
 		"-test.parallel="+strconv.Itoa(runtime.GOMAXPROCS(0)))
 	cmd.Dir = "/tmp"
 	cmd.Env = []string{"PATH=/usr/bin:/bin", "HOME=/nonexistent"}

@@ -62,7 +62,7 @@ func (u *units) Limit(id string, l tenant.Limits, processes int) error {
 	if err := os.MkdirAll(u.dropIns(id), 0o755); err != nil { //nolint:gosec // as all of systemd's are
 		return err
 	}
-	if err := write(filepath.Join(u.dropIns(id), limitsFile), u.limits(l, processes)); err != nil {
+	if err := write(filepath.Join(u.dropIns(id), limitsFile), u.limits(id, l, processes)); err != nil {
 		return err
 	}
 	ctx, cancel := brief()
@@ -87,7 +87,17 @@ func (u *units) Limit(id string, l tenant.Limits, processes int) error {
 	if l.Memory > 0 {
 		high, most, swap = uint64(highOf(l.Memory)), uint64(l.Memory), 0 //nolint:gosec // it is above zero
 	}
-	err = conn.SetUnitPropertiesContext(ctx, unitName(id), true, set("CPUQuotaPerSecUSec", cpu), set("MemoryHigh", high), set("MemoryMax", most),
+	type bandwidth struct {
+		Dir   string
+		Bytes uint64
+	}
+	inout := []bandwidth{} // none
+	if l.IO > 0 {
+		inout = append(inout, bandwidth{filepath.Join(u.dataDir, id), uint64(l.IO)})
+	}
+	value := godbus.MakeVariant(inout)
+	read, write := dbus.Property{Name: "IOReadBandwidthMax", Value: value}, dbus.Property{Name: "IOWriteBandwidthMax", Value: value}
+	err = conn.SetUnitPropertiesContext(ctx, unitName(id), true, read, write, set("CPUQuotaPerSecUSec", cpu), set("MemoryHigh", high), set("MemoryMax", most),
 		set("MemorySwapMax", swap), set("TasksMax", uint64(processes))) //nolint:gosec // it is above zero
 	if err != nil {
 		return fmt.Errorf("limits of %s: %w", unitName(id), err)

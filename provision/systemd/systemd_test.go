@@ -50,7 +50,7 @@ func TestRefused(t *testing.T) {
 func TestDriver(t *testing.T) {
 	t.Parallel()
 	if os.Getenv(inside) != "" {
-		drivertest.Run(t, open, drivertest.Caps{CPU: true, Memory: true, Disk: true, Superuser: true, Replicas: true, Kill: true, Archive: true})
+		drivertest.Run(t, open, drivertest.Caps{CPU: true, Memory: true, Disk: true, IO: true, Superuser: true, Replicas: true, Kill: true, Archive: true})
 		return
 	}
 	if why := unable(t); why != "" {
@@ -201,7 +201,7 @@ func TestUnit(t *testing.T) {
 	k := drivertest.Kit{TB: t, Driver: open(t)}
 	in := k.Instance()
 	in.Superuser = true
-	in.Limits.CPU, in.Limits.Memory = 500, 256<<20
+	in.Limits.CPU, in.Limits.Memory, in.Limits.Disk, in.Limits.IO = 500, 256<<20, 128<<20, 64<<20
 	k.Up(in)
 	unit := "pgkennel-" + in.ID + ".service"
 	show := func(name, want string) {
@@ -214,16 +214,24 @@ func TestUnit(t *testing.T) {
 	show("Type", "notify")
 	show("CPUQuotaPerSecUSec", "500ms")
 	show("MemoryMax", strconv.Itoa(256<<20))
+	dir := filepath.Dir(k.Spool(in))
+	show("IOReadBandwidthMax", dir+" "+strconv.Itoa(64<<20))
+	show("IOWriteBandwidthMax", dir+" "+strconv.Itoa(64<<20))
 	show("NeedDaemonReload", "no")
 	show("LimitNOFILE", "4096")
-	in.Limits.CPU, in.Limits.Memory = 250, 0
+	in.Limits.CPU, in.Limits.Memory, in.Limits.IO = 250, 0, 32<<20
 	k.Do("configure", func(ctx context.Context) error { _, err := k.Configure(ctx, in); return err })
 	show("CPUQuotaPerSecUSec", "250ms")
 	show("MemoryMax", "infinity")
+	show("IOWriteBandwidthMax", dir+" "+strconv.Itoa(32<<20))
+	in.Limits.IO = 0
+	k.Do("configure", func(ctx context.Context) error { _, err := k.Configure(ctx, in); return err })
+	show("IOReadBandwidthMax", "")
 	k.Do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
 	show("ActiveState", "inactive")
 	k.Do("start", func(ctx context.Context) error { return k.Start(ctx, in) })
 	show("CPUQuotaPerSecUSec", "250ms")
+	show("IOWriteBandwidthMax", "")
 	show("NeedDaemonReload", "no")
 	// Of other units it may say what it likes.
 	if out, err := exec.CommandContext(t.Context(), "systemd-analyze", "verify", unitDir+"/"+unit).CombinedOutput(); err != nil || strings.Contains(string(out), unit+":") {

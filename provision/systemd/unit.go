@@ -138,7 +138,7 @@ func quote(s string, command bool) string {
 }
 
 // limits are the drop-in of an instance's limits.
-func (u *units) limits(l tenant.Limits, processes int) string {
+func (u *units) limits(id string, l tenant.Limits, processes int) string {
 	cpu, high, most, swap := "", "infinity", "infinity", "infinity"
 	if l.CPU > 0 {
 		cpu = fmt.Sprintf("%d.%d%%", l.CPU/10, l.CPU%10)
@@ -147,8 +147,13 @@ func (u *units) limits(l tenant.Limits, processes int) string {
 		// Slowed down a little below the limit, it gives back cache and does not lose a process.
 		high, most, swap = strconv.FormatInt(highOf(l.Memory), 10), strconv.FormatInt(l.Memory, 10), "0"
 	}
-	return fmt.Sprintf("# Written by pgkennel.\n[Service]\nCPUQuota=%s\nMemoryHigh=%s\nMemoryMax=%s\nMemorySwapMax=%s\nTasksMax=%d\n\n%s%s\n",
-		cpu, high, most, swap, processes, marker, u.dataDir)
+	inout := "" // systemd finds the disk of the directory when the unit starts
+	if l.IO > 0 {
+		dir := filepath.Join(u.dataDir, id)
+		inout = fmt.Sprintf("IOReadBandwidthMax=%[1]s %[2]d\nIOWriteBandwidthMax=%[1]s %[2]d\n", dir, l.IO)
+	}
+	return fmt.Sprintf("# Written by pgkennel.\n[Service]\nCPUQuota=%s\nMemoryHigh=%s\nMemoryMax=%s\nMemorySwapMax=%s\n%sTasksMax=%d\n\n%s%s\n",
+		cpu, high, most, swap, inout, processes, marker, u.dataDir)
 }
 
 func highOf(memory int64) int64 { return memory - memory/16 }

@@ -17,7 +17,7 @@ func Full(name string) *tenant.Record {
 		Cluster: "main", Shard: -1, Schema: "t_x", Role: "t_x_role",
 		Driver: "process", Host: "h1", Facts: map[string]string{tenant.PortFact: "15001", tenant.UIDFact: "7001", "dir": "/x"},
 		Endpoint: tenant.Endpoint{Host: "/run/x", Port: 15001}, Version: "15", Admin: "k.abc",
-		Limits: tenant.Limits{CPU: 500, Memory: 1 << 40, Disk: 1, Connections: 9}, Settings: map[string]string{"work_mem": "4MB"}, Extensions: []string{"citext"},
+		Limits: tenant.Limits{CPU: 500, Memory: 1 << 40, Disk: 1, IO: 2, Connections: 9}, Settings: map[string]string{"work_mem": "4MB"}, Extensions: []string{"citext"},
 		Origin: tenant.Origin{Template: "a.sql", Hash: "00"}, SuspendAfter: time.Hour,
 		Logins: []tenant.Login{
 			{Name: name, Role: "t_x", Verifier: "SCRAM-SHA-256$1", Secret: "k.s"},

@@ -8,7 +8,7 @@ if [ "$3" != inside ]; then
     mkdir -p "/sys/fs/cgroup/$2"
     echo $$ > "/sys/fs/cgroup/$2/cgroup.procs"
   else
-    for c in cpu cpuacct memory pids systemd; do
+    for c in cpu cpuacct memory blkio pids systemd; do
       [ -d "/sys/fs/cgroup/$c" ] || continue
       mkdir -p "/sys/fs/cgroup/$c/$2"
       echo $$ > "/sys/fs/cgroup/$c/$2/cgroup.procs"
@@ -17,7 +17,7 @@ if [ "$3" != inside ]; then
   exec unshare --mount --pid --uts --ipc --net --cgroup --fork --kill-child sh "$0" "$1" "$2" inside "$3"
 fi
 v2=; [ -e /sys/fs/cgroup/cgroup.controllers ] && v2=1
-controllers=; for c in cpu cpuacct memory pids; do [ -d "/sys/fs/cgroup/$c" ] && controllers="$controllers $c"; done
+controllers=; for c in cpu cpuacct memory blkio pids; do [ -d "/sys/fs/cgroup/$c" ] && controllers="$controllers $c"; done
 mount --make-rprivate /
 mount -t tmpfs -o mode=755 tmpfs "$1"
 cd "$1"

@@ -1,0 +1,71 @@
+package process
+
+import (
+	"context"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/pgkennel/pgkennel/internal/pgtest"
+	"github.com/pgkennel/pgkennel/provision/drivertest"
+)
+
+// The limit is at the device that the volume has now, with all processes under it, from the server's start on or from when it was set.
+func TestThrottleFollowsTheVolume(t *testing.T) {
+	t.Parallel()
+	d, err := New(Options{DataDir: drivertest.Dir(t, pgtest.Root()), NoSync: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	g := findGroups(d.o)
+	if g.can("io") != nil || d.canMount() != nil {
+		return // the driver's test sees that refused
+	}
+	k := drivertest.Kit{TB: t, Driver: d}
+	in := k.Instance()
+	in.Limits.Disk = 128 << 20
+	k.Up(in)
+	dir, file := g.ioGroup(in.ID), "io.max"
+	if g.parent == "" {
+		file = "blkio.throttle.write_bps_device"
+	}
+	check := func(when string) {
+		t.Helper()
+		disk, err := DiskOf(filepath.Join(d.o.DataDir, in.ID))
+		if err != nil || !strings.HasPrefix(disk.Path, "/dev/loop") {
+			t.Fatalf("%s: the volume is on %v, %v", when, disk, err)
+		}
+		if lines := strings.Split(read(dir, file), "\n"); len(lines) != 1 || !strings.HasPrefix(lines[0], disk.Number+" ") {
+			t.Errorf("%s: %s has %q, want device %s and no other", when, file, lines, disk.Number)
+		}
+		k.Eventually("all of its processes are limited", func() bool {
+			got, want := processes(dir), g.pids(in.ID)
+			slices.Sort(got)
+			slices.Sort(want)
+			return len(got) > 2 && slices.Equal(got, want)
+		})
+	}
+	in.Limits.IO = 64 << 20
+	k.Do("configure", func(ctx context.Context) error { _, err := k.Configure(ctx, in); return err })
+	check("set")
+	k.Do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
+	p, err := d.place(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := unmount(p); err != nil {
+		t.Fatal(err)
+	}
+	other := k.Instance() // its volume gets that device, if no other does
+	other.Limits.Disk = 128 << 20
+	k.Do("plan", func(ctx context.Context) error { return k.Plan(ctx, other, nil) })
+	k.Do("volume", func(ctx context.Context) error { return k.Volume(ctx, other) })
+	k.Do("start", func(ctx context.Context) error { return k.Start(ctx, in) })
+	check("started anew")
+	in.Limits.IO = 0
+	k.Do("configure", func(ctx context.Context) error { _, err := k.Configure(ctx, in); return err })
+	if got := read(dir, file); got != "" {
+		t.Errorf("without a limit, %s has %q", file, got)
+	}
+}
