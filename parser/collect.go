@@ -50,8 +50,6 @@ func (b *block) visit(n *pg_query.Node) {
 		if schema, name := qualified(x.AExpr.Name); schema != "" && schema != "pg_catalog" {
 			b.u.call(Function{Schema: schema, Name: name, Args: operands(x.AExpr)})
 		}
-		b.u.besideColumn(x.AExpr.Lexpr, x.AExpr.Rexpr)
-		b.u.besideColumn(x.AExpr.Rexpr, x.AExpr.Lexpr)
 		b.collect(x.AExpr.Lexpr, x.AExpr.Rexpr)
 	case *pg_query.Node_BoolExpr:
 		b.collect(x.BoolExpr.Args...)
@@ -60,7 +58,7 @@ func (b *block) visit(n *pg_query.Node) {
 	case *pg_query.Node_TypeCast:
 		if p := x.TypeCast.GetArg().GetParamRef(); p != nil {
 			if name, ok := typeName(x.TypeCast.TypeName); ok {
-				b.u.stands(p, "::"+name)
+				b.u.stands(p, name)
 			}
 		}
 		b.visit(x.TypeCast.Arg)

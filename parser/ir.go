@@ -134,7 +134,7 @@ type Statement struct {
 	Calls []Function
 	// Params is the highest $n in the statement; 0 = none.
 	Params int
-	// Mixed are the parameters that stand in places of different kinds (beside a column, under a cast, elsewhere), so that their type may be another
+	// Mixed are the parameters that have a cast to another type than integers or texts in some places and not in others, so that their type may be another
 	// than that of each place: $1 is bit 0; the last bit is for all from $64 on.
 	Mixed uint64
 	// Effects on the session, inner statements and called built-in functions included.

@@ -4,7 +4,8 @@ import pg_query "github.com/pganalyze/pg_query_go/v5"
 
 // A parameter without a declared type has the one that PostgreSQL infers where it first meets it, whatever stands beside it elsewhere.
 
-// place is where a parameter stands: its location in the text, and what gives it its type there: the name of a column, "::" and that of a type, or nothing.
+// place is where a parameter stands: its location in the text, and the type that a cast gives it there; empty where it is a column's or anything else's, which
+// is taken to be what the key's is.
 type place struct {
 	at int32
 	of string
@@ -12,6 +13,10 @@ type place struct {
 
 // stands notes a place of a parameter; of what it is told first at a location counts.
 func (u *unit) stands(p *pg_query.ParamRef, of string) {
+	switch of {
+	case "int2", "int4", "int8", "text", "varchar":
+		of = ""
+	}
 	first, known := u.places[p.Number]
 	switch {
 	case !known:
@@ -21,30 +26,13 @@ func (u *unit) stands(p *pg_query.ParamRef, of string) {
 		u.places[p.Number] = place{p.Location, of}
 	case first.at == p.Location || u.elsewhere[p.Location]:
 	default:
-		if of == "" || of != first.of {
+		if of != first.of {
 			u.s.Mixed |= mixedBit(int(p.Number))
 		}
 		if u.elsewhere == nil {
 			u.elsewhere = make(map[int32]bool)
 		}
 		u.elsewhere[p.Location] = true
-	}
-}
-
-// besideColumn notes parameters among operands whose other operand is a column.
-func (u *unit) besideColumn(column, other *pg_query.Node) {
-	fields := column.GetColumnRef().GetFields()
-	if len(fields) == 0 {
-		return
-	}
-	name := fields[len(fields)-1].GetString_().GetSval()
-	if p := other.GetParamRef(); p != nil {
-		u.stands(p, name)
-	}
-	for _, item := range other.GetList().GetItems() { // IN (...)
-		if p := item.GetParamRef(); p != nil {
-			u.stands(p, name)
-		}
 	}
 }
 

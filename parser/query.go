@@ -186,13 +186,6 @@ func (u *unit) insert(s *pg_query.InsertStmt, outer *block) *Query {
 		}
 	}
 	if s.SelectStmt != nil {
-		for _, list := range s.SelectStmt.GetSelectStmt().GetValuesLists() {
-			for i, n := range list.GetList().GetItems() {
-				if p := n.GetParamRef(); p != nil && i < len(q.Columns) {
-					u.stands(p, q.Columns[i])
-				}
-			}
-		}
 		q.Source = u.query(s.SelectStmt, outer)
 		for i := range partial {
 			for _, row := range q.Source.Rows {

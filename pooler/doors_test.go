@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -151,6 +152,7 @@ func TestConsoleOrders(t *testing.T) {
 	con.do("ALTER TENANT acme RENAME TO globex")
 	con.do("DROP TENANT acme NOW")
 	con.refused("42710", "CREATE TENANT taken")
+	con.do("ALTER TENANT acme SET CONNECTIONS 30")
 	con.refused("42704", "ALTER TENANT nobody START")
 	for _, sql := range []string{
 		"CREATE TENANT x CPU much", "CREATE TENANT x MEMORY 5XB", "CREATE TENANT x IO fast", "CREATE TENANT x SHARD a", "CREATE TENANT x CONFIG work_mem",
@@ -164,6 +166,9 @@ func TestConsoleOrders(t *testing.T) {
 	if o.Verb != provision.VerbCreate || o.By != "console "+operator || o.Limits.CPU != 1500 || o.Limits.Memory != 512<<20 || o.Limits.Disk != 1<<30 ||
 		o.Limits.IO != 64<<20 || o.Limits.Connections != 20 || o.Settings["work_mem"] != "8MB" || o.SuspendAfter.Minutes() != 15 || !o.Enable {
 		t.Errorf("got %+v", o)
+	}
+	if last := got[6]; last.Limits == nil || last.Limits.Connections != 30 || !slices.Equal(last.LimitsOnly, []string{"connections"}) {
+		t.Errorf("got %+v, want that it leaves the other limits as they are", last)
 	}
 	if len(got[1].Networks) != 2 || got[2].On == nil || !*got[2].On || got[3].Name != "globex" || !got[4].Now || got[4].Verb != provision.VerbRemove {
 		t.Errorf("got %+v", got[1:])

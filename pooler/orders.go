@@ -73,6 +73,9 @@ func setOption(o *provision.Order, name, value string) (err error) {
 		if o.Limits == nil {
 			o.Limits = &tenant.Limits{}
 		}
+		if o.Verb == provision.VerbSet {
+			o.LimitsOnly = append(o.LimitsOnly, name)
+		}
 		return o.Limits
 	}
 	switch name {

@@ -41,8 +41,8 @@ func beginSet(ctx context.Context, c *change) error {
 		return Errorf(KindRefused, "tenant %s shares its server with others: of it, set changes the key, connections and backups only", r.Name)
 	}
 	server := false // something changes in the instance
-	if l := o.Limits; l != nil && *l != r.Limits {
-		r.Limits, server = *l, true
+	if l := o.limited(r.Limits); l != r.Limits {
+		r.Limits, server = l, true
 	}
 	for k, v := range o.Settings {
 		if r.Settings[k] == v {
@@ -111,6 +111,31 @@ func beginSet(ctx context.Context, c *change) error {
 		c.direct = true
 	}
 	return nil
+}
+
+// limited is what the order makes of limits.
+func (o *Order) limited(l tenant.Limits) tenant.Limits {
+	switch {
+	case o.Limits == nil:
+		return l
+	case len(o.LimitsOnly) == 0:
+		return *o.Limits
+	}
+	for _, name := range o.LimitsOnly {
+		switch name {
+		case "cpu":
+			l.CPU = o.Limits.CPU
+		case "memory":
+			l.Memory = o.Limits.Memory
+		case "disk":
+			l.Disk = o.Limits.Disk
+		case "io":
+			l.IO = o.Limits.IO
+		case "connections":
+			l.Connections = o.Limits.Connections
+		}
+	}
+	return l
 }
 
 // sameRecord reports whether nothing that set changes differs.

@@ -78,7 +78,7 @@ func verbs() map[string]*verb {
 			begin: beginUser, steps: userSteps, after: settle, undo: true,
 		},
 		VerbSet: {
-			fields: []string{"Tenant", "Limits", "Settings", "Extensions", "SuspendAfter", "Archive", "Every", "Keep", "Key", "Cluster", "Now"}, named: true,
+			fields: []string{"Tenant", "Limits", "LimitsOnly", "Settings", "Extensions", "SuspendAfter", "Archive", "Every", "Keep", "Key", "Cluster", "Now"}, named: true,
 			begin: beginSet, steps: setSteps, undo: true,
 		},
 

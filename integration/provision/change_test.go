@@ -61,6 +61,12 @@ func TestSet(t *testing.T) {
 		b.refused(provision.Order{Verb: provision.VerbSet, Tenant: "acme", Settings: map[string]string{setting: value}}, provision.KindInvalid, setting)
 	}
 	b.refused(provision.Order{Verb: provision.VerbSet, Tenant: "acme", Limits: &tenant.Limits{IO: 1}}, provision.KindInvalid, "1 MiB")
+	b.do(provision.Order{Verb: provision.VerbSet, Tenant: "acme", Limits: &tenant.Limits{Connections: 7}})
+	b.do(provision.Order{Verb: provision.VerbSet, Tenant: "acme", Limits: &tenant.Limits{}, LimitsOnly: []string{"cpu"}})
+	if got := b.record("acme").Limits.Connections; got != 7 {
+		t.Errorf("got %d connections after setting another limit, want 7", got)
+	}
+	b.do(provision.Order{Verb: provision.VerbSet, Tenant: "acme", Limits: &was.Limits})
 	if r := b.record("acme"); r.Phase != tenant.Ready || r.Operation != nil || r.Limits != was.Limits || r.Settings["work_mem"] != "5MB" || len(r.Settings) != len(was.Settings) {
 		t.Errorf("after refusals: got %+v, want it as it was", r)
 	}
