@@ -75,7 +75,7 @@ type Order struct {
 	Extensions   []string          `json:"extensions,omitempty"`
 	Limits       *tenant.Limits    `json:"limits,omitempty"`
 	LimitsOnly   []string          `json:"limits_only,omitempty"` // set: of Limits, only those of these names count; empty = all
-	Settings     map[string]string `json:"settings,omitempty"` // an empty value takes one back
+	Settings     map[string]string `json:"settings,omitempty"`    // an empty value takes one back
 	Superuser    bool              `json:"superuser,omitempty"`
 	Password     string            `json:"password,omitempty"` // empty = one is made
 	Init         string            `json:"init,omitempty"`     // SQL
