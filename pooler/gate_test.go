@@ -129,7 +129,7 @@ func TestWakeTakesTooLong(t *testing.T) {
 	s := newSleeper(t)
 	k := s.k
 	conf := *k.state.Load().cfg
-	conf.Timeouts.Checkout = 50 * time.Millisecond
+	conf.Timeouts.Checkout = 300 * time.Millisecond
 	k.orders.Lock()
 	err := k.apply(&conf)
 	k.orders.Unlock()

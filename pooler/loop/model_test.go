@@ -273,6 +273,8 @@ func (s *modelServer) bindMessage(body []byte) {
 	switch {
 	case !ok:
 		s.extErr("26000", "no statement "+string(b.Statement))
+	case b.NumParams() != wanted(sql): // which PostgreSQL looks at first
+		s.extErr("08P01", "wrong parameters")
 	case s.tx == pgwire.TxFailed && !ends(sql):
 		s.extErr("25P02", "aborted")
 	case name != "" && s.portals[name] != nil:
@@ -282,13 +284,22 @@ func (s *modelServer) bindMessage(body []byte) {
 			v, _ := b.Param(i)
 			sql = strings.ReplaceAll(sql, fmt.Sprintf("$%d", i+1), "'"+string(v)+"'")
 		}
-		if s.knows != nil && (!s.understands(sql) || strings.Contains(sql, "$")) {
+		if s.knows != nil && !s.understands(sql) {
 			s.extErr("08P01", "wrong parameters")
 			return
 		}
 		s.portals[name] = &portal{sql: sql}
 		s.out = pgwire.AppendBindComplete(s.out)
 	}
+}
+
+// wanted is how many parameters a statement has.
+func wanted(sql string) int {
+	n := 0
+	for strings.Contains(sql, fmt.Sprintf("$%d", n+1)) {
+		n++
+	}
+	return n
 }
 
 func (s *modelServer) describe(body []byte) {

@@ -243,7 +243,7 @@ func TestClient(t *testing.T) {
 // full is an order with a value in each field, for what a new field of it needs here.
 func full(t *testing.T) (o provision.Order) {
 	t.Helper()
-	text := `{"limits":{"cpu":1,"memory":2,"disk":3,"io":5,"connections":4},"networks":["10.0.0.0/8"],"to_time":"2026-01-02T03:04:05Z","settings":{"a":"b"},"extensions":["e"]}`
+	text := `{"limits":{"cpu":1,"memory":2,"disk":3,"io":5,"connections":4},"networks":["10.0.0.0/8"],"to_time":"2026-01-02T03:04:05Z","settings":{"a":"b"},"extensions":["e"],"limits_only":["cpu"]}`
 	if err := json.Unmarshal([]byte(text), &o); err != nil {
 		t.Fatal(err)
 	}
