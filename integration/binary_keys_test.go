@@ -42,7 +42,12 @@ func TestBinaryKeys(t *testing.T) {
 	int8 := func(n int) []byte { return binary.BigEndian.AppendUint64(nil, uint64(n)) }
 	float8 := func(n int) []byte { return binary.BigEndian.AppendUint64(nil, math.Float64bits(float64(n))) }
 	float4 := func(n int) []byte { return binary.BigEndian.AppendUint32(nil, math.Float32bits(float32(n))) }
-	numeric := func(n int) []byte { return append([]byte{0, 1, 0, 0, 0, 0, 0, 0}, int2(n)...) }
+	numeric := func(n int) []byte {
+		if n == 0 {
+			return []byte{0, 0, 0, 0, 0, 0, 0, 2} // as long as a bigint
+		}
+		return append([]byte{0, 1, 0, 0, 0, 0, 0, 0}, int2(n)...)
+	}
 	ids := func(n int) []byte { return append(make([]byte, 14), int2(n)...) }
 	texts := func(n int) []byte { return []byte(keys["t"](n)) }
 	for _, x := range []struct {
@@ -72,6 +77,7 @@ func TestBinaryKeys(t *testing.T) {
 		// Another place decides.
 		{"SELECT $1::float8 FROM n WHERE k = $1", float8, nil, true},
 		{"SELECT f FROM n WHERE abs(f) = abs($1::float8) AND k = $1", float8, nil, true},
+		{"SELECT f FROM n WHERE abs(x) = abs($1::numeric(10, 2)) AND k = $1", numeric, nil, true},
 		{"WITH w AS (SELECT $1::float8 AS a) SELECT f FROM n, w WHERE k = $1", float8, nil, true},
 		{"INSERT INTO n (f, k) SELECT $1::float8, $1 RETURNING k", float8, nil, true},
 		// PREPARE says so.

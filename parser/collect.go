@@ -57,9 +57,7 @@ func (b *block) visit(n *pg_query.Node) {
 		b.collect(x.List.Items...)
 	case *pg_query.Node_TypeCast:
 		if p := x.TypeCast.GetArg().GetParamRef(); p != nil {
-			if name, ok := typeName(x.TypeCast.TypeName); ok {
-				b.u.stands(p, name)
-			}
+			b.u.stands(p, castTo(x.TypeCast.TypeName))
 		}
 		b.visit(x.TypeCast.Arg)
 		b.collect(x.TypeCast.GetTypeName().GetTypmods()...)

@@ -1,6 +1,10 @@
 package parser
 
-import pg_query "github.com/pganalyze/pg_query_go/v5"
+import (
+	"strings"
+
+	pg_query "github.com/pganalyze/pg_query_go/v5"
+)
 
 // A parameter without a declared type has the one that PostgreSQL infers where it first meets it, whatever stands beside it elsewhere.
 
@@ -13,10 +17,6 @@ type place struct {
 
 // stands notes a place of a parameter; of what it is told first at a location counts.
 func (u *unit) stands(p *pg_query.ParamRef, of string) {
-	switch of {
-	case "int2", "int4", "int8", "text", "varchar":
-		of = ""
-	}
 	first, known := u.places[p.Number]
 	switch {
 	case !known:
@@ -33,6 +33,20 @@ func (u *unit) stands(p *pg_query.ParamRef, of string) {
 			u.elsewhere = make(map[int32]bool)
 		}
 		u.elsewhere[p.Location] = true
+	}
+}
+
+// castTo is what a cast to a type says of a parameter: nothing if it is to integers or texts, or to arrays of them, which say in binary format what they are of.
+func castTo(t *pg_query.TypeName) string {
+	name, ok := typeName(t)
+	if !ok {
+		return "a type with a modifier"
+	}
+	switch strings.TrimSuffix(name, "[]") {
+	case "int2", "int4", "int8", "text", "varchar":
+		return ""
+	default:
+		return name
 	}
 }
 
