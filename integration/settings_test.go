@@ -156,6 +156,17 @@ func TestSettingsThatOnlyTheServerKnows(t *testing.T) {
 		"SELECT set_config('app.v', 'se' || 'ven', false)", "seven; SELECT 1; I", "DROP TABLE pins", "DROP TABLE; I", look, "seven; SELECT 1; I",
 	)
 	protocols[0].play(t, other, look, "; SELECT 1; I")
+	// More than can be kept is not, and the client is told.
+	const long = "SELECT length(set_config('app.v', repeat('x', 2000000), false))"
+	for _, p := range protocols {
+		p.play(t, c, "SELECT set_config('app.v', 'eig' || 'ht', false)", "eight; SELECT 1; I",
+			"BEGIN", "BEGIN; T", long, "2000000; SELECT 1; T", "ROLLBACK", "ROLLBACK; I", look, "eight; SELECT 1; I",
+			long, "2000000; SELECT 1; I", look, "eight; SELECT 1; I", "SELECT set_config('app.v', 'ni' || 'ne', false)", "nine; SELECT 1; I", look, "nine; SELECT 1; I")
+		if got := pgtest.Format(p.run(c, long)...); !strings.Contains(got, "NoticeResponse(WARNING, 01000") {
+			t.Errorf("%s: of a value that is lost the client hears %s", p.name, got)
+		}
+		p.play(t, other, look, "; SELECT 1; I")
+	}
 }
 
 // A value of DateStyle may be half of one, and leaves the other half as the client had it, whatever the next backend has.

@@ -361,6 +361,7 @@ func (s *Session) Lost(err error) {
 	s.gone = s.gone || s.begun
 	s.open, s.describing, s.begun = false, false, false
 	s.unit.outside = false
+	s.unseen, s.values, s.untoldValues = s.unseen[:0], nil, false
 	if s.tx != pgwire.TxIdle {
 		s.tx = pgwire.TxFailed
 		s.fixed = true
@@ -369,7 +370,6 @@ func (s *Session) Lost(err error) {
 	case s.inspecting:
 		// Its statements were answered, and its transaction is over.
 		s.inspecting, s.uncertain, s.left = false, 0, 0
-		s.unseen, s.values = s.unseen[:0], nil
 		s.finish()
 		if left != 0 {
 			s.lost = e

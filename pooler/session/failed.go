@@ -38,10 +38,8 @@ func (s *Session) wrongParams(i int) *pgwire.Error {
 	if it.prep.Made != nil {
 		return nil
 	}
-	if s.bind.at != i || s.bind.prep != it.prep { // there are several
-		if err := s.bind.decode(it.frame[pgwire.HeaderBytes:], i); err != nil {
-			return asError(err)
-		}
+	if e := s.readBind(i); e != nil {
+		return e
 	}
 	has, wants := s.bind.bind.NumParams(), paramsOf(it)
 	if has == wants {

@@ -17,9 +17,7 @@ var _ backend.Owner = (*Session)(nil)
 // Relay implements backend.Owner.
 func (s *Session) Relay(b []byte) {
 	if s.inspecting {
-		if len(s.values)+len(b) <= maxValues {
-			s.values = append(s.values, b...)
-		}
+		s.keepValues(b)
 		return
 	}
 	if s.capture.on {
@@ -138,7 +136,7 @@ func (s *Session) effect(st *parser.Statement, tag []byte) {
 		rolledBack := bytes.Equal(tag, []byte("ROLLBACK"))
 		if rolledBack {
 			s.track.Rollback()
-			s.unseen = s.unseen[:0]
+			s.unseen, s.untoldValues = s.unseen[:0], false
 		} else {
 			s.track.Commit()
 		}

@@ -20,6 +20,17 @@ func (p *bindParams) decode(body []byte, at int) (err error) {
 	return err
 }
 
+// readBind makes s.bind the Bind at index i: of several in a batch, decodeBatch leaves the last.
+func (s *Session) readBind(i int) *pgwire.Error {
+	it := &s.unit.items[i]
+	if s.bind.prep = it.prep; s.bind.at != i {
+		if err := s.bind.decode(it.frame[pgwire.HeaderBytes:], i); err != nil {
+			return asError(err)
+		}
+	}
+	return nil
+}
+
 // Param implements router.Params.
 func (p *bindParams) Param(i int) (value []byte, binary bool, oid uint32, ok bool) {
 	if i < 0 || i >= p.bind.NumParams() {
@@ -54,10 +65,8 @@ func paramType(p *state.Prepared, i int) uint32 {
 // joinBind routes a Bind and joins its plan to the batch's.
 func (s *Session) joinBind(plan *sharding.Plan, i int) *pgwire.Error {
 	it := &s.unit.items[i]
-	if s.bind.prep = it.prep; s.bind.at != i { // there are several
-		if err := s.bind.decode(it.frame[pgwire.HeaderBytes:], i); err != nil {
-			return asError(err)
-		}
+	if e := s.readBind(i); e != nil {
+		return e
 	}
 	p, refusal := s.plan(s.rtr.Route(it.message(), s.env()), s.asInput(it.prep, &s.bind))
 	if refusal == router.ErrNeedsText {

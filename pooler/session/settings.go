@@ -83,12 +83,21 @@ func (s *Session) noteUnseen(st *parser.Statement) {
 	}
 	for _, name := range st.Unseen {
 		switch {
-		case s.tenantSetting(name), slices.Contains(s.unseen, name), len(s.unseen) == maxUnseen:
+		case s.tenantSetting(name), slices.Contains(s.unseen, name):
 		case name == "seed", name == "session_authorization":
 		case name == "role" && (s.acct.Tenants != nil || s.acct.Place != nil): // a tenant's role is its context's
+		case len(s.unseen) == maxUnseen:
+			s.untoldValues = true
 		default:
 			s.unseen = append(s.unseen, name)
 		}
+	}
+}
+
+// keepValues keeps the server's answer to what the unseen settings are, up to the message with which it becomes too much.
+func (s *Session) keepValues(b []byte) {
+	if s.untoldValues = s.untoldValues || len(s.values)+len(b) > maxValues; !s.untoldValues {
+		s.values = append(s.values, b...)
 	}
 }
 
@@ -114,7 +123,12 @@ func (s *Session) seen() {
 			}
 		}
 	}
-	s.unseen = s.unseen[:0]
+	if s.untoldValues {
+		s.toClient(pgwire.AppendNoticeResponse(nil, pgwire.Warningf(pgwire.CodeWarning, "what the transaction set is not known").WithRoutine("set_config").
+			WithDetail("Values that are not constants follow the session to another server connection if they are not more than %d, of %d bytes together.", maxUnseen, maxValues).
+			WithHint("Set them by SET, or use a user with pooler_mode = \"session\".")))
+	}
+	s.unseen, s.untoldValues = s.unseen[:0], false
 	if cap(s.values) > keptScratch {
 		s.values = nil
 	}

@@ -68,9 +68,11 @@ type work struct {
 	dropping int
 	dropTo   *backend.Conn
 	job      job
-	// unseen are settings that the transaction may have set to what only the server knows; values is its answer to what they are.
-	unseen []string
-	values []byte
+	// unseen are settings that the transaction may have set to what only the server knows; values is its answer to what they are. With untoldValues one or
+	// the other is more than can be followed.
+	unseen       []string
+	values       []byte
+	untoldValues bool
 	// capture of what is to be remembered of the answer under way.
 	capture capture
 	renv    router.Env
