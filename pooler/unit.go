@@ -188,7 +188,7 @@ func (u *unit) start(options cluster.Options) {
 }
 
 // serverCloses bounds the wait for a server to end a connection.
-const serverCloses = time.Second
+const serverCloses = 5 * time.Second
 
 // run keeps the cluster up until ctx is done.
 func (u *unit) run(ctx context.Context) {

@@ -223,6 +223,15 @@ func (s *socket) Close() error {
 	}
 }
 
+// CloseWrite tells the peer that nothing more is sent; what is being sent may not be.
+func (s *socket) CloseWrite() error {
+	if !s.acquire() {
+		return net.ErrClosed
+	}
+	defer s.release()
+	return syscall.Shutdown(s.fd, syscall.SHUT_WR)
+}
+
 // Read implements net.Conn, and fails.
 func (s *socket) Read([]byte) (int, error) { return 0, errors.ErrUnsupported }
 

@@ -415,6 +415,36 @@ func TestCloseWithinWaitsForTheServer(t *testing.T) {
 	}
 }
 
+// TestCloseWithinWhileWriting: the server is told of the end, too, if whoever wrote what it has answered is not known to have ended.
+func TestCloseWithinWhileWriting(t *testing.T) {
+	t.Parallel()
+	for _, g := range []*Goroutines{newWire(t).g, newBench(t, 1).g} {
+		ours, server := pair(t)
+		b, err := g.NewBackend(ours, backend.New(&backend.Login{PID: 1}, 1<<20), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		b.w.mu.Lock()
+		b.w.writing = true
+		b.w.mu.Unlock()
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			b.CloseWithin(time.Minute)
+		}()
+		server.SetReadDeadline(time.Now().Add(10 * time.Second)) //nolint:errcheck // the read tells
+		if got, err := io.ReadAll(server); err != nil || len(got) > 0 {
+			t.Errorf("the server hears %q, %v", got, err)
+		}
+		server.Close()
+		select {
+		case <-closed:
+		case <-time.After(10 * time.Second):
+			t.Fatal("the end of the server is not seen")
+		}
+	}
+}
+
 // TestDeadBackendIsDroppedAfterTheStep: a lease that nobody adopts goes back without the client's lock, for its pool may call other clients.
 func TestDeadBackendIsDroppedAfterTheStep(t *testing.T) {
 	t.Parallel()

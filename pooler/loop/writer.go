@@ -1,6 +1,7 @@
 package loop
 
 import (
+	"crypto/tls"
 	"net"
 	"slices"
 	"sync"
@@ -484,18 +485,26 @@ func (w *writer) letGo(s *socket) {
 	w.mu.Unlock()
 }
 
-// terminate sends a last message, if nothing is before it that the peer has not got: what is half sent must not be completed by it.
+// terminate sends a last message, after which the peer closes the socket. If something is before it that the peer may not have got, the end of the stream is
+// sent instead: what is half sent must not be completed by the message.
 func (w *writer) terminate(b []byte) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if w.dirty && !w.slow.Load() {
 		w.sendNowLocked() // it would have been sent next
 	}
-	if w.broken || w.writing || w.pendingLocked() > 0 {
-		return
+	nc := w.ncLocked()
+	if !w.broken && !w.writing && w.pendingLocked() == 0 {
+		nc.Write(b) //nolint:errcheck // the socket is closed next
+	} else {
+		if t, ok := nc.(*tls.Conn); ok {
+			nc = t.NetConn() // whose own end would wait for what is being written
+		}
+		if c, ok := nc.(interface{ CloseWrite() error }); ok {
+			c.CloseWrite() //nolint:errcheck // the socket is closed next
+		}
 	}
-	w.broken = true       // it was the last
-	w.ncLocked().Write(b) //nolint:errcheck // the socket is closed next
+	w.broken = true // it was the last
 }
 
 // busy reports whether the peer is slow to read what it was sent.
