@@ -90,7 +90,7 @@ func (d *Driver) initdb(ctx context.Context, p *place, in *provision.Instance, i
 	if in.Limits.Disk > 0 && in.Limits.Disk < 1<<30 {
 		args = append(args, "--wal-segsize=4")
 	}
-	if d.o.NoSync {
+	if d.o.NoSync || ownVolume(in) {
 		args = append(args, "-N")
 	}
 	// The password goes through a pipe: there is no file of it to be read, or left behind.
@@ -113,7 +113,12 @@ func (d *Driver) initdb(ctx context.Context, p *place, in *provision.Instance, i
 		return err
 	}
 	if d.root {
-		return chownAll(made, p.uid, p.gid)
+		if err := chownAll(made, p.uid, p.gid); err != nil {
+			return err
+		}
+	}
+	if ownVolume(in) && !d.o.NoSync {
+		return syncVolume(p.dir)
 	}
 	return nil
 }
