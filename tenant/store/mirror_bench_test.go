@@ -53,9 +53,9 @@ func processorTime(b *testing.B) int64 {
 }
 
 // BenchmarkMirror looks names up among a million tenants, in no order; and beside it in what the index could have been: a sync.Map, and maps in shards that
-// are copied when they change. All of them say how many bytes they need for a tenant, without the record. The floor under them is to look at the
-// record alone, by its number: most of the time goes into waiting for memory. A mirror does not look at the record unless it is changing or the name is long; who
-// then uses the record waits for it himself.
+// are copied when they change. All of them say how many bytes they need for a tenant, without the record. For comparison, floor looks at the record alone, by its
+// number: most of the time goes into waiting for memory. A mirror does not look at the record unless it is changing or the name is long; who then uses the record
+// waits for it himself.
 func BenchmarkMirror(b *testing.B) {
 	n := population()
 	list := million(n)
