@@ -43,8 +43,12 @@ func TestWrongKey(t *testing.T) {
 			l := &r.Logins[0]
 			l.Secret = k.Vault.Seal(r.ID, l.Field(), "secret")
 			r.Admin = k.Vault.Seal(r.ID, tenant.AdminField, "admin")
-			if r.Authority, err = tenant.NewAuthority(k.Vault, r.ID, time.Now()); err != nil {
-				t.Fatal(err)
+			for range 2 {
+				next := r.Authority
+				if r.Authority, err = tenant.NewAuthority(k.Vault, r.ID, time.Now()); err != nil {
+					t.Fatal(err)
+				}
+				r.Authority.Next, r.Authority.NextKey = next.Cert, next.Key
 			}
 			if _, err := k.Directory.Put(t.Context(), r, tenant.Entry{}); err != nil {
 				t.Fatal(err)
@@ -95,6 +99,9 @@ func TestWrongKey(t *testing.T) {
 	}
 	if _, err := r.Authority.Open(k.Vault, r.ID); err != nil {
 		t.Errorf("its authority: %v", err)
+	}
+	if _, err := (tenant.Authority{Cert: r.Authority.Next, Key: r.Authority.NextKey}).Open(k.Vault, r.ID); err != nil {
+		t.Errorf("its next authority: %v", err)
 	}
 	if _, err := k.Execute(t.Context(), provision.Order{Verb: provision.VerbDrop, Tenant: r.ID}, nil); err == nil || !strings.Contains(err.Error(), "not damaged") {
 		t.Errorf("drop: got %v", err)

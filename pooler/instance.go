@@ -242,7 +242,7 @@ var errRetired = pgwire.Fatalf(pgwire.CodeAdminShutdown, "terminating connection
 
 // sameServer reports whether connections for the one record are good for the other.
 func sameServer(a, b *tenant.Record) bool {
-	if a == nil || a.Name != b.Name || a.Cluster != b.Cluster || a.Key != b.Key || a.Endpoint != b.Endpoint || a.Authority.Cert != b.Authority.Cert || a.Database != b.Database || a.Limits.Connections != b.Limits.Connections ||
+	if a == nil || a.Name != b.Name || a.Cluster != b.Cluster || a.Key != b.Key || a.Endpoint != b.Endpoint || a.Authority.Trusted() != b.Authority.Trusted() || a.Database != b.Database || a.Limits.Connections != b.Limits.Connections ||
 		a.Access.ReadOnly != b.Access.ReadOnly || a.Access.Full != b.Access.Full || len(a.Logins) != len(b.Logins) {
 		return false
 	}
@@ -277,7 +277,7 @@ func (in *instance) options(conf *config.Config, r *tenant.Record, x *tenant.Rep
 		if err != nil { // no connection gets through then
 			in.f.log().Error("TLS to a tenant's server on another host", "tenant", r.Name, "error", err)
 		}
-		e.Address.Host, e.TLS, e.TLSKey = at.Remote, secure, "authority/"+id+"/"+fingerprint(r.Authority.Cert)
+		e.Address.Host, e.TLS, e.TLSKey = at.Remote, secure, "authority/"+id+"/"+fingerprint(r.Authority.Trusted())
 	} else if ca := at.CA; ca != "" {
 		secure, err := backend.AuthorityTLS(ca)
 		if err != nil { // likewise
@@ -333,9 +333,9 @@ func (in *instance) options(conf *config.Config, r *tenant.Record, x *tenant.Rep
 	return o, logins
 }
 
-// peerTLS is for an instance of a tenant's on another host. Without an error or with one, nobody is believed that has no certificate of the tenant's authority.
+// peerTLS is for an instance of a tenant's on another host. Without an error or with one, nobody is believed that has no certificate of the tenant's authority, be it the next one or the former.
 func (f *follower) peerTLS(r *tenant.Record, id string) (backend.TLSOptions, error) {
-	o, err := backend.AuthorityTLS(r.Authority.Cert)
+	o, err := backend.AuthorityTLS(r.Authority.Trusted())
 	if err != nil {
 		return o, err
 	}

@@ -54,16 +54,13 @@ func (m *Manager) reach(ctx context.Context, r *tenant.Record) (change func(r *t
 	}, nil
 }
 
-// authority is what a tenant has to have for instances that start now: its own, or a new one.
+// authority is what a tenant has to have for instances that start now: its own, as it is to be by now, or a new one.
 func (m *Manager) authority(r *tenant.Record) (tenant.Authority, error) {
 	if m.o.Listen == "" {
 		return tenant.Authority{}, nil
 	}
 	if r.Authority.Cert != "" {
-		s, err := r.Authority.Open(m.o.Vault, r.ID)
-		if err != nil || !s.Ending(m.o.Now()) {
-			return r.Authority, err
-		}
+		return r.Authority.Renew(m.o.Vault, r.ID, m.o.Now())
 	}
 	return tenant.NewAuthority(m.o.Vault, r.ID, m.o.Now())
 }
@@ -78,6 +75,31 @@ func (m *Manager) reached(ctx context.Context, r *tenant.Record) (*tenant.Record
 		return nil, err
 	}
 	return m.dir.Get(ctx, r.ID)
+}
+
+// renewAuthority takes the authority of a tenant whose instance runs a step further, if it is time, and returns its record. Its servers get certificates by it as
+// by any that are made anew.
+func (w *warden) renewAuthority(ctx context.Context, r *tenant.Record) (*tenant.Record, error) {
+	if r.Authority.Cert == "" {
+		return r, nil
+	}
+	next, err := r.Authority.Renew(w.m.o.Vault, r.ID, w.m.o.Now())
+	if err != nil || next == r.Authority {
+		return r, err
+	}
+	err = w.under(ctx, r, func(ctx context.Context, now *tenant.Record) error {
+		return w.m.amend(ctx, now, "the next authority, in time", func(now *tenant.Record) bool {
+			if now.Authority != r.Authority {
+				return false
+			}
+			now.Authority = next
+			return true
+		})
+	})
+	if err != nil {
+		return nil, err
+	}
+	return w.m.dir.Get(ctx, r.ID)
 }
 
 // renew gives a running server its next certificate.

@@ -83,6 +83,7 @@ func (m *Manager) reseal(r *tenant.Record) (changed bool, err error) {
 	}
 	r.Admin = one(tenant.AdminField, r.Admin)
 	r.Authority.Key = one(tenant.AuthorityField, r.Authority.Key)
+	r.Authority.NextKey = one(tenant.AuthorityField, r.Authority.NextKey)
 	for i := range r.Logins {
 		l := &r.Logins[i]
 		l.Secret = one(l.Field(), l.Secret)

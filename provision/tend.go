@@ -97,6 +97,11 @@ func (w *warden) tend(ctx context.Context, id string) error {
 	if r.Isolation != tenant.Instance {
 		return w.backup(ctx, c, r)
 	}
+	if r.Phase == tenant.Ready {
+		if r, err = w.renewAuthority(ctx, r); err != nil {
+			return err
+		}
+	}
 	in, d, err := w.m.instance(r)
 	if err != nil {
 		return err

@@ -1,28 +1,32 @@
 package tenant
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
-	"errors"
-	"math/big"
+	"fmt"
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/pgkennel/pgkennel/internal/pki"
 )
 
 // Authority signs the certificates by which a tenant's instances, and pgkennels of other hosts, know each other. Each tenant has its own: a certificate of another
 // tenant's, which that one's superuser can read, is of no use here.
+//
+// An authority ends, and another one is in its place before, step by step: who has not heard of a step yet, be it a server or a pgkennel, and who has, know each
+// other all the same.
 type Authority struct {
 	Cert string     `json:"cert,omitempty"` // PEM
 	Key  Ciphertext `json:"key,omitempty"`  // PKCS #8 in PEM, bound by AuthorityField
+	// Next is to sign later, and is trusted already.
+	Next    string     `json:"next,omitempty"`
+	NextKey Ciphertext `json:"next_key,omitempty"`
+	// Former has signed before, and is trusted until it ends.
+	Former string `json:"former,omitempty"`
 }
 
-// AuthorityField binds Authority.Key in the Vault.
+// AuthorityField binds Authority.Key and NextKey in the Vault.
 const AuthorityField = "authority"
 
 // ServerName is the name in the certificate of an instance, by its ID: it stays when the instance's address or port changes, or the tenant's name.
@@ -34,71 +38,86 @@ const (
 	authorityRenewal   = 2 * 365 * 24 * time.Hour
 	certificateLife    = 365 * 24 * time.Hour
 	certificateRenewal = certificateLife / 2
+	// announced is for how long another authority is trusted before it signs, so that all pgkennels have heard of it.
+	announced = 30 * 24 * time.Hour
 )
-
-// certified is when all certificates begin to be good: a clock may be wrong, and be set.
-var certified = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 
 // Signer is an opened Authority. It is immutable.
 type Signer struct {
-	Cert string // the authority's, PEM
+	Trusted string // whose certificates are believed, the authority's first, PEM
 
-	cert *x509.Certificate
-	key  *ecdsa.PrivateKey
+	by *pki.Authority
 }
 
 // NewAuthority makes a tenant's authority.
 func NewAuthority(v *Vault, id string, now time.Time) (Authority, error) {
-	t := certificate("pgkennel "+id, now.Add(authorityLife))
-	t.IsCA, t.BasicConstraintsValid, t.MaxPathLenZero, t.KeyUsage = true, true, true, x509.KeyUsageCertSign
-	cert, key, err := sign(t, nil)
+	cert, key, err := pki.NewAuthority("pgkennel "+id, now, authorityLife)
 	if err != nil {
 		return Authority{}, err
 	}
-	return Authority{string(cert), v.Seal(id, AuthorityField, string(key))}, nil
+	return Authority{Cert: string(cert), Key: v.Seal(id, AuthorityField, string(key))}, nil
+}
+
+// Trusted are the certificates of all whose certificates are to be believed, the authority's own first, in PEM.
+func (a Authority) Trusted() string { return a.Cert + a.Next + a.Former }
+
+// Renew returns what an authority has to be by now: the same, or the next step to another one.
+func (a Authority) Renew(v *Vault, id string, now time.Time) (Authority, error) {
+	cert, err := pki.Parse([]byte(a.Cert))
+	if err != nil {
+		return a, fmt.Errorf("the tenant's authority: %w", err)
+	}
+	left := cert.NotAfter.Sub(now)
+	if left < authorityRenewal && a.Next == "" {
+		next, err := NewAuthority(v, id, now)
+		if err != nil {
+			return a, err
+		}
+		a.Next, a.NextKey = next.Cert, next.Key
+	}
+	if a.Next != "" {
+		next, err := pki.Parse([]byte(a.Next))
+		if err != nil {
+			return a, fmt.Errorf("the tenant's next authority: %w", err)
+		}
+		if made := next.NotAfter.Add(-authorityLife); left < announced || now.Sub(made) >= announced {
+			a = Authority{Cert: a.Next, Key: a.NextKey, Former: a.Cert}
+		}
+	}
+	if a.Former != "" {
+		if former, err := pki.Parse([]byte(a.Former)); err != nil || now.After(former.NotAfter) {
+			a.Former = ""
+		}
+	}
+	return a, nil
 }
 
 // Open makes ready what a tenant's authority signs with.
 func (a Authority) Open(v *Vault, id string) (*Signer, error) {
-	text, err := v.Open(id, AuthorityField, a.Key)
+	key, err := v.Open(id, AuthorityField, a.Key)
 	if err != nil {
 		return nil, err
 	}
-	cert, err := parseCertificate([]byte(a.Cert))
+	by, err := pki.Open([]byte(a.Cert), []byte(key))
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("the tenant's authority: %w", err)
 	}
-	block, _ := pem.Decode([]byte(text))
-	if block == nil {
-		return nil, errors.New("the tenant's authority has no key")
-	}
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, err
-	}
-	private, ok := key.(*ecdsa.PrivateKey)
-	if !ok || !private.PublicKey.Equal(cert.PublicKey) {
-		return nil, errors.New("the key of the tenant's authority is not that of its certificate")
-	}
-	return &Signer{a.Cert, cert, private}, nil
+	return &Signer{a.Trusted(), by}, nil
 }
-
-// Ending reports whether it is time for another authority.
-func (s *Signer) Ending(now time.Time) bool { return s.cert.NotAfter.Sub(now) < authorityRenewal }
 
 // Server makes the certificate of an instance and its key, one behind the other in PEM.
 func (s *Signer) Server(id string, now time.Time) ([]byte, error) {
-	t := certificate(ServerName(id), now.Add(certificateLife))
+	t := pki.Template(ServerName(id), now, certificateLife)
 	t.DNSNames, t.ExtKeyUsage = []string{ServerName(id)}, []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	cert, key, err := sign(t, s)
+	cert, key, err := s.by.Sign(t)
 	return slices.Concat(cert, key), err
 }
 
 // Client makes the certificate that a pgkennel shows to the tenant's instances.
 func (s *Signer) Client(now time.Time) (*tls.Certificate, error) {
-	t := certificate("pgkennel", now.Add(certificateLife))
+	t := pki.Template("pgkennel", now, certificateLife)
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}
-	cert, key, err := sign(t, s)
+	cert, key, err := s.by.Sign(t)
 	if err != nil {
 		return nil, err
 	}
@@ -108,7 +127,7 @@ func (s *Signer) Client(now time.Time) (*tls.Certificate, error) {
 
 // ServerGood reports whether what Server made is an instance's, and its end not near.
 func ServerGood(made []byte, id string, now time.Time) bool {
-	c, err := parseCertificate(made)
+	c, err := pki.Parse(made)
 	return err == nil && c.NotAfter.Sub(now) >= certificateRenewal && c.VerifyHostname(ServerName(id)) == nil
 }
 
@@ -132,46 +151,4 @@ func (b *Badge) Show(now time.Time) (*tls.Certificate, error) {
 		b.made = made
 	}
 	return made, err
-}
-
-func certificate(name string, until time.Time) *x509.Certificate {
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 120))
-	if err != nil {
-		panic(err) // it does not fail
-	}
-	if least := certified.Add(certificateLife); until.Before(least) {
-		until = least
-	}
-	return &x509.Certificate{
-		SerialNumber: serial, Subject: pkix.Name{CommonName: name}, NotBefore: certified, NotAfter: until, KeyUsage: x509.KeyUsageDigitalSignature,
-	}
-}
-
-// sign makes a certificate and its key; by is nil for one that signs itself.
-func sign(t *x509.Certificate, by *Signer) (cert, key []byte, err error) {
-	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, nil, err
-	}
-	parent, signer := t, private
-	if by != nil {
-		parent, signer = by.cert, by.key
-	}
-	der, err := x509.CreateCertificate(rand.Reader, t, parent, &private.PublicKey, signer)
-	if err != nil {
-		return nil, nil, err
-	}
-	pkcs8, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		return nil, nil, err
-	}
-	return pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: pkcs8}), nil
-}
-
-func parseCertificate(text []byte) (*x509.Certificate, error) {
-	block, _ := pem.Decode(text)
-	if block == nil || block.Type != "CERTIFICATE" {
-		return nil, errors.New("there is no certificate")
-	}
-	return x509.ParseCertificate(block.Bytes)
 }

@@ -1,8 +1,11 @@
 package tenant
 
 import (
+	"crypto/x509"
 	"testing"
 	"time"
+
+	"github.com/pgkennel/pgkennel/internal/pki"
 )
 
 // An authority is opened as its tenant's only, and with its own key only.
@@ -23,11 +26,11 @@ func TestAuthorityOpen(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Ending(now) || !s.Ending(now.Add(authorityLife-authorityRenewal+time.Hour)) {
-		t.Error("it does not end in time")
+	if s.Trusted != a[0].Cert {
+		t.Error("it trusts another")
 	}
 	for what, bad := range map[string]Authority{
-		"another's key": {a[0].Cert, a[1].Key}, "no key": {a[0].Cert, v.Seal("one", AuthorityField, "key")}, "no certificate": {"cert", a[0].Key},
+		"another's key": {Cert: a[0].Cert, Key: a[1].Key}, "no key": {Cert: a[0].Cert, Key: v.Seal("one", AuthorityField, "key")}, "no certificate": {Cert: "cert", Key: a[0].Key},
 	} {
 		if _, err := bad.Open(v, "one"); err == nil {
 			t.Errorf("%s: no error", what)
@@ -45,7 +48,7 @@ func TestCertificates(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, now := NewVault(key), certified.Add(2*certificateLife)
+	v, now := NewVault(key), pki.Since.Add(2*certificateLife)
 	a, err := NewAuthority(v, "one", now)
 	if err != nil {
 		t.Fatal(err)
@@ -78,7 +81,74 @@ func TestCertificates(t *testing.T) {
 		t.Errorf("it was not made anew: %v", err)
 	}
 	early, err := b.By.Client(time.Unix(0, 0))
-	if err != nil || early.Leaf.NotBefore != certified || early.Leaf.NotAfter != certified.Add(certificateLife) {
+	if err != nil || early.Leaf.NotBefore != pki.Since || early.Leaf.NotAfter != pki.Since.Add(certificateLife) {
 		t.Errorf("made in 1970: %v to %v, %v", early.Leaf.NotBefore, early.Leaf.NotAfter, err)
+	}
+}
+
+// Another authority is trusted for long before it signs, and the one before until its end: who knows the record of any step knows who has that of the next.
+func TestAuthorityRenew(t *testing.T) {
+	t.Parallel()
+	key, err := NewSecret([]byte("0123456789abcdef"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, made := NewVault(key), pki.Since.Add(24*time.Hour)
+	first, err := NewAuthority(v, "one", made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	renew := func(a Authority, after time.Duration) Authority {
+		t.Helper()
+		next, err := a.Renew(v, "one", made.Add(after))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return next
+	}
+	const day, time1 = 24 * time.Hour, authorityLife - authorityRenewal
+	if renew(first, time1) != first {
+		t.Error("it is renewed too soon")
+	}
+	second := renew(first, time1+day)
+	if second.Cert != first.Cert || second.Key != first.Key || second.Next == "" || renew(second, time1+announced) != second {
+		t.Fatal("the next one is not announced, or signs at once")
+	}
+	third := renew(second, time1+day+announced)
+	if third != (Authority{Cert: second.Next, Key: second.NextKey, Former: first.Cert}) || renew(third, authorityLife) != third {
+		t.Fatal("the next one does not sign, or the former is forgotten too soon")
+	}
+	last := renew(third, authorityLife+day)
+	if last != (Authority{Cert: third.Cert, Key: third.Key}) {
+		t.Error("the former is not forgotten")
+	}
+	steps := []Authority{first, second, third, last}
+	for i, a := range steps {
+		s, err := a.Open(v, "one")
+		if err != nil {
+			t.Fatal(err)
+		}
+		badge, err := s.Client(made)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for j := max(i-1, 0); j < min(i+2, len(steps)); j++ {
+			roots := x509.NewCertPool()
+			roots.AppendCertsFromPEM([]byte(steps[j].Trusted()))
+			_, err := badge.Leaf.Verify(x509.VerifyOptions{Roots: roots, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, CurrentTime: made})
+			if err != nil {
+				t.Errorf("step %d is not known at step %d: %v", i, j, err)
+			}
+		}
+	}
+	// An instance that was down for years gets another one at once.
+	if late := renew(first, authorityLife+day); late.Cert == first.Cert || late.Next != "" || late.Former != "" {
+		t.Errorf("one that has ended is %+v", late)
+	}
+	if late := renew(first, authorityLife-day); late.Cert == first.Cert || late.Former != first.Cert {
+		t.Errorf("one that ends tomorrow is %+v", late)
+	}
+	if _, err := (Authority{Cert: "none"}).Renew(v, "one", made); err == nil {
+		t.Error("what is none was renewed")
 	}
 }

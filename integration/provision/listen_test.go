@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -33,6 +34,15 @@ func (b *bed) far(r *tenant.Record, role string, secure bool, show *tls.Certific
 // farAt is far for any of a tenant's instances.
 func (b *bed) farAt(r *tenant.Record, id string, at tenant.Endpoint, role string, secure bool, show *tls.Certificate) error {
 	b.Helper()
+	conn, err := b.connectAt(r, id, at, role, secure, show)
+	if err == nil {
+		conn.Close(context.Background())
+	}
+	return err
+}
+
+func (b *bed) connectAt(r *tenant.Record, id string, at tenant.Endpoint, role string, secure bool, show *tls.Certificate) (*pgx.Conn, error) {
+	b.Helper()
 	secret, err := b.vault.Open(r.ID, tenant.AdminField, r.Admin)
 	if l := r.Logins[0]; role == l.Role {
 		secret, err = b.vault.Open(r.ID, l.Field(), l.Secret)
@@ -46,17 +56,13 @@ func (b *bed) farAt(r *tenant.Record, id string, at tenant.Endpoint, role string
 	}
 	if secure {
 		roots := x509.NewCertPool()
-		roots.AppendCertsFromPEM([]byte(r.Authority.Cert))
+		roots.AppendCertsFromPEM([]byte(r.Authority.Trusted()))
 		c.TLSConfig = &tls.Config{RootCAs: roots, ServerName: tenant.ServerName(id), MinVersion: tls.VersionTLS12}
 		if show != nil {
 			c.TLSConfig.GetClientCertificate = func(*tls.CertificateRequestInfo) (*tls.Certificate, error) { return show, nil }
 		}
 	}
-	conn, err := pgx.ConnectConfig(b.Context(), c)
-	if err == nil {
-		conn.Close(context.Background())
-	}
-	return err
+	return pgx.ConnectConfig(b.Context(), c)
 }
 
 func (b *bed) signer(r *tenant.Record) *tenant.Signer {
@@ -168,9 +174,12 @@ func TestListen(t *testing.T) {
 func TestListenElsewhere(t *testing.T) {
 	t.Parallel()
 	b := newBed(t, nil)
+	var ahead time.Duration
 	again := func(address string) *tenant.Record {
 		b.close()
-		b.open(func(_ *bed, o *provision.Options) { o.Listen = address })
+		b.open(func(_ *bed, o *provision.Options) {
+			o.Listen, o.Now = address, func() time.Time { return time.Now().Add(ahead) }
+		})
 		return b.record("acme")
 	}
 	b.do(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Enable: true, Settings: map[string]string{"shared_buffers": "16MB"}})
@@ -187,20 +196,15 @@ func TestListenElsewhere(t *testing.T) {
 	if err := b.far(r, role, true, b.badge(r)); err != nil {
 		t.Fatalf("after a restart: %v", err)
 	}
-	// A new authority comes with its certificate.
-	a, err := tenant.NewAuthority(b.vault, r.ID, time.Now().Add(-19*365*24*time.Hour))
-	if err != nil {
-		t.Fatal(err)
-	}
-	ending := r.Clone()
-	ending.Authority = a
-	if _, err := b.dir.Put(t.Context(), ending, tenant.Entry{}); err != nil {
-		t.Fatal(err)
-	}
+	// Where an authority is about to end, another one comes with the start and its certificate.
+	ahead = 20*365*24*time.Hour - 10*24*time.Hour
+	again("127.0.0.2")
 	b.do(provision.Order{Verb: provision.VerbRestart, Tenant: "acme"})
-	if now := b.record("acme"); now.Authority == a || now.Authority == r.Authority || b.far(now, role, true, b.badge(now)) != nil || b.far(now, role, true, b.badge(r)) == nil {
+	now := b.record("acme")
+	if now.Authority.Cert == r.Authority.Cert || now.Authority.Former != r.Authority.Cert || b.far(now, role, true, b.badge(now)) != nil || b.far(now, role, true, b.badge(r)) != nil {
 		t.Errorf("an authority that ends: %+v", now.Authority)
 	}
+	ahead = 0
 	// Nothing of 192.0.2.0/24 is on any host (RFC 5737).
 	again("192.0.2.1")
 	b.do(provision.Order{Verb: provision.VerbRestart, Tenant: "acme"})
@@ -223,4 +227,55 @@ func TestListenElsewhere(t *testing.T) {
 		t.Errorf("left: %v", left)
 	}
 	b.mustSQL("acme", "acme", "SELECT 1")
+}
+
+// The authority of an instance that is never started anew is replaced in time: its server takes up each step while it runs, no session ends, and who has not
+// heard of the last step gets in all the same.
+func TestAuthorityEnds(t *testing.T) {
+	t.Parallel()
+	var ahead atomic.Int64
+	b := newBed(t, func(b *bed, o *provision.Options) {
+		listening(b, o)
+		o.Now = func() time.Time { return time.Now().Add(time.Duration(ahead.Load())) }
+	})
+	b.do(provision.Order{Verb: provision.VerbCreate, Tenant: "acme", Enable: true, Settings: map[string]string{"shared_buffers": "16MB"}})
+	first := b.record("acme")
+	role, pid := first.Logins[0].Role, b.pid("acme")
+	session, err := b.connectAt(first, first.ID, first.Endpoint, role, true, b.badge(first))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer session.Close(context.Background())
+	b.run()
+
+	const day = 24 * time.Hour
+	ahead.Store(int64(18*365*day + day)) // two years before its end
+	second := first
+	b.until("the next one is announced", func() bool {
+		second = b.record("acme")
+		return second.Authority.Next != "" && second.Authority.Cert == first.Authority.Cert
+	})
+	next := second.Clone()
+	next.Authority = tenant.Authority{Cert: second.Authority.Next, Key: second.Authority.NextKey}
+	b.until("the server believes the next one", func() bool { return b.far(second, role, true, b.badge(next)) == nil })
+	if err := b.far(first, role, true, b.badge(first)); err != nil {
+		t.Errorf("who has not heard of the next one: %v", err)
+	}
+
+	ahead.Add(int64(31 * day))
+	third := second
+	b.until("it signs", func() bool { third = b.record("acme"); return third.Authority.Cert == next.Authority.Cert })
+	b.until("the server has a certificate of it", func() bool { return b.far(next, role, true, b.badge(third)) == nil })
+	if err := b.far(second, role, true, b.badge(second)); err != nil {
+		t.Errorf("who has not heard that it signs: %v", err)
+	}
+	if err := b.far(first, role, true, b.badge(first)); err == nil {
+		t.Error("the server's certificate is still the former one's")
+	}
+	if now := b.pid("acme"); now != pid {
+		t.Errorf("for an authority, the server was started anew: %d, %d", pid, now)
+	}
+	if _, err := session.Exec(t.Context(), "SELECT 1"); err != nil {
+		t.Errorf("a session that was there: %v", err)
+	}
 }

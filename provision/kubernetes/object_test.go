@@ -14,6 +14,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/pgkennel/pgkennel/internal/pki"
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/tenant"
 )
@@ -128,34 +129,34 @@ func TestAuthority(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := parseAuthority(cert, key)
+	a, err := pki.Open(cert, key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	hosts := d.hosts("abc")
-	s := template("t-abc")
+	s := pki.Template("t-abc", time.Now(), lifetime)
 	s.DNSNames = hosts
 	s.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	made, _, err := sign(s, a)
+	made, _, err := a.Sign(s)
 	if err != nil {
 		t.Fatal(err)
 	}
 	secret := func(crt []byte, ca string) *unstructured.Unstructured {
 		return &unstructured.Unstructured{Object: object{"data": object{"tls.crt": encode(crt), certField: encode([]byte(ca))}}}
 	}
-	if !signed(secret(made, a.pem), a.pem, hosts) {
+	if !signed(secret(made, a.PEM), a.PEM, hosts) {
 		t.Error("its own certificate is not good")
 	}
-	if c, err := parseCert(made); err != nil || !c.NotBefore.Equal(a.cert.NotBefore) || time.Since(c.NotBefore) < 24*time.Hour {
+	if c, err := pki.Parse(made); err != nil || !c.NotBefore.Equal(a.Cert.NotBefore) || time.Since(c.NotBefore) < 24*time.Hour {
 		t.Errorf("it is good from what the clock says on: %v, %v", c, err)
 	}
 	for _, want := range []string{"t-abc-rw.db.example.com", "t-abc-ro.db.example.com", "t-abc-rw.tenants.svc"} {
-		c, err := parseCert(made)
+		c, err := pki.Parse(made)
 		if err != nil {
 			t.Fatal(err)
 		}
 		roots := x509.NewCertPool()
-		roots.AddCert(a.cert)
+		roots.AddCert(a.Cert)
 		if _, err := c.Verify(x509.VerifyOptions{DNSName: want, Roots: roots}); err != nil {
 			t.Errorf("certificate for %s: %v", want, err)
 		}
@@ -164,22 +165,22 @@ func TestAuthority(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b, err := parseAuthority(other, otherKey)
+	b, err := pki.Open(other, otherKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := parseAuthority(cert, otherKey); err == nil {
+	if _, err := pki.Open(cert, otherKey); err == nil {
 		t.Error("an authority has another one's key")
 	}
-	late := template("t-abc")
+	late := pki.Template("t-abc", time.Now(), lifetime)
 	late.DNSNames, late.NotAfter = hosts, time.Now().Add(renewal/2)
-	old, _, err := sign(late, a)
+	old, _, err := a.Sign(late)
 	if err != nil {
 		t.Fatal(err)
 	}
 	for name, good := range map[string]bool{
-		"another authority's": signed(secret(made, b.pem), b.pem, hosts), "one beside another authority": signed(secret(made, b.pem), a.pem, hosts),
-		"one that ends": signed(secret(old, a.pem), a.pem, hosts), "another host's": signed(secret(made, a.pem), a.pem, d.hosts("xyz")), "none": signed(secret(nil, a.pem), a.pem, hosts), "no authority": signed(secret(made, ""), "", hosts),
+		"another authority's": signed(secret(made, b.PEM), b.PEM, hosts), "one beside another authority": signed(secret(made, b.PEM), a.PEM, hosts),
+		"one that ends": signed(secret(old, a.PEM), a.PEM, hosts), "another host's": signed(secret(made, a.PEM), a.PEM, d.hosts("xyz")), "none": signed(secret(nil, a.PEM), a.PEM, hosts), "no authority": signed(secret(made, ""), "", hosts),
 	} {
 		if good {
 			t.Errorf("certificate of %s is good", name)

@@ -85,7 +85,7 @@ func (d *Driver) Plan(ctx context.Context, in *provision.Instance, others []*pro
 	} else {
 		facts[replicaFact] = in.ID
 	}
-	in.Version, in.Facts, in.Endpoint = version, facts, d.endpoint(in, a.pem)
+	in.Version, in.Facts, in.Endpoint = version, facts, d.endpoint(in, a.PEM)
 	return nil
 }
 

@@ -30,7 +30,7 @@ func (d *Driver) certify(p *place, in *provision.Instance) (changed bool, err er
 	if err := d.put(p, p.certificate, string(made)); err != nil {
 		return false, err
 	}
-	return true, d.put(p, p.authority, in.Authority.Cert) // the last one, by which certified knows whose the other is
+	return true, d.put(p, p.authority, in.Authority.Trusted) // the last one, by which certified knows whose the other is
 }
 
 // decertify takes the certificate of an instance away that does not listen for other hosts any more.
@@ -45,7 +45,7 @@ func decertify(p *place, in *provision.Instance) error {
 func certified(p *place, in *provision.Instance) bool {
 	authority, err1 := os.ReadFile(p.authority)
 	made, err2 := os.ReadFile(p.certificate)
-	return err1 == nil && err2 == nil && string(authority) == in.Authority.Cert && tenant.ServerGood(made, in.ID, time.Now())
+	return err1 == nil && err2 == nil && string(authority) == in.Authority.Trusted && tenant.ServerGood(made, in.ID, time.Now())
 }
 
 // unreachable is why an instance can't listen where it should; empty = it can, as far as is known, or should not.

@@ -156,7 +156,8 @@ func (g *groups) dirs(id string) []string {
 	return list
 }
 
-// setup makes an instance's groups and limits them. It says so if a limit can't be had; groups without a limit may be missing.
+// setup makes an instance's groups and limits them. It says so if a limit can't be had, or one that was there can't be taken away; groups without a limit may be
+// missing.
 func (g *groups) setup(id string, l tenant.Limits, processes int) error {
 	needed := l.CPU > 0 || l.Memory > 0 || l.IO > 0
 	if g.parent == "" && len(g.v1) == 0 {
@@ -165,11 +166,15 @@ func (g *groups) setup(id string, l tenant.Limits, processes int) error {
 		}
 		return nil
 	}
+	had := slices.ContainsFunc(append(g.dirs(id), g.ioGroup(id)), exists)
 	err := g.make(id)
+	if err != nil && !needed && !had {
+		return nil // it is in no group, so nothing limits it
+	}
 	if err == nil {
 		err = g.limit(id, l, processes)
 	}
-	if err != nil && needed {
+	if err != nil {
 		return fmt.Errorf("cgroup of instance %s: %w", id, err)
 	}
 	return nil
@@ -227,8 +232,8 @@ func (g *groups) limit(id string, l tenant.Limits, processes int) error {
 		}
 		_ = write(dir, "pids.max", strconv.Itoa(processes))
 		_ = write(dir, "memory.swap.max", swap) // not all have it
-		return errors.Join(write(dir, "cpu.max", fmt.Sprintf("%s %d", cpu, period)), write(dir, "memory.high", high), write(dir, "memory.max", most),
-			g.limitIO(id, l.IO))
+		return errors.Join(set(dir, "cpu.max", fmt.Sprintf("%s %d", cpu, period), l.CPU > 0), set(dir, "memory.high", high, l.Memory > 0),
+			set(dir, "memory.max", most, l.Memory > 0), g.limitIO(id, l.IO))
 	}
 	var err error
 	if root := g.v1["cpu"]; root != "" {
@@ -236,7 +241,7 @@ func (g *groups) limit(id string, l tenant.Limits, processes int) error {
 			quota = "-1"
 		}
 		dir := filepath.Join(root, g.name, id)
-		err = errors.Join(write(dir, "cpu.cfs_period_us", strconv.Itoa(period)), write(dir, "cpu.cfs_quota_us", quota))
+		err = errors.Join(set(dir, "cpu.cfs_period_us", strconv.Itoa(period), l.CPU > 0), set(dir, "cpu.cfs_quota_us", quota, l.CPU > 0))
 	}
 	if root := g.v1["memory"]; root != "" {
 		dir, most := filepath.Join(root, g.name, id), "-1"
@@ -245,7 +250,7 @@ func (g *groups) limit(id string, l tenant.Limits, processes int) error {
 		}
 		// The one with swap may not be below that without: which goes first depends on the way.
 		swap := write(dir, "memory.memsw.limit_in_bytes", most)
-		err = errors.Join(err, write(dir, "memory.limit_in_bytes", most))
+		err = errors.Join(err, set(dir, "memory.limit_in_bytes", most, l.Memory > 0))
 		if swap != nil {
 			swap = write(dir, "memory.memsw.limit_in_bytes", most)
 		}
@@ -436,6 +441,14 @@ func idsIn(dir string) []string {
 		}
 	}
 	return ids
+}
+
+// set is write for a limit, or for its absence: what the kernel has no limit of needs none to be taken away.
+func set(dir, name, value string, limited bool) error {
+	if !limited && !exists(filepath.Join(dir, name)) {
+		return nil
+	}
+	return write(dir, name, value)
 }
 
 func write(dir, name, value string) error {

@@ -271,3 +271,39 @@ func TestNoCgroups(t *testing.T) {
 		t.Error("there are groups")
 	}
 }
+
+// A limit that can't be taken away is still in force: that is said. Who never had one goes without a group.
+func TestLimitsStay(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct{ mount, group, file string }{
+		"v2":            {"cgroup2 R/v2 cgroup2 rw 0 0\n", "v2/kennel/one", "memory.max"},
+		"v1":            {"cgroup R/cpu cgroup rw,cpu 0 0\ncgroup R/memory cgroup rw,memory 0 0\n", "memory/kennel/one", "memory.limit_in_bytes"},
+		"v1's of disks": {"cgroup R/cpu cgroup rw,cpu 0 0\ncgroup R/memory cgroup rw,memory 0 0\ncgroup R/blkio cgroup rw,blkio 0 0\n", "blkio/kennel/one", "blkio.throttle.write_bps_device"},
+	} {
+		root := t.TempDir()
+		files(t, root, map[string]string{"v2/cgroup.controllers": "cpu memory\n", "cpu/x": "", "memory/x": "", "blkio/x": ""})
+		g := &groups{name: "kennel"}
+		g.find(root, strings.ReplaceAll(c.mount, "R", root), "")
+		if err := g.setup("one", tenant.Limits{CPU: 250, Memory: 100 << 20}, 5); err != nil {
+			t.Fatal(name, err)
+		}
+		stuck := filepath.Join(root, c.group, c.file)
+		os.Remove(stuck)
+		if err := errors.Join(os.MkdirAll(filepath.Dir(stuck), 0o755), os.Symlink("/proc/version", stuck)); err != nil { // it has a line, and takes none
+			t.Fatal(err)
+		}
+		if err := g.setup("one", tenant.Limits{}, 5); err == nil {
+			t.Errorf("%s: a limit that stays was passed over", name)
+		}
+	}
+	root := t.TempDir()
+	files(t, root, map[string]string{"cgroup.controllers": "cpu memory\n", "kennel": ""})
+	g := &groups{name: "kennel"}
+	g.find(root, "cgroup2 "+root+" cgroup2 rw 0 0\n", "")
+	if err := g.setup("one", tenant.Limits{}, 5); err != nil || g.has("one") {
+		t.Errorf("without limits, and without a group: %v", err)
+	}
+	if err := g.setup("one", tenant.Limits{CPU: 250}, 5); err == nil {
+		t.Error("a limit was ignored")
+	}
+}

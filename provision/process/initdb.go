@@ -54,6 +54,9 @@ func (d *Driver) Init(ctx context.Context, in *provision.Instance) error {
 	} else {
 		err = d.initdb(ctx, p, in, inst, made)
 	}
+	if err == nil && ownVolume(in) && !d.o.NoSync {
+		err = syncVolume(p.dir)
+	}
 	if err != nil {
 		return err
 	}
@@ -90,7 +93,7 @@ func (d *Driver) initdb(ctx context.Context, p *place, in *provision.Instance, i
 	if in.Limits.Disk > 0 && in.Limits.Disk < 1<<30 {
 		args = append(args, "--wal-segsize=4")
 	}
-	if d.o.NoSync {
+	if d.o.NoSync || ownVolume(in) {
 		args = append(args, "-N")
 	}
 	// The password goes through a pipe: there is no file of it to be read, or left behind.
@@ -145,7 +148,7 @@ func (d *Driver) copyPrimary(ctx context.Context, p *place, in *provision.Instan
 		return err
 	}
 	args := []string{"-D", made, "-X", "stream", "-c", "fast", "-S", slotName(in.ID), "-w"}
-	if d.o.NoSync {
+	if d.o.NoSync || ownVolume(in) {
 		args = append(args, "-N")
 	}
 	if err := d.run(ctx, p, attr, nil, connectEnv(in.Primary), inst.path("pg_basebackup"), args...); err != nil {

@@ -4,8 +4,11 @@ import (
 	"context"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/provision/drivertest"
@@ -67,5 +70,62 @@ func TestThrottleFollowsTheVolume(t *testing.T) {
 	k.Do("configure", func(ctx context.Context) error { _, err := k.Configure(ctx, in); return err })
 	if got := read(dir, file); got != "" {
 		t.Errorf("without a limit, %s has %q", file, got)
+	}
+}
+
+// What is made in a volume, and what a crash has its server sync, is synced as a whole: file by file it would be a flush of the host's disk for each, and there are
+// a thousand.
+func TestVolumeIsSyncedAtOnce(t *testing.T) {
+	t.Parallel()
+	d, err := New(Options{DataDir: drivertest.Dir(t, pgtest.Root())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.canMount() != nil || !syncfsFails() {
+		return // the driver's test sees volumes refused
+	}
+	k := drivertest.Kit{TB: t, Driver: d}
+	in := k.Instance()
+	in.Limits.Disk = 128 << 20
+	k.Do("plan", func(ctx context.Context) error { return k.Plan(ctx, in, nil) })
+	k.Do("volume", func(ctx context.Context) error { return k.Volume(ctx, in) })
+	disk, err := DiskOf(filepath.Join(d.o.DataDir, in.ID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	flushes := func() int {
+		t.Helper()
+		f := strings.Fields(read(filepath.Join("/sys/block", filepath.Base(disk.Path)), "stat"))
+		if len(f) < 17 {
+			t.Skip("this kernel does not count flushes") // before 5.5
+		}
+		n, err := strconv.Atoi(f[15])
+		if err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	const most = 200
+	before := flushes() // the device's, of volumes before this one too
+	k.Do("init", func(ctx context.Context) error { return k.Init(ctx, in) })
+	if n := flushes() - before; n > most {
+		t.Errorf("%d flushes until it was made, want %d at most", n, most)
+	}
+	k.Do("configure", func(ctx context.Context) error { _, err := k.Configure(ctx, in); return err })
+	k.Do("start", func(ctx context.Context) error { return k.Start(ctx, in) })
+	backend, err := strconv.Atoi(k.SQL(in, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	up := flushes()
+	if err := unix.Kill(backend, unix.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	k.Eventually("it has recovered", func() bool {
+		out, err := k.Try(in, in.Password, "SELECT pid FROM pg_stat_activity WHERE backend_type = 'checkpointer'")
+		return err == nil && out != "" && out != strconv.Itoa(backend)
+	})
+	if n := flushes() - up; n > most {
+		t.Errorf("%d flushes behind a crash, want %d at most", n, most)
 	}
 }

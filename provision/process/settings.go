@@ -86,6 +86,9 @@ func (d *Driver) settings(p *place, in *provision.Instance) []setting {
 		"tcp_keepalives_idle": "60", "max_files_per_process": "1000",
 	}
 	maps.Copy(m, Tuned(in.Limits))
+	if v, err := strconv.Atoi(in.Version); err == nil && v >= 14 && ownVolume(in) {
+		m["recovery_init_sync_method"] = "syncfs"
+	}
 	if d.o.NoSync {
 		m["fsync"] = "off"
 	}

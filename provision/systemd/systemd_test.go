@@ -2,6 +2,8 @@ package systemd_test
 
 import (
 	"context"
+	"crypto/tls"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -14,10 +16,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5"
+
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/provision/drivertest"
 	"github.com/pgkennel/pgkennel/provision/process"
 	"github.com/pgkennel/pgkennel/provision/systemd"
+	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // inside is the environment variable of this program when it runs where systemd is.
@@ -60,7 +65,7 @@ func TestDriver(t *testing.T) {
 	pid := boot(t)
 	cmd := exec.CommandContext(t.Context(), "nsenter", "-t", strconv.Itoa(pid), "-m", "-p", "-u", "-i", "-n", "-C", "/opt/program",
 		"-test.v", "-test.timeout=5m", "-test.parallel=4", // they wait more than they work
-		"-test.run=^(TestDriver|TestUnit|TestRestart|TestWatch)")
+		"-test.run=^(TestDriver|TestUnit|TestRestart|TestWatch|TestListen)")
 	cmd.Env = append(os.Environ(), inside+"=1")
 	out, err := cmd.CombinedOutput()
 	if err != nil {
@@ -305,4 +310,91 @@ func TestRestart(t *testing.T) {
 		t.Fatal(err)
 	}
 	k.Do("start", func(ctx context.Context) error { return k.Start(ctx, in) })
+}
+
+// TestListen has a unit serve other hosts: its server reads its certificate from within what locks it in, takes the next one when that is there, and lets in who
+// shows one of the tenant's authority.
+func TestListen(t *testing.T) {
+	t.Parallel()
+	if os.Getenv(inside) == "" {
+		return // TestDriver runs it there
+	}
+	k := drivertest.Kit{TB: t, Driver: open(t)}
+	in := k.Instance()
+	key, err := tenant.NewSecret([]byte("0123456789abcdef"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := tenant.NewVault(key)
+	authority := func(more string) *tenant.Signer {
+		t.Helper()
+		a, err := tenant.NewAuthority(v, in.ID, time.Now())
+		if err != nil {
+			t.Fatal(err)
+		}
+		a.Former = more
+		s, err := a.Open(v, in.ID)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	first := authority("")
+	in.Authority = first
+	k.Do("plan", func(ctx context.Context) error { return k.Plan(ctx, in, nil) })
+	in.Endpoint.Remote = "127.0.0.2"
+	k.Do("volume", func(ctx context.Context) error { return k.Volume(ctx, in) })
+	k.Do("init", func(ctx context.Context) error { return k.Init(ctx, in) })
+	k.Do("configure", func(ctx context.Context) error { _, err := k.Configure(ctx, in); return err })
+	k.Do("start", func(ctx context.Context) error { return k.Start(ctx, in) })
+	k.SQL(in, "CREATE ROLE app LOGIN PASSWORD 'secret'")
+	// far is a pgkennel of another host that knows one authority, and has a certificate of another one, or none.
+	far := func(knows, shows *tenant.Signer) error {
+		t.Helper()
+		c, err := pgx.ParseConfig(fmt.Sprintf("host=%s port=%d user=app password=secret dbname=postgres sslmode=disable connect_timeout=30", in.Endpoint.Remote, in.Endpoint.Port))
+		if err != nil {
+			t.Fatal(err)
+		}
+		c.TLSConfig = &tls.Config{RootCAs: x509.NewCertPool(), ServerName: tenant.ServerName(in.ID), MinVersion: tls.VersionTLS12}
+		c.TLSConfig.RootCAs.AppendCertsFromPEM([]byte(knows.Trusted))
+		if shows != nil {
+			made, err := shows.Client(time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.TLSConfig.Certificates = []tls.Certificate{*made}
+		}
+		conn, err := pgx.ConnectConfig(t.Context(), c)
+		if err == nil {
+			err = conn.Close(t.Context())
+		}
+		return err
+	}
+	if err := far(first, first); err != nil {
+		t.Errorf("a pgkennel of another host: %v", err)
+	}
+	for what, shows := range map[string]*tenant.Signer{"none": nil, "another authority's": authority("")} {
+		if err := far(first, shows); err == nil {
+			t.Errorf("who shows a certificate of %s was let in", what)
+		}
+	}
+	pid := func() int {
+		t.Helper()
+		st, err := k.State(t.Context(), in)
+		if err != nil || st.Renew != (in.Authority != first) {
+			t.Errorf("state: %+v, %v", st, err)
+		}
+		return st.PID
+	}
+	before := pid()
+	in.Authority = authority(first.Trusted)
+	if now := pid(); now != before {
+		t.Errorf("the server is %d, and was %d", now, before)
+	}
+	k.Do("configure", func(ctx context.Context) error { _, err := k.Configure(ctx, in); return err })
+	k.Do("reload", func(ctx context.Context) error { return k.Reload(ctx, in) })
+	k.Eventually("it shows the next one's, and takes the former's", func() bool { return far(in.Authority, first) == nil && far(first, in.Authority) != nil })
+	if st, err := k.State(t.Context(), in); err != nil || st.Renew || st.PID != before {
+		t.Errorf("behind a reload: %+v, %v; want the same server", st, err)
+	}
 }
