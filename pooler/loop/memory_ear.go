@@ -12,12 +12,14 @@ type memoryEar struct {
 	knows   bool
 }
 
-func (*memoryEar) Prepare([]string) func() *pgwire.Error { return func() *pgwire.Error { return nil } }
-func (*memoryEar) Arrive() func()                        { return func() {} }
-func (*memoryEar) Own(*backend.Conn)                     {}
-func (*memoryEar) Sweep()                                {}
-func (*memoryEar) Next() []byte                          { return nil }
-func (*memoryEar) Close()                                {}
+func (*memoryEar) Prepare([]string) notify.Wait { return arrived }
+func (*memoryEar) Arrive() notify.Wait          { return arrived }
+func (*memoryEar) Expect()                      {}
+func (*memoryEar) Sweep()                       {}
+func (*memoryEar) Next() []byte                 { return nil }
+func (*memoryEar) Close()                       {}
+
+func arrived(<-chan struct{}) *pgwire.Error { return nil }
 
 func (e *memoryEar) Knows(*backend.Conn) bool {
 	e.knows = !e.knows
