@@ -135,8 +135,8 @@ func (l *Listener) Commit(changes []Change) {
 	for _, c := range changes {
 		switch {
 		case c.Listen:
-			_, prepared := l.channels[c.Channel]
-			missed = missed || !prepared
+			listens, prepared := l.channels[c.Channel]
+			missed = missed || !prepared || !listens && !l.expects
 			l.channels[c.Channel] = true
 		case c.Channel == "":
 			for name := range l.channels {
