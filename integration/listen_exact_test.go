@@ -112,12 +112,16 @@ func TestListenIsExact(t *testing.T) {
 	}
 
 	// The commit is known to others before it is answered.
-	for _, first := range []string{"LISTEN news; COMMIT; ", "BEGIN; LISTEN news; COMMIT; "} {
+	const lock = "SELECT pg_advisory_xact_lock(1)"
+	for _, sql := range []string{
+		"LISTEN news; COMMIT; " + lock, "BEGIN; LISTEN news; COMMIT; " + lock,
+		lock + "; LISTEN news", // and while a message runs nobody knows how far it is
+	} {
 		a, c := s.connect(t), s.connect(t)
 		p.play(t, c, "LISTEN news", "LISTEN; I")
-		p.play(t, b, "BEGIN", "BEGIN; T", "SELECT pg_advisory_xact_lock(1)", "; SELECT 1; T")
-		a.Send(say(first + "SELECT pg_advisory_xact_lock(1)"))
-		eventually(t, "it waits behind the commit", func() bool {
+		p.play(t, b, "BEGIN", "BEGIN; T", lock, "; SELECT 1; T")
+		a.Send(say(sql))
+		eventually(t, "it waits in the midst of the message", func() bool {
 			return s.shards[0].rows(t, "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database())")[0] == "1"
 		})
 		p.play(t, s.connect(t), "NOTIFY news, 'soon'", "NOTIFY; I")
@@ -126,7 +130,7 @@ func TestListenIsExact(t *testing.T) {
 		}
 		p.play(t, b, "COMMIT", "COMMIT; I")
 		if got := heard(a.UntilReady()); !slices.Equal(got, []string{"soon"}) {
-			t.Errorf("%s heard %q", first, got)
+			t.Errorf("%s heard %q", sql, got)
 		}
 		for _, x := range []*pgtest.Client{a, c} {
 			x.Terminate()
