@@ -229,3 +229,30 @@ func FuzzListener(f *testing.F) {
 		}
 	})
 }
+
+// TestAnswersAreShared: however many wait, the server is asked for one answer, and for one more by who comes while that is under way.
+func TestAnswersAreShared(t *testing.T) {
+	t.Parallel()
+	set := NewGroup(new(atomic.Uint32)).NewSet([]Options{{}})
+	h := set.hubs[0]
+	h.mu.running = true
+	p := &place{t: t, hub: h}
+	p.arrive(set.Listen(silent{}, 1).Prepare([]string{"a"}))
+	var all []Wait
+	for round := range 3 {
+		for i := range 50 {
+			l := set.Listen(silent{}, 2)
+			all = append(all, l.Prepare([]string{"a"}), l.Arrive())
+			if i == 25 {
+				p.serve()
+			}
+		}
+		if len(p.sent) != 1 {
+			t.Errorf("round %d: %d answers are under way, want 1", round, len(p.sent))
+		}
+		p.deliver()
+	}
+	for _, w := range all {
+		p.arrive(w)
+	}
+}

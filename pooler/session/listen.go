@@ -149,7 +149,7 @@ func (s *Session) awaitsEar(h hearing) (refusal *pgwire.Error, wait bool) {
 			e = l.refused
 		}
 		if l.cancelled, l.refused = nil, nil; e != nil {
-			l.expects = false
+			l.expects, l.swept = false, false
 			return e, false
 		}
 		if h.sweeps && !l.swept {
