@@ -257,7 +257,7 @@ func (s *Session) awaitsArrival(tx pgwire.TxStatus) bool {
 	}
 	l.speaks = false
 	ready := l.ear.Arrive()
-	if s.drv.Offload(func() { ready(nil) }, Waits) { // it has run: there is nothing to be cancelled
+	if s.drv.Offload(func() { _ = ready(nil) }, Waits) { // it has run: there is nothing to be cancelled
 		return false
 	}
 	l.awaits, l.tx = true, tx
