@@ -85,9 +85,9 @@ type hearing struct {
 	in       bool     // behind them there is a transaction block
 }
 
-// hearing is where the session stands before it runs anything more.
+// hearing is where the session stands before it runs anything more. In the midst of a pipeline that is not known.
 func (s *Session) hearing() hearing {
-	return hearing{in: s.tx != pgwire.TxIdle, pending: s.tx != pgwire.TxFailed || s.open}
+	return hearing{in: s.tx != pgwire.TxIdle && !s.open, pending: s.tx != pgwire.TxFailed || s.open}
 }
 
 // sees adds a statement.
