@@ -183,6 +183,13 @@ func TestListenWaits(t *testing.T) {
 	p.play(t, other, "SELECT 1", "1; SELECT 1; I") // the one connection is free
 	goOn()
 	p.play(t, a, "LISTEN news", "LISTEN; I")
+	p.play(t, other, "SELECT 1", "1; SELECT 1; I")
+	p.play(t, a, "BEGIN", "BEGIN; T")
+	goOn = stopEar(t, s)
+	cancelled(a, "NOTIFY news")
+	p.play(t, other, "SELECT 1", "1; SELECT 1; I")
+	goOn()
+	p.play(t, a, "COMMIT", "ROLLBACK; I")
 	a.Terminate()
 
 	a = listens()

@@ -150,6 +150,9 @@ func (s *Session) awaitsEar(h hearing) (refusal *pgwire.Error, wait bool) {
 		}
 		if l.cancelled, l.refused = nil, nil; e != nil {
 			l.expects, l.swept = false, false
+			if s.conn != nil && !s.begun && !s.open && !s.holds() { // nothing was asked of it, and nothing will be
+				s.release()
+			}
 			return e, false
 		}
 		if h.sweeps && !l.swept {
@@ -208,10 +211,10 @@ func (s *Session) awaits(ready notify.Wait, then func(e *pgwire.Error)) bool {
 	return true
 }
 
-// sent notes that what was waited for is on its way.
+// sent notes that what was waited for is on its way, or is not to come.
 func (l *listens) sent() {
 	if l != nil {
-		l.expects = false
+		l.expects, l.refused, l.cancelled = false, nil, nil
 	}
 }
 
@@ -349,7 +352,7 @@ func (l *listens) end(committed bool) {
 func (s *Session) settleListens() {
 	l := s.listens
 	l.end(!s.unit.failed)
-	l.speaks, l.swept, l.expects, l.refused, l.cancelled = false, false, false, nil, nil
+	l.speaks, l.swept = false, false
 	clear(l.prepared)
 	l.mute = !l.ear.Settle()
 }
