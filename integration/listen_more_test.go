@@ -3,9 +3,11 @@ package integration
 import (
 	"flag"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/jackc/pgx/v5/pgproto3"
 
@@ -253,28 +255,92 @@ func TestListenToOneself(t *testing.T) {
 	wg.Wait()
 }
 
-// TestListenMany: all who listen to one channel hear all, and nobody waits for them.
+// TestListenMany: all who listen to one channel hear all, and nobody waits for them, not even where one does not read: that one is closed when too much
+// waits for it. With -listeners=10000 it says what they cost.
 func TestListenMany(t *testing.T) {
 	t.Parallel()
-	s := start(t, spec{schema: listenSchema, general: "default_pool_size = 2"})
+	measured := *listeners >= 1000
+	s := start(t, spec{schema: listenSchema, general: "default_pool_size = 2\nauth_type = \"trust\"\nlog_connections = false\nlog_disconnections = false", program: measured})
 	list := make([]*pgtest.Client, *listeners)
-	for i := range list {
-		list[i] = s.connect(t)
-		protocols[0].play(t, list[i], "LISTEN news", "LISTEN; I")
-	}
-	sender := s.connect(t)
-	for n := range 10 {
-		protocols[0].play(t, sender, fmt.Sprintf("NOTIFY news, '%d'", n), "NOTIFY; I")
-	}
-	for _, c := range list {
-		for n := range 10 {
-			if got := notification(t, c).Payload; got != fmt.Sprint(n) {
-				t.Fatalf("heard %s, not %d", got, n)
-			}
+	each := func(f func(c **pgtest.Client)) time.Duration {
+		began := time.Now()
+		var wg sync.WaitGroup
+		const workers = 16
+		for w := range workers {
+			wg.Go(func() {
+				for i := w; i < len(list); i += workers {
+					f(&list[i])
+				}
+			})
 		}
+		wg.Wait()
+		return time.Since(began)
+	}
+	memory := func() int {
+		if !measured {
+			return 0
+		}
+		return s.memory(t)
+	}
+	empty := memory()
+	each(func(c **pgtest.Client) {
+		*c = s.connect(t)
+		protocols[0].play(t, *c, "SELECT 1", "1; SELECT 1; I")
+	})
+	idle := memory()
+	took := each(func(c **pgtest.Client) { protocols[0].play(t, *c, "LISTEN news", "LISTEN; I") })
+	hearing := memory()
+	n := len(list)
+	t.Logf("%d clients: %d bytes each, idle; %d more when they listen, which took %v", n, (idle-empty)/n, (hearing-idle)/n, took)
+	sender := s.connect(t)
+	for round := range 2 {
+		began := time.Now()
+		for i := range 5 {
+			protocols[0].play(t, sender, fmt.Sprintf("NOTIFY news, '%d'", 5*round+i), "NOTIFY; I")
+		}
+		said := time.Since(began)
+		each(func(c **pgtest.Client) {
+			for i := range 5 {
+				if got := notification(t, *c).Payload; got != fmt.Sprint(5*round+i) {
+					t.Errorf("heard %s, not %d", got, 5*round+i)
+				}
+			}
+		})
+		t.Logf("5 notifications, said in %v, were with all after %v; %d bytes a client", said, time.Since(began), (memory()-empty)/n)
 	}
 	if n := s.metric(t, "listen_connections"); n != 1 {
 		t.Errorf("%v connections listen", n)
+	}
+
+	// Some don't read.
+	stuck := make([]*pgtest.Client, 3)
+	for i := range stuck {
+		stuck[i] = s.connect(t)
+		if err := stuck[i].Conn.(*net.TCPConn).SetReadBuffer(4 << 10); err != nil {
+			t.Fatal(err)
+		}
+		protocols[i%2].play(t, stuck[i], "LISTEN flood", "LISTEN; I", "LISTEN news", "LISTEN; I")
+	}
+	reads := s.connect(t)
+	protocols[0].play(t, reads, "LISTEN flood", "LISTEN; I")
+	const batch, batches = 500, 6 // of 7.9 kB: more than may wait, and sockets take
+	for i := range batches {
+		protocols[0].play(t, sender, fmt.Sprintf("SELECT count(pg_notify('flood', repeat('x', 7900) || i)) FROM generate_series(1, %d) i", batch), fmt.Sprint(batch, "; SELECT 1; I"))
+		for range batch {
+			notification(t, reads)
+		}
+		began := time.Now()
+		protocols[0].play(t, sender, fmt.Sprintf("NOTIFY news, 'beside %d'", i), "NOTIFY; I")
+		each(func(c **pgtest.Client) {
+			if got := notification(t, *c).Payload; got != fmt.Sprint("beside ", i) {
+				t.Errorf("heard %s", got)
+			}
+		})
+		t.Logf("beside those who don't read all hear within %v; %d bytes a client", time.Since(began), (memory()-empty)/n)
+	}
+	eventually(t, "who does not read is closed", func() bool { return s.metric(t, "listen_sessions") == float64(len(list)+1) })
+	if closed := s.metric(t, "session_closes_total", `reason="listen"`); closed != float64(len(stuck)) {
+		t.Errorf("%v were closed", closed)
 	}
 }
 

@@ -56,6 +56,8 @@ tenant_switch = true
 			s.startInside()
 			p := protocols[0]
 			if x.mode == "shared" {
+				worker := s.as(t, "plain", nil)
+				p.play(t, worker, "LISTEN news", "LISTEN; I")
 				for _, user := range []string{"app@2", "quick@2"} {
 					for _, p := range protocols {
 						p.play(t, s.as(t, user, nil),
@@ -66,7 +68,24 @@ tenant_switch = true
 							"UNLISTEN news", "UNLISTEN; I",
 							"UNLISTEN *", "UNLISTEN; I",
 						)
+						c := s.as(t, user, nil)
+						for _, sql := range []string{
+							"SELECT 1; LISTEN news", "BEGIN; NOTIFY news", `LISTEN U&"ne\0077s"`, `SELECT U&"pg\005fnotify"('news', 'x')`, `SELECT "pg_catalog"."pg_notify"('news', 'x')`,
+							"PREPARE q AS SELECT pg_notify('news', 'x')", "EXPLAIN ANALYZE SELECT pg_notify('news', 'x')", "COPY (SELECT pg_notify('news', 'x')) TO STDOUT",
+							"SELECT 1 FROM pg_notify('news', 'x')", "SELECT 1 ORDER BY pg_notify('news', 'x')", "VALUES (pg_notify('news', 'x'))", "DECLARE c CURSOR WITH HOLD FOR SELECT pg_notify('news', 'x')",
+							"CREATE TEMP TABLE x AS SELECT pg_notify('news', 'x')", "DO $$ BEGIN PERFORM pg_notify('news', 'x'); END $$", "DO $$ BEGIN EXECUTE 'LISTEN news'; END $$",
+							"SELECT query_to_xml('SELECT pg_notify(''news'', ''x'')', true, true, '')", "SELECT 1 WHERE (TABLE pg_notify) IS NULL; NOTIFY news",
+						} {
+							if e := pgtest.Failure(p.run(c, sql)); e == nil {
+								t.Errorf("%s runs", sql)
+							}
+							p.run(c, "ROLLBACK")
+						}
 					}
+				}
+				s.shards[0].Exec(t, db, "NOTIFY news, 'end'")
+				if got := hears(t, worker); got != "news end" {
+					t.Errorf("of tenants who may not notify is heard %q", got)
 				}
 				return
 			}

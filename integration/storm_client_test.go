@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"math/rand/v2"
 	"net"
 	"os"
@@ -35,6 +36,7 @@ type storm struct {
 	killed    atomic.Int64 // when a server process was, last, in nanoseconds
 	retired   atomic.Int64 // when those who listen were sent away, last
 	abandoned atomic.Bool
+	said      said
 	figures   struct{ units, errors, cancels, cancelled, breaks, losses, notes, moved atomic.Int64 }
 }
 
@@ -56,10 +58,10 @@ type stormClient struct {
 	next   int // of everything that has to be unique
 	moment time.Time
 
-	stored, maybe map[int]bool // rows that are, or may be, committed
-	owed, own     []int        // what it has said on its own channel and has to hear, and what it heard
-	heard         map[string]int
-	listened      bool // at any time since it has connected
+	stored, maybe map[int]bool   // rows that are, or may be, committed
+	owed, own     []int          // what it has said on its own channel and has to hear, and what it heard
+	heard, before map[string]int // last, by whom; and what was answered before what may have begun to listen was sent
+	listened      bool           // at any time since it has connected
 	logins        int
 	cancelling    atomic.Int32 // requests under way
 	hit           int          // units that a request may have hit
@@ -200,6 +202,9 @@ func (c *stormClient) packet() error {
 		c.figures.breaks.Add(1)
 		return c.leave(fate, out)
 	}
+	if !c.m.base.hears {
+		c.before = c.said.on(c.name)
+	}
 	if err := c.send(out); err != nil {
 		c.remember(units)
 		return err
@@ -250,6 +255,12 @@ func (c *stormClient) committed(w world) {
 	}
 	if w.hears {
 		c.owed = append(c.owed, w.notes...)
+	}
+	for _, n := range w.notes {
+		c.said.add(c.name, c.speaker(), n)
+	}
+	for _, note := range w.others {
+		c.said.add(note.channel, c.speaker(), note.n)
 	}
 	c.left.Add(-1)
 }
@@ -391,6 +402,8 @@ func (c *stormClient) hear(m *pgproto3.NotificationResponse) error {
 		return &unexpected{said, "something on " + c.name}
 	case n <= c.heard[who]:
 		return &unexpected{said, fmt.Sprintf("something behind %d", c.heard[who])}
+	case n <= c.before[who]:
+		return &unexpected{said, fmt.Sprintf("something behind %d, which was said before the LISTEN", c.before[who])}
 	case who == c.speaker() && m.PID != c.conn.PID:
 		return &unexpected{fmt.Sprint(said, " by ", m.PID), fmt.Sprint("by ", c.conn.PID)}
 	case who != c.speaker() && m.PID == c.conn.PID:
@@ -400,6 +413,30 @@ func (c *stormClient) hear(m *pgproto3.NotificationResponse) error {
 	}
 	c.heard[who] = n
 	return nil
+}
+
+// said is what was answered last on each channel, by whom.
+type said struct {
+	mu sync.Mutex
+	by map[string]map[string]int
+}
+
+func (s *said) add(channel, who string, n int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.by == nil {
+		s.by = make(map[string]map[string]int)
+	}
+	if s.by[channel] == nil {
+		s.by[channel] = make(map[string]int)
+	}
+	s.by[channel][who] = n
+}
+
+func (s *said) on(channel string) map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return maps.Clone(s.by[channel])
 }
 
 // speaker is who a notification is by: those of different connections have no order.

@@ -33,10 +33,17 @@ type world struct {
 	isLocal    [len(stormSettings)]bool
 	rows       []int // inserted in the transaction
 	notes      []int // said on the client's own channel in it
-	temp       int   // rows of the temporary table; -1 = there is none
+	others     []note
+	temp       int // rows of the temporary table; -1 = there is none
 	xlocks     int
 	hears      bool
 	open       cursors
+}
+
+// note is something said on another's channel.
+type note struct {
+	channel string
+	n       int
 }
 
 type savepoint struct {
@@ -89,7 +96,7 @@ func (m *stormModel) settle() {
 	if !m.shadow {
 		m.committed(m.world)
 	}
-	m.world.rows, m.world.notes = nil, nil
+	m.world.rows, m.world.notes, m.world.others = nil, nil, nil
 	m.endOfTransaction()
 	m.base = m.world
 }
@@ -246,7 +253,7 @@ func (m *stormModel) expect(o *stormOp) answer {
 	case opNotify:
 		return m.does(o, "NOTIFY", func() { w.notes = more(w.notes, o.n) })
 	case opNotifyOther:
-		return m.does(o, "NOTIFY", func() {})
+		return m.does(o, "NOTIFY", func() { w.others = append(slices.Clip(w.others), note{o.arg, o.n}) })
 	case opCopyIn:
 		a := m.does(o, "COPY 3", func() {
 			for i := range 3 {

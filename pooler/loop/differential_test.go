@@ -196,6 +196,9 @@ func (a *twin) statement(alone bool) string {
 			"DECLARE h CURSOR WITH HOLD FOR SELECT '%s' FROM orders WHERE tenant_id = 4", "FETCH h", "CLOSE h", "PREPARE x1 AS SELECT '%s'", "EXECUTE x1", "DEALLOCATE x1")
 		return strings.ReplaceAll(s, "%s", a.marker())
 	}
+	if a.rnd.IntN(10) == 0 && !a.routed {
+		return pick("LISTEN x", "LISTEN y", "UNLISTEN *", "COMMIT")
+	}
 	switch n := a.rnd.IntN(100); {
 	case n < 12:
 		return fmt.Sprintf("SELECT '%s' FROM orders WHERE tenant_id = %d", a.marker(), a.key())

@@ -6,18 +6,32 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 )
 
-// memoryEar is a session's in Memory, where nobody notifies. What may have to be waited for has to be every second time.
+// memoryEar is a session's in Memory, where nobody notifies. What may have to be waited for has to be every second time. A LISTEN that is committed without
+// that is a bug.
 type memoryEar struct {
-	listens map[string]bool
-	knows   bool
+	listens          map[string]bool
+	knows            bool
+	arrived, expects bool
 }
 
-func (*memoryEar) Prepare([]string) func() *pgwire.Error { return func() *pgwire.Error { return nil } }
-func (*memoryEar) Arrive() func()                        { return func() {} }
-func (*memoryEar) Own(*backend.Conn)                     {}
-func (*memoryEar) Sweep()                                {}
-func (*memoryEar) Next() []byte                          { return nil }
-func (*memoryEar) Close()                                {}
+func (e *memoryEar) Prepare([]string) notify.Wait { return e.Arrive() }
+
+func (e *memoryEar) Arrive() notify.Wait {
+	return func(<-chan struct{}) *pgwire.Error {
+		e.arrived = true
+		return nil
+	}
+}
+
+func (e *memoryEar) Expect() {
+	if !e.arrived {
+		panic("what is expected has not been waited for")
+	}
+	e.arrived, e.expects = false, true
+}
+func (*memoryEar) Sweep()       {}
+func (*memoryEar) Next() []byte { return nil }
+func (*memoryEar) Close()       {}
 
 func (e *memoryEar) Knows(*backend.Conn) bool {
 	e.knows = !e.knows
@@ -28,6 +42,9 @@ func (e *memoryEar) Commit(changes []notify.Change) {
 	for _, c := range changes {
 		switch {
 		case c.Listen:
+			if !e.listens[c.Channel] && !e.expects {
+				panic("a LISTEN was committed that was not expected")
+			}
 			if e.listens == nil {
 				e.listens = make(map[string]bool)
 			}
@@ -40,4 +57,7 @@ func (e *memoryEar) Commit(changes []notify.Change) {
 	}
 }
 
-func (e *memoryEar) Settle() bool { return len(e.listens) > 0 }
+func (e *memoryEar) Settle() bool {
+	e.arrived, e.expects = false, false
+	return len(e.listens) > 0
+}

@@ -23,7 +23,9 @@ func listening(n int) (*Hub, *Listener) {
 	h.mu.running = true
 	l := set.Listen(silent{}, 7)
 	l.Prepare([]string{"a", "b"})
+	l.Expect()
 	l.Commit([]Change{{"a", true}})
+	l.expects = false // of b nothing is to be heard
 	h.mu.todo = nil
 	for range n {
 		h.mu.owed = append(h.mu.owed, &request{done: make(chan struct{})})

@@ -26,7 +26,7 @@ type Hub struct {
 		sync.Mutex
 		running  bool // a goroutine connects, or is connected
 		conn     net.Conn
-		channels map[string]map[*Listener]struct{}
+		channels map[string]*channel
 		todo     []*request // not sent yet
 		owed     []*request // sent, in their order
 		asking   *request   // that of todo which asks nothing but for an answer
@@ -43,9 +43,16 @@ type Hub struct {
 	}
 }
 
+// channel is one that is listened to.
+type channel struct {
+	of     map[*Listener]struct{}
+	listen *request // the LISTEN
+}
+
 // request is something to ask the server; an empty text asks for no more than an answer.
 type request struct {
 	sql   string
+	sent  bool
 	epoch uint32
 	err   *pgwire.Error
 	done  chan struct{} // closed when it is answered
@@ -60,35 +67,55 @@ const (
 // maxMessage bounds what the server says at once, in bytes.
 const maxMessage = 1 << 20
 
-// listen adds a listener to a channel.
-func (h *Hub) listen(channel string, l *Listener) *request {
+// listen adds a listener to a channel. When all that it returns is answered, the channel is listened to, and everything that was committed before has
+// arrived: who comes second needs an answer of the server only, and shares that with others.
+func (h *Hub) listen(name string, l *Listener) []*request {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	of := h.mu.channels[channel]
-	if of == nil {
-		of = make(map[*Listener]struct{})
-		h.mu.channels[channel] = of
+	ch := h.mu.channels[name]
+	if ch == nil {
+		ch = &channel{of: make(map[*Listener]struct{})}
+		h.mu.channels[name] = ch
 		h.group.channels.Add(1)
 	}
-	of[l] = struct{}{}
-	return h.requestLocked("LISTEN " + quote(channel))
+	ch.of[l] = struct{}{}
+	if ch.listen == nil || ch.listen.failed() {
+		ch.listen = h.requestLocked("LISTEN " + quote(name))
+	}
+	if !ch.listen.sent {
+		return []*request{ch.listen}
+	}
+	return []*request{ch.listen, h.askLocked()}
+}
+
+// failed reports whether the answer is an error.
+func (r *request) failed() bool {
+	select {
+	case <-r.done:
+		return r.err != nil
+	default:
+		return false
+	}
 }
 
 // unlisten removes a listener from a channel.
-func (h *Hub) unlisten(channel string, l *Listener) {
+func (h *Hub) unlisten(name string, l *Listener) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	of := h.mu.channels[channel]
-	if _, ok := of[l]; !ok {
+	ch := h.mu.channels[name]
+	if ch == nil {
 		return
 	}
-	if delete(of, l); len(of) > 0 {
+	if _, ok := ch.of[l]; !ok {
 		return
 	}
-	delete(h.mu.channels, channel)
+	if delete(ch.of, l); len(ch.of) > 0 {
+		return
+	}
+	delete(h.mu.channels, name)
 	h.group.channels.Add(-1)
 	if h.mu.running {
-		h.requestLocked("UNLISTEN " + quote(channel))
+		h.requestLocked("UNLISTEN " + quote(name))
 	}
 	if len(h.mu.channels) == 0 && h.mu.conn != nil {
 		time.AfterFunc(h.o.Linger, h.unused)
@@ -99,6 +126,10 @@ func (h *Hub) unlisten(channel string, l *Listener) {
 func (h *Hub) ask() *request {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	return h.askLocked()
+}
+
+func (h *Hub) askLocked() *request {
 	if !h.mu.running {
 		r := &request{done: make(chan struct{})}
 		close(r.done)
@@ -229,8 +260,8 @@ func (h *Hub) end(e *pgwire.Error, lost bool) {
 // takeLocked returns who listens; then nobody does.
 func (h *Hub) takeLocked() (all []*Listener) {
 	seen := make(map[*Listener]struct{})
-	for _, of := range h.mu.channels {
-		for l := range of {
+	for _, ch := range h.mu.channels {
+		for l := range ch.of {
 			if _, ok := seen[l]; !ok {
 				seen[l] = struct{}{}
 				all = append(all, l)
@@ -307,7 +338,7 @@ func (h *Hub) next(out []byte) []byte {
 			}
 			h.mu.asking, h.mu.asked = nil, true
 		}
-		r.epoch = h.group.Epoch.Add(1)
+		r.sent, r.epoch = true, h.group.Epoch.Add(1)
 		h.mu.owed = append(h.mu.owed, r)
 		out = pgwire.AppendQuery(out, r.sql)
 	}
@@ -440,7 +471,7 @@ func (h *Hub) notified(msg []byte) error {
 	if !ok {
 		return errMuddle
 	}
-	n := notification{hub: h, channel: string(channel), pid: binary.BigEndian.Uint32(body), message: append([]byte(nil), msg...)}
+	n := notification{channel: string(channel), pid: binary.BigEndian.Uint32(body), message: append([]byte(nil), msg...)}
 	v, heard := h.o.Voice(n.pid)
 	if !heard {
 		return nil
@@ -453,8 +484,10 @@ func (h *Hub) notified(msg []byte) error {
 	}
 	h.mu.Lock()
 	list := h.scratch[:0]
-	for l := range h.mu.channels[n.channel] {
-		list = append(list, l)
+	if ch := h.mu.channels[n.channel]; ch != nil {
+		for l := range ch.of {
+			list = append(list, l)
+		}
 	}
 	h.mu.Unlock()
 	woken := list[:0]

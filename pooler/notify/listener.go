@@ -22,19 +22,14 @@ type Listener struct {
 
 	mu       sync.Mutex
 	channels map[string]bool // true: since a commit; false: prepared
-	own      process         // that has the session's LISTEN under way
+	expects  bool            // what is prepared may be committed: see Expect
 	queue    []entry
 	bytes    int
 	woken    bool // Hear is due
 	over     bool // nothing more is for it
 }
 
-type process struct {
-	hub *Hub
-	pid uint32
-}
-
-// entry is a notification for a session. held: it is from the session itself, in the transaction whose end decides whether it listens.
+// entry is a notification for a session. held: the end of the session's transaction decides whether it listens to that.
 type entry struct {
 	channel string
 	message []byte
@@ -48,8 +43,11 @@ func (s *Set) Listen(to Client, pid uint32) *Listener {
 	return &Listener{set: s, to: to, pid: pid, channels: make(map[string]bool)}
 }
 
-// Prepare has the channels listened to, for a LISTEN that is about to run. It returns what waits until that is so.
-func (l *Listener) Prepare(channels []string) (wait func() *pgwire.Error) {
+// Wait waits for the server. It returns an error where that is lost, or stop was closed.
+type Wait func(stop <-chan struct{}) *pgwire.Error
+
+// Prepare has the channels listened to, for a LISTEN that is about to run. It returns what waits until that is so, and everything that was committed before has arrived.
+func (l *Listener) Prepare(channels []string) Wait {
 	l.mu.Lock()
 	for _, c := range channels {
 		if _, ok := l.channels[c]; !ok {
@@ -60,25 +58,29 @@ func (l *Listener) Prepare(channels []string) (wait func() *pgwire.Error) {
 	var asked []*request
 	for _, h := range l.set.hubs {
 		for _, c := range channels {
-			asked = append(asked, h.listen(c, l))
+			asked = append(asked, h.listen(c, l)...)
 		}
 	}
 	return waitFor(asked)
 }
 
 // Arrive returns what waits until everything that is committed by now has arrived, where somebody listens.
-func (l *Listener) Arrive() (wait func()) {
+func (l *Listener) Arrive() Wait {
 	asked := make([]*request, 0, len(l.set.hubs))
 	for _, h := range l.set.hubs {
 		asked = append(asked, h.ask())
 	}
-	return func() { _ = waitFor(asked)() } // where it fails the session is told otherwise: see Client.Lost
+	return waitFor(asked)
 }
 
-func waitFor(asked []*request) func() *pgwire.Error {
-	return func() (e *pgwire.Error) {
+func waitFor(asked []*request) Wait {
+	return func(stop <-chan struct{}) (e *pgwire.Error) {
 		for _, r := range asked {
-			<-r.done
+			select {
+			case <-r.done:
+			case <-stop:
+				return errStopped
+			}
 			if e == nil {
 				e = r.err
 			}
@@ -97,16 +99,27 @@ func (l *Listener) Knows(c *backend.Conn) bool {
 	return true
 }
 
-// Own notes that the session's LISTEN is about to run on c: what c says from now on may be for the session.
-func (l *Listener) Own(c *backend.Conn) {
+// Expect notes, when everything older has arrived, that what was prepared may be committed from now on: what arrives is kept until that is known. The
+// commit is answered after others may have notified because of it.
+func (l *Listener) Expect() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.own = process{pid: c.PID}
-	for _, h := range l.set.hubs {
-		if v, _ := h.o.Voice(c.PID); v == &c.Voice {
-			l.own.hub = h
+	l.expects = true
+	l.keepLocked(func(e *entry) bool { return !e.held })
+}
+
+// keepLocked drops the entries that keep is false for.
+func (l *Listener) keepLocked(keep func(e *entry) bool) {
+	kept := l.queue[:0]
+	for i := range l.queue {
+		if e := &l.queue[i]; keep(e) {
+			kept = append(kept, *e)
+		} else {
+			l.bytes -= len(e.message) + entryBytes
 		}
 	}
+	clear(l.queue[len(kept):])
+	l.queue = kept
 }
 
 // Change is LISTEN, UNLISTEN, or, without a channel, UNLISTEN *.
@@ -122,8 +135,8 @@ func (l *Listener) Commit(changes []Change) {
 	for _, c := range changes {
 		switch {
 		case c.Listen:
-			_, prepared := l.channels[c.Channel]
-			missed = missed || !prepared
+			listens, prepared := l.channels[c.Channel]
+			missed = missed || !prepared || !listens && !l.expects
 			l.channels[c.Channel] = true
 		case c.Channel == "":
 			for name := range l.channels {
@@ -156,17 +169,11 @@ func (l *Listener) Sweep() {
 // Settle is the end of a transaction, and of all that was to run with it: what is not listened to by now is forgotten. It reports whether anything is.
 func (l *Listener) Settle() (listens bool) {
 	l.mu.Lock()
-	kept := l.queue[:0]
-	for _, e := range l.queue {
-		if l.channels[e.channel] || e.due {
-			e.held = false
-			kept = append(kept, e)
-		} else {
-			l.bytes -= len(e.message) + entryBytes
-		}
-	}
-	clear(l.queue[len(kept):])
-	l.queue, l.own = kept, process{}
+	l.keepLocked(func(e *entry) bool {
+		e.held = false
+		return l.channels[e.channel] || e.due
+	})
+	l.expects = false
 	var left []string
 	for name, listens := range l.channels {
 		if !listens {
@@ -223,7 +230,7 @@ func (l *Listener) hear(n *notification) (wake bool) {
 	defer l.mu.Unlock()
 	listens, known := l.channels[n.channel]
 	held := !listens
-	if !known || l.over || held && l.own != (process{n.hub, n.pid}) {
+	if !known || l.over || held && !l.expects {
 		return false
 	}
 	message := n.message
@@ -256,7 +263,6 @@ func (l *Listener) wake() {
 
 // notification is one on its way to those who listen.
 type notification struct {
-	hub     *Hub
 	channel string
 	pid     uint32 // the server's
 	told    uint32 // the client's, by whom it is as far as is known

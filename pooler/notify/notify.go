@@ -110,7 +110,7 @@ func (g *Group) NewSet(hubs []Options) *Set {
 			o.Alive = 10 * time.Second
 		}
 		h := &Hub{o: o, group: g}
-		h.mu.channels = make(map[string]map[*Listener]struct{})
+		h.mu.channels = make(map[string]*channel)
 		h.wakes.signal = make(chan struct{}, 1)
 		h.work = make(chan struct{}, 1)
 		s.hubs = append(s.hubs, h)
@@ -141,8 +141,9 @@ func (s *Set) Retire() {
 var (
 	errLost = pgwire.Fatalf(pgwire.CodeAdminShutdown, "the connection that listens was lost").WithRoutine("listen_lost").
 		WithDetail("Notifications may have been missed.").WithHint("Connect again, LISTEN, and look at what they are about.")
-	errAway = pgwire.Errorf(pgwire.CodeConnectionFailure, "the connection that listens was lost").WithRoutine("listen_lost").WithHint("LISTEN again.")
-	errFull = pgwire.Fatalf(pgwire.CodeConfigurationLimitExceeded, "too many notifications wait for the client").WithRoutine("listen_full").
-		WithDetail("More than %d bytes of them were not read, or had to wait for the end of the transaction.", maxQueue).
-		WithHint("Read notifications as they come, and don't listen in long transactions. Connect again, LISTEN, and look at what they are about.")
+	errAway    = pgwire.Errorf(pgwire.CodeConnectionFailure, "the connection that listens was lost").WithRoutine("listen_lost").WithHint("LISTEN again.")
+	errStopped = pgwire.Errorf(pgwire.CodeQueryCanceled, "canceling statement due to user request")
+	errFull    = pgwire.Fatalf(pgwire.CodeConfigurationLimitExceeded, "too many notifications wait for the client").WithRoutine("listen_full").
+			WithDetail("More than %d bytes of them were not read, or had to wait for the end of the transaction.", maxQueue).
+			WithHint("Read notifications as they come, and don't listen in long transactions. Connect again, LISTEN, and look at what they are about.")
 )

@@ -234,6 +234,15 @@ func (s *Session) asks(n int) bool {
 func (s *Session) endOnly(how end) bool {
 	switch how {
 	case endSync:
+		if s.listens != nil && s.open {
+			if refusal, wait := s.awaitsEar(s.hearing()); refusal != nil {
+				s.refuseUnit(refusal, true)
+				return true
+			} else if wait {
+				return false
+			}
+			s.listens.sent()
+		}
 		s.sync()
 	case endFlush:
 		if s.conn != nil && s.open {

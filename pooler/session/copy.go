@@ -275,7 +275,14 @@ func (s *Session) copyStart() bool {
 			return true
 		}
 	}
-	if refusal, ok := s.acquire(s.copy.plan); refusal != nil || !ok {
+	h := s.hearing()
+	h.in = h.in || s.copy.extended // a Sync follows
+	refusal, wait := s.awaitsEar(h)
+	ok := refusal == nil && !wait
+	if ok {
+		refusal, ok = s.acquire(s.copy.plan)
+	}
+	if !ok {
 		s.dropItems()
 		if refusal != nil {
 			s.copyRefuse(refusal)

@@ -200,6 +200,7 @@ func (s *Session) cancel(e *pgwire.Error) {
 	case s.wait == waitBackend:
 		s.drv.Withdraw()
 		s.CheckoutFailed(e)
+	case s.wait == waitJob && s.listens.hushed(e): // Resume follows
 	case s.copy.mode == copyUndecided: // no server knows of it yet
 		s.copyRefuse(e)
 		s.drain()
@@ -388,7 +389,9 @@ func (s *Session) Lost(err error) {
 		s.finish()
 		s.drain()
 	case open: // also where what follows waits for the answers to what was sent: its Sync is to come
-		s.wait = waitNothing
+		if s.wait != waitJob { // whose end is to come, and is nobody else's
+			s.wait = waitNothing
+		}
 		s.unit.internalDone, s.unit.internal = false, nil
 		s.unit.failed = true
 		s.refuseLost(e, left)

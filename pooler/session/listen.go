@@ -16,10 +16,10 @@ import (
 
 // Ear is how a session listens. Its methods return at once; what they return to wait by does not. *notify.Listener is one.
 type Ear interface {
-	// Prepare has channels listened to, for a LISTEN that is about to run.
-	Prepare(channels []string) (wait func() *pgwire.Error)
-	// Own notes that the session's LISTEN is about to run on c.
-	Own(c *backend.Conn)
+	// Prepare has channels listened to, for a LISTEN that is about to run. What waits for that waits as Arrive does, too.
+	Prepare(channels []string) notify.Wait
+	// Expect notes that what was prepared may be committed from now on.
+	Expect()
 	// Commit takes over what a transaction did.
 	Commit(changes []notify.Change)
 	// Sweep notes that what has arrived is for the client whatever it listens to from now on.
@@ -27,7 +27,7 @@ type Ear interface {
 	// Settle is when nothing more is to be committed of what was prepared. It reports whether anything is listened to.
 	Settle() (listens bool)
 	// Arrive waits until everything that is committed by now has arrived.
-	Arrive() (wait func())
+	Arrive() notify.Wait
 	// Knows reports whether what arrives from c from now on is by the session.
 	Knows(c *backend.Conn) bool
 	// Next is the next notification for the client, as a message; nil = there is none.
@@ -45,6 +45,11 @@ type listens struct {
 	prepared map[string]struct{}
 	// refused is why they are not.
 	refused *pgwire.Error
+	// expects: what is about to run may commit a LISTEN, and the ear knows.
+	expects bool
+	// stop ends the waiting for the ear; nil = there is none. cancelled is why it was ended.
+	stop      chan struct{}
+	cancelled *pgwire.Error
 	// speaks: something ran in the transaction that may notify. awaits: it is about to end, with tx, once that has arrived.
 	speaks, awaits bool
 	tx             pgwire.TxStatus
@@ -71,96 +76,156 @@ var (
 	errCantListen = pgwire.Errorf(pgwire.CodeFeatureNotSupported, "LISTEN is not supported here").WithRoutine("listen")
 )
 
-// awaitsChannels sees to it that the channels are listened to that m is about to LISTEN to. It reports whether the session has to wait for that.
-func (s *Session) awaitsChannels(m *parser.Message) (refusal *pgwire.Error, wait bool) {
-	if s.acct.Session {
-		return nil, false
-	}
-	var channels []string
-	for _, st := range m.Statements {
-		switch {
-		case st.Kind == parser.Listen && !s.listens.has(st.Name):
-			channels = append(channels, st.Name)
-		case st.Kind == parser.Unlisten && s.awaitsSweep():
-			return nil, true
+// hearing is what statements that are about to run ask of the ear.
+type hearing struct {
+	channels []string // to LISTEN to that are not listened to yet
+	sweeps   bool     // UNLISTEN
+	commits  bool     // a LISTEN, maybe
+	pending  bool     // behind them there may be one to be committed
+	in       bool     // behind them there is a transaction block
+}
+
+// hearing is where the session stands before it runs anything more. In the midst of a pipeline that is not known.
+func (s *Session) hearing() hearing {
+	return hearing{in: s.tx != pgwire.TxIdle && !s.open, pending: s.tx != pgwire.TxFailed || s.open}
+}
+
+// sees adds a statement.
+func (h *hearing) sees(s *Session, st *parser.Statement) {
+	switch st.Kind {
+	case parser.Listen:
+		if !s.listens.has(st.Name) {
+			h.channels = append(h.channels, st.Name)
 		}
+		h.pending = true
+	case parser.Unlisten:
+		h.sweeps = true
+	case parser.Begin:
+		h.in = true
+	case parser.RollbackTo:
+		h.pending = true
+	case parser.Commit, parser.Rollback, parser.PrepareTx:
+		h.commits = h.commits || h.pending && st.Kind == parser.Commit
+		h.pending, h.in = false, st.Tx != nil && st.Tx.Chain
+	default: // neither listens nor commits
 	}
-	if channels == nil {
-		return nil, false
-	}
-	return s.prepareChannels(channels)
 }
 
-// awaitsSweep waits, in front of UNLISTEN, for what the session has listened to so far.
-func (s *Session) awaitsSweep() bool {
-	l := s.listens
-	if l == nil || l.swept {
-		return false
+// awaitsQuery sees to it that the ear is ready for m, which is about to run. It reports whether the session has to wait for that.
+func (s *Session) awaitsQuery(m *parser.Message) (refusal *pgwire.Error, wait bool) {
+	h := s.hearing()
+	h.commits = m.Unparsable != nil
+	for _, st := range m.Statements {
+		h.sees(s, st)
 	}
-	ready := l.ear.Arrive()
-	l.swept = true
-	if s.drv.Offload(func() { ready(); l.ear.Sweep() }, Waits) {
-		return false
-	}
-	s.wait = waitJob
-	return true
+	return s.awaitsEar(h)
 }
 
-// awaitsExecuted is awaitsChannels for what the batch at hand executes.
+// awaitsExecuted is awaitsQuery for what the batch at hand executes.
 func (s *Session) awaitsExecuted() (refusal *pgwire.Error, wait bool) {
-	if s.acct.Session {
-		return nil, false
-	}
-	var channels []string
+	h := s.hearing()
 	for i := range s.unit.items {
 		it := &s.unit.items[i]
 		if it.typ != pgwire.MsgExecute {
 			continue
 		}
-		switch st := it.statement(); {
-		case st == nil:
-		case st.Kind == parser.Listen && !s.listens.has(st.Name):
-			channels = append(channels, st.Name)
-		case st.Kind == parser.Unlisten && s.awaitsSweep():
-			return nil, true
+		if st := it.statement(); st != nil {
+			h.sees(s, st)
 		}
 	}
-	if channels == nil {
-		return nil, false
-	}
-	return s.prepareChannels(channels)
+	return s.awaitsEar(h)
 }
 
-func (s *Session) prepareChannels(channels []string) (refusal *pgwire.Error, wait bool) {
+// awaitsEar sees to it, in front of LISTEN, that the channels are listened to; in front of UNLISTEN, that all has arrived that the session has listened to so
+// far; and in front of what may commit a LISTEN, that all has arrived that is not for the session: what arrives later is.
+func (s *Session) awaitsEar(h hearing) (refusal *pgwire.Error, wait bool) {
+	l := s.listens
+	if l == nil && h.channels == nil || s.acct.Session {
+		return nil, false
+	}
+	if l != nil {
+		e := l.cancelled
+		if e == nil {
+			e = l.refused
+		}
+		if l.cancelled, l.refused = nil, nil; e != nil {
+			l.expects, l.swept = false, false
+			if s.conn != nil && !s.begun && !s.open && !s.holds() { // nothing was asked of it, and nothing will be
+				s.release()
+			}
+			return e, false
+		}
+		if h.sweeps && !l.swept {
+			l.swept = true
+			ear := l.ear
+			return nil, s.awaits(ear.Arrive(), func(*pgwire.Error) { ear.Sweep() })
+		}
+	}
+	commits := h.commits || h.pending && !h.in
+	if h.channels == nil {
+		if !commits || l.expects || len(l.prepared) == 0 {
+			return nil, false
+		}
+		l.expects = true
+		ear := l.ear
+		return nil, s.awaits(ear.Arrive(), func(*pgwire.Error) { ear.Expect() }) // who misses something is told otherwise: see Client.Lost of package notify
+	}
 	if s.visit.account != nil {
 		return errVisitListens, false
 	}
-	if s.listens == nil {
+	if l == nil {
 		ear := s.drv.Ear(s.acct)
 		if ear == nil {
 			return errCantListen, false
 		}
-		s.listens = &listens{ear: ear, prepared: make(map[string]struct{})}
+		l = &listens{ear: ear, prepared: make(map[string]struct{})}
+		s.listens = l
 	}
-	l := s.listens
-	if e := l.refused; e != nil {
-		l.refused = nil
-		return e, false
-	}
-	ready := l.ear.Prepare(channels)
-	job := func() {
-		if l.refused = ready(); l.refused == nil {
-			for _, c := range channels {
-				l.prepared[c] = struct{}{}
-			}
+	l.expects = commits
+	channels := h.channels
+	wait = s.awaits(l.ear.Prepare(channels), func(e *pgwire.Error) {
+		if l.refused = e; e != nil {
+			return
 		}
-	}
-	if s.drv.Offload(job, Waits) {
+		for _, c := range channels {
+			l.prepared[c] = struct{}{}
+		}
+		if commits {
+			l.ear.Expect()
+		}
+	})
+	if !wait {
 		refusal, l.refused = l.refused, nil
-		return refusal, false
 	}
+	return refusal, wait
+}
+
+// awaits waits for the ear, and has it done what is to be done then. It returns false where that is so already.
+func (s *Session) awaits(ready notify.Wait, then func(e *pgwire.Error)) bool {
+	stop := make(chan struct{})
+	if s.drv.Offload(func() { then(ready(stop)) }, Waits) {
+		return false
+	}
+	s.listens.stop = stop
 	s.wait = waitJob
-	return nil, true
+	return true
+}
+
+// sent notes that what was waited for is on its way, or is not to come.
+func (l *listens) sent() {
+	if l != nil {
+		l.expects, l.refused, l.cancelled = false, nil, nil
+	}
+}
+
+// hushed ends the waiting for the ear, for e. It returns false where the session does not wait for that.
+func (l *listens) hushed(e *pgwire.Error) bool {
+	if l == nil || l.stop == nil {
+		return false
+	}
+	close(l.stop)
+	l.stop, l.cancelled = nil, e
+	return true
 }
 
 // has reports whether a channel is prepared.
@@ -183,12 +248,7 @@ func (s *Session) awaitsVoice(plan sharding.Plan) bool {
 	if l.ear.Knows(s.conn) {
 		return false
 	}
-	ready := l.ear.Arrive()
-	if s.drv.Offload(ready, Waits) {
-		return false
-	}
-	s.wait = waitJob
-	return true
+	return s.awaits(l.ear.Arrive(), func(*pgwire.Error) {})
 }
 
 // awaitsArrival waits, at the end of a transaction that may have notified, for what the session hears of itself: PostgreSQL tells that in front of
@@ -200,7 +260,7 @@ func (s *Session) awaitsArrival(tx pgwire.TxStatus) bool {
 	}
 	l.speaks = false
 	ready := l.ear.Arrive()
-	if s.drv.Offload(ready, Waits) {
+	if s.drv.Offload(func() { _ = ready(nil) }, Waits) { // it has run: there is nothing to be cancelled
 		return false
 	}
 	l.awaits, l.tx = true, tx
@@ -211,8 +271,11 @@ func (s *Session) awaitsArrival(tx pgwire.TxStatus) bool {
 // ending reports whether the session waits by awaitsArrival.
 func (s *Session) ending() bool { return s.listens != nil && s.listens.awaits }
 
-// arrived goes on behind awaitsArrival.
+// arrived goes on behind awaits, and behind awaitsArrival.
 func (s *Session) arrived() {
+	if s.listens != nil {
+		s.listens.stop = nil
+	}
 	if s.ending() && s.phase == phaseReady {
 		s.listens.awaits = false
 		s.ended(s.listens.tx)
@@ -289,7 +352,7 @@ func (l *listens) end(committed bool) {
 func (s *Session) settleListens() {
 	l := s.listens
 	l.end(!s.unit.failed)
-	l.speaks, l.swept, l.refused = false, false, nil
+	l.speaks, l.swept = false, false
 	clear(l.prepared)
 	l.mute = !l.ear.Settle()
 }
@@ -298,6 +361,9 @@ func (s *Session) settleListens() {
 func (s *Session) deaf() {
 	if l := s.listens; l != nil {
 		s.listens = nil
+		if l.stop != nil {
+			close(l.stop)
+		}
 		l.ear.Close()
 	}
 }

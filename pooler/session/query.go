@@ -173,7 +173,7 @@ func (s *Session) awaitsSoFar() bool {
 // sendQuery runs a simple Query on a backend as plan says.
 func (s *Session) sendQuery(m *parser.Message, plan sharding.Plan, frame []byte) bool {
 	if !s.unit.internalDone {
-		if refusal, wait := s.awaitsChannels(m); refusal != nil {
+		if refusal, wait := s.awaitsQuery(m); refusal != nil {
 			s.refuseUnit(refusal, true)
 			return true
 		} else if wait {
@@ -223,6 +223,7 @@ func (s *Session) sendQuery(m *parser.Message, plan sharding.Plan, frame []byte)
 		exec.Call(s.conn, 0)
 	}
 	s.open = false
+	s.listens.sent()
 	s.wait = waitAnswer
 	s.drv.ToBackend(s.conn, frame)
 	return true

@@ -247,6 +247,7 @@ func (s *Session) runBatch(plan sharding.Plan, how end) bool {
 	case endOpen:
 		s.open = true
 	}
+	s.listens.sent()
 	s.send(out)
 	s.unit.sent = len(out)
 	s.conn.Flush()

@@ -213,6 +213,7 @@ func (s *Session) finish() {
 	}
 	s.report()
 	s.clock.unitStart, s.clock.query, s.clock.cancelled = 0, 0, false
+	s.listens.sent()
 	s.settleNames()
 	s.drop(s.unit.late)
 	s.unit.reset()

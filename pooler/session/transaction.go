@@ -236,9 +236,6 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 		s.noteParsing(st)
 		s.moves(st)
 		if t != 0 {
-			if st.Kind == parser.Listen && s.listens != nil {
-				s.listens.ear.Own(s.conn)
-			}
 			s.conn.Taint(t)
 			s.fixed = s.fixed || t != backend.TaintSQLPrepare
 			if t&strange != 0 {
