@@ -4,6 +4,8 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/jackc/pgx/v5/pgproto3"
+
 	"github.com/pgkennel/pgkennel/internal/pgtest"
 )
 
@@ -142,6 +144,30 @@ func TestHarmfulCodeIsNoticed(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Who changes tables is never ended for our reading them: it gives way before PostgreSQL looks for a deadlock.
+func TestReadingCodeGivesWay(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{schema: "CREATE TABLE seen (id int); CREATE VIEW seeing AS SELECT id FROM seen; CREATE TABLE changed (id int DEFAULT 1)"})
+	direct := s.shards[0].Connect(t, pgtest.Login{User: pgtest.Superuser, Database: s.shards[0].db})
+	run := func(sql string) {
+		t.Helper()
+		if e := pgtest.Failure(direct.Query(sql)); e != nil {
+			t.Fatalf("%s: %s", sql, e.Message)
+		}
+	}
+	run("SET deadlock_timeout = '700ms'")
+	run("BEGIN")
+	run("LOCK TABLE changed")
+	c := s.connect(t)
+	c.Send(&pgproto3.Query{String: "SELECT FROM changed WHERE EXISTS (SELECT FROM seeing)"})
+	// The reading has locked the table of the view, and waits for the other.
+	eventually(t, "the reading waits", func() bool {
+		return s.shards[0].rows(t, "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE 'BEGIN ISOLATION LEVEL%'")[0] == "1"
+	})
+	run("LOCK TABLE seen")
+	run("COMMIT")
 }
 
 // What is pinned by code stays: the session keeps its temporary table and its lock.

@@ -24,6 +24,10 @@ const (
 	maxCatalogMessage = 1 << 20 // bytes of a message
 )
 
+// catalogLockTimeout is well below PostgreSQL's deadlock_timeout, of a second: who changes a table, and waits for our locks or our snapshot while we wait for
+// the table, is not who PostgreSQL ends.
+const catalogLockTimeout = "400ms"
+
 var (
 	errNoCancel    = errors.New("catalog queries are not cancelled")
 	errWrongAnswer = errors.New("the server's answer is not to the question")
@@ -82,13 +86,13 @@ func (c *catalog) close(ctx context.Context) {
 }
 
 // query runs the statements in one round trip and one snapshot, and hands the rows of the i-th to the i-th function.
-// The fields are text, valid during the call only; NULL is nil.
+// The fields are text, valid during the call only; NULL is nil. It does not wait for a table's lock for long: 55P03.
 func (c *catalog) query(ctx context.Context, statements statements) error {
 	var sql strings.Builder
 	// Names are spelt out by schema nowhere else; a user's search_path must not hide the catalogs. Standard strings
 	// are what our literals are written in.
 	sql.WriteString("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SET LOCAL search_path TO pg_catalog;" +
-		"SET LOCAL standard_conforming_strings TO on; SET LOCAL jit TO off;")
+		"SET LOCAL standard_conforming_strings TO on; SET LOCAL jit TO off; SET LOCAL lock_timeout TO '" + catalogLockTimeout + "';")
 	for i := range statements {
 		sql.WriteString(statements[i].sql)
 		sql.WriteByte(';')

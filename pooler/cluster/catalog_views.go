@@ -10,8 +10,8 @@ import (
 )
 
 // sqlDefinitions reads the queries of views, with every name qualified, since search_path is pg_catalog. It takes a lock
-// on each table that they read, and so is asked for a few views at a time, and does not wait.
-const sqlDefinitions = `SET LOCAL lock_timeout TO '1s'; SELECT n.nspname, c.relname, pg_get_viewdef(c.oid)
+// on each table that they read, and so is asked for a few views at a time.
+const sqlDefinitions = `SELECT n.nspname, c.relname, pg_get_viewdef(c.oid)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind IN ('v', 'm') AND (n.nspname, c.relname) IN (%s)`
 
 // definitionsAtOnce bounds the locks of one reading: PostgreSQL has room for 64 a connection, unless told otherwise.

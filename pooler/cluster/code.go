@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/pgkennel/pgkennel/parser/judge"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/pool"
 )
 
@@ -73,8 +74,11 @@ func (c *Cluster[C]) codeLoop(ctx context.Context) {
 		} else {
 			retry = min(max(2*retry, time.Second), maxCodeRetry)
 			level := c.log().Warn
-			if errors.Is(err, errNoService) {
+			switch {
+			case errors.Is(err, errNoService):
 				level = c.log().Debug
+			case sqlstate(err) == pgwire.CodeLockNotAvailable: // somebody is changing a table
+				level, retry = c.log().Debug, time.Second
 			}
 			level("functions and triggers not read", "retry_in", retry, "error", err)
 			again.Reset(retry)

@@ -1,4 +1,5 @@
-"""Has isolationtester tell sessions by their application_name where it looks for who waits for a lock: through a pooler a process id says nothing."""
+"""Has isolationtester tell sessions by their application_name where it looks for who waits for a lock: through a pooler a process id says nothing.
+As in the original, who asks is none of those that are waited for: REINDEX CONCURRENTLY waits for the snapshot of just that question."""
 
 import sys
 
@@ -23,7 +24,7 @@ replace(
     '''	initPQExpBuffer(&wait_query);
 	appendPQExpBufferStr(&wait_query,
 						 "SELECT coalesce(bool_or(pg_isolation_test_session_is_blocked(pid, ARRAY("
-						 "SELECT pid FROM pg_stat_activity WHERE application_name LIKE regexp_replace($1, '[^/]*$', '%')))), false)"
+						 "SELECT pid FROM pg_stat_activity WHERE application_name LIKE regexp_replace($1, '[^/]*$', '%') AND application_name NOT LIKE '%/control connection'))), false)"
 						 " FROM pg_stat_activity WHERE application_name = $1");
 ''',
 )

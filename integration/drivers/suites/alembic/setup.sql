@@ -1,0 +1,2 @@
+create extension hstore;
+create schema test_schema;
