@@ -204,8 +204,8 @@ func TestSlowLogins(t *testing.T) {
 				return stall(hello[:9], 0)(t, encrypted(t, nc, ca))
 			}, late},
 			"startup":               {stall(hello, 'R'), late},
-			"half of SCRAM":         {stall(append(hello[:len(hello):len(hello)], scram[:20]...), 'R'), late},
-			"SCRAM's first message": {stall(append(hello[:len(hello):len(hello)], scram...), 'R'), "R, " + late},
+			"half of SCRAM":         {stall(append(slices.Clip(hello), scram[:20]...), 'R'), late},
+			"SCRAM's first message": {stall(append(slices.Clip(hello), scram...), 'R'), "R, " + late},
 		} {
 			nc := raw(t, s.addr)
 			all.Go(func() {

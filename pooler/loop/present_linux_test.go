@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"io"
 	"net"
+	"slices"
 	"testing"
 	"time"
 
@@ -22,9 +23,9 @@ func TestHalfClosed(t *testing.T) {
 		"reads": func(w *wire, us net.Conn, _ *Client, server net.Conn) {
 			halve(us)
 			w.until(us, pgwire.MsgParameterStatus)
-			server.Write(append(append(begun[:len(begun):len(begun)], row...), end...)) //nolint:errcheck // what is read tells
+			server.Write(append(append(slices.Clip(begun), row...), end...)) //nolint:errcheck // what is read tells
 			w.ready(us)
-			us.SetReadDeadline(time.Now().Add(closeTimeout / 2)) //nolint:errcheck // the read tells
+			us.SetReadDeadline(time.Now().Add(closeTimeout / 2))   //nolint:errcheck // the read tells
 			if n, err := us.Read(make([]byte, 1)); err != io.EOF { //nolint:errorlint // as it comes
 				w.t.Errorf("behind the answer: %d bytes, %v", n, err)
 			}
@@ -36,7 +37,7 @@ func TestHalfClosed(t *testing.T) {
 			us.Close()
 		},
 		"reads nothing": func(_ *wire, us net.Conn, _ *Client, server net.Conn) {
-			go server.Write(append(begun[:len(begun):len(begun)], bytes.Repeat(row, 300)...)) //nolint:errcheck // as far as it is read
+			go server.Write(append(slices.Clip(begun), bytes.Repeat(row, 300)...)) //nolint:errcheck // as far as it is read
 			halve(us)
 		},
 	} {

@@ -198,7 +198,9 @@ func FuzzDecodeSmall(f *testing.F) {
 	for _, seed := range [][]byte{
 		AppendQuery(nil, "select 1"), AppendDescribe(nil, TargetStatement, "s"), AppendExecute(nil, "p", 3), AppendReadyForQuery(nil, TxIdle),
 		AppendParameterStatus(nil, "a", "b"), AppendBackendKeyData(nil, 1, []byte("abcd")), AppendParameterDescription(nil, []uint32{1}),
-		AppendNegotiateProtocolVersion(nil, Version30, []string{"a"}), AppendNegotiateProtocolVersion(nil, 2, []string{"", "b"}), {0, 0, 0, 0, 0, 3, 0, 2, 255, 255, 255, 255, 0}, AppendCopyInResponse(nil, FormatText, 2), AppendSASLInitialResponse(nil, "M", "d"),
+		AppendNegotiateProtocolVersion(nil, Version30, []string{"a"}), AppendNegotiateProtocolVersion(nil, 2, []string{"", "b"}),
+		{0, 0, 0, 0, 0, 3, 0, 2, 255, 255, 255, 255, 0},
+		AppendCopyInResponse(nil, FormatText, 2), AppendSASLInitialResponse(nil, "M", "d"),
 	} {
 		f.Add(seed[HeaderBytes:])
 	}

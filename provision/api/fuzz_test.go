@@ -14,8 +14,13 @@ import (
 func FuzzOrder(f *testing.F) {
 	for _, seed := range [][2]string{
 		{`{"name":"acme","limits":{"cpu":"0.5","memory":"256MB","disk":1024,"io":"1MB","connections":5},"suspend_after":"7d","every":90}`, "now=true"},
-		{`{"limits":{"cpu":"-1"}}`, "lines=-1&limit=99999999999999999999"}, {`{"limits":{"memory":1e400}}`, "follow=maybe"}, {`{} {}`, "now=1&now=1"},
-		{`{"suspend_after":"99999d"}`, "x=%zz"}, {`[`, ";"}, {``, ``}, {`null`, ``},
+		{`{"limits":{"cpu":"-1"}}`, "lines=-1&limit=99999999999999999999"},
+		{`{"limits":{"memory":1e400}}`, "follow=maybe"},
+		{`{} {}`, "now=1&now=1"},
+		{`{"suspend_after":"99999d"}`, "x=%zz"},
+		{`[`, ";"},
+		{``, ``},
+		{`null`, ``},
 	} {
 		f.Add(seed[0], seed[1])
 	}

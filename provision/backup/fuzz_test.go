@@ -45,7 +45,7 @@ func FuzzHistory(f *testing.F) {
 		if list, err := parseHistory([]byte(text)); err == nil {
 			var b strings.Builder
 			for _, x := range list {
-				fmt.Fprintf(&b, "%d\t%X/%X\twhy\n", x.timeline, x.at>>32, uint32(x.at)) //nolint:gosec // its low half
+				fmt.Fprintf(&b, "%d\t%X/%X\twhy\n", x.timeline, x.at>>32, uint32(x.at))
 			}
 			again, err := parseHistory([]byte(b.String()))
 			if err != nil || fmt.Sprint(again) != fmt.Sprint(list) {
@@ -56,7 +56,7 @@ func FuzzHistory(f *testing.F) {
 			t.Errorf("%q is %v", text, s)
 		}
 		if n, err := parseLSN(text); err == nil {
-			if again, err := parseLSN(fmt.Sprintf("%X/%X", n>>32, uint32(n))); err != nil || again != n { //nolint:gosec // its low half
+			if again, err := parseLSN(fmt.Sprintf("%X/%X", n>>32, uint32(n))); err != nil || again != n {
 				t.Errorf("%q is %d, and then %d, %v", text, n, again, err)
 			}
 		}
