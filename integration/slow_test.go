@@ -345,9 +345,11 @@ func TestHalfClosed(t *testing.T) {
 				ends func(nc net.Conn)
 				want string // what is heard then
 			}{
-				"idle":                   {"", half, ""},
-				"in a message":           {"Q\x00\x00\x00\x50SELECT", half, ""},
-				"in a transaction":       {string(honest('Q', "BEGIN; SELECT 1\x00")), half, "C, T, D, C, ZT"},
+				"idle":             {"", half, ""},
+				"in a message":     {"Q\x00\x00\x00\x50SELECT", half, ""},
+				"in a transaction": {string(honest('Q', "BEGIN; SELECT 1\x00")), half, "C, T, D, C, ZT"},
+				"behind a COPY that failed": {string(slices.Concat(honest('P', "\x00COPY notes FROM STDIN\x00\x00\x00"), honest('B', "\x00\x00\x00\x00\x00\x00\x00\x00"),
+					honest('E', "\x00\x00\x00\x00\x00"), honest('S', ""), honest('f', "no\x00"))), half, "1, 2, G, ERROR 57014"},
 				"in a COPY":              {string(honest('Q', "COPY notes FROM STDIN\x00")), half, "G"},
 				"behind a Flush":         {string(append(honest('P', "\x00SELECT 1\x00\x00\x00"), honest('H', "")...)), half, "1"},
 				"before the answer":      {sleep("0.2") + sleep("0.2"), half, "T, D, C, ZI, T, D, C, ZI"},

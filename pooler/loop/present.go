@@ -110,7 +110,8 @@ func (c *Client) present(x *presence, unread time.Duration) (again bool) {
 			after = halfProbe
 		}
 		x.probed = x.probed || c.now-x.since > int64(after) && c.sess.Probe()
-		if peer.gone || half && c.now-x.reads > int64(unread) {
+		pointless := c.over && c.sess.ReadsOn() && c.now-x.since > int64(halfProbe)
+		if peer.gone || pointless || half && c.now-x.reads > int64(unread) {
 			c.sess.Gone()
 			bareOf(c.conn()).Close() // nothing gets to it any more
 		}

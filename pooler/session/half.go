@@ -15,6 +15,10 @@ func (s *Session) AwaitsClient() bool {
 	return true
 }
 
+// ReadsOn reports whether the session handles what its client says next. If it does not await that, there are answers to come in the middle of a batch, or the
+// server awaits more of the client, too: behind a COPY that has failed, say.
+func (s *Session) ReadsOn() bool { return s.work == nil || !s.blocked() }
+
 // Probe tells the client of a parameter that is as it was, for its system to say whether it is still there. It returns false where nothing can be said now.
 func (s *Session) Probe() bool {
 	if b := s.Backend(); s.phase != phaseReady || b != nil && b.MidMessage() {
