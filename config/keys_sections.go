@@ -105,7 +105,7 @@ var tcpSection = newSection(section{
 		{name: "time", kind: kMillis, min: 1, example: `60_000`, doc: "Idle time before the first probe. Not set: the system's, as for the rest."},
 		{name: "interval", kind: kMillis, min: 1, example: `10_000`, doc: "Time between probes."},
 		{name: "retries", kind: kInt, min: 1, max: 127, example: `5`, doc: "Probes without an answer after which the connection is dead."},
-		{name: "user_timeout", kind: kMillis, min: 1, max: 1<<31 - 1, example: `30_000`, doc: "Time after which data without acknowledgement kills the connection."},
+		{name: "user_timeout", kind: kMillis, min: 1, max: 1<<31 - 1, example: `30_000`, doc: "Time after which data without acknowledgement kills the connection; likewise that of a client that has shut down its sending half and reads nothing (not set: a minute)."},
 		{name: "congestion_control", kind: kText, example: `"bbr"`, doc: "Name of the congestion control algorithm, such as bbr."},
 	},
 })

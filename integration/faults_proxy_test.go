@@ -6,7 +6,9 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/pgkennel/pgkennel/internal/pgtest"
 )
@@ -24,6 +26,8 @@ type proxy struct {
 	flow   chan struct{} // closed while bytes flow
 	speech chan struct{} // closed while what servers say is passed on
 	asked  []string      // what pgkennel wrote, write by write, since hear
+
+	trickles atomic.Bool // what servers say comes a byte at a time
 }
 
 // wire is one connection through the proxy.
@@ -241,8 +245,16 @@ func (w *wire) say(b []byte) bool {
 			b = b[f.after:]
 		}
 	}
-	_, err := w.client.Write(b)
-	return err == nil
+	for n := len(b); len(b) > 0; b = b[n:] {
+		if w.p.trickles.Load() {
+			n = 1
+			time.Sleep(time.Millisecond) // a packet each
+		}
+		if _, err := w.client.Write(b[:n]); err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 func (w *wire) cut(reset bool) {

@@ -2,6 +2,7 @@ package integration
 
 import (
 	"bytes"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -256,29 +257,44 @@ func TestHostileSlowReader(t *testing.T) {
 	eventually(t, "the server is free", func() bool { return !waits() })
 }
 
-// Thousands of connections that do nothing cost some memory each, and nobody's time; they are closed when their time is over.
+var idlers = flag.Int("idlers", 0, "how many connections do not log in; 0 = as many as a run of all tests can afford")
+
+// Thousands of connections that do nothing cost some memory each, for as long as client_login_timeout says, and nobody's time: others log in meanwhile.
 func TestHostileIdlers(t *testing.T) {
 	t.Parallel()
-	n := 5000
+	n, timeout := 5000, 4*time.Second
 	if raceEnabled {
 		n = 1000
 	}
-	s := hostileStand(t, "client_login_timeout = 4_000")
+	if *idlers > 0 {
+		n, timeout = *idlers, time.Duration(*idlers)*time.Millisecond
+	}
+	s := hostileStand(t, fmt.Sprintf("client_login_timeout = %d", timeout.Milliseconds()))
 	s.witness(t)
+	protocols[0].play(t, s.connect(t), "SELECT 1", "1; SELECT 1; I")
+	before, threads := s.memory(t), s.metric(t, "go_goroutines")
 	conns := make([]net.Conn, 0, n)
+	slowest := time.Duration(0)
 	s.grows(t, n*(48<<10), func(look func()) {
-		for range n {
+		for i := range n {
 			nc, err := net.DialTimeout("tcp", s.addr, patience)
 			if err != nil {
 				t.Fatal(err)
 			}
 			conns = append(conns, nc)
+			if i%(n/20) == 0 {
+				begun := time.Now()
+				c := s.connect(t)
+				protocols[0].play(t, c, "SELECT 1", "1; SELECT 1; I")
+				slowest = max(slowest, time.Since(begun))
+				c.Close()
+			}
 		}
 		look()
-		protocols[0].play(t, s.connect(t), "SELECT 1", "1; SELECT 1; I")
 	})
+	t.Logf("%.0f goroutines, %d before; the slowest login of another took %v", s.metric(t, "go_goroutines"), int(threads), slowest)
 	for i, nc := range conns {
-		nc.SetReadDeadline(time.Now().Add(patience)) //nolint:errcheck // ReadAll tells
+		nc.SetReadDeadline(time.Now().Add(timeout + patience)) //nolint:errcheck // ReadAll tells
 		if got := listen(t, nc); got != "FATAL 57014" {
 			t.Errorf("connection %d: %q", i, got)
 			break
@@ -288,4 +304,13 @@ func TestHostileIdlers(t *testing.T) {
 		nc.Close()
 	}
 	eventually(t, "their descriptors are free", func() bool { return len(descriptors(s.process.cmd.Process.Pid)) < 100 })
+	eventually(t, "and so are their goroutines", func() bool { return s.metric(t, "go_goroutines") < threads+20 })
+	if *idlers > 0 {
+		least := s.memory(t)
+		eventually(t, "and their memory, but for what Go keeps of goroutines and descriptors", func() bool {
+			least = min(least, s.memory(t))
+			return least < before+2*n<<10
+		})
+		t.Logf("%d kB stay", (least-before)>>10)
+	}
 }

@@ -177,6 +177,7 @@ func New(ctx context.Context, o Options) (*Pooler, error) {
 		Epoch:  p.ears.Epoch,
 		Left:   func() { p.clients.Add(-1) },
 		Source: source{p}, Shared: p.shared, Log: o.Log, RollbackTimeout: int64(cfg.Timeouts.Rollback), Pollers: pollers(&o, cfg), Ring: o.Ring,
+		UnreadTimeout: func() time.Duration { return p.state.Load().cfg.TCP.UserTimeout },
 	})
 	p.console = admin.New(admin.Options{Inspector: inspector{p: p}, Controller: controller{p: p}, Now: time.Now, Log: o.Log})
 	if o.Directory != nil {

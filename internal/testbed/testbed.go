@@ -208,16 +208,36 @@ func (s *Stand) Start() *pooler.Pooler {
 	return p
 }
 
-// DriverOf chooses the driver of a stand by the name of its test, so that a test runs on the same one each time. A third of them runs on
-// each. All have to pass every test: make integration runs all on each.
+var drivers = [...]string{"goroutines", "epoll", "uring"}
+
+// EachDriver runs f on every driver, beside each other.
+func EachDriver(t *testing.T, f func(t *testing.T)) {
+	t.Helper()
+	for _, name := range drivers {
+		if *driver == "" || *driver == name {
+			t.Run(name, func(t *testing.T) {
+				t.Parallel()
+				f(t)
+			})
+		}
+	}
+}
+
+// DriverOf chooses the driver of a stand: the one that its test is named after, in EachDriver, or any by the name, so that a test runs on the same one each
+// time. A third of them runs on each. All have to pass every test: make integration runs all on each.
 func DriverOf(t testing.TB) string {
 	t.Helper()
 	if *driver != "" {
 		return *driver
 	}
+	for _, name := range drivers {
+		if strings.Contains(t.Name()+"/", "/"+name+"/") {
+			return name
+		}
+	}
 	name := fnv.New32a()
 	name.Write([]byte(t.Name()))
-	chosen := []string{"goroutines", "epoll", "uring"}[name.Sum32()%3]
+	chosen := drivers[name.Sum32()%3]
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log("it ran on -driver=" + chosen)

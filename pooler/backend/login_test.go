@@ -438,6 +438,9 @@ func FuzzLogin(f *testing.F) {
 	f.Add(join(pgwire.AppendAuthenticationMD5(nil, [4]byte{1}), welcome()))
 	f.Add(join(pgwire.AppendAuthenticationSASL(nil, pgwire.MechanismSCRAM), pgwire.AppendAuthenticationSASLContinue(nil, "r=AAAAAAAAAAAAAAAAAAAAAAAAx,s=c2FsdA==,i=10")))
 	f.Add(pgwire.AppendErrorResponse(nil, pgwire.Fatalf(pgwire.CodeCannotConnectNow, "starting")))
+	f.Add(join(pgwire.AppendNegotiateProtocolVersion(nil, pgwire.Version30, []string{"_pq_.a", ""}), welcome()))
+	f.Add(pgwire.AppendNegotiateProtocolVersion(nil, 0, nil))
+	f.Add([]byte("v\x00\x00\x00\x0c\x00\x03\x00\x02\xff\xff\xff\xff"))
 	f.Fuzz(func(t *testing.T, server []byte) {
 		l, err := converse(DialOptions{User: "ann", Credential: auth.NewClientCredential("secret")}, bytes.NewReader(server))
 		if err != nil {

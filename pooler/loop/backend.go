@@ -78,6 +78,9 @@ func (b *Backend) received(data []byte) {
 	}
 }
 
+// finished implements handler: a server that says no more is of no use.
+func (b *Backend) finished() bool { return false }
+
 // ended implements handler.
 func (b *Backend) ended(err error) {
 	b.w.abandon() // before its end is known: who waits for room may hold what is needed for that

@@ -80,6 +80,8 @@ func (x *shuffler) received([]byte) {
 	}
 }
 
+func (*shuffler) finished() bool { return false }
+
 func (*shuffler) ended(error) {}
 
 // shuffle has the threads hand over sockets at random until the test ends. It returns the number of moves.

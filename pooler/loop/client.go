@@ -5,10 +5,12 @@ import (
 	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
@@ -40,8 +42,7 @@ type Client struct {
 	queues   bool   // and was asked for in the step at hand
 	restless bool   // it is among those of the driver
 	closing  bool   // the socket is closed when all is written
-	offloads bool   // a job that is short is under way
-	over     bool   // and the client says no more, but may want the answer
+	over     bool   // the client says no more, and may want the answers to what it has said
 	hears    bool   // it is told of notifications once it reads
 }
 
@@ -50,6 +51,8 @@ type start struct {
 	nc   net.Conn
 	room sync.Cond // signalled when the session wants input again
 	tls  bool      // the handshake is due
+
+	writes atomic.Bool // its goroutine does, to a server, and may have to wait for that
 }
 
 // alarm is a timer that is set to a deadline of the session's.
@@ -164,6 +167,9 @@ func (c *Client) bug(r any) {
 // others to serve: the goroutine that reads from a backend must not wait for that server to read, nor, once the client has let go of the
 // backend, for the client; while the client holds it, that the client does not read is to hold up its server.
 func (c *Client) unlock(reader *Backend, own bool) {
+	if c.over && c.sess.AwaitsClient() && !c.sess.Closed() {
+		c.guard(c.sess.Gone)
+	}
 	c.settle()
 	c.arm()
 	if c.sess.WantsInput() {
@@ -174,7 +180,7 @@ func (c *Client) unlock(reader *Backend, own bool) {
 		}
 	}
 	s := step{
-		reader: reader, ev: c.w.ev, own: own, waits: own || reader != nil && reader.client.Load() == c,
+		reader: reader, ev: c.w.ev, begin: c.start, own: own, waits: own || reader != nil && reader.client.Load() == c,
 		// By a poller, which has others to serve.
 		polled: own && c.w.ev != nil || reader != nil && reader.ev != nil,
 		talks:  len(c.w.out) > 0 || c.closing,
@@ -286,7 +292,8 @@ func (c *Client) serve() (polled bool) {
 		if n > 0 {
 			c.input(buf[:n])
 		}
-		if err != nil && !c.sess.Closed() {
+		half := err == io.EOF && c.finishes() //nolint:errorlint // what ends a connection in TLS wraps it
+		if err != nil && !half && !c.sess.Closed() {
 			c.guard(c.sess.Gone)
 		}
 		handshake := begin.tls
@@ -295,11 +302,12 @@ func (c *Client) serve() (polled bool) {
 		if handshake && err == nil {
 			err = c.startTLS()
 		}
-		if err != nil {
+		if err != nil && !half {
 			break
 		}
 		c.mu.Lock()
-		for !c.sess.WantsInput() && !c.sess.Closed() {
+		for (half || !c.sess.WantsInput()) && !c.sess.Closed() {
+			c.g.present.watch(c)
 			begin.room.Wait()
 		}
 		closed, ready := c.sess.Closed(), !c.sess.MayEncrypt()
@@ -373,18 +381,30 @@ func (c *Client) received(b []byte) {
 	c.input(b)
 	if !c.sess.WantsInput() {
 		c.w.ev.pause()
+		c.g.present.watch(c)
 	}
 	c.unlock(nil, true)
+}
+
+// finished implements handler.
+func (c *Client) finished() (stays bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.finishes()
+}
+
+// finishes notes that the client says no more. It returns true while something that it has said is to be answered; c.mu is held.
+func (c *Client) finishes() bool {
+	c.over = !c.sess.Closed() && !c.sess.AwaitsClient()
+	if c.over {
+		c.g.present.watch(c)
+	}
+	return c.over
 }
 
 // ended implements handler.
 func (c *Client) ended(error) {
 	c.mu.Lock()
-	if c.offloads && !c.sess.Closed() {
-		c.over = true // it is answered first, as by a goroutine of its own
-		c.mu.Unlock()
-		return
-	}
 	c.now = nanos()
 	if !c.sess.Closed() {
 		c.guard(c.sess.Gone)
@@ -395,19 +415,7 @@ func (c *Client) ended(error) {
 
 // offloaded is the end of a job of the session's.
 func (c *Client) offloaded() {
-	c.step(func() {
-		c.offloads = false
-		c.sess.Resume()
-	})
-	c.mu.Lock()
-	over := c.over && (!c.offloads || c.sess.Closed())
-	if over {
-		c.over = false
-	}
-	c.mu.Unlock()
-	if over {
-		c.ended(nil)
-	}
+	c.step(c.sess.Resume)
 }
 
 // left is the end of a client that is gone.

@@ -9,6 +9,7 @@ import (
 type step struct {
 	reader             *Backend
 	ev                 *socket // the client's
+	begin              *start  // instead, where it has none
 	own, waits, polled bool
 	talks, yields      bool
 	now                int64
@@ -59,12 +60,20 @@ func (c *Client) caughtAfter() {
 // feedServer sends what is staged for b, whose writer is locked, and unlocks it.
 func (c *Client) feedServer(b *Backend, s *step) {
 	if s.own && !s.polled {
+		s.begin.writes.Store(true)
+		if b.w.pendingLocked() > writeLimit || b.w.ev == nil {
+			c.g.present.watch(c)
+		}
 		b.w.flushAndWaitLocked()
+		s.begin.writes.Store(false)
 		return
 	}
 	b.w.flushLocked(c.g, s.ev, nil)
-	if s.ev != nil && s.ev.isHeld() && b.client.Load() != c { // it was let go meanwhile
-		b.w.letGo(s.ev)
+	if s.ev != nil && s.ev.isHeld() {
+		if b.client.Load() != c { // it was let go meanwhile
+			b.w.letGo(s.ev)
+		}
+		c.g.present.watch(c)
 	}
 }
 
@@ -81,6 +90,9 @@ func (c *Client) feedClient(s *step) {
 		}
 	default:
 		c.w.flushLocked(c.g, s.ev, nil)
+	}
+	if s.ev != nil && s.ev.isHeld() {
+		c.g.present.watch(c)
 	}
 }
 

@@ -149,7 +149,6 @@ func (c *Client) Offload(job func(), kind session.Job) bool {
 		job()
 		return true
 	}
-	c.offloads = c.offloads || kind != session.Waits
 	c.later(action{kind: doJob, job: job, brief: kind == session.Brief})
 	return false
 }

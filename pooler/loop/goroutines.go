@@ -31,6 +31,7 @@ type Goroutines struct {
 	pollers         *pollers // nil = there are none
 	labor           *labor   // nil, where there are none = goroutines do its work
 	restless        restless
+	present         present
 
 	mu      sync.Mutex
 	closed  bool
@@ -44,6 +45,7 @@ func NewGoroutines(o Options) *Goroutines {
 		source: o.Source, leftHook: o.Left, log: o.Log, rollbackTimeout: time.Duration(o.RollbackTimeout),
 		clients: make(map[*Client]struct{}), epoch: cmp.Or(o.Epoch, new(atomic.Uint32)),
 	}
+	g.present.unread = o.UnreadTimeout
 	g.shared.Store(o.Shared)
 	size := cmp.Or(o.ReadBuffer, 16<<10)
 	g.buffers.New = func() any { b := make([]byte, size); return &b }

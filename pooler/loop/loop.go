@@ -9,6 +9,7 @@ package loop
 import (
 	"log/slog"
 	"sync/atomic"
+	"time"
 
 	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/pooler/cluster"
@@ -59,6 +60,8 @@ type Options struct {
 	Ring bool
 	// RollbackTimeout bounds what an abandoned backend may take to settle, in nanoseconds; 0 = 5 s.
 	RollbackTimeout int64
+	// UnreadTimeout bounds how long a client that says no more may read nothing of what it was sent; nil or 0 = a minute.
+	UnreadTimeout func() time.Duration
 	// Epoch is what the voices of backends go by; nil = nobody listens.
 	Epoch *atomic.Uint32
 }

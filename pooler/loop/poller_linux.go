@@ -1,7 +1,6 @@
 package loop
 
 import (
-	"io"
 	"os"
 	"runtime"
 	"slices"
@@ -51,6 +50,8 @@ type poller struct {
 type handler interface {
 	// received handles bytes, which are the poller's.
 	received(b []byte)
+	// finished tells that the peer says no more, for which it may yet be told something: then it returns true, and ended follows when the socket is closed.
+	finished() bool
 	// ended tells that there will be no more, once.
 	ended(err error)
 }
@@ -284,7 +285,7 @@ func (p *poller) read(s *socket, end bool) {
 	}
 	began := int64(0)
 	for {
-		if s.gone || s.paused.Load() != 0 {
+		if s.gone || s.silent || s.paused.Load() != 0 {
 			return
 		}
 		n, errno := s.read(p.buf)
@@ -297,7 +298,7 @@ func (p *poller) read(s *socket, end bool) {
 			s.end(os.NewSyscallError("read", errno))
 			return
 		case n == 0:
-			s.end(io.EOF)
+			s.endOfInput()
 			return
 		}
 		p.hand(s, p.buf[:n])

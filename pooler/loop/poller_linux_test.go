@@ -15,6 +15,8 @@ func (c *counter) received([]byte) {
 	time.Sleep(time.Millisecond)
 }
 
+func (*counter) finished() bool { return false }
+
 func (c *counter) ended(error) { c.ends++ }
 
 // TestOneTurnEach: a socket with more than can be handled waits for its next turn, once.

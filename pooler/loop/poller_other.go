@@ -12,6 +12,7 @@ type pollers struct{}
 
 type handler interface {
 	received(b []byte)
+	finished() bool
 	ended(err error)
 }
 

@@ -329,7 +329,7 @@ func (p *poller) came(s *socket, c cqe, more bool) {
 		}
 		p.ring.recycle(id)
 	}
-	if more || s.removed || s.gone {
+	if more || s.removed || s.gone || s.silent {
 		return
 	}
 	switch errno := syscall.Errno(-min(c.res, 0)); { //nolint:gosec // it is one
@@ -355,7 +355,7 @@ func (s *socket) putAside() *aside {
 func (p *poller) deliver(s *socket, b []byte) {
 	r := p.ring
 	switch {
-	case s.gone || s.removed || r.ending:
+	case s.gone || s.silent || s.removed || r.ending:
 		return
 	case s.paused.Load() != 0 || s.late != nil:
 	case r.last != s:
@@ -390,7 +390,7 @@ func (p *poller) ringRead(s *socket) {
 	began := int64(0)
 	for s.late != nil || s.bulk && !s.reads {
 		switch {
-		case s.gone || s.removed || p.ring.ending:
+		case s.gone || s.silent || s.removed || p.ring.ending:
 			s.drop(&p.bufs)
 			return
 		case s.paused.Load() != 0:
@@ -403,7 +403,10 @@ func (p *poller) ringRead(s *socket) {
 			s.late.next(p, s)
 		default:
 			err := s.late.err
-			if s.late = nil; err != nil {
+			if s.late = nil; err == io.EOF { //nolint:errorlint // as it was put there
+				s.endOfInput()
+				return
+			} else if err != nil {
 				s.end(err)
 				return
 			}
@@ -417,7 +420,7 @@ func (p *poller) ringRead(s *socket) {
 			return
 		}
 	}
-	if s.gone || s.removed || p.ring.ending || s.paused.Load() != 0 {
+	if s.gone || s.silent || s.removed || p.ring.ending || s.paused.Load() != 0 {
 		return
 	}
 	if !s.reads {
@@ -441,7 +444,7 @@ func (p *poller) ringReadOn(s *socket) bool {
 		s.end(os.NewSyscallError("read", errno))
 		return false
 	case n == 0:
-		s.end(io.EOF)
+		s.endOfInput()
 		return false
 	}
 	p.hand(s, p.buf[:n])

@@ -41,6 +41,8 @@ func (e *parrot) received(b []byte) {
 	}
 }
 
+func (*parrot) finished() bool { return false }
+
 func (e *parrot) ended(err error) {
 	e.w.abandon()
 	e.over <- err
@@ -218,3 +220,4 @@ type heard func(b []byte)
 
 func (h heard) received(b []byte) { h(b) }
 func (heard) ended(error)         {}
+func (heard) finished() bool      { return false }

@@ -2,6 +2,7 @@ package loop
 
 import (
 	"errors"
+	"io"
 	"net"
 	"os"
 	"sync/atomic"
@@ -35,6 +36,7 @@ type socket struct {
 	late                     *aside      // nil = nothing
 
 	weight uint32 // of what came in its window
+	silent bool   // the peer says no more
 }
 
 // Why nothing is read: whom the bytes are for wants none, or one or more writers have too much to write already.
@@ -173,6 +175,13 @@ func (s *socket) end(err error) {
 	if !s.gone {
 		s.gone = true
 		s.h.ended(err)
+	}
+}
+
+// endOfInput is that the peer says no more. It is called by the poller.
+func (s *socket) endOfInput() {
+	if s.silent = s.h.finished(); !s.silent {
+		s.end(io.EOF)
 	}
 }
 

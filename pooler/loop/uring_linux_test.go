@@ -45,6 +45,7 @@ func TestRing(t *testing.T) {
 
 // ofPollers are tests of threads, whichever.
 var ofPollers = map[string]func(*testing.T){
+	"HalfClosed":                       TestHalfClosed,
 	"PollersEnd":                       TestPollersEnd,
 	"WhoDoesNotReadIsNotRead":          TestWhoDoesNotReadIsNotRead,
 	"SlowServerHoldsItsClient":         TestSlowServerHoldsItsClient,

@@ -172,12 +172,6 @@ func (c *Client) held() (b *Backend) {
 	return b
 }
 
-func (w *writer) pending() int {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.pendingLocked()
-}
-
 // TestAnsweredBehindTheEnd: who says no more is answered what was asked before, though its text is parsed elsewhere.
 func TestAnsweredBehindTheEnd(t *testing.T) {
 	t.Parallel()

@@ -139,6 +139,12 @@ func (w *writer) forget() {
 // pendingLocked is how many bytes wait.
 func (w *writer) pendingLocked() int { return int(w.flying) + len(w.buf) - w.sent }
 
+func (w *writer) pending() int {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.pendingLocked()
+}
+
 func (w *writer) emptyLocked() {
 	w.bufs().giveBack(w.buf)
 	w.buf, w.sent = nil, 0
@@ -260,11 +266,11 @@ func (w *writer) roomLocked(others func() bool) {
 func (w *writer) sendLocked() {
 	switch n := len(w.buf) - w.sent; {
 	case w.flying > 0:
-		if n > 0 {
+		if n > 0 || w.closing {
 			w.ev.kick() // it is behind what is being sent
 		}
 		return
-	case n == 0 || n > flightLimit || w.broken || w.slow.Load():
+	case n == 0 || n > flightLimit || w.broken || w.slow.Load() || w.closing: // nobody is told of a flight's end for its own sake
 	case w.dirty:
 		return
 	case w.ev.later(w):
@@ -307,7 +313,7 @@ func (w *writer) depart() []byte {
 	w.mu.Lock()
 	w.dirty = false
 	b := w.buf
-	if len(b) == 0 || len(b) > flightLimit || w.sent > 0 || w.flying > 0 || w.broken || w.slow.Load() || w.ev.closed() {
+	if len(b) == 0 || len(b) > flightLimit || w.sent > 0 || w.flying > 0 || w.broken || w.slow.Load() || w.closing || w.ev.closed() {
 		if w.flying == 0 && !w.slow.Load() {
 			w.sendNowLocked()
 		}

@@ -198,7 +198,9 @@ func FuzzDecodeSmall(f *testing.F) {
 	for _, seed := range [][]byte{
 		AppendQuery(nil, "select 1"), AppendDescribe(nil, TargetStatement, "s"), AppendExecute(nil, "p", 3), AppendReadyForQuery(nil, TxIdle),
 		AppendParameterStatus(nil, "a", "b"), AppendBackendKeyData(nil, 1, []byte("abcd")), AppendParameterDescription(nil, []uint32{1}),
-		AppendNegotiateProtocolVersion(nil, Version30, []string{"a"}), AppendCopyInResponse(nil, FormatText, 2), AppendSASLInitialResponse(nil, "M", "d"),
+		AppendNegotiateProtocolVersion(nil, Version30, []string{"a"}), AppendNegotiateProtocolVersion(nil, 2, []string{"", "b"}),
+		{0, 0, 0, 0, 0, 3, 0, 2, 255, 255, 255, 255, 0},
+		AppendCopyInResponse(nil, FormatText, 2), AppendSASLInitialResponse(nil, "M", "d"),
 	} {
 		f.Add(seed[HeaderBytes:])
 	}
@@ -235,7 +237,10 @@ func FuzzDecodeSmall(f *testing.F) {
 		if data != nil {
 			same("sasl initial", err, AppendSASLInitialResponse(nil, string(mech), data))
 		}
-		_, _, _ = DecodeNegotiateProtocolVersion(b)
+		if minor, unknown, err := DecodeNegotiateProtocolVersion(b); err == nil {
+			again := AppendNegotiateProtocolVersion(nil, 3<<16|uint32(minor), unknown)[HeaderBytes:]
+			same("negotiation", nil, append(slices.Concat(make([]byte, HeaderBytes), b[:2], again[2:4]), again[4:]...)) // its major number is not looked at
+		}
 		_, _, _ = DecodeCopyResponse(b)
 		_ = DecodeEmpty(b)
 	})

@@ -135,7 +135,7 @@ func decodeCache(from io.Reader, source string) (head cacheHead, list []*tenant.
 		return head, nil, fmt.Errorf("its beginning: %w", err)
 	case head.Cache > envelope.Format:
 		return head, nil, ErrNewer
-	case head.Cache != envelope.Format:
+	case head.Cache != envelope.Format || head.Records < 0:
 		return head, nil, errors.New("it is no cache")
 	case head.Source != source:
 		return head, nil, fmt.Errorf("it is that of another directory, %q", head.Source)
