@@ -10,7 +10,8 @@ import (
 // bindParams gives the router a Bind's parameters.
 type bindParams struct {
 	prep *state.Prepared
-	at   int // the item of the batch that bind is of
+	told *state.Shape // what the server said of it to the client; nil = nothing
+	at   int          // the item of the batch that bind is of
 	bind pgwire.Bind
 }
 
@@ -23,7 +24,11 @@ func (p *bindParams) decode(body []byte, at int) (err error) {
 // readBind makes s.bind the Bind at index i: of several in a batch, decodeBatch leaves the last.
 func (s *Session) readBind(i int) *pgwire.Error {
 	it := &s.unit.items[i]
-	if s.bind.prep = it.prep; s.bind.at != i {
+	s.bind.prep, s.bind.told = it.prep, nil
+	if !it.fresh { // else it is of another statement
+		s.bind.told = s.toldOf(it)
+	}
+	if s.bind.at != i {
 		if err := s.bind.decode(it.frame[pgwire.HeaderBytes:], i); err != nil {
 			return asError(err)
 		}
@@ -42,7 +47,11 @@ func (p *bindParams) Param(i int) (value []byte, binary bool, oid uint32, ok boo
 	} else if v == nil {
 		v = []byte{}
 	}
-	return v, p.bind.Format(i) == pgwire.FormatBinary, paramType(p.prep, i), true
+	oid = paramType(p.prep, i)
+	if oid == 0 && p.told != nil {
+		oid = p.told.ParamType(i)
+	}
+	return v, p.bind.Format(i) == pgwire.FormatBinary, oid, true
 }
 
 // oidOther stands for a type of which no key is read.
