@@ -162,13 +162,16 @@ func (s *Session) batchNow(b []byte, how end) bool {
 	if s.conn != nil && max(s.conn.Pending(), len(s.unit.executed), len(s.unit.undo)) > maxPending && s.awaitsSoFar() {
 		return false
 	}
+	if s.unit.forgets && s.awaitsSoFar() {
+		return false
+	}
 	refusal, wait := s.decodeBatch(b)
 	if wait {
 		s.putOff()
 		return false
 	}
-	if n := s.namesUpTo(); refusal == nil && n < len(s.unit.items) {
-		how = endOpen
+	if n := s.namesUpTo(); n < len(s.unit.items) {
+		refusal, how = nil, endOpen
 		for i := range n {
 			s.split += len(s.unit.items[i].frame)
 		}
@@ -378,7 +381,7 @@ func (s *Session) decodeParse(it *item, body []byte) (refusal *pgwire.Error, wai
 	if e := s.tooLong(p.SQL); e != nil {
 		return e, false
 	}
-	if it.name != "" && s.statement(p.Name) != nil {
+	if it.name != "" && s.acct.Statements && s.statement(p.Name) != nil { // else the server knows, whose names they are
 		return pgwire.Errorf(pgwire.CodeDuplicatePreparedStatement, `prepared statement "%s" already exists`, it.name), false
 	}
 	types := body[p.Tail+len(p.SQL)+1:][2:]

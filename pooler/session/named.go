@@ -73,20 +73,35 @@ func (it *item) declares() bool {
 	return st != nil && st.Kind == parser.Declare
 }
 
-// namesUpTo is how many items can be looked at together: those behind the Execute of a PREPARE may be about what that makes.
+// forgets reports whether prepared statements are gone behind st.
+func forgets(st *parser.Statement) bool {
+	return st != nil && (st.Kind == parser.Deallocate && st.Name == "" || st.Kind == parser.Discard && st.Name == "ALL")
+}
+
+// namesUpTo is how many items can be looked at together: those behind the Execute of a PREPARE may be about what that makes, and behind that of a DEALLOCATE
+// or DISCARD ALL names stand for nothing.
 func (s *Session) namesUpTo() int {
 	items := s.unit.items
 	for i := range items {
 		it := &items[i]
-		if it.typ != pgwire.MsgExecute || !it.renames {
+		if it.typ != pgwire.MsgExecute {
 			continue
 		}
-		st := it.statement()
-		if st == nil || st.Kind != parser.Prepare {
+		var about func(*item) bool
+		switch st := it.statement(); {
+		case st == nil:
+			continue
+		case st.Kind == parser.Prepare && it.renames:
+			about = func(later *item) bool {
+				return later.expanded != nil || later.typ == pgwire.MsgParse && later.name == st.Name
+			}
+		case st.Kind == parser.Deallocate, forgets(st):
+			about = func(later *item) bool { return later.name != "" }
+		default:
 			continue
 		}
 		for j := i + 1; j < len(items); j++ {
-			if later := &items[j]; later.expanded != nil || later.typ == pgwire.MsgParse && later.name == st.Name {
+			if about(&items[j]) {
 				return i + 1
 			}
 		}

@@ -356,6 +356,7 @@ func (s *Session) emit(out []byte, it *item, plan sharding.Plan) []byte {
 		}
 		m := it.message()
 		s.unit.parted = s.unit.parted || s.parts(single(m))
+		s.unit.forgets = s.unit.forgets || forgets(single(m))
 		if m != nil && s.note(m, plan) {
 			s.queue(sqlOf(it.prep.SQL, m.Statements[0]))
 		}
