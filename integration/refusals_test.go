@@ -316,7 +316,7 @@ func TestRefusalOfUnreachableShard(t *testing.T) {
 // TestFunctionCalls: drivers' large objects work, by messages, in transaction mode too. So do others where there is one shard and no tenants, and what they leave is gone.
 func TestFunctionCalls(t *testing.T) {
 	t.Parallel()
-	s := start(t, spec{general: "default_pool_size = 1"})
+	s := start(t, spec{})
 	c, other := s.connect(t), s.connect(t)
 	number := func(n uint32) []byte { return binary.BigEndian.AppendUint32(nil, n) }
 	call := func(function uint32, args ...[]byte) string {
@@ -371,7 +371,7 @@ func TestFunctionCalls(t *testing.T) {
 		if got := call(setConfig, []byte("app.left"), []byte("behind"), []byte{0}); got != "626568696e64" {
 			t.Errorf("set_config: %s", got)
 		}
-		protocols[0].play(t, other, "SELECT current_setting('app.left', true)", "∅; SELECT 1; I") // a new backend
+		protocols[0].play(t, c, "SELECT current_setting('app.left', true)", "∅; SELECT 1; I")
 		if got := call(1 << 30); got != "42883" {
 			t.Errorf("no function: %s", got)
 		}

@@ -144,6 +144,8 @@ type Statement struct {
 	SetConfigs []Setting
 	// Unseen are the settings that set_config may set for the session where only the server knows whether, or to what. EffUnseen is set then.
 	Unseen []string
+	// Named are the calls of set_config whose setting a parameter names. EffNamed is set then, but in Statement.NamedBy.
+	Named []Named
 	// Sole is the setting of a SELECT that does nothing but one set_config; nil for all others. SoleParam is the number, from 1, of the parameter that
 	// is its value; 0 = its value is a constant.
 	Sole      *Setting
@@ -184,10 +186,11 @@ const (
 	EffReplication                      // replication and slot functions
 	EffTempDropped                      // what EffTemp is about goes with the transaction: ON COMMIT DROP
 	EffUnseen                           // set_config of what the text does not say, or that may not run: Unseen
+	EffNamed                            // set_config of a setting that a parameter names: Named
 )
 
 // Unjudged reports whether what is set is more than the text says.
-func (e Effects) Unjudged() bool { return e&(EffUnjudged|EffUnseen) != 0 }
+func (e Effects) Unjudged() bool { return e&(EffUnjudged|EffUnseen|EffNamed) != 0 }
 
 // Setting is one SET, RESET, SHOW or constant set_config.
 type Setting struct {
@@ -205,6 +208,12 @@ type Setting struct {
 	Special bool
 	// Unknown: a local set_config whose value is not constant; Values and SQL are empty.
 	Unknown bool
+}
+
+// Named is a set_config whose setting is parameter Param, from 1; Local if it is set for the transaction.
+type Named struct {
+	Param int
+	Local bool
 }
 
 // Transaction says what BEGIN, COMMIT, ROLLBACK, SET TRANSACTION ask for. Empty or nil = not said.

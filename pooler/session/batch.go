@@ -38,6 +38,8 @@ type item struct {
 	// expanded is the statement's message where that names prepared statements, with what it executes; renames: the names are replaced.
 	expanded *parser.Message
 	renames  bool
+	// named is the statement's message with the names of settings that Bind gives; nil = it gives none.
+	named *parser.Message
 }
 
 // message is what the item is about; nil = not known.
@@ -45,6 +47,8 @@ func (it *item) message() *parser.Message {
 	switch {
 	case it.expanded != nil:
 		return it.expanded
+	case it.named != nil:
+		return it.named
 	case it.prep == nil:
 		return nil
 	}
@@ -308,6 +312,8 @@ func (s *Session) decodeBatch(b []byte) (refusal *pgwire.Error, wait bool) {
 				}
 			}
 			it.renames = s.renames(it.expanded)
+		} else if it.prep != nil {
+			s.nameSettings(it)
 		}
 		s.unit.items = items
 	}
@@ -350,7 +356,7 @@ func (s *Session) decodeItem(it *item, body []byte) (refusal *pgwire.Error, wait
 		it.target = t.Kind
 		if t.Kind == pgwire.TargetPortal {
 			if it.portal = string(t.Name); it.typ == pgwire.MsgDescribe {
-				it.prep = s.bound(it.portal)
+				it.prep, it.named = s.bound(it.portal)
 			}
 			break
 		}
@@ -366,7 +372,7 @@ func (s *Session) decodeItem(it *item, body []byte) (refusal *pgwire.Error, wait
 			return asError(err), false
 		}
 		it.portal, it.limited = string(e.Portal), e.MaxRows > 0
-		it.prep = s.bound(it.portal)
+		it.prep, it.named = s.bound(it.portal)
 	}
 	return nil, false
 }

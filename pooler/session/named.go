@@ -146,26 +146,27 @@ func (s *Session) prepared(name string) *state.Prepared {
 	return nil
 }
 
-// bound finds what a portal runs: by the batch being decoded, else by what was bound before.
-func (s *Session) bound(portal string) *state.Prepared {
+// bound finds what a portal runs, with the names of settings that its Bind gave: by the batch being decoded, else by what was bound before.
+func (s *Session) bound(name string) (p *state.Prepared, named *parser.Message) {
 	s.unit.reindex()
 	for i := len(s.unit.items) - 1; i >= s.unit.named.n; i-- {
 		it := &s.unit.items[i]
-		if it.typ == pgwire.MsgBind && it.portal == portal {
-			return it.prep
+		if it.typ == pgwire.MsgBind && it.portal == name {
+			return it.prep, it.named
 		}
 		if it.declares() {
-			return nil // it may be its cursor: the server knows
+			return nil, nil // it may be its cursor: the server knows
 		}
 	}
 	if x := &s.unit.named; x.n > 0 {
-		i, ok := x.portals[portal]
+		i, ok := x.portals[name]
 		if x.declared >= 0 && (!ok || x.declared > i) {
-			return nil
+			return nil, nil
 		}
 		if ok {
-			return s.unit.items[i].prep
+			return s.unit.items[i].prep, s.unit.items[i].named
 		}
 	}
-	return s.portalOf(portal).prep
+	was := s.portalOf(name)
+	return was.prep, was.named
 }

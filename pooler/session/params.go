@@ -1,6 +1,7 @@
 package session
 
 import (
+	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
 	"github.com/pgkennel/pgkennel/sharding"
@@ -69,6 +70,22 @@ func paramType(p *state.Prepared, i int) uint32 {
 		return oid
 	}
 	return oidOther
+}
+
+// nameSettings gives a Bind's item the names of the settings that its parameters name.
+func (s *Session) nameSettings(it *item) {
+	st := single(it.prep.Message)
+	if it.typ != pgwire.MsgBind || st == nil || st.Effects&parser.EffNamed == 0 || len(st.Named) == 0 || len(st.Named) > maxUnseen {
+		return
+	}
+	it.named = it.prep.Message.NamedBy(func(param int) (string, bool) {
+		if param > s.bind.bind.NumParams() {
+			return "", false
+		}
+		v, null := s.bind.bind.Param(param - 1)
+		oid := paramType(it.prep, param-1)
+		return string(v), !null && (oid == 0 || oid == pgwire.OIDText || oid == oidVarchar)
+	})
 }
 
 // joinBind routes a Bind and joins its plan to the batch's.
