@@ -169,6 +169,7 @@ func (s *Session) batchNow(b []byte, how end) bool {
 	if s.unit.forgets && s.awaitsSoFar() {
 		return false
 	}
+	s.unit.forgets = false
 	refusal, wait := s.decodeBatch(b)
 	if wait {
 		s.putOff()
@@ -294,6 +295,7 @@ func (s *Session) decodeBatch(b []byte) (refusal *pgwire.Error, wait bool) {
 	s.unit.items = s.unit.items[:0]
 	s.unit.unindex(0)
 	s.unit.badParse = false
+	forgotten := false
 	for pos := 0; pos < len(b); {
 		typ, total, _ := pgwire.Header(b[pos:])
 		frame := b[pos : pos+total]
@@ -316,6 +318,10 @@ func (s *Session) decodeBatch(b []byte) (refusal *pgwire.Error, wait bool) {
 			s.nameSettings(it)
 		}
 		s.unit.items = items
+		if forgotten && it.name != "" {
+			return nil, false // it is looked at again: see namesUpTo
+		}
+		forgotten = forgotten || it.typ == pgwire.MsgExecute && forgets(it.statement())
 	}
 	return nil, false
 }

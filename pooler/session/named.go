@@ -73,9 +73,9 @@ func (it *item) declares() bool {
 	return st != nil && st.Kind == parser.Declare
 }
 
-// forgets reports whether prepared statements are gone behind st.
+// forgets reports whether behind st a name, or every name, of a prepared statement stands for nothing.
 func forgets(st *parser.Statement) bool {
-	return st != nil && (st.Kind == parser.Deallocate && st.Name == "" || st.Kind == parser.Discard && st.Name == "ALL")
+	return st != nil && (st.Kind == parser.Deallocate || st.Kind == parser.Discard && st.Name == "ALL")
 }
 
 // namesUpTo is how many items can be looked at together: those behind the Execute of a PREPARE may be about what that makes, and behind that of a DEALLOCATE
@@ -95,7 +95,7 @@ func (s *Session) namesUpTo() int {
 			about = func(later *item) bool {
 				return later.expanded != nil || later.typ == pgwire.MsgParse && later.name == st.Name
 			}
-		case st.Kind == parser.Deallocate, forgets(st):
+		case forgets(st):
 			about = func(later *item) bool { return later.name != "" }
 		default:
 			continue

@@ -78,7 +78,7 @@ func (s *Shape) SetParams(body []byte) {
 		for i := 0; len(body) >= 4; i++ {
 			if i/2 < len(s.types) {
 				known := max(slices.Index(knownTypes[:], binary.BigEndian.Uint32(body)), 0)
-				s.types[i/2] |= byte(known << (i % 2 * 4))
+				s.types[i/2] |= byte(known << (i % 2 * 4)) //nolint:gosec // there are sixteen
 			}
 			writeType(&h, body)
 			body = body[4:]
