@@ -103,7 +103,11 @@ var groupA = []row{
 		try("SELECT query_to_xml('SELECT set_config(''role'', ''{other}'', false)', true, false, '')", refused, "strict", denied),
 		try("SELECT * FROM ts_stat('SELECT to_tsvector(set_config(''role'', ''{other}'', false))')", refused, "strict", denied),
 		then(mine, own),
-	}, run: func(x *exploit) { x.parameter("SELECT set_config($1, $2, false)", "role", x.roles[victim]) }, gives: refused, but: by{"strict": denied}},
+	}, run: func(x *exploit) {
+		x.parameter("SELECT set_config($1, $2, false)", "role", x.roles[victim])
+		x.parameter("SELECT set_config($1, $2, true)", "Role", x.roles[victim])
+		x.parameter("SELECT $1::bpchar, set_config($1, $2, false)", "role  ", x.roles[victim])
+	}, gives: refused, but: by{"strict": stopped}},
 	{id: "A05", attack: "`DO $$ … EXECUTE 'SET ROLE b' $$`", steps: []step{
 		try("DO $$ BEGIN EXECUTE 'SET ROLE {other}'; END $$", refused, "strict", denied), then(mine, own),
 	}},

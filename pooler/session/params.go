@@ -1,6 +1,8 @@
 package session
 
 import (
+	"bytes"
+
 	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
@@ -84,7 +86,15 @@ func (s *Session) nameSettings(it *item) {
 		}
 		v, null := s.bind.bind.Param(param - 1)
 		oid := paramType(it.prep, param-1)
-		return string(v), !null && (oid == 0 || oid == pgwire.OIDText || oid == oidVarchar)
+		return string(v), !null && plainName(v) && (oid == 0 || oid == pgwire.OIDText || oid == oidVarchar)
+	})
+}
+
+// plainName reports that a name is the same in whatever type of text, and in every encoding: bpchar drops blanks at the end, and name what is beyond 63 bytes.
+func plainName(b []byte) bool {
+	const maxName = 63
+	return len(b) <= maxName && !bytes.ContainsFunc(b, func(r rune) bool {
+		return r != '.' && r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
 	})
 }
 
