@@ -106,7 +106,7 @@ var groupA = []row{
 	}, run: func(x *exploit) {
 		x.parameter("SELECT set_config($1, $2, false)", "role", x.roles[victim])
 		x.parameter("SELECT set_config($1, $2, true)", "Role", x.roles[victim])
-		x.parameter("SELECT $1::bpchar, set_config($1, $2, false)", "role  ", x.roles[victim])
+		x.parameter("SELECT $1::bpchar, set_config($1, $2, true)", "role  ", x.roles[victim])
 	}, gives: refused, but: by{"strict": stopped}},
 	{id: "A05", attack: "`DO $$ … EXECUTE 'SET ROLE b' $$`", steps: []step{
 		try("DO $$ BEGIN EXECUTE 'SET ROLE {other}'; END $$", refused, "strict", denied), then(mine, own),
