@@ -189,7 +189,7 @@ func (s *Session) batchNow(b []byte, how end) bool {
 	malformed := refusal != nil && e == nil && planned > 0 // the message itself, wherever the others run
 	if refusal != nil && refusal != router.ErrNeedsText && (malformed || s.asks(planned)) && plan.Kind != sharding.PlanCopy {
 		// What stands in front of the refused message runs and is answered first, as PostgreSQL does.
-		how = endOpen
+		how, s.split = endOpen, 0
 		for i := range planned {
 			s.split += len(s.unit.items[i].frame)
 		}
@@ -393,7 +393,7 @@ func (s *Session) decodeParse(it *item, body []byte) (refusal *pgwire.Error, wai
 	if e := s.tooLong(p.SQL); e != nil {
 		return e, false
 	}
-	if it.name != "" && s.acct.Statements && s.statement(p.Name) != nil { // else the server knows, whose names they are
+	if it.name != "" && (s.acct.Statements || s.tx == pgwire.TxFailed) && s.statement(p.Name) != nil { // else the server knows, whose names they are
 		return pgwire.Errorf(pgwire.CodeDuplicatePreparedStatement, `prepared statement "%s" already exists`, it.name), false
 	}
 	types := body[p.Tail+len(p.SQL)+1:][2:]
