@@ -156,6 +156,43 @@ func TestSettingsThatOnlyTheServerKnows(t *testing.T) {
 		"SELECT set_config('app.v', 'se' || 'ven', false)", "seven; SELECT 1; I", "DROP TABLE pins", "DROP TABLE; I", look, "seven; SELECT 1; I",
 	)
 	protocols[0].play(t, other, look, "; SELECT 1; I")
+	// A parameter names the setting.
+	const pid, named = "SELECT pg_backend_pid()", "SELECT set_config($1, $2, false)"
+	was := pgtest.Format(c.Query(pid)...)
+	if got := extended(c, parse("", named), bind("", "", "App.v", "by name"), run("", 0)); got != "by name; SELECT 1; I" {
+		t.Errorf("set_config of a named setting: %s", got)
+	}
+	protocols[0].play(t, other, look, "; SELECT 1; I", "SET app.v = 'not mine'", "SET; I", "SET app.w = 'not mine'", "SET; I")
+	protocols[0].play(t, c, look, "by name; SELECT 1; I", "BEGIN", "BEGIN; T")
+	if got := extended(c, parse("s", named), bind("p", "s", "app.w", "of a portal"), bind("q", "s", "app.v", "undone")); got != "T" {
+		t.Errorf("bind: %s", got)
+	}
+	if got := extended(c, run("p", 0)); got != "of a portal; SELECT 1; T" {
+		t.Errorf("set_config by a portal: %s", got)
+	}
+	protocols[0].play(t, c, "SAVEPOINT s", "SAVEPOINT; T")
+	if got := extended(c, run("q", 0)); got != "undone; SELECT 1; T" {
+		t.Errorf("set_config by another portal: %s", got)
+	}
+	protocols[0].play(t, c, "ROLLBACK TO s", "ROLLBACK; T", "COMMIT", "COMMIT; I")
+	protocols[0].play(t, other, "SELECT current_setting('app.w', true)", "not mine; SELECT 1; I", "RESET app.w", "RESET; I", "RESET app.v", "RESET; I")
+	protocols[0].play(t, c, "SELECT current_setting('app.w', true)", "of a portal; SELECT 1; I", look, "by name; SELECT 1; I")
+	if got := extended(c, parse("", "SELECT set_config($1, $2, true), current_setting('app.v')"), bind("", "", "app.v", "local"), run("", 0)); got != "local|local; SELECT 1; I" {
+		t.Errorf("set_config for the transaction: %s", got)
+	}
+	protocols[0].play(t, c, look, "by name; SELECT 1; I")
+	if got := pgtest.Format(c.Query(pid)...); got != was {
+		t.Errorf("the backend was closed: %s, then %s", was, got)
+	}
+	if got := extended(c, parse("", named), bind("", "", "role", "nobody"), run("", 0)); !strings.HasPrefix(got, "22023") {
+		t.Errorf("set_config of the role: %s", got)
+	}
+	if got := extended(c, parse("", named), bind("", "", "seed", "0.5"), run("", 0)); got != "unavailable; SELECT 1; I" {
+		t.Errorf("set_config of the seed: %s", got)
+	}
+	if got := pgtest.Format(c.Query(pid)...); got == was {
+		t.Error("the seed is the next client's")
+	}
 	// More than can be kept is not, and the client is told.
 	const long = "SELECT length(set_config('app.v', repeat('x', 2000000), false))"
 	for _, p := range protocols {

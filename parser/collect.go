@@ -41,7 +41,7 @@ func (b *block) visit(n *pg_query.Node) {
 	case *pg_query.Node_AConst, *pg_query.Node_ColumnRef, *pg_query.Node_String_, *pg_query.Node_Integer, *pg_query.Node_AStar:
 	case *pg_query.Node_ParamRef:
 		b.u.s.Params = max(b.u.s.Params, int(x.ParamRef.Number))
-		b.u.stands(x.ParamRef, "")
+		b.u.stands(n, place{kind: placeOther})
 	case *pg_query.Node_SelectStmt:
 		b.subquery(x.SelectStmt)
 	case *pg_query.Node_InsertStmt, *pg_query.Node_UpdateStmt, *pg_query.Node_DeleteStmt, *pg_query.Node_MergeStmt:
@@ -50,18 +50,18 @@ func (b *block) visit(n *pg_query.Node) {
 		if schema, name := qualified(x.AExpr.Name); schema != "" && schema != "pg_catalog" {
 			b.u.call(Function{Schema: schema, Name: name, Args: operands(x.AExpr)})
 		}
+		b.compares(x.AExpr)
 		b.collect(x.AExpr.Lexpr, x.AExpr.Rexpr)
 	case *pg_query.Node_BoolExpr:
 		b.collect(x.BoolExpr.Args...)
 	case *pg_query.Node_List:
 		b.collect(x.List.Items...)
 	case *pg_query.Node_TypeCast:
-		if p := x.TypeCast.GetArg().GetParamRef(); p != nil {
-			b.u.stands(p, castTo(x.TypeCast.TypeName))
-		}
+		b.u.casts(x.TypeCast)
 		b.visit(x.TypeCast.Arg)
 		b.collect(x.TypeCast.GetTypeName().GetTypmods()...)
 	case *pg_query.Node_NullTest:
+		b.u.stands(x.NullTest.Arg, place{})
 		b.visit(x.NullTest.Arg)
 	case *pg_query.Node_FuncCall:
 		b.funcCall(x.FuncCall)

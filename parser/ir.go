@@ -134,9 +134,9 @@ type Statement struct {
 	Calls []Function
 	// Params is the highest $n in the statement; 0 = none.
 	Params int
-	// Mixed are the parameters that have a cast to another type than integers or texts in some places and not in others, so that their type may be another
-	// than that of each place: $1 is bit 0; the last bit is for all from $64 on.
-	Mixed uint64
+	// Mixed are the parameters whose type, if none is declared, may be another than that of each place where they stand: $1 is bit 0; the last bit is for all
+	// from $64 on. Recast are those of them that have a cast to another type than integers or texts somewhere.
+	Mixed, Recast uint64
 	// Effects on the session, inner statements and called built-in functions included.
 	Effects Effects
 	// SetConfigs are calls of set_config(name, value, is_local) with constant arguments. Such a call that may run never or more than once
@@ -144,6 +144,8 @@ type Statement struct {
 	SetConfigs []Setting
 	// Unseen are the settings that set_config may set for the session where only the server knows whether, or to what. EffUnseen is set then.
 	Unseen []string
+	// Named are the calls of set_config whose setting a parameter names. EffNamed is set then, but in Statement.NamedBy.
+	Named []Named
 	// Sole is the setting of a SELECT that does nothing but one set_config; nil for all others. SoleParam is the number, from 1, of the parameter that
 	// is its value; 0 = its value is a constant.
 	Sole      *Setting
@@ -184,10 +186,11 @@ const (
 	EffReplication                      // replication and slot functions
 	EffTempDropped                      // what EffTemp is about goes with the transaction: ON COMMIT DROP
 	EffUnseen                           // set_config of what the text does not say, or that may not run: Unseen
+	EffNamed                            // set_config of a setting that a parameter names: Named
 )
 
 // Unjudged reports whether what is set is more than the text says.
-func (e Effects) Unjudged() bool { return e&(EffUnjudged|EffUnseen) != 0 }
+func (e Effects) Unjudged() bool { return e&(EffUnjudged|EffUnseen|EffNamed) != 0 }
 
 // Setting is one SET, RESET, SHOW or constant set_config.
 type Setting struct {
@@ -205,6 +208,12 @@ type Setting struct {
 	Special bool
 	// Unknown: a local set_config whose value is not constant; Values and SQL are empty.
 	Unknown bool
+}
+
+// Named is a set_config whose setting is parameter Param, from 1; Local if it is set for the transaction.
+type Named struct {
+	Param int
+	Local bool
 }
 
 // Transaction says what BEGIN, COMMIT, ROLLBACK, SET TRANSACTION ask for. Empty or nil = not said.
@@ -486,8 +495,8 @@ type Value struct {
 	Kind  ValueKind
 	Text  string
 	Param int
-	// Mixed: the parameter is one of Statement.Mixed, as whoever reads the statement notes.
-	Mixed bool
+	// Mixed, Recast: the parameter is one of Statement.Mixed, or Recast, as whoever reads the statement notes.
+	Mixed, Recast bool
 	// Casts applied to it, innermost first, as lower-case type names without pg_catalog and modifiers ("int8", "uuid", "text", "int8[]");
 	// typed literals (uuid '...') count as one. Type names are PostgreSQL's internal ones where its grammar gives those (bigint -> "int8").
 	Casts []string

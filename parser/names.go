@@ -26,7 +26,7 @@ func nameOf(names []string, i int, what string) string {
 
 var effectNames = [...]string{
 	"listen", "temp", "advisory-lock", "hold-cursor", "sql-prepare", "unjudged", "set-config", "sequence-read", "schema-change", "set-role",
-	"prepared-tx", "large-object", "replication", "temp-dropped", "unseen",
+	"prepared-tx", "large-object", "replication", "temp-dropped", "unseen", "named",
 }
 
 // String gives the effects' names, joined by +.

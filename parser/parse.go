@@ -132,11 +132,10 @@ type unit struct {
 	calls map[Function]struct{}
 	// once is the set_config call that certainly runs exactly once.
 	once map[*pg_query.FuncCall]bool
-	// places are where parameters stand first, by their number.
-	places map[int32]place
-	// elsewhere are the other locations of parameters that were looked at.
-	elsewhere map[int32]bool
-	only      *pg_query.ResTarget // the column of a SELECT with one column, beside which there is nothing
+	// typed is what gives parameters their types, by their number; placed are the locations of those that were looked at.
+	typed  map[int32]place
+	placed map[int32]bool
+	only   *pg_query.ResTarget // the column of a SELECT with one column, beside which there is nothing
 }
 
 // inner compiles a statement wrapped by this one, and takes over what it calls and does.
@@ -163,6 +162,7 @@ func (u *unit) adopt(in *Statement) {
 	u.s.SetConfigs = append(u.s.SetConfigs, in.SetConfigs...)
 	u.s.Params = max(u.s.Params, in.Params)
 	u.s.Mixed |= in.Mixed
+	u.s.Recast |= in.Recast
 	u.s.Evaluates = u.s.Evaluates || in.Evaluates
 }
 

@@ -175,9 +175,9 @@ func (s *Statement) executing(run *Statement) *Statement {
 		u.call(f)
 	}
 	x.SetConfigs, x.Unseen = slices.Clone(s.SetConfigs), slices.Clone(s.Unseen)
-	params, mixed := s.Params, s.Mixed
+	params, mixed, recast := s.Params, s.Mixed, s.Recast
 	u.adopt(x.Inner)
-	x.Params, x.Mixed = params, mixed // those of what runs are given by EXECUTE
+	x.Params, x.Mixed, x.Recast = params, mixed, recast // those of what runs are given by EXECUTE
 	x.Effects &^= EffSQLPrepare
 	u.finish()
 	return &x

@@ -69,6 +69,7 @@ func (u *unit) selectStmt(s *pg_query.SelectStmt, outer *block) *Query {
 			q.SetOp = Except
 		case pg_query.SetOperation_SET_OPERATION_UNDEFINED, pg_query.SetOperation_SETOP_NONE:
 		}
+		u.joins(s.Larg, s.Rarg)
 		q.Left, q.Right = u.selectStmt(s.Larg, outer), u.selectStmt(s.Rarg, outer)
 	case ValuesBlock:
 		for _, list := range s.ValuesLists {
@@ -161,6 +162,7 @@ func (b *block) output(list []*pg_query.Node) {
 				out.Qualifier = ref.Fields[n-2].GetString_().GetSval()
 			}
 		} else {
+			b.u.stands(target.Val, place{}) // what it is, the rest of the statement says, or it is a text
 			out.Expr = b.expr(target.Val)
 			if out.Name == "" {
 				out.Name = outputName(target.Val)
@@ -186,6 +188,7 @@ func (u *unit) insert(s *pg_query.InsertStmt, outer *block) *Query {
 		}
 	}
 	if s.SelectStmt != nil {
+		b.assigns(s.SelectStmt.GetSelectStmt())
 		q.Source = u.query(s.SelectStmt, outer)
 		for i := range partial {
 			for _, row := range q.Source.Rows {
@@ -262,6 +265,9 @@ func (u *unit) merge(s *pg_query.MergeStmt, outer *block) *Query {
 				b.collect(col.GetIndirection()...)
 			}
 			for i, n := range when.Values {
+				if i < len(action.Columns) {
+					b.u.stands(n, b.column(action.Columns[i]))
+				}
 				value := b.expr(n)
 				if i < len(when.TargetList) && len(when.TargetList[i].GetResTarget().GetIndirection()) > 0 {
 					value = Expr{}
@@ -304,11 +310,13 @@ func (b *block) assignments(list []*pg_query.Node) []Assignment {
 			row := multi.Source.GetRowExpr()
 			switch {
 			case row != nil && int(multi.Ncolumns) == len(row.Args) && 1 <= multi.Colno && multi.Colno <= multi.Ncolumns:
+				b.u.stands(row.Args[multi.Colno-1], b.column(target.Name))
 				set.Expr = b.expr(row.Args[multi.Colno-1])
 			case multi.Colno == 1:
 				b.collect(multi.Source)
 			}
 		} else {
+			b.u.stands(target.Val, b.column(target.Name))
 			set.Expr = b.expr(target.Val)
 		}
 		if len(target.Indirection) > 0 {

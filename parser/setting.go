@@ -235,6 +235,14 @@ func (u *unit) setConfig(call *pg_query.FuncCall) {
 		u.s.Effects |= EffUnjudged
 		return
 	}
+	if p := args[0].GetParamRef(); p != nil {
+		local := u.classify(args[2])
+		u.literals.pin(local.Value)
+		value, null, ok := boolean(local.Value)
+		u.s.Effects |= EffNamed
+		u.s.Named = append(u.s.Named, Named{int(p.Number), local.Kind == ExprValue && ok && value && !null})
+		return
+	}
 	name, known := u.constantText(args[0])
 	if !known || name == nil {
 		u.s.Effects |= EffUnjudged

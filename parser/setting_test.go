@@ -125,7 +125,7 @@ func TestSetConfig(t *testing.T) {
 		{"SELECT set_config('a.b', 'c', true)", `set-config set_config a.b values="c" sql='c' local`},
 		{"SELECT set_config('a.b', $1, true)", `set-config set_config a.b local unknown`},
 		{"SELECT set_config('a.b', $1, false)", `unseen unseen a.b`},
-		{"SELECT set_config($1, 'c', true)", `unjudged`},
+		{"SELECT set_config($1, 'c', true)", `named`},
 		{"SELECT set_config('ro' || 'le', 't_b', false)", `unjudged`},
 		{"SELECT set_config('a.b', 'c', $1)", `unseen unseen a.b`},
 		{"SELECT set_config('role', 't_b', false)", `set-config+set-role set_config role values="t_b" sql='t_b'`},

@@ -103,19 +103,41 @@ var groupA = []row{
 		try("SELECT query_to_xml('SELECT set_config(''role'', ''{other}'', false)', true, false, '')", refused, "strict", denied),
 		try("SELECT * FROM ts_stat('SELECT to_tsvector(set_config(''role'', ''{other}'', false))')", refused, "strict", denied),
 		then(mine, own),
-	}, run: func(x *exploit) { x.parameter("SELECT set_config($1, $2, false)", "role", x.roles[victim]) }, gives: refused, but: by{"strict": denied}},
+	}, run: func(x *exploit) {
+		x.parameter("SELECT set_config($1, $2, false)", "role", x.roles[victim])
+		x.parameter("SELECT set_config($1, $2, true)", "Role", x.roles[victim])
+		x.parameter("SELECT $1::bpchar, set_config($1, $2, true)", "role  ", x.roles[victim])
+	}, gives: refused, but: by{"strict": stopped}},
 	{id: "A05", attack: "`DO $$ … EXECUTE 'SET ROLE b' $$`", steps: []step{
 		try("DO $$ BEGIN EXECUTE 'SET ROLE {other}'; END $$", refused, "strict", denied), then(mine, own),
 	}},
-	{id: "A06", attack: "functions, views and triggers of one's own with dynamic `SET ROLE`", steps: []step{
+	{id: "A06", attack: "functions, views, triggers, aggregates, operators, domains, casts and rules of one's own that `SET ROLE`", steps: []step{
 		then("BEGIN", "BEGIN; T"),
 		try("CREATE FUNCTION pg_temp.f() RETURNS text LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'SET ROLE {other}'; RETURN current_user; END $$", refused, "strict", runs),
 		try("SELECT pg_temp.f()", denied),
 		then("ROLLBACK", "ROLLBACK; I"),
-		try("CREATE FUNCTION public.f() RETURNS text LANGUAGE sql AS 'SELECT 1'", denied, "row-shared", refused),
+		try("CREATE FUNCTION public.f() RETURNS text LANGUAGE sql AS 'SELECT 1'", denied, "shared", refused),
 		then("BEGIN", "BEGIN; T"),
 		then("CREATE TEMP VIEW v AS SELECT set_config('role', '{other}', false)", refused, "strict", nothing),
 		try("SELECT * FROM pg_temp.v", denied),
+		then("ROLLBACK", "ROLLBACK; I"),
+		then("BEGIN", "BEGIN; T"),
+		try("CREATE AGGREGATE pg_temp.a(text, boolean) (SFUNC = set_config, STYPE = text, INITCOND = 'role')", refused, "strict", runs),
+		try("SELECT pg_temp.a('{other}', false)", denied),
+		then("ROLLBACK", "ROLLBACK; I"),
+		then("BEGIN", "BEGIN; T"),
+		try("CREATE OPERATOR pg_temp.@! (FUNCTION = ts_stat, RIGHTARG = text)", refused, "strict", runs),
+		try("SELECT OPERATOR(pg_temp.@!) 'SELECT to_tsvector(set_config(''role'', ''{other}'', false))'", denied),
+		then("ROLLBACK", "ROLLBACK; I"),
+		then("BEGIN", "BEGIN; T"),
+		try("CREATE DOMAIN pg_temp.d AS text CHECK (set_config('role', VALUE, false) <> '')", refused, "strict", runs),
+		try("SELECT '{other}'::pg_temp.d", denied),
+		then("ROLLBACK", "ROLLBACK; I"),
+		then("BEGIN", "BEGIN; T"),
+		try("CREATE CAST (text AS pg_temp.d) WITH FUNCTION pg_temp.f", refused, "strict", stopped),
+		then("ROLLBACK", "ROLLBACK; I"),
+		then("BEGIN", "BEGIN; T"),
+		try("CREATE RULE r AS ON INSERT TO pg_temp.t DO ALSO NOTIFY n", refused, "strict", stopped),
 		then("ROLLBACK", "ROLLBACK; I"),
 		then(mine, own),
 	}, note: "In strict mode temporary functions work; they are the tenant's, as it is."},
@@ -152,7 +174,7 @@ var groupA = []row{
 		try("SET SCHEMA 't_3'", runs), try(mine, nothing), then("RESET search_path", "RESET; I"), then(mine, own),
 	}, note: "`search_path` may name another tenant's schema; that it stays closed is up to PostgreSQL's privileges."},
 	{id: "A15", attack: "a trigger that an administrator's session would fire", steps: []step{
-		try("CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'RESET ROLE'; RETURN NEW; END $$", denied, "row-shared", refused),
+		try("CREATE FUNCTION public.f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'RESET ROLE'; RETURN NEW; END $$", denied, "shared", refused),
 		then("BEGIN", "BEGIN; T"),
 		then("CREATE FUNCTION pg_temp.f() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'RESET ROLE'; RETURN NEW; END $$", refused, "strict", runs),
 		try("CREATE TRIGGER t AFTER UPDATE ON orders FOR EACH ROW EXECUTE FUNCTION pg_temp.f()", stopped),
@@ -216,8 +238,8 @@ var groupC = []row{
 		try("SET default_transaction_read_only = on", runs), try("SET lock_timeout = 1", runs), try("SET plan_cache_mode = force_generic_plan", runs), try("SET DateStyle = 'German'", runs), then(mine, own),
 	}},
 	{id: "C09", attack: "functions of one's own by the names of those that clean up", steps: []step{
-		try("CREATE FUNCTION public.set_config(text, text, boolean) RETURNS text LANGUAGE sql AS 'SELECT 1'", denied, "row-shared", refused),
-		try("CREATE FUNCTION public.pg_advisory_unlock_all() RETURNS void LANGUAGE sql AS 'SELECT 1'", denied, "row-shared", refused),
+		try("CREATE FUNCTION public.set_config(text, text, boolean) RETURNS text LANGUAGE sql AS 'SELECT 1'", denied, "shared", refused),
+		try("CREATE FUNCTION public.pg_advisory_unlock_all() RETURNS void LANGUAGE sql AS 'SELECT 1'", denied, "shared", refused),
 		try("CREATE SCHEMA mine", denied, "row-shared", refused), try("SET search_path = pg_temp, public, pg_catalog", runs),
 	}},
 	{id: "C10", attack: "a shared function with `orders%ROWTYPE`", run: (*exploit).rowTypes, gives: runs},
@@ -375,8 +397,8 @@ var groupF = []row{
 		try("DROP TABLE {theirs}", stopped), try("ALTER SYSTEM SET app.current_tenant = '3'", refused, "strict", denied), try("DROP DATABASE {db}_d3", denied, "row-shared", refused),
 	}},
 	{id: "F12", attack: "CREATE in public: a function that others' calls would find", steps: []step{
-		try("CREATE FUNCTION public.lower(varchar) RETURNS text LANGUAGE sql AS 'SELECT 1'", denied, "row-shared", refused), try("CREATE TABLE public.countries (x int)", denied, "row-shared", refused),
-		try("CREATE OPERATOR public.= (FUNCTION = int84eq, LEFTARG = bigint, RIGHTARG = int)", denied, "row-shared", refused),
+		try("CREATE FUNCTION public.lower(varchar) RETURNS text LANGUAGE sql AS 'SELECT 1'", denied, "shared", refused), try("CREATE TABLE public.countries (x int)", denied, "row-shared", refused),
+		try("CREATE OPERATOR public.= (FUNCTION = int84eq, LEFTARG = bigint, RIGHTARG = int)", denied, "shared", refused),
 	}},
 	{id: "F13", attack: "TLS server name, `user@tenant` and options that disagree", run: (*exploit).names, gives: refused},
 }

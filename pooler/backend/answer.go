@@ -95,7 +95,7 @@ func (s *Step) learnParams(body []byte) {
 		s.Shape.SetParams(body)
 	}
 	if s.Told != nil {
-		s.Told.Params = s.Shape.Params
+		s.Told.TakeParams(s.Shape)
 	}
 }
 

@@ -172,7 +172,11 @@ func (s *modelServer) message(typ byte, body []byte) {
 		s.ready()
 	case pgwire.MsgFlush, pgwire.MsgCopyData, pgwire.MsgCopyDone, pgwire.MsgCopyFail:
 	case pgwire.MsgFunctionCall:
-		s.err("0A000", "no functions")
+		if s.tx == pgwire.TxFailed {
+			s.err("25P02", "aborted")
+		} else {
+			s.err("0A000", "no functions")
+		}
 		s.ready()
 	case pgwire.MsgParse:
 		s.parse(body)

@@ -38,6 +38,8 @@ type item struct {
 	// expanded is the statement's message where that names prepared statements, with what it executes; renames: the names are replaced.
 	expanded *parser.Message
 	renames  bool
+	// named is the statement's message with the names of settings that Bind gives; nil = it gives none.
+	named *parser.Message
 }
 
 // message is what the item is about; nil = not known.
@@ -45,6 +47,8 @@ func (it *item) message() *parser.Message {
 	switch {
 	case it.expanded != nil:
 		return it.expanded
+	case it.named != nil:
+		return it.named
 	case it.prep == nil:
 		return nil
 	}
@@ -162,13 +166,17 @@ func (s *Session) batchNow(b []byte, how end) bool {
 	if s.conn != nil && max(s.conn.Pending(), len(s.unit.executed), len(s.unit.undo)) > maxPending && s.awaitsSoFar() {
 		return false
 	}
+	if s.unit.forgets && s.awaitsSoFar() {
+		return false
+	}
+	s.unit.forgets = false
 	refusal, wait := s.decodeBatch(b)
 	if wait {
 		s.putOff()
 		return false
 	}
-	if n := s.namesUpTo(); refusal == nil && n < len(s.unit.items) {
-		how = endOpen
+	if n := s.namesUpTo(); n < len(s.unit.items) {
+		refusal, how = nil, endOpen
 		for i := range n {
 			s.split += len(s.unit.items[i].frame)
 		}
@@ -181,7 +189,7 @@ func (s *Session) batchNow(b []byte, how end) bool {
 	malformed := refusal != nil && e == nil && planned > 0 // the message itself, wherever the others run
 	if refusal != nil && refusal != router.ErrNeedsText && (malformed || s.asks(planned)) && plan.Kind != sharding.PlanCopy {
 		// What stands in front of the refused message runs and is answered first, as PostgreSQL does.
-		how = endOpen
+		how, s.split = endOpen, 0
 		for i := range planned {
 			s.split += len(s.unit.items[i].frame)
 		}
@@ -296,6 +304,7 @@ func (s *Session) decodeBatch(b []byte) (refusal *pgwire.Error, wait bool) {
 	s.unit.items = s.unit.items[:0]
 	s.unit.unindex(0)
 	s.unit.badParse = false
+	forgotten := false
 	for pos := 0; pos < len(b); {
 		typ, total, _ := pgwire.Header(b[pos:])
 		frame := b[pos : pos+total]
@@ -314,8 +323,14 @@ func (s *Session) decodeBatch(b []byte) (refusal *pgwire.Error, wait bool) {
 				}
 			}
 			it.renames = s.renames(it.expanded)
+		} else if it.prep != nil {
+			s.nameSettings(it)
 		}
 		s.unit.items = items
+		if forgotten && it.name != "" {
+			return nil, false // it is looked at again: see namesUpTo
+		}
+		forgotten = forgotten || it.typ == pgwire.MsgExecute && forgets(it.statement())
 	}
 	return nil, false
 }
@@ -356,7 +371,7 @@ func (s *Session) decodeItem(it *item, body []byte) (refusal *pgwire.Error, wait
 		it.target = t.Kind
 		if t.Kind == pgwire.TargetPortal {
 			if it.portal = string(t.Name); it.typ == pgwire.MsgDescribe {
-				it.prep = s.bound(it.portal)
+				it.prep, it.named = s.bound(it.portal)
 			}
 			break
 		}
@@ -372,7 +387,7 @@ func (s *Session) decodeItem(it *item, body []byte) (refusal *pgwire.Error, wait
 			return asError(err), false
 		}
 		it.portal, it.limited = string(e.Portal), e.MaxRows > 0
-		it.prep = s.bound(it.portal)
+		it.prep, it.named = s.bound(it.portal)
 	}
 	return nil, false
 }
@@ -387,7 +402,7 @@ func (s *Session) decodeParse(it *item, body []byte) (refusal *pgwire.Error, wai
 	if e := s.tooLong(p.SQL); e != nil {
 		return e, false
 	}
-	if it.name != "" && s.statement(p.Name) != nil {
+	if it.name != "" && (s.acct.Statements || s.tx == pgwire.TxFailed) && s.statement(p.Name) != nil { // else the server knows, whose names they are
 		return pgwire.Errorf(pgwire.CodeDuplicatePreparedStatement, `prepared statement "%s" already exists`, it.name), false
 	}
 	types := body[p.Tail+len(p.SQL)+1:][2:]

@@ -7,7 +7,8 @@ import (
 )
 
 // Drivers call the functions of large objects by messages (manual, 55.2.5), and no others by now. What such a call may do is what a statement with the
-// same call may: it goes where that would go, and is refused where that would be.
+// same call may: it goes where that would go, and is refused where that would be. Of others only a number is known: they run where nothing has to be
+// found out about a statement, and nobody else gets the backend.
 
 // largeObjects are the statements that stand for calls, by the function's OID.
 var largeObjects = map[uint32][]byte{
@@ -29,6 +30,9 @@ var largeObjects = map[uint32][]byte{
 	3172: standsFor("lo_truncate64(0, 0)"),
 }
 
+// anyFunction is the Query that may do what any call may: it may leave anything, and change anything.
+var anyFunction = []byte("LOAD ''\x00")
+
 // standsFor is the body of a Query.
 func standsFor(call string) []byte { return append([]byte("SELECT pg_catalog."+call), 0) }
 
@@ -42,10 +46,13 @@ func (s *Session) functionCall(body, frame []byte) bool {
 			return s.queryOf(nil, sql, frame)
 		}
 	}
+	s.start()
+	if s.plain() {
+		return s.queryOf(nil, anyFunction, frame)
+	}
 	if s.awaitsSoFar() {
 		return false // as a Query
 	}
-	s.start()
 	s.refuseUnit(pgwire.Errorf(pgwire.CodeFeatureNotSupported, "function call messages are not supported but for large objects").
 		WithHint("Call the function by SELECT.").WithRoutine("function_call"), true)
 	return true

@@ -232,7 +232,7 @@ func (s *Session) repeat() bool {
 			return need == wants{} // the unit prepares it, and nobody has looked at it
 		}
 		b, err := pgwire.DecodeBind(body)
-		if n := b.NumResultFormats(); err != nil || n > 1 && n != shape.Columns {
+		if n := b.NumResultFormats(); err != nil || n > 1 && n != int(shape.Columns) {
 			return false
 		}
 		return need.agree(shape, st.Told)

@@ -73,20 +73,35 @@ func (it *item) declares() bool {
 	return st != nil && st.Kind == parser.Declare
 }
 
-// namesUpTo is how many items can be looked at together: those behind the Execute of a PREPARE may be about what that makes.
+// forgets reports whether behind st a name, or every name, of a prepared statement stands for nothing.
+func forgets(st *parser.Statement) bool {
+	return st != nil && (st.Kind == parser.Deallocate || st.Kind == parser.Discard && st.Name == "ALL")
+}
+
+// namesUpTo is how many items can be looked at together: those behind the Execute of a PREPARE may be about what that makes, and behind that of a DEALLOCATE
+// or DISCARD ALL names stand for nothing.
 func (s *Session) namesUpTo() int {
 	items := s.unit.items
 	for i := range items {
 		it := &items[i]
-		if it.typ != pgwire.MsgExecute || !it.renames {
+		if it.typ != pgwire.MsgExecute {
 			continue
 		}
-		st := it.statement()
-		if st == nil || st.Kind != parser.Prepare {
+		var about func(*item) bool
+		switch st := it.statement(); {
+		case st == nil:
+			continue
+		case st.Kind == parser.Prepare && it.renames:
+			about = func(later *item) bool {
+				return later.expanded != nil || later.typ == pgwire.MsgParse && later.name == st.Name
+			}
+		case forgets(st):
+			about = func(later *item) bool { return later.name != "" }
+		default:
 			continue
 		}
 		for j := i + 1; j < len(items); j++ {
-			if later := &items[j]; later.expanded != nil || later.typ == pgwire.MsgParse && later.name == st.Name {
+			if about(&items[j]) {
 				return i + 1
 			}
 		}
@@ -131,26 +146,27 @@ func (s *Session) prepared(name string) *state.Prepared {
 	return nil
 }
 
-// bound finds what a portal runs: by the batch being decoded, else by what was bound before.
-func (s *Session) bound(portal string) *state.Prepared {
+// bound finds what a portal runs, with the names of settings that its Bind gave: by the batch being decoded, else by what was bound before.
+func (s *Session) bound(name string) (p *state.Prepared, named *parser.Message) {
 	s.unit.reindex()
 	for i := len(s.unit.items) - 1; i >= s.unit.named.n; i-- {
 		it := &s.unit.items[i]
-		if it.typ == pgwire.MsgBind && it.portal == portal {
-			return it.prep
+		if it.typ == pgwire.MsgBind && it.portal == name {
+			return it.prep, it.named
 		}
 		if it.declares() {
-			return nil // it may be its cursor: the server knows
+			return nil, nil // it may be its cursor: the server knows
 		}
 	}
 	if x := &s.unit.named; x.n > 0 {
-		i, ok := x.portals[portal]
+		i, ok := x.portals[name]
 		if x.declared >= 0 && (!ok || x.declared > i) {
-			return nil
+			return nil, nil
 		}
 		if ok {
-			return s.unit.items[i].prep
+			return s.unit.items[i].prep, s.unit.items[i].named
 		}
 	}
-	return s.portalOf(portal).prep
+	was := s.portalOf(name)
+	return was.prep, was.named
 }

@@ -1,6 +1,9 @@
 package session
 
 import (
+	"bytes"
+
+	"github.com/pgkennel/pgkennel/parser"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/state"
 	"github.com/pgkennel/pgkennel/sharding"
@@ -10,7 +13,8 @@ import (
 // bindParams gives the router a Bind's parameters.
 type bindParams struct {
 	prep *state.Prepared
-	at   int // the item of the batch that bind is of
+	told *state.Shape // what the server said of it to the client; nil = nothing
+	at   int          // the item of the batch that bind is of
 	bind pgwire.Bind
 }
 
@@ -23,7 +27,11 @@ func (p *bindParams) decode(body []byte, at int) (err error) {
 // readBind makes s.bind the Bind at index i: of several in a batch, decodeBatch leaves the last.
 func (s *Session) readBind(i int) *pgwire.Error {
 	it := &s.unit.items[i]
-	if s.bind.prep = it.prep; s.bind.at != i {
+	s.bind.prep, s.bind.told = it.prep, nil
+	if !it.fresh { // else it is of another statement
+		s.bind.told = s.toldOf(it)
+	}
+	if s.bind.at != i {
 		if err := s.bind.decode(it.frame[pgwire.HeaderBytes:], i); err != nil {
 			return asError(err)
 		}
@@ -42,7 +50,11 @@ func (p *bindParams) Param(i int) (value []byte, binary bool, oid uint32, ok boo
 	} else if v == nil {
 		v = []byte{}
 	}
-	return v, p.bind.Format(i) == pgwire.FormatBinary, paramType(p.prep, i), true
+	oid = paramType(p.prep, i)
+	if oid == 0 && p.told != nil {
+		oid = p.told.ParamType(i)
+	}
+	return v, p.bind.Format(i) == pgwire.FormatBinary, oid, true
 }
 
 // oidOther stands for a type of which no key is read.
@@ -60,6 +72,30 @@ func paramType(p *state.Prepared, i int) uint32 {
 		return oid
 	}
 	return oidOther
+}
+
+// nameSettings gives a Bind's item the names of the settings that its parameters name.
+func (s *Session) nameSettings(it *item) {
+	st := single(it.prep.Message)
+	if it.typ != pgwire.MsgBind || st == nil || st.Effects&parser.EffNamed == 0 || len(st.Named) == 0 || len(st.Named) > maxUnseen {
+		return
+	}
+	it.named = it.prep.Message.NamedBy(func(param int) (string, bool) {
+		if param > s.bind.bind.NumParams() {
+			return "", false
+		}
+		v, null := s.bind.bind.Param(param - 1)
+		oid := paramType(it.prep, param-1)
+		return string(v), !null && plainName(v) && (oid == 0 || oid == pgwire.OIDText || oid == oidVarchar)
+	})
+}
+
+// plainName reports that a name is the same in whatever type of text, and in every encoding: bpchar drops blanks at the end, and name what is beyond 63 bytes.
+func plainName(b []byte) bool {
+	const maxName = 63
+	return len(b) <= maxName && !bytes.ContainsFunc(b, func(r rune) bool {
+		return r != '.' && r != '_' && (r < '0' || r > '9') && (r < 'a' || r > 'z') && (r < 'A' || r > 'Z')
+	})
 }
 
 // joinBind routes a Bind and joins its plan to the batch's.

@@ -53,7 +53,7 @@ func (s *Session) answerItem(dst []byte, it *item) (out []byte, ref int32, e *pg
 		}
 		return pgwire.AppendCloseComplete(dst), ref, nil
 	case pgwire.MsgBind:
-		s.bindPortal(it.portal, portal{prep: it.prep})
+		s.bindPortal(it.portal, portal{prep: it.prep, named: it.named})
 		return pgwire.AppendBindComplete(dst), 0, nil
 	case pgwire.MsgDescribe:
 		if it.target == pgwire.TargetStatement {
@@ -79,6 +79,8 @@ func (s *Session) answerItem(dst []byte, it *item) (out []byte, ref int32, e *pg
 // portal is what a portal runs.
 type portal struct {
 	prep *state.Prepared
+	// named is the message of what it runs with the names of settings that Bind gave; nil = it gave none.
+	named *parser.Message
 	// naming of the text that it runs; nil = that is the client's.
 	naming *naming
 	// shape of the statement on the connection, and what the client was told of it; nil = nobody keeps that.
@@ -309,7 +311,7 @@ func (s *Session) emit(out []byte, it *item, plan sharding.Plan) []byte {
 		}
 		return exec.Prepare(out, c, it.prep, unnamed, false, ref)
 	case pgwire.MsgBind:
-		p := portal{prep: it.prep}
+		p := portal{prep: it.prep, named: it.named}
 		if it.portal != "" {
 			s.fixed = true // it would be gone with the transaction
 		}
@@ -357,6 +359,7 @@ func (s *Session) emit(out []byte, it *item, plan sharding.Plan) []byte {
 		}
 		m := it.message()
 		s.unit.parted = s.unit.parted || s.parts(single(m))
+		s.unit.forgets = s.unit.forgets || forgets(single(m))
 		if m != nil && s.note(m, plan) {
 			s.queue(sqlOf(it.prep.SQL, m.Statements[0]))
 		}

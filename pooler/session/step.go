@@ -49,6 +49,8 @@ type unit struct {
 	waitsPlanned bool
 	// settled: for whom the unit's statements run is settled, and can't change any more. parted: see parts.
 	settled, parted bool
+	// forgets: a statement that makes the server forget all names is sent.
+	forgets bool
 	// unjudged: what was sent last runs code that may do anything to the session.
 	unjudged bool
 	// encodingMoves: a statement of the unit may change client_encoding.

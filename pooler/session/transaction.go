@@ -361,7 +361,7 @@ var taints = [...]struct {
 	{parser.EffAdvisoryLock, backend.TaintAdvisoryLock},
 	{parser.EffHoldCursor, backend.TaintHoldCursor},
 	{parser.EffSQLPrepare, backend.TaintSQLPrepare},
-	{parser.EffUnjudged, backend.TaintUnjudged},
+	{parser.EffUnjudged | parser.EffNamed, backend.TaintUnjudged},
 	{parser.EffLargeObject, backend.TaintLargeObject},
 	{parser.EffReplication, backend.TaintUnjudged},
 	{parser.EffUnseen, backend.TaintCode}, // DISCARD ALL takes settings away

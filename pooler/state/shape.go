@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/binary"
 	"hash/maphash"
+	"slices"
 )
 
 // Shape is what a server says of a prepared statement, as numbers that are equal where that is. PostgreSQL keeps it as it is for as long as the
@@ -11,7 +12,20 @@ import (
 type Shape struct {
 	Params, Rows uint64
 	// Columns is the number of columns of Rows.
-	Columns int
+	Columns uint16
+	// types are those of the first parameters, as far as they are among knownTypes: half a byte each.
+	types [6]byte
+}
+
+// knownTypes are the types of parameters that are remembered, by their OIDs: integers, floats, numeric, uuid, texts, and arrays of them.
+var knownTypes = [16]uint32{0, 21, 23, 20, 700, 701, 1700, 2950, 25, 1043, 1005, 1007, 1016, 2951, 1009, 1015}
+
+// ParamType is the OID of the type of parameter i, from 0; 0 = it is not known.
+func (s *Shape) ParamType(i int) uint32 {
+	if i < 0 || i/2 >= len(s.types) {
+		return 0
+	}
+	return knownTypes[s.types[i/2]>>(i%2*4)&15]
 }
 
 const (
@@ -36,7 +50,7 @@ func (s *Shape) SetRows(body []byte) {
 	var h maphash.Hash
 	h.SetSeed(seed)
 	if len(body) >= 2 {
-		s.Columns = int(binary.BigEndian.Uint16(body))
+		s.Columns = binary.BigEndian.Uint16(body)
 		for body = body[2:]; ; {
 			end := bytes.IndexByte(body, 0)
 			if end < 0 || len(body) < end+1+fixed {
@@ -51,13 +65,23 @@ func (s *Shape) SetRows(body []byte) {
 	s.Rows = max(h.Sum64(), firstHash)
 }
 
+// TakeParams takes over what o says of the parameters.
+func (s *Shape) TakeParams(o *Shape) { s.Params, s.types = o.Params, o.types }
+
 // SetParams takes over the body of a ParameterDescription.
 func (s *Shape) SetParams(body []byte) {
 	var h maphash.Hash
 	h.SetSeed(seed)
+	clear(s.types[:])
 	if len(body) >= 2 {
-		for body = body[2:]; len(body) >= 4; body = body[4:] {
+		body = body[2:]
+		for i := 0; len(body) >= 4; i++ {
+			if i/2 < len(s.types) {
+				known := max(slices.Index(knownTypes[:], binary.BigEndian.Uint32(body)), 0)
+				s.types[i/2] |= byte(known << (i % 2 * 4)) //nolint:gosec // there are sixteen
+			}
 			writeType(&h, body)
+			body = body[4:]
 		}
 	}
 	h.Write(body)

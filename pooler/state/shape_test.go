@@ -91,4 +91,16 @@ func TestShapesOfParameters(t *testing.T) {
 	if s.SetParams([]byte{1}); s.Params == 0 {
 		t.Error("what is malformed is nothing")
 	}
+	b := binary.BigEndian.AppendUint16(nil, 14)
+	want := []uint32{20, 701, 20000, 25, 1015, 114, 21, 23, 700, 1700, 2950, 1043, 20, 20}
+	for _, oid := range want {
+		b = binary.BigEndian.AppendUint32(b, oid)
+	}
+	s.SetParams(b)
+	want[2], want[5], want[12], want[13] = 0, 0, 0, 0 // of no use for keys, or too far behind
+	for i, oid := range want {
+		if got := s.ParamType(i); got != oid {
+			t.Errorf("type of parameter %d: got %d, want %d", i, got, oid)
+		}
+	}
 }

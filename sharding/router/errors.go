@@ -119,7 +119,7 @@ func hintInvalid(message, detail string, args ...any) *pgwire.Error {
 
 func unreadableKey(table, column, why string) *pgwire.Error {
 	return tenantMissing(table, column, "The value compared with "+quote(column)+" can't be read as a sharding key: "+why+".").
-		WithHint("Send the value as the column's own type.")
+		WithHint("Send the value as the column's own type, and declare that of a parameter in binary format.")
 }
 
 func unparsable(m *parser.Message) *pgwire.Error {

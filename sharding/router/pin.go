@@ -29,7 +29,7 @@ type param struct {
 	casts           []string
 	array, distinct bool
 	noBlanks        bool
-	mixed           bool // it stands elsewhere, too, where its type may come from
+	mixed, recast   bool // see parser.Statement
 }
 
 // presence is the type of key of the tenant column on one shard: that there is a value matters, not which.
@@ -129,7 +129,7 @@ func (p *pin) same(o *pin) bool {
 }
 
 func (p param) same(o param) bool {
-	return p.n == o.n && p.use == o.use && p.array == o.array && p.distinct == o.distinct && p.noBlanks == o.noBlanks && p.mixed == o.mixed && slices.Equal(p.casts, o.casts)
+	return p.n == o.n && p.use == o.use && p.array == o.array && p.distinct == o.distinct && p.noBlanks == o.noBlanks && p.mixed == o.mixed && p.recast == o.recast && slices.Equal(p.casts, o.casts)
 }
 
 func compileValues(vals []value, t sharding.KeyType) *pin {
@@ -140,7 +140,7 @@ func compileValues(vals []value, t sharding.KeyType) *pin {
 		case v.isNull:
 			p.isNull = true
 		case v.Kind == parser.ValueParam:
-			p.params = append(p.params, param{n: v.Param - 1, use: v.use, casts: v.Casts, array: v.array, distinct: v.storesNull(), noBlanks: v.noBlanks, mixed: v.Mixed})
+			p.params = append(p.params, param{n: v.Param - 1, use: v.use, casts: v.Casts, array: v.array, distinct: v.storesNull(), noBlanks: v.noBlanks, mixed: v.Mixed, recast: v.Recast})
 		case v.Literal > 0:
 			p.lits = append(p.lits, *v)
 		case v.array:
@@ -419,7 +419,7 @@ func (p *param) read(t sharding.KeyType, value []byte, binary bool, oid uint32) 
 		return k, sharding.Null
 	case t == presence:
 		return k, sharding.Exact
-	case p.mixed && (oid == 0 || oid == oidUnknown) && otherwise(t, value, binary):
+	case p.mixed && (oid == 0 || oid == oidUnknown) && p.otherwise(t, value, binary):
 		return k, sharding.Unreadable
 	case len(p.casts) == 0:
 		k, reading = sharding.ReadParam(t, value, binary, oid, p.use)
@@ -434,10 +434,10 @@ func (p *param) read(t sharding.KeyType, value []byte, binary bool, oid uint32) 
 
 // otherwise reports whether a value may be another key where the parameter's type is not the column's: a float's bits are a number, too, and blanks at the
 // end, or what is beyond 63 bytes, count in some types of text only.
-func otherwise(t sharding.KeyType, value []byte, binary bool) bool {
+func (p *param) otherwise(t sharding.KeyType, value []byte, binary bool) bool {
 	const maxName = 63 // of type name
 	if t == sharding.Text {
-		return len(value) > maxName || bytes.HasSuffix(value, []byte(" "))
+		return p.recast && len(value) > maxName || bytes.HasSuffix(value, []byte(" "))
 	}
 	return binary && t == sharding.Bigint
 }
