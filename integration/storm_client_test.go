@@ -370,6 +370,8 @@ func (c *stormClient) receive() (string, *pgproto3.ErrorResponse, error) {
 				b.Write(v)
 			}
 			return b.String(), nil, nil
+		case *pgproto3.FunctionCallResponse:
+			return "V", nil, nil
 		case *pgproto3.CommandComplete:
 			return "C" + string(m.CommandTag), nil, nil
 		case *pgproto3.ReadyForQuery:

@@ -353,11 +353,11 @@ func (m *stormModel) expect(o *stormOp) answer {
 			tokens = append(tokens, "s")
 		}
 		return answer{tokens: tokens, effect: func() { m.at["portal"] += n }}
-	case opFunction:
-		return fails("0A000")
-	case opEmpty:
+	case opEmpty, opFunction:
 		a := m.does(o, "", nil)
-		a.tokens[len(a.tokens)-1] = "I"
+		if a.tokens[len(a.tokens)-1] = "I"; o.kind == opFunction {
+			a.tokens[len(a.tokens)-1] = "V"
+		}
 		return a
 	case opTimeout:
 		if m.status == 'I' {
@@ -389,7 +389,7 @@ func (m *stormModel) inFailed(o *stormOp) (a answer, ok bool) {
 			return answer{}, false
 		}
 	case opFunction:
-		return fails("25P02 0A000"), true
+		return fails("25P02"), true
 	case opWrong:
 		if o.arg == "42601" {
 			return fails("42601 25P02"), true // the latter is ours

@@ -332,7 +332,7 @@ func (c *stormClient) kind(m *stormModel) stormKind {
 			weight = w.block
 		}
 		if n -= weight; n < 0 {
-			if w.kind == opFunction && c.direct || w.kind == opListen && c.number%4 > 0 {
+			if w.kind == opListen && c.number%4 > 0 {
 				return opMark
 			}
 			return w.kind

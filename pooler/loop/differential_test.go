@@ -363,7 +363,7 @@ func (a *twin) piece(out []byte) []byte {
 	case n < 94:
 		a.note("stray COPY messages")
 		return pgwire.AppendCopyFail(pgwire.AppendCopyDone(pgwire.AppendCopyData(out, "x")), "x")
-	case n < 96 && !a.open && a.ref.tx != pgwire.TxFailed: // then refused for one reason or another
+	case n < 96 && !a.open: // then refused for one reason or another
 		a.note("FunctionCall")
 		return append(out, pgwire.MsgFunctionCall, 0, 0, 0, 4)
 	}

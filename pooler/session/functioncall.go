@@ -53,6 +53,10 @@ func (s *Session) functionCall(body, frame []byte) bool {
 	if s.awaitsSoFar() {
 		return false // as a Query
 	}
+	if s.tx == pgwire.TxFailed && !s.open {
+		s.refuseUnit(errInFailedTransaction, true)
+		return true
+	}
 	s.refuseUnit(pgwire.Errorf(pgwire.CodeFeatureNotSupported, "function call messages are not supported but for large objects").
 		WithHint("Call the function by SELECT.").WithRoutine("function_call"), true)
 	return true
