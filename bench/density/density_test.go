@@ -63,8 +63,8 @@ func TestFlags(t *testing.T) {
 			t.Errorf("%s: no error", strings.Join(bad, " "))
 		}
 	}
-	if o, err := parse(); err != nil || len(o.scenarios) != len(scenarios) || o.io != 64<<20 {
-		t.Errorf("got %+v, %v, want all scenarios, and 64 MB", o, err)
+	if o, err := parse(); err != nil || len(o.scenarios) != len(scenarios) || o.io != 16<<20 {
+		t.Errorf("got %+v, %v, want all scenarios, and 16 MB", o, err)
 	}
 	if o, err := parse("-io", "8MB"); err != nil || o.io != 8<<20 {
 		t.Errorf("got %+v, %v, want 8 MB", o, err)

@@ -82,8 +82,8 @@ func flags(set *flag.FlagSet, args []string) (*options, error) {
 	set.StringVar(&o.noises, "noises", "cpu,memory,disk", "neighbours: what the other burns")
 	set.IntVar(&o.rounds, "rounds", 5, "neighbours: phases of each kind")
 	set.DurationVar(&o.length, "length", 5*time.Second, "neighbours: length of a phase")
-	o.io = 64 << 20
-	set.Func("io", "neighbours: bytes a second that each may read, and as many that it may write; 0 = no limit (default 64MB)", func(text string) (err error) {
+	o.io = 16 << 20
+	set.Func("io", "neighbours: bytes a second that each may read, and as many that it may write; 0 = no limit (default 16MB)", func(text string) (err error) {
 		o.io, err = provision.ParseSize(text)
 		return err
 	})

@@ -129,6 +129,26 @@ type share struct {
 	used time.Duration
 	calm time.Duration
 	at   []int
+	// burns: it uses much, or did not long ago; idle is how long it has used little. slow: some of its processes may have the long slice.
+	burns, slow bool
+	idle        time.Duration
+}
+
+// burn follows whether an instance uses much CPU, and lets others go first meanwhile.
+func (c *confiner) burn(id string, s *share, use int, elapsed time.Duration) {
+	if use >= slight {
+		o := occupant{limit: cmp.Or(c.groups.quota(id), 1000), use: use}
+		s.burns = s.burns || o.much()
+		if !o.little() {
+			s.idle = -elapsed
+		}
+	}
+	if s.idle += elapsed; s.idle >= calmFor {
+		s.burns = false
+	}
+	if s.burns || s.slow {
+		s.slow = setSlices(c.groups.pids(id), s.burns) || s.burns
+	}
 }
 
 // look does what has to be done, if that is not what was just done. An instance that is there for the first time, as all are after pgkennel was started anew, stays
@@ -141,20 +161,7 @@ func (c *confiner) look(ctx context.Context, now time.Time) {
 		return
 	}
 	c.mu.last = now
-	if err := c.groups.confines(); err != nil {
-		if runtime.NumCPU() > 1 {
-			c.tell(ctx, err)
-		}
-		return
-	}
-	cpus, err := c.groups.allowed()
-	if err != nil {
-		c.tell(ctx, err)
-		return
-	}
-	if len(cpus) < 2 && !first {
-		return
-	}
+	cpus := c.cpus(ctx, first)
 	before := c.mu.seen
 	c.mu.seen = make(map[string]share, len(before))
 	var list []occupant
@@ -165,17 +172,43 @@ func (c *confiner) look(ctx context.Context, now time.Time) {
 		}
 		s, known := before[id]
 		if !known {
-			c.mu.seen[id] = share{used: used, at: c.groups.confinedTo(id, cpus)}
+			s = share{used: used, slow: true}
+			if cpus != nil {
+				s.at = c.groups.confinedTo(id, cpus)
+			}
+			c.mu.seen[id] = s
 			continue
 		}
 		use := int(max(used-s.used, 0) * 1000 / elapsed)
 		s.used = used
+		c.burn(id, &s, use, elapsed)
 		c.mu.seen[id] = s
 		if s.at != nil || use >= slight {
 			list = append(list, occupant{id: id, limit: c.groups.quota(id), use: use, calm: s.calm, at: s.at})
 		}
 	}
-	c.apply(ctx, cpus, shareOut(cpus, elapsed, list))
+	if cpus != nil {
+		c.apply(ctx, cpus, shareOut(cpus, elapsed, list))
+	}
+}
+
+// cpus are those that instances may have; nil = nobody can be confined, or need be.
+func (c *confiner) cpus(ctx context.Context, first bool) []int {
+	if err := c.groups.confines(); err != nil {
+		if runtime.NumCPU() > 1 {
+			c.tell(ctx, err)
+		}
+		return nil
+	}
+	cpus, err := c.groups.allowed()
+	if err != nil {
+		c.tell(ctx, err)
+		return nil
+	}
+	if len(cpus) < 2 && !first {
+		return nil
+	}
+	return cpus
 }
 
 func (c *confiner) apply(ctx context.Context, cpus []int, list []occupant) {

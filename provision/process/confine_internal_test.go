@@ -11,6 +11,8 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/provision/drivertest"
 	"github.com/pgkennel/pgkennel/tenant"
@@ -222,6 +224,7 @@ func TestConfine(t *testing.T) {
 		burning <- err
 	}()
 	k.Eventually("it is confined", func() bool { return len(g.confinedTo(in.ID, all)) == 1 })
+	k.Eventually("whoever wakes up goes first", func() bool { return long(g.pids(in.ID)) == len(g.pids(in.ID)) || !slicesWork() })
 	cancel()
 	if err := <-watched; !errors.Is(err, context.Canceled) {
 		t.Errorf("watch ended with %v", err)
@@ -262,6 +265,9 @@ func TestConfine(t *testing.T) {
 		t.Errorf("after a restart a session may run on CPUs %s, want %v", got, at)
 	}
 	look(time.Minute) // an average of nearly nothing
+	if n := long(g.pids(in.ID)); n > 0 {
+		t.Errorf("after a quiet minute %d processes have the long slice", n)
+	}
 	if got := g.confinedTo(in.ID, all); got != nil {
 		t.Errorf("after a quiet minute it is confined to %v", got)
 	}
@@ -273,4 +279,22 @@ func TestConfine(t *testing.T) {
 		t.Errorf("left over: %s, %v", strings.Join(left, " "), err)
 	}
 	k.Nothing()
+}
+
+// long is how many processes have the long slice.
+func long(pids []int) (n int) {
+	for _, pid := range pids {
+		if attr, err := unix.SchedGetAttr(pid, 0); err == nil && attr.Runtime == uint64(longSlice) {
+			n++
+		}
+	}
+	return n
+}
+
+// slicesWork reports whether Linux has slices that can be chosen.
+func slicesWork() bool {
+	self := []int{os.Getpid()}
+	setSlices(self, true)
+	defer setSlices(self, false)
+	return long(self) == 1
 }

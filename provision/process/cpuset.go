@@ -33,6 +33,9 @@ func (g *groups) accounted() []string {
 	if root == "" {
 		root = g.v1["cpuacct"]
 	}
+	if root == "" {
+		return nil
+	}
 	return idsIn(filepath.Join(root, g.name))
 }
 
