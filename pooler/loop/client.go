@@ -52,7 +52,8 @@ type start struct {
 	room sync.Cond // signalled when the session wants input again
 	tls  bool      // the handshake is due
 
-	writes atomic.Bool // its goroutine does, to a server, and may have to wait for that
+	writes  atomic.Bool // its goroutine does, to a server, and may have to wait for that
+	watched atomic.Bool // it asked for a look since the last one, for it writes
 }
 
 // alarm is a timer that is set to a deadline of the session's.

@@ -61,7 +61,7 @@ func (c *Client) caughtAfter() {
 func (c *Client) feedServer(b *Backend, s *step) {
 	if s.own && !s.polled {
 		s.begin.writes.Store(true)
-		if b.w.pendingLocked() > writeLimit || b.w.ev == nil {
+		if (b.w.pendingLocked() > writeLimit || b.w.ev == nil) && !s.begin.watched.Swap(true) {
 			c.g.present.watch(c)
 		}
 		b.w.flushAndWaitLocked()

@@ -93,6 +93,9 @@ func (p *present) look() {
 // present looks at c. It returns false where that is needed no more.
 func (c *Client) present(x *presence, unread time.Duration) (again bool) {
 	c.step(func() {
+		if c.start != nil {
+			c.start.watched.Store(false) // before it is looked whether it writes: who does so later asks anew
+		}
 		if c.sess.Closed() || !c.unheard() {
 			return
 		}
