@@ -2,15 +2,9 @@ package store
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"math/big"
 	"net"
 	"os"
 	"path/filepath"
@@ -22,6 +16,7 @@ import (
 
 	etcd "go.etcd.io/etcd/client/v3"
 
+	"github.com/pgkennel/pgkennel/internal/pki"
 	"github.com/pgkennel/pgkennel/tenant"
 )
 
@@ -494,28 +489,24 @@ func TestEtcdTLS(t *testing.T) {
 // makeCertificates writes a CA, and a certificate of it with its key, for client and server.
 func makeCertificates(t *testing.T, dir string) (ca, cert, key string) {
 	t.Helper()
-	authority, err1 := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	private, err2 := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	root := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "CA"}, NotAfter: time.Now().Add(time.Hour), IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign,
-	}
-	leaf := &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: "pooler"}, NotAfter: time.Now().Add(time.Hour), IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth},
-	}
-	rootDER, err3 := x509.CreateCertificate(rand.Reader, root, root, &authority.PublicKey, authority)
-	leafDER, err4 := x509.CreateCertificate(rand.Reader, leaf, root, &private.PublicKey, authority)
-	keyDER, err5 := x509.MarshalPKCS8PrivateKey(private)
-	if err := errors.Join(err1, err2, err3, err4, err5); err != nil {
+	now := time.Now()
+	rootCert, rootKey, err1 := pki.NewAuthority("CA", now, time.Hour)
+	root, err2 := pki.Open(rootCert, rootKey)
+	if err := errors.Join(err1, err2); err != nil {
 		t.Fatal(err)
 	}
-	write := func(name, kind string, der []byte) string {
+	leaf := pki.Template("pooler", now, time.Hour)
+	leaf.IPAddresses, leaf.ExtKeyUsage = []net.IP{net.IPv4(127, 0, 0, 1)}, []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth, x509.ExtKeyUsageServerAuth}
+	leafCert, leafKey, err := root.Sign(leaf)
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(name string, text []byte) string {
 		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der}), 0o600); err != nil {
+		if err := os.WriteFile(path, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
 		return path
 	}
-	return write("ca.pem", "CERTIFICATE", rootDER), write("cert.pem", "CERTIFICATE", leafDER), write("key.pem", "PRIVATE KEY", keyDER)
+	return write("ca.pem", rootCert), write("cert.pem", leafCert), write("key.pem", leafKey)
 }
