@@ -70,7 +70,7 @@ deps: ## install what is missing on this machine (as root), or say what is
 .PHONY: test
 test: export FUZZSHARE := 3
 test: FUZZTOTAL := 12
-test: deps fmt-check tidy-check vet arch lint pure servers race fuzz benches ## everything, cheapest first; eight minutes on two cores
+test: deps fmt-check tidy-check vet arch lint pure servers race fuzz benches ## everything, cheapest first; nearly ten minutes on two cores
 
 .PHONY: check
 check: fmt-check vet arch lint short ## what to run before each commit
