@@ -499,7 +499,7 @@ func (p *pair) runnerDies() {
 	<-done
 	var taken time.Duration
 	for _, e := range p.poolers[1].tenant(0, "audit", "hooli").Audit {
-		if strings.HasPrefix(e.Detail, "attempt 2 ") {
+		if strings.HasPrefix(e.Detail, "attempt ") && e.Time.After(begun) { // the first, where the dead one had written no more than the order
 			taken = e.Time.Sub(begun)
 		}
 	}
