@@ -204,7 +204,7 @@ func TestEnds(t *testing.T) {
 			t.Fatal(err)
 		}
 		b.until("up again, and known to be", func() bool {
-			return b.record("acme").Ends.Count == n && b.record("acme").Ends.Down.IsZero() && b.pid("acme") != 0
+			return b.record("acme").Ends.Count == n && b.record("acme").Ends.Down.IsZero() && b.pid("acme") != 0 && b.Counts().Ended == uint64(n)
 		})
 		if e := b.record("acme").Ends; e.Reason != "the server ended: signal 9 (killed)" || e.Last.Before(begun.Add(-time.Second)) || e.OOMKills != 0 {
 			t.Errorf("after end %d: %+v", n, e)
@@ -255,7 +255,7 @@ func TestEnds(t *testing.T) {
 	if err := syscall.Kill(pid, syscall.SIGSEGV); err != nil {
 		t.Fatal(err)
 	}
-	b.until("known to have crashed", func() bool { return b.record("acme").Ends.Crashes > 0 })
+	b.until("known to have crashed", func() bool { return b.record("acme").Ends.Crashes > 0 && b.Counts().Crashes > 0 })
 	e := b.record("acme").Ends
 	if e.Crashes != 1 || e.Count != said.Count || e.Reason != "a process of it crashed: signal 11 (segmentation fault)" || b.Counts().Crashes != 1 || b.pid("acme") != server {
 		t.Errorf("after a crash: %+v, counted: %+v", e, b.Counts())
@@ -288,7 +288,7 @@ func TestReplicaEnds(t *testing.T) {
 		}
 		b.until("up again, and known to be", func() bool {
 			x, now := replica()
-			return x.Ends.Count == n && x.Ends.Down.IsZero() && now != 0 && now != pid
+			return x.Ends.Count == n && x.Ends.Down.IsZero() && now != 0 && now != pid && b.Counts().Ended == uint64(n)
 		})
 	}
 	x, pid := replica()
@@ -339,7 +339,7 @@ func TestOOMKills(t *testing.T) {
 	if _, err := b.sql("acme", "acme", "SELECT array_length(array_agg(repeat('x', 500) || i), 1) FROM generate_series(1, 1000000) i"); err == nil {
 		t.Fatal("the memory was enough")
 	}
-	b.until("known", func() bool { return b.record("acme").Ends.OOMKills > 0 })
+	b.until("known", func() bool { e := b.record("acme").Ends.OOMKills; return e > 0 && b.Counts().OOMKills == uint64(e) })
 	e := b.record("acme").Ends
 	if e.Count != 0 || !strings.Contains(e.Reason, "memory was used up") || b.Counts().OOMKills != uint64(e.OOMKills) || b.pid("acme") != server {
 		t.Errorf("got %+v, %+v; the server is %d, was %d", e, b.Counts(), b.pid("acme"), server)
