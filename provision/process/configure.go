@@ -83,6 +83,9 @@ func (d *Driver) Configure(ctx context.Context, in *provision.Instance) (provisi
 		}
 	}
 	bound(pm.pid, in)
+	if err := setData(append([]int{pm.pid}, p.members()...), dataLimit(in, parse(text)), p.uid, p.gid); err != nil {
+		d.log.WarnContext(ctx, "processes keep the limit of memory that they began with", "instance", in.ID, "error", err)
+	}
 	need, err := d.need(ctx, p, in, parse(text))
 	if err == nil && need == provision.NeedNothing && (certified || string(hbaBefore) != rules(in)) {
 		need = provision.NeedReload
