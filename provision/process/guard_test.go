@@ -36,7 +36,7 @@ func TestMemoryIsNotUsedUpTogether(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		config.Host, config.Port, config.User, config.Password, config.Database = in.Endpoint.Host, uint16(in.Endpoint.Port), provision.Superuser, in.Password, "postgres" //nolint:gosec // it is a port
+		config.Host, config.Port, config.User, config.Password, config.Database = in.Endpoint.Host, uint16(in.Endpoint.Port), provision.Superuser, in.Password, "postgres"
 		config.DefaultQueryExecMode, config.Fallbacks = pgx.QueryExecModeSimpleProtocol, nil
 		conn, err := pgx.ConnectConfig(t.Context(), config)
 		if err != nil {
