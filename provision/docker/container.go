@@ -97,7 +97,7 @@ func (e *engine) create(ctx context.Context, name string, s process.Service, pre
 			hc.Tmpfs[path] = "size=1m"
 		}
 	}
-	hc.Ulimits = limits(1024, 1024, 0) // of a tool; a server's are others
+	hc.Ulimits = limits(1024, 1024) // of a tool; a server's are others
 	for _, g := range s.Groups {
 		hc.GroupAdd = append(hc.GroupAdd, strconv.FormatUint(uint64(g), 10))
 	}
@@ -117,15 +117,12 @@ func (e *engine) create(ctx context.Context, name string, s process.Service, pre
 	return made.ID, nil
 }
 
-// limits are those of each process: the engine's own may be more than it may give. No core, which would hold the data of sessions.
-func limits(files, processes int, data int64) []*container.Ulimit {
-	list := []*container.Ulimit{
+// limits are those of each process: the engine's own may be more than it may give. No core, which would hold the data of sessions. None of memory (Service.Data),
+// below which the engine's own programs do not come as far as the server: the driver sees to that when it runs.
+func limits(files, processes int) []*container.Ulimit {
+	return []*container.Ulimit{
 		{Name: "nofile", Soft: int64(files), Hard: int64(files)}, {Name: "nproc", Soft: int64(processes), Hard: int64(processes)}, {Name: "core", Soft: 0, Hard: 0},
 	}
-	if data > 0 { // the soft one: it can be raised while the container runs
-		list = append(list, &container.Ulimit{Name: "data", Soft: data, Hard: -1})
-	}
-	return list
 }
 
 // shmSize bounds shared memory of parallel queries; what is used of it counts as memory.
@@ -314,7 +311,7 @@ func (e *engine) Start(ctx context.Context, s process.Service) (pid int, err err
 	if err != nil {
 		return 0, err
 	}
-	b, err := json.Marshal([]any{1, s.Command, s.Env, s.UID, s.GID, s.Groups, s.Socket, s.Files, e.network, e.image, shmSize(s.Limits), s.Data}) // 1: of this program's
+	b, err := json.Marshal([]any{1, s.Command, s.Env, s.UID, s.GID, s.Groups, s.Socket, s.Files, e.network, e.image, shmSize(s.Limits)}) // 1: of this program's
 	if err != nil {
 		return 0, err
 	}
@@ -337,7 +334,7 @@ func (e *engine) Start(ctx context.Context, s process.Service) (pid int, err err
 			hc.ReadonlyRootfs = true
 			hc.Tmpfs["/tmp"], hc.Tmpfs["/run"] = "", ""
 			hc.Resources = r
-			hc.Ulimits = limits(s.Files, s.Processes, s.Data)
+			hc.Ulimits = limits(s.Files, s.Processes)
 			config.Healthcheck = &container.HealthConfig{
 				Test:     []string{"CMD", "pg_isready", "-q", "-h", filepath.Join(s.Dir, "socket"), "-p", portOf(s.Command), "-U", provision.Superuser, "-d", "postgres"},
 				Interval: 30 * time.Second, Timeout: 10 * time.Second, Retries: 3,

@@ -48,6 +48,7 @@ const patience = 50 * time.Millisecond
 type guard struct {
 	groups *groups
 	log    *slog.Logger
+	conf   func(id string) map[string]string // what an instance's server was started with
 
 	wards map[string]*ward // by ID
 	watch int              // inotify, for v2; -1 = none
@@ -105,7 +106,7 @@ func (g *guard) heard(now time.Time) {
 	for id, pid := range servers {
 		w := g.wards[id]
 		if w == nil {
-			if w = g.ward(pid, now); w == nil {
+			if w = g.ward(id, pid, now); w == nil {
 				continue
 			}
 			g.wards[id] = w
@@ -122,7 +123,7 @@ func (g *guard) heard(now time.Time) {
 }
 
 // ward finds out what there is to know of an instance; nil = nothing, for now.
-func (g *guard) ward(server int, now time.Time) *ward {
+func (g *guard) ward(id string, server int, now time.Time) *ward {
 	own, err := os.ReadFile("/proc/" + strconv.Itoa(server) + "/cgroup")
 	if err != nil {
 		return nil
@@ -136,9 +137,13 @@ func (g *guard) ward(server int, now time.Time) *ward {
 		return nil
 	}
 	w.uid, w.gid = ownerOf(st)
-	usual, _, err := softOf(server)
+	usual, most, err := softOf(server)
 	if err != nil {
 		return nil
+	}
+	if _, limit, ok := w.taken(); ok && usual == most { // somebody else has started it again, as a container's engine does
+		_ = setData(append([]int{server}, processes(w.dir)...), dataLimit(limit, g.conf(id)), w.uid, w.gid) // without, there is this guard
+		usual = 0
 	}
 	for _, pid := range processes(w.dir) { // somebody before may have been at it, and ended
 		if soft, _, err := softOf(pid); err == nil && soft < usual {

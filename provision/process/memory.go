@@ -1,6 +1,7 @@
 package process
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"math"
@@ -13,8 +14,6 @@ import (
 	"syscall"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/pgkennel/pgkennel/provision"
 )
 
 // Where an instance's memory is used up, the kernel ends one of its processes, and PostgreSQL ends all sessions then and recovers. So each process has a limit of its own,
@@ -25,9 +24,8 @@ import (
 const leastData = 32 << 20
 
 // dataLimit is how many bytes of its own each process may have: the instance's memory without the shared buffers, and without what its other processes need to be
-// there at all. 0 = as many as it likes.
-func dataLimit(in *provision.Instance, conf map[string]string) int64 {
-	limit := in.Limits.Memory
+// there at all. limit is the instance's; 0 = none, as many as it likes.
+func dataLimit(limit int64, conf map[string]string) int64 {
 	if limit == 0 {
 		return 0
 	}
@@ -54,6 +52,13 @@ func bytesOf(value string, unit float64) (int64, bool) {
 		return 0, false
 	}
 	return int64(n), true
+}
+
+// bindData is setData for all processes of an instance, the server first: those that are forked meanwhile have what it has.
+func (d *Driver) bindData(ctx context.Context, p *place, server int, bytes int64) {
+	if err := setData(append([]int{server}, p.members()...), bytes, p.uid, p.gid); err != nil {
+		d.log.WarnContext(ctx, "processes keep the limit of memory that they began with", "instance", p.id, "error", err)
+	}
 }
 
 // setData has processes of a user's own have at most so many bytes each, from their next allocation on; 0 = as many as they may. Linux lets do that who has CAP_SYS_RESOURCE, and

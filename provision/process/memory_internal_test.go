@@ -2,9 +2,6 @@ package process
 
 import (
 	"testing"
-
-	"github.com/pgkennel/pgkennel/provision"
-	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // What a process may have leaves room for the shared buffers and for others, and is never too little to work with.
@@ -34,8 +31,7 @@ func TestDataLimit(t *testing.T) {
 		{256, "NaN", 176},
 		{256, "1e300TB", 176},
 	} {
-		in := &provision.Instance{Limits: tenant.Limits{Memory: c.memory << 20}}
-		if got := dataLimit(in, map[string]string{"shared_buffers": c.buffers}); got != c.want<<20 {
+		if got := dataLimit(c.memory<<20, map[string]string{"shared_buffers": c.buffers}); got != c.want<<20 {
 			t.Errorf("of %d MB with shared_buffers = %q: %d bytes, want %d MB", c.memory, c.buffers, got, c.want)
 		}
 	}

@@ -51,7 +51,7 @@ func (d *Driver) Watch(ctx context.Context, changed func(id string)) error {
 	servers, logs := map[string]seen{}, map[string]int64{}
 	var told sync.WaitGroup
 	inner, end := context.WithCancel(ctx)
-	g := &guard{groups: d.kernel, log: d.log}
+	g := &guard{groups: d.kernel, log: d.log, conf: d.startedWith}
 	told.Go(func() { g.run(inner) })
 	if d.o.Runner != nil {
 		told.Go(func() { d.o.Runner.Watch(inner, d.wake) })
