@@ -1,7 +1,6 @@
 package process
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -24,15 +23,15 @@ import (
 // memory until then are rare with it.
 
 const (
-	// guardEvery is how often an instance is looked at whose memory is in use for the larger part.
+	// guardEvery is how often an instance is looked at that takes more of its memory, and has the larger part.
 	guardEvery = 10 * time.Millisecond
-	// guardFor is for how long, after the last time that it was.
+	// guardFor is for how long, after it took some.
 	guardFor = time.Second
 	// modest is what a process may have in any case: what has less is not worth an error.
 	modest = 8 << 20
 )
 
-// At short, who has most gets no more, and the next one if that does not help; at dire, all who have much. Below ample, nobody is kept from anything.
+// At short, who has most gets no more, and the next one if that does not help; at dire, without waiting for that. Below ample, nobody is kept from anything.
 func short(limit int64) int64 { return limit - max(limit/8, 16<<20) }
 func dire(limit int64) int64  { return limit - max(limit/16, 8<<20) }
 func ample(limit int64) int64 { return short(limit) - max(limit/8, 8<<20) }
@@ -62,17 +61,17 @@ type guard struct {
 
 // ward is an instance that has a limit of memory.
 type ward struct {
-	server    int // its process
-	uid, gid  int
-	dir       string // its cgroup of memory
-	v2        bool
-	limit     int64 // v1: what listen was told
-	event     int   // v1: eventfd; v2: number of the watch; -1 = none, and it is only looked at now and then
-	hot       time.Time
-	took      int64 // what was taken at the last look, at that time
-	at        time.Time
-	tightened time.Time    // the last time that a process got no more
-	tight     map[int]bool // processes that get no more
+	server     int // its process
+	uid, gid   int
+	dir        string // its cgroup of memory
+	v2         bool
+	limit      int64 // v1: what listen was told
+	event      int   // v1: eventfd; v2: number of the watch; -1 = none, and it is only looked at now and then
+	hot        time.Time
+	took       int64 // what was taken at that time, the last at which it was another; and the one before
+	at, before time.Time
+	tightened  time.Time    // the last time that a process got no more
+	tight      map[int]bool // processes that get no more
 }
 
 // follow is told of all servers that run, every now and then.
@@ -112,7 +111,7 @@ func (g *guard) heard(now time.Time) {
 			g.wards[id] = w
 		}
 		taken, limit, ok := w.taken()
-		if ok && taken > limit/2 {
+		if ok && w.more(taken, now) > 0 && taken > limit/2 {
 			w.hot = now
 		}
 		if ok && !w.v2 && limit != w.limit {
@@ -312,6 +311,17 @@ func (g *guard) wait(wake, timeout int) error {
 	return nil
 }
 
+// more is how much more is taken than when that was noticed last, and notes it. What does not grow does no harm; and while an instance pauses for its limit of CPU, those
+// that get no more can't have come to their next allocation.
+func (w *ward) more(taken int64, now time.Time) int64 {
+	n := taken - w.took
+	if n >= 0 && n < 64<<10 {
+		return 0
+	}
+	w.took, w.before, w.at = taken, w.at, now
+	return n
+}
+
 // look has an instance's sessions get no more, or as much again as they may, as its memory is.
 func (g *guard) look(ctx context.Context, id string, w *ward, now time.Time) {
 	taken, limit, ok := w.taken()
@@ -319,51 +329,40 @@ func (g *guard) look(ctx context.Context, id string, w *ward, now time.Time) {
 		w.hot = time.Time{}
 		return
 	}
-	soon := taken
-	if elapsed := now.Sub(w.at); elapsed > 0 && taken > w.took && !w.at.IsZero() {
-		soon += int64(float64(taken-w.took) * float64(ahead) / float64(elapsed))
+	soon, more := taken, w.more(taken, now)
+	if elapsed := now.Sub(w.before); more > 0 && elapsed > 0 {
+		soon += int64(float64(more) * float64(ahead) / float64(elapsed))
 	}
-	w.took, w.at = taken, now
 	switch {
-	case taken >= dire(limit):
-		g.tighten(ctx, id, w, now, math.MaxInt)
-	case soon >= dire(limit) || soon >= short(limit) && now.Sub(w.tightened) >= patience:
-		g.tighten(ctx, id, w, now, 1)
+	case more > 0 && (soon >= dire(limit) || soon >= short(limit) && now.Sub(w.tightened) >= patience):
+		g.tighten(ctx, id, w, now)
 	case taken < ample(limit):
 		g.loosen(w)
 	}
-	if taken > limit/2 {
+	if more > 0 && taken > limit/2 {
 		w.hot = now
 	} else if now.Sub(w.hot) > guardFor && len(w.tight) == 0 {
 		w.hot = time.Time{}
 	}
 }
 
-// tighten has those processes that have most get no more, so many of those that may still.
-func (g *guard) tighten(ctx context.Context, id string, w *ward, now time.Time, most int) {
-	type process struct {
-		pid  int
-		data int64
-	}
-	var list []process
+// tighten has the process that has most get no more, of those that may still.
+func (g *guard) tighten(ctx context.Context, id string, w *ward, now time.Time) {
+	greediest, most := 0, int64(modest)
 	for _, pid := range processes(w.dir) {
 		if pid == w.server || w.tight[pid] {
 			continue // what the server forks would have the same
 		}
-		if n := privateOf(pid); n >= modest {
-			list = append(list, process{pid, n})
+		if n := privateOf(pid); n >= most {
+			greediest, most = pid, n
 		}
 	}
-	slices.SortFunc(list, func(a, b process) int { return cmp.Compare(b.data, a.data) })
-	var each sync.WaitGroup
-	for _, p := range list[:min(len(list), most)] {
-		w.tight[p.pid], w.tightened = true, now
-		each.Go(func() {
-			err := setDataOf(p.pid, p.data, w.uid, w.gid)
-			g.log.DebugContext(ctx, "memory is short: a process gets no more", "instance", id, "backend_pid", p.pid, "bytes", p.data, "error", err)
-		})
+	if greediest == 0 {
+		return
 	}
-	each.Wait()
+	w.tight[greediest], w.tightened = true, now
+	err := setDataOf(greediest, most, w.uid, w.gid)
+	g.log.DebugContext(ctx, "memory is short: a process gets no more", "instance", id, "backend_pid", greediest, "bytes", most, "error", err)
 }
 
 // loosen gives those that get no more the limit of the others back.
