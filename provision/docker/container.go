@@ -117,7 +117,8 @@ func (e *engine) create(ctx context.Context, name string, s process.Service, pre
 	return made.ID, nil
 }
 
-// limits are those of each process: the engine's own may be more than it may give. No core, which would hold the data of sessions.
+// limits are those of each process: the engine's own may be more than it may give. No core, which would hold the data of sessions. None of memory (Service.Data),
+// below which the engine's own programs do not come as far as the server: the driver sees to that when it runs.
 func limits(files, processes int) []*container.Ulimit {
 	return []*container.Ulimit{
 		{Name: "nofile", Soft: int64(files), Hard: int64(files)}, {Name: "nproc", Soft: int64(processes), Hard: int64(processes)}, {Name: "core", Soft: 0, Hard: 0},

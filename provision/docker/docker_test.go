@@ -95,7 +95,7 @@ func TestDriver(t *testing.T) {
 		return d
 	}
 	t.Run("all", func(t *testing.T) { // so that the engine ends after them
-		drivertest.Run(t, open, drivertest.Caps{CPU: true, Memory: true, Disk: true, IO: true, IODown: true, Superuser: true, Replicas: true, Kill: true, Archive: true})
+		drivertest.Run(t, open, drivertest.Caps{CPU: true, Memory: true, Data: true, Disk: true, IO: true, IODown: true, Superuser: true, Replicas: true, Kill: true, Archive: true})
 		t.Run("Leftover", func(t *testing.T) { t.Parallel(); leftover(t, open, host) })
 		t.Run("Container", func(t *testing.T) { t.Parallel(); inContainer(t, open, host) })
 	})

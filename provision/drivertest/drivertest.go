@@ -19,6 +19,7 @@ import (
 // Caps are what a driver can do on the host at hand. What it can't, it must refuse: that is tested instead.
 type Caps struct {
 	CPU, Memory, Disk bool // limits
+	Data              bool // limits of memory of each process, too
 	IO                bool // limits of reading and writing
 	// IODown: those of an instance that runs can't be changed.
 	IODown    bool

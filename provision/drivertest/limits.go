@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -177,6 +178,8 @@ func cpu(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 	k.Eventually("it has more than before", func() bool { return burn(0.4) > 0.09 }) // others may be at work too
 }
 
+// memory has a query want more than its instance may have, and then several want it together. Where each process has a limit of its own, the first has an error that nobody
+// else notices; else, and of the others, the kernel ends one, and PostgreSQL begins anew in the same server.
 func memory(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 	t.Helper()
 	k, in := limited(t, open, caps.Memory, func(in *provision.Instance) { in.Limits.Memory = 128 << 20 })
@@ -184,11 +187,53 @@ func memory(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 		return
 	}
 	before := k.state(in, true, true)
-	const hungry = "SELECT length(repeat('x', 200000000))"
-	if got, err := k.Try(in, in.Password, hungry); err == nil {
-		t.Errorf("a session had twice the memory of its instance: %s", got)
+	const hungry = "SELECT length(repeat('x', 100000000))" // 200 MB, of which the planner has half
+	session := func() *pgx.Conn {
+		config := k.config(in)
+		config.User, config.Password, config.Database = provision.Superuser, in.Password, "postgres"
+		config.DefaultQueryExecMode, config.Fallbacks = pgx.QueryExecModeSimpleProtocol, nil
+		conn, err := pgx.ConnectConfig(t.Context(), config)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { conn.Close(context.Background()) })
+		return conn
 	}
-	// PostgreSQL begins anew by itself, in the same server.
+	run := func(conn *pgx.Conn, sql string) error {
+		_, err := conn.Exec(t.Context(), sql)
+		return err
+	}
+	greedy, other := session(), session()
+	if err := run(other, "BEGIN; CREATE TEMP TABLE mine AS SELECT 1"); err != nil {
+		t.Fatal(err)
+	}
+	err := run(greedy, hungry)
+	if err == nil {
+		t.Error("a session had more memory than its instance")
+	}
+	if caps.Data {
+		if Code(err) != "53200" {
+			t.Errorf("more than there is: %v, want 53200", err)
+		}
+		if err := errors.Join(run(greedy, "SELECT 1"), run(other, "TABLE mine")); err != nil {
+			t.Errorf("after an error of one session: %v", err)
+		}
+		if after := k.state(in, true, true); after.PID != before.PID || after.OOMKills > 0 || after.Crashes > 0 {
+			t.Errorf("after an error of one session: %+v, before %+v", after, before)
+		}
+		// Of all together, the kernel has the last word.
+		var several sync.WaitGroup
+		for range 6 {
+			conn := session()
+			several.Go(func() {
+				_ = run(conn, "DO $$ DECLARE x text := repeat('x', 30000000); BEGIN PERFORM pg_sleep(20); END $$")
+			})
+		}
+		several.Wait()
+		if err := run(other, "TABLE mine"); err == nil {
+			t.Error("six sessions had 180 MB of 128")
+		}
+	}
 	k.Eventually("it goes on", func() bool {
 		_, err := k.Try(in, in.Password, "SELECT 1")
 		return err == nil
@@ -196,7 +241,10 @@ func memory(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 	if after := k.state(in, true, true); after.PID != before.PID {
 		t.Errorf("the server itself was killed: it is process %d and was %d", after.PID, before.PID)
 	}
-	// What needs a restart says so; the limit is in force before.
+	// What needs a restart says so; the limit is in force before, for those too who are there.
+	if caps.Data {
+		other = session()
+	}
 	in.Limits.Memory = 512 << 20
 	k.Do("configure", func(ctx context.Context) error {
 		need, err := k.Configure(ctx, in)
@@ -209,6 +257,17 @@ func memory(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {
 		k.restart(in)
 	}
 	k.SQL(in, hungry)
+	if !caps.Data {
+		return
+	}
+	if err := run(other, hungry); err != nil {
+		t.Errorf("a session from before has not more memory now: %v", err)
+	}
+	in.Limits.Memory = 0
+	k.Do("configure", func(ctx context.Context) error { _, err := k.Configure(ctx, in); return err })
+	if err := run(other, "COPY (SELECT 1) TO PROGRAM 'cat >/dev/null; test $(ulimit -S -d) = unlimited'"); err != nil {
+		t.Errorf("without a limit: %v", err)
+	}
 }
 
 func disk(t *testing.T, open func(testing.TB) provision.Driver, caps Caps) {

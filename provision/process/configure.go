@@ -83,6 +83,7 @@ func (d *Driver) Configure(ctx context.Context, in *provision.Instance) (provisi
 		}
 	}
 	bound(pm.pid, in)
+	d.bindData(ctx, p, pm.pid, dataLimit(in.Limits.Memory, parse(text)))
 	need, err := d.need(ctx, p, in, parse(text))
 	if err == nil && need == provision.NeedNothing && (certified || string(hbaBefore) != rules(in)) {
 		need = provision.NeedReload
@@ -167,6 +168,16 @@ func (d *Driver) need(ctx context.Context, p *place, in *provision.Instance, now
 		return provision.NeedRestart, nil //nolint:nilerr // it sets right one that can't be asked, too
 	}
 	return need, nil
+}
+
+// startedWith is the configuration that an instance's server was started with, as far as it is known.
+func (d *Driver) startedWith(id string) map[string]string {
+	p, err := d.at(id)
+	if err != nil {
+		return nil
+	}
+	text, _ := os.ReadFile(p.started) // none without it
+	return parse(string(text))
 }
 
 // askContext asks a server how many of the settings count from its start on only.

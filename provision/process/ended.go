@@ -103,19 +103,32 @@ func (r runnerLimits) oomKills(id string) (int64, bool) {
 
 // oomKillsOf is oomKills for groups that somebody else made, as /proc/PID/cgroup names them.
 func (g *groups) oomKillsOf(own string) (int64, bool) {
+	dir, v2 := g.memoryOf(own)
+	switch {
+	case dir == "":
+		return 0, false
+	case v2:
+		return oomKillsIn(filepath.Join(dir, "memory.events"))
+	default:
+		return oomKillsIn(filepath.Join(dir, "memory.oom_control"))
+	}
+}
+
+// memoryOf is the group whose memory a process has, of v2 or v1, as /proc/PID/cgroup names it; empty = none.
+func (g *groups) memoryOf(own string) (dir string, v2 bool) {
 	for line := range strings.Lines(own) {
 		parts := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		if len(parts) != 3 {
 			continue
 		}
 		if parts[1] == "memory" && g.memory != "" {
-			return oomKillsIn(filepath.Join(g.memory, parts[2], "memory.oom_control"))
+			return filepath.Join(g.memory, parts[2]), false
 		}
 		if parts[0] == "0" && g.unified != "" && g.memory == "" {
-			return oomKillsIn(filepath.Join(g.unified, parts[2], "memory.events"))
+			return filepath.Join(g.unified, parts[2]), true
 		}
 	}
-	return 0, false
+	return "", false
 }
 
 // oomKillsIn reads the kernel's count.

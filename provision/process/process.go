@@ -21,7 +21,7 @@
 // each, which ends with the instance; Watch runs in its caller's.
 //
 // Locks: one of each instance, held while it is worked on; below it the Driver's mu, for looks only. Watch holds the confiner's mu while it looks who uses much
-// CPU; below both that and an instance's is groups.sets.
+// CPU, and a guard's for the list of servers only; below both that and an instance's is groups.sets.
 package process
 
 import (
@@ -78,6 +78,7 @@ type Driver struct {
 	root     bool
 	log      *slog.Logger
 	groups   limiter
+	kernel   *groups    // what cgroups this host has, whoever makes those of instances
 	confiner *confiner  // nil = nobody is confined
 	enclosed Enclosed   // Options.Runner, if it is one
 	account  *user.User // who runs initdb, under root
@@ -121,6 +122,7 @@ func New(o Options) (*Driver, error) {
 	d.unfit = d.prepare()
 	found := findGroups(d.o)
 	d.groups = found
+	d.kernel = found
 	if o.Runner != nil {
 		d.groups = runnerLimits{found, o.Runner}
 		d.enclosed, _ = o.Runner.(Enclosed)

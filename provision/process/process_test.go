@@ -56,7 +56,7 @@ func kit(t testing.TB) drivertest.Kit {
 
 func TestDriver(t *testing.T) {
 	t.Parallel()
-	drivertest.Run(t, open, drivertest.Caps{CPU: root, Memory: root, Disk: root, IO: root, Superuser: root, Replicas: true, Kill: true, Archive: true})
+	drivertest.Run(t, open, drivertest.Caps{CPU: root, Memory: root, Data: root, Disk: root, IO: root, Superuser: root, Replicas: true, Kill: true, Archive: true})
 }
 
 // makeInstance makes one, and says on its output before each step what it is about to do.

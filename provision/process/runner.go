@@ -62,6 +62,8 @@ type Service struct {
 	Limits   tenant.Limits
 	// Files and Processes are how many it may have.
 	Files, Processes int
+	// Data is how many bytes of private memory each process of it may have, as the soft limit; 0 = as many as it likes.
+	Data int64
 }
 
 // limiter is what keeps instances within their limits: cgroups of this process's own, or a Runner.

@@ -131,7 +131,7 @@ func (d *Driver) spawn(p *place, in *provision.Instance, inst install, conf map[
 	defer log.Close()
 	args := append([]string{inst.path("postgres")}, arguments(p, conf)...)
 	if p.ownUID {
-		args = append([]string{"/bin/sh", "-c", limited(in), "sh"}, args...)
+		args = append([]string{"/bin/sh", "-c", limited(in, dataLimit(in.Limits.Memory, conf)), "sh"}, args...)
 	}
 	cmd := exec.Command(args[0], args[1:]...) //nolint:gosec // PostgreSQL
 	cmd.Dir, cmd.Stdout, cmd.Stderr, cmd.SysProcAttr = p.dir, log, log, p.become()
@@ -150,6 +150,9 @@ func (d *Driver) spawn(p *place, in *provision.Instance, inst install, conf map[
 		return nil, err
 	}
 	bound(cmd.Process.Pid, in)
+	if !p.ownUID { // else the script has done it
+		_ = setData([]int{cmd.Process.Pid}, dataLimit(in.Limits.Memory, conf), p.uid, p.gid) // the cgroup is there all the same
+	}
 	_ = os.WriteFile("/proc/"+strconv.Itoa(cmd.Process.Pid)+"/oom_score_adj", []byte("-900"), 0) // only some may
 	c := &child{pid: cmd.Process.Pid, done: make(chan struct{})}
 	d.mu.Lock()
@@ -182,7 +185,7 @@ func (d *Driver) runnerStart(ctx context.Context, p *place, in *provision.Instan
 	d.befriend(attr, in)
 	s := Service{
 		ID: p.id, Command: append([]string{inst.path("postgres")}, arguments(p, conf)...), Env: serverEnv(p), Dir: p.dir, Log: p.log,
-		UID: p.uid, GID: p.gid, Files: maxFiles, Processes: maxProcesses(in), Limits: in.Limits, Config: p.conf,
+		UID: p.uid, GID: p.gid, Files: maxFiles, Processes: maxProcesses(in), Data: dataLimit(in.Limits.Memory, conf), Limits: in.Limits, Config: p.conf,
 	}
 	if in.Primary != nil && below(d.o.DataDir, in.Primary.Endpoint.Host) {
 		s.Socket = in.Primary.Endpoint.Host
@@ -194,6 +197,9 @@ func (d *Driver) runnerStart(ctx context.Context, p *place, in *provision.Instan
 	if err == nil {
 		d.wake()
 		if err = d.await(ctx, p, pid, nil); !errors.Is(err, errEnded) {
+			if err == nil {
+				d.bindData(ctx, p, pid, s.Data)
+			}
 			return err
 		}
 	}
@@ -228,8 +234,11 @@ func maxProcesses(in *provision.Instance) int { return 2*processesOf(in) + 64 }
 
 // limited is a script that begins a program with less than it could have. Only who has CAP_SYS_RESOURCE could say that from outside: the user is another.
 // No file in a volume can be larger than that; a superuser's programs have the log, too, which is outside of it.
-func limited(in *provision.Instance) string {
+func limited(in *provision.Instance, data int64) string {
 	script := fmt.Sprintf("ulimit -c 0; ulimit -n %d; ulimit -p %[2]d || ulimit -u %[2]d; ", maxFiles, maxProcesses(in))
+	if data > 0 {
+		script += fmt.Sprintf("ulimit -S -d %d; ", data>>10)
+	}
 	if in.Limits.Disk > 0 {
 		script += fmt.Sprintf("ulimit -f %d; ", max(in.Limits.Disk, 1<<30)/512) // PostgreSQL's own files have 1 GiB
 	}

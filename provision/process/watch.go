@@ -35,7 +35,8 @@ type seen struct {
 	fd    int // readable when it has ended; -1 where the kernel has no such thing
 }
 
-// Watch implements provision.Driver. It also keeps logs short, looks in them for crashes, and confines instances that use much CPU.
+// Watch implements provision.Driver. It also keeps logs short, looks in them for crashes, confines instances that use much CPU, and sees to it that sessions do not use
+// up their instance's memory together.
 func (d *Driver) Watch(ctx context.Context, changed func(id string)) error {
 	fd, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
@@ -50,6 +51,8 @@ func (d *Driver) Watch(ctx context.Context, changed func(id string)) error {
 	servers, logs := map[string]seen{}, map[string]int64{}
 	var told sync.WaitGroup
 	inner, end := context.WithCancel(ctx)
+	g := &guard{groups: d.kernel, log: d.log, conf: d.startedWith}
+	told.Go(func() { g.run(inner) })
 	if d.o.Runner != nil {
 		told.Go(func() { d.o.Runner.Watch(inner, d.wake) })
 	}
@@ -74,6 +77,7 @@ func (d *Driver) Watch(ctx context.Context, changed func(id string)) error {
 		for _, id := range d.readLogs(logs, servers, first) {
 			changed(id)
 		}
+		g.follow(servers)
 		d.cutLogs(ctx)
 		if d.confiner != nil {
 			d.confiner.look(ctx, time.Now())

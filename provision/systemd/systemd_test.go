@@ -55,7 +55,7 @@ func TestRefused(t *testing.T) {
 func TestDriver(t *testing.T) {
 	t.Parallel()
 	if os.Getenv(inside) != "" {
-		drivertest.Run(t, open, drivertest.Caps{CPU: true, Memory: true, Disk: true, IO: true, Superuser: true, Replicas: true, Kill: true, Archive: true})
+		drivertest.Run(t, open, drivertest.Caps{CPU: true, Memory: true, Data: true, Disk: true, IO: true, Superuser: true, Replicas: true, Kill: true, Archive: true})
 		return
 	}
 	if why := unable(t); why != "" {

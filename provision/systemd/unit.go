@@ -51,6 +51,10 @@ func (u *units) text(s process.Service) string {
 	if u.version >= 254 {
 		backOff = "RestartSteps=6\nRestartMaxDelaySec=1min\n"
 	}
+	dataLimit := ""
+	if s.Data > 0 { // the soft one: it can be raised while the unit runs
+		dataLimit = fmt.Sprintf("LimitDATA=%d:infinity\n", s.Data)
+	}
 	env := make([]string, len(s.Env))
 	for i, e := range s.Env {
 		env[i] = quote(e, false)
@@ -87,7 +91,7 @@ OOMScoreAdjust=-900
 LimitNOFILE=%[8]d
 LimitNPROC=%[9]d
 LimitCORE=0
-UMask=0077
+%[13]sUMask=0077
 CPUAccounting=yes
 MemoryAccounting=yes
 TasksAccounting=yes
@@ -114,7 +118,7 @@ LockPersonality=yes
 SystemCallArchitectures=native
 
 %[10]s%[11]s
-`, u.dir, s.ID, s.Dir, kind, strings.Join(args, " "), strings.Join(env, " "), s.Log, s.Files, s.Processes, marker, u.dataDir, backOff)
+`, u.dir, s.ID, s.Dir, kind, strings.Join(args, " "), strings.Join(env, " "), s.Log, s.Files, s.Processes, marker, u.dataDir, backOff, dataLimit)
 }
 
 // notifies reports whether a PostgreSQL tells systemd when it is ready: distributions build it so, others do not. It is the library that shows it.
