@@ -264,6 +264,9 @@ func (s *Session) Tick() {
 	case s.phase == phaseClosed:
 	case due(s.clock.login):
 		s.fatal(pgwire.Fatalf(pgwire.CodeQueryCanceled, "canceling authentication due to timeout"), CloseLogin)
+	case due(s.clock.query) && s.ending():
+		s.clock.query = 0
+		s.endsLate()
 	case due(s.clock.query) && s.clock.cancelled:
 		s.clock.query = 0
 		if c := s.conn; c != nil {
