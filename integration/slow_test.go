@@ -205,9 +205,9 @@ func TestSlowLogins(t *testing.T) {
 			"half of SCRAM":         {stall(append(slices.Clip(hello), scram[:20]...), 'R'), late},
 			"SCRAM's first message": {stall(append(slices.Clip(hello), scram...), 'R'), "R, " + late},
 		} {
+			begun := time.Now() // the server's time begins when it has come
 			nc := raw(t, s.addr)
 			all.Go(func() {
-				begun := time.Now()
 				nc := x.until(t, nc)
 				if name == "half a handshake" {
 					nc.Write([]byte{22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3}) //nolint:errcheck // what is read tells

@@ -454,7 +454,7 @@ func (c *Client) left() {
 		c.w.abandon()
 	} else {
 		c.w.abandon()
-		c.w.ev.Close() //nolint:errcheck // it may be closed
+		c.w.ev.Close() // it may be already
 	}
 	g := c.g
 	g.mu.Lock()
