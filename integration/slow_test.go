@@ -2,6 +2,7 @@ package integration
 
 import (
 	"crypto/tls"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -22,10 +23,7 @@ import (
 // entered is a socket whose login is through, over TLS if ca is not nil.
 func entered(t testing.TB, s *stand, ca *pgtest.CA) net.Conn {
 	t.Helper()
-	var nc net.Conn = raw(t, s.addr)
-	if ca != nil {
-		nc = encrypted(t, nc, ca)
-	}
+	nc := dialled(t, s, ca)
 	if _, err := nc.Write(startupPacket(version30, "user", user, "database", cluster)); err != nil {
 		t.Fatal(err)
 	}
@@ -207,9 +205,9 @@ func TestSlowLogins(t *testing.T) {
 			"half of SCRAM":         {stall(append(slices.Clip(hello), scram[:20]...), 'R'), late},
 			"SCRAM's first message": {stall(append(slices.Clip(hello), scram...), 'R'), "R, " + late},
 		} {
+			begun := time.Now() // the server's time begins when it has come
 			nc := raw(t, s.addr)
 			all.Go(func() {
-				begun := time.Now()
 				nc := x.until(t, nc)
 				if name == "half a handshake" {
 					nc.Write([]byte{22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3}) //nolint:errcheck // what is read tells
@@ -418,4 +416,72 @@ func TestHalfClosedServers(t *testing.T) {
 			t.Errorf("%v errors", n)
 		}
 	})
+}
+
+// TestHalfClosedInCopies: a client that says no more in the middle of a message of a COPY that has failed, or behind one to which it owes a Sync, is gone when it
+// has heard what there is to hear, and its backend is free.
+func TestHalfClosedInCopies(t *testing.T) {
+	t.Parallel()
+	ca := pgtest.NewCA(t)
+	offered := secured(ca, "")
+	const copies = "COPY notes FROM STDIN\x00"
+	query := honest('Q', copies)
+	execute := slices.Concat(honest('P', "\x00"+copies+"\x00\x00"), honest('B', "\x00\x00\x00\x00\x00\x00\x00\x00"), honest('E', "\x00\x00\x00\x00\x00"))
+	good, done := honest('d', "1\tx\n"), honest('c', "")
+	bad, half := honest('d', "no number\tx\n"), frame('d', 1000, "1\tx")
+	testbed.EachDriver(t, func(t *testing.T) {
+		s := start(t, spec{
+			general: offered + "auth_type = \"trust\"\ndefault_pool_size = 20\nrollback_timeout = 500", schema: "CREATE TABLE notes (id bigint, note text)",
+		})
+		for _, ca := range []*pgtest.CA{nil, ca} {
+			for name, x := range map[string]struct {
+				say  []byte
+				want string // what is heard; the rest is not always told
+			}{
+				"Query":              {slices.Concat(query, bad, half), "G, ERROR 22P02, ZI"},
+				"Query, of the head": {slices.Concat(query, bad, half[:3]), "G, ERROR 22P02, ZI"},
+				"in a transaction":   {slices.Concat(honest('Q', "BEGIN\x00"), query, bad, half), "C, ZT, G, ERROR 22P02, ZE"},
+				"Flush":              {slices.Concat(execute, honest('H', ""), bad, half), "1, 2, G, ERROR 22P02"},
+				"Sync":               {slices.Concat(execute, honest('S', ""), bad, half), "1, 2, G, ERROR 22P02"},
+				// The server answers this at the Sync that is to come; the one that came it has taken for part of the COPY.
+				"all of it":             {slices.Concat(execute, honest('H', ""), good, done), "1, 2, G"},
+				"all of it behind Sync": {slices.Concat(execute, honest('S', ""), good, done), "1, 2, G"},
+			} {
+				t.Run(fmt.Sprintf("%s, TLS is %v", name, ca != nil), func(t *testing.T) {
+					t.Parallel()
+					nc := entered(t, s, ca)
+					nc.Write(x.say) //nolint:errcheck // what is read tells
+					heard := untilOver(t, nc, x.want)
+					nc.(interface{ CloseWrite() error }).CloseWrite() //nolint:errcheck,forcetypeassert // what is read tells
+					rest, err := io.ReadAll(nc)
+					if got := messages(t, append(heard, rest...)); strings.TrimSuffix(got, ", S") != x.want || err != nil { // it may be asked whether it is there
+						t.Errorf("heard %s, %v, want %s", got, err, x.want)
+					}
+				})
+			}
+		}
+		t.Cleanup(func() { // behind all of them
+			eventually(t, "their backends are free", func() bool { return s.used(t) == 0 && s.metric(t, "session_clients") == 0 })
+		})
+	})
+}
+
+// untilOver reads up to an error, where one is wanted, one message after the other, and returns what came.
+func untilOver(t testing.TB, nc net.Conn, want string) (all []byte) {
+	t.Helper()
+	for strings.Contains(want, "ERROR") {
+		head := make([]byte, 5)
+		if _, err := io.ReadFull(nc, head); err != nil {
+			t.Fatalf("%v behind %q", err, all)
+		}
+		body := make([]byte, binary.BigEndian.Uint32(head[1:])-4)
+		if _, err := io.ReadFull(nc, body); err != nil {
+			t.Fatalf("%v in %q", err, head)
+		}
+		all = append(append(all, head...), body...)
+		if head[0] == 'E' {
+			break
+		}
+	}
+	return all
 }

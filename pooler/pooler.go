@@ -79,6 +79,8 @@ type Pooler struct {
 	console  *admin.Console
 	state    atomic.Pointer[snapshot]
 	clients  atomic.Int64
+	// dismissed are those on their way out who were too many.
+	dismissed atomic.Int64
 	// operators are the clients of the admin database; backends numbers server connections.
 	operators atomic.Int64
 	backends  atomic.Uint64
@@ -368,10 +370,9 @@ func (p *Pooler) serve(nc net.Conn) (run func()) {
 		if n > most+visitors {
 			return func() {
 				p.metrics.LoginsFailed.Inc("too_many_clients")
-				nc.SetDeadline(time.Now().Add(time.Second))        //nolint:errcheck // best effort
-				nc.Write(pgwire.AppendErrorResponse(nil, refusal)) //nolint:errcheck // best effort
-				nc.Close()
 				p.clients.Add(-1)
+				loop.Dismiss(nc, refusal, p.dismissed.Add(1) > visitors) // in a flood nobody is waited for
+				p.dismissed.Add(-1)
 			}
 		}
 	}

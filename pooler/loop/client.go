@@ -38,11 +38,13 @@ type Client struct {
 	wait    *waiter // of the checkout under way, or of the one before
 
 	pid      uint32 // of its cancel key, once it is registered
+	drained  int32  // bytes that it has said since it was closed
 	waits    bool   // wait is under way
 	queues   bool   // and was asked for in the step at hand
 	restless bool   // it is among those of the driver
 	closing  bool   // the socket is closed when all is written
 	over     bool   // the client says no more, and may want the answers to what it has said
+	lingers  bool   // it is read from to its end although it is closed: see closing.go
 	hears    bool   // it is told of notifications once it reads
 }
 
@@ -51,6 +53,7 @@ type start struct {
 	nc   net.Conn
 	room sync.Cond // signalled when the session wants input again
 	tls  bool      // the handshake is due
+	off  bool      // it came to nothing, which the client may have been told why
 
 	writes  atomic.Bool // its goroutine does, to a server, and may have to wait for that
 	watched atomic.Bool // it asked for a look since the last one, for it writes
@@ -97,9 +100,6 @@ type action struct {
 
 // silence is how long a client says nothing until it is tried again to have a poller watch it.
 const silence = 20 * time.Millisecond
-
-// closeTimeout bounds how long a client that is closed may take to read what it was sent before.
-const closeTimeout = 5 * time.Second
 
 type actionKind uint8
 
@@ -161,7 +161,7 @@ func (c *Client) bug(r any) {
 		b.leave(c)
 		c.later(action{kind: doDiscard, b: b, reason: string(pool.ReasonGone), err: errBug})
 	}
-	c.Close()
+	c.Close(session.MoreComes)
 }
 
 // unlock ends a step. own: on the goroutine that reads from the client, which may wait for its peers, in their turn. Everybody else has
@@ -285,12 +285,14 @@ func (c *Client) serve() (polled bool) {
 			if c.move() {
 				return true
 			}
-			begin.nc.SetReadDeadline(time.Now().Add(silence)) //nolint:errcheck // somebody is writing to it still
+			if !c.waitsFor(silence) { // somebody is writing to it still
+				break
+			}
 			continue
 		}
 		c.mu.Lock()
 		c.now = nanos()
-		if n > 0 {
+		if n > 0 && !c.sess.Closed() {
 			c.input(buf[:n])
 		}
 		half := err == io.EOF && c.finishes() //nolint:errorlint // what ends a connection in TLS wraps it
@@ -321,7 +323,9 @@ func (c *Client) serve() (polled bool) {
 				return true
 			}
 			busy = true
-			begin.nc.SetReadDeadline(time.Now().Add(silence)) //nolint:errcheck // the next read tells
+			if !c.waitsFor(silence) {
+				break
+			}
 		}
 		if ready && !greeted {
 			greeted = true
@@ -364,8 +368,7 @@ func (c *Client) move() bool {
 	c.disarm()
 	if c.closing { // meanwhile; what was set ends the other
 		s.SetWriteDeadline(time.Now().Add(closeTimeout)) //nolint:errcheck // it can't fail
-	}
-	if !c.sess.WantsInput() {
+	} else if !c.sess.WantsInput() {
 		s.pause()
 	}
 	c.mu.Unlock()
@@ -379,8 +382,13 @@ func (c *Client) move() bool {
 func (c *Client) received(b []byte) {
 	c.mu.Lock()
 	c.now = nanos()
+	if c.sess.Closed() {
+		c.drains(len(b))
+		c.mu.Unlock()
+		return
+	}
 	c.input(b)
-	if !c.sess.WantsInput() {
+	if !c.sess.WantsInput() && !c.sess.Closed() {
 		c.w.ev.pause()
 		c.g.present.watch(c)
 	}
@@ -390,8 +398,17 @@ func (c *Client) received(b []byte) {
 // finished implements handler.
 func (c *Client) finished() (stays bool) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.finishes()
+	if !c.sess.Closed() && c.finishes() {
+		c.mu.Unlock()
+		return true
+	}
+	if !c.sess.Closed() {
+		c.now = nanos()
+		c.guard(c.sess.Gone)
+	}
+	c.unlock(nil, true)
+	c.w.heardAll()
+	return true // until it has read what it was sent
 }
 
 // finishes notes that the client says no more. It returns true while something that it has said is to be answered; c.mu is held.
@@ -430,11 +447,15 @@ func (c *Client) left() {
 	if pid != 0 {
 		c.g.source.Unregister(c, pid)
 	}
-	c.w.closeAfter()
 	if c.w.ev == nil {
+		c.listenOn()
+		c.w.closeAfter(false)
 		c.w.finish() // who ended the session, or writes what was said before, may not have come to that yet
+		c.w.abandon()
+	} else {
+		c.w.abandon()
+		c.w.ev.Close() // it may be already
 	}
-	c.w.abandon()
 	g := c.g
 	g.mu.Lock()
 	delete(g.clients, c)
@@ -450,7 +471,10 @@ func (c *Client) startTLS() error {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute) // the session's own deadline closes the socket earlier
 	defer cancel()
 	if err := conn.HandshakeContext(ctx); err != nil {
-		c.step(c.sess.Gone)
+		c.step(func() {
+			c.start.off = true
+			c.sess.Gone()
+		})
 		return err
 	}
 	c.mu.Lock()

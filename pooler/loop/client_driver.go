@@ -1,8 +1,6 @@
 package loop
 
 import (
-	"time"
-
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/pool"
@@ -159,12 +157,15 @@ func (c *Client) Parameters(a *session.Account) {
 }
 
 // Close implements session.Driver.
-func (c *Client) Close() {
+func (c *Client) Close(more session.More) {
 	c.closing = true
-	c.w.stage()                                             // what was said before goes out
-	c.conn().SetWriteDeadline(time.Now().Add(closeTimeout)) //nolint:errcheck // the socket is closed in any case
-	c.w.closeAfter()
+	c.lingers = c.speaks(more)
+	c.w.stage() // what was said before goes out
+	c.endsBy(closeTimeout)
+	c.w.closeAfter(c.lingers)
 	if c.start != nil {
 		c.start.room.Broadcast()
+	} else if c.lingers {
+		c.w.ev.resume()
 	}
 }

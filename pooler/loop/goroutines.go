@@ -248,7 +248,7 @@ func (c *Client) drain(force bool) bool {
 	if force {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		c.conn().SetWriteDeadline(time.Now().Add(time.Second)) //nolint:errcheck // the socket is closed anyway
+		c.endsBy(time.Second)
 	}
 	return done
 }

@@ -510,6 +510,6 @@ func (c *MemoryClient) Parameters(*session.Account) {
 }
 
 // Close implements session.Driver.
-func (c *MemoryClient) Close() { c.closing, c.ended = true, true }
+func (c *MemoryClient) Close(session.More) { c.closing, c.ended = true, true }
 
 var _ session.Driver = (*MemoryClient)(nil)

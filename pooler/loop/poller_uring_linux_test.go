@@ -114,7 +114,7 @@ func talkToParrots(t *testing.T, ps *pollers, n int) {
 				e.mu.Lock()
 				e.w.append([]byte("bye"))
 				e.w.stage()
-				e.w.closeAfter()
+				e.w.closeAfter(false)
 				e.mu.Unlock()
 				e.w.flush(g, nil)
 				if got, err := io.ReadAll(theirs); string(got) != "bye" {

@@ -138,6 +138,8 @@ type peer struct {
 	half   bool // it has shut down its sending half, or more
 	gone   bool // nothing comes from it or gets to it any more
 	unread int  // bytes that it was sent and has not read, more or less
+	// unheard: it has said what was not read yet.
+	unheard bool
 }
 
 // bareOf is the socket that TLS goes over.

@@ -7,7 +7,7 @@ import (
 
 // peerAt asks the system about a socket.
 func peerAt(fd uintptr) (p peer) {
-	const failed, hup, rdhup, outq = 0x8, 0x10, 0x2000, 0x5411
+	const failed, hup, rdhup, inq, outq = 0x8, 0x10, 0x2000, 0x541b, 0x5411
 	ask := struct {
 		fd              int32
 		events, revents int16
@@ -21,6 +21,10 @@ func peerAt(fd uintptr) (p peer) {
 	n := int32(0)
 	if _, _, errno = syscall.RawSyscall(syscall.SYS_IOCTL, fd, outq, uintptr(unsafe.Pointer(&n))); errno == 0 { //nolint:gosec // as ioctl_sockios does
 		p.unread = int(n)
+	}
+	n = 0
+	if _, _, errno = syscall.RawSyscall(syscall.SYS_IOCTL, fd, inq, uintptr(unsafe.Pointer(&n))); errno == 0 { //nolint:gosec // as above
+		p.unheard = n > 0
 	}
 	return p
 }

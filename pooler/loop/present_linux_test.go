@@ -5,6 +5,7 @@ import (
 	"io"
 	"net"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -30,6 +31,13 @@ func TestHalfClosed(t *testing.T) {
 				w.t.Errorf("behind the answer: %d bytes, %v", n, err)
 			}
 		},
+		"reads later": func(w *wire, us net.Conn, c *Client, server net.Conn) {
+			server.Write(slices.Concat(begun, bytes.Repeat(row, 30), end)) //nolint:errcheck // what is read tells
+			w.eventually("its server is at work", func() bool { return c.held() == nil })
+			halve(us)
+			w.eventually("its session does not end", func() bool { c.mu.Lock(); defer c.mu.Unlock(); return c.sess.Closed() })
+			w.ready(us)
+		},
 		"gone": func(_ *wire, us net.Conn, _ *Client, _ net.Conn) { us.Close() },
 		"gone with more to say": func(w *wire, us net.Conn, c *Client, _ net.Conn) {
 			go us.Write(bytes.Repeat(pgwire.AppendSync(nil), 80_000)) //nolint:errcheck // as far as it is read
@@ -44,7 +52,7 @@ func TestHalfClosed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			w := newWire(t)
-			if name != "reads" {
+			if !strings.HasPrefix(name, "reads") || name == "reads nothing" {
 				w.g.present.unread = func() time.Duration { return 300 * time.Millisecond }
 			}
 			us, c, server, _ := w.asking()

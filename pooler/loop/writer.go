@@ -1,7 +1,6 @@
 package loop
 
 import (
-	"crypto/tls"
 	"net"
 	"slices"
 	"sync"
@@ -28,7 +27,8 @@ type writer struct {
 	writing bool  // without mu
 	dirty   bool  // ev's poller will flush it
 	closing bool  // the socket is closed once everything is written
-	broken  bool  // nothing can be written any more
+	ends    ending
+	broken  bool // nothing can be written any more
 }
 
 // writerMore is what few of the many have: most clients are silent, and watched.
@@ -150,11 +150,24 @@ func (w *writer) emptyLocked() {
 	w.buf, w.sent = nil, 0
 }
 
-// closeAfter closes the socket after what was staged so far.
-func (w *writer) closeAfter() {
+// closeAfter closes the socket after what was staged so far, or with half only its sending half, until heardAll.
+func (w *writer) closeAfter(half bool) {
 	w.mu.Lock()
 	w.closing = true
+	switch {
+	case !half:
+		w.ends = endsWhole
+	case w.ends == endsWhole:
+		w.ends = endsHalf
+	}
 	w.mu.Unlock()
+}
+
+// heardAll closes the whole of a socket of which only half was to be closed, or will be.
+func (w *writer) heardAll() {
+	w.closeAfter(false)
+	w.mu.Lock()
+	w.endLocked()
 }
 
 // watch puts a socket that a poller watches in the place of nc. It returns false while somebody writes.
@@ -452,14 +465,23 @@ func (w *writer) endLocked() {
 		w.mu.Unlock()
 		return
 	}
-	closing, nc := w.closing, w.ncLocked()
+	closing, ends, nc := w.closing, w.ends, w.ncLocked()
+	if closing && ends == endsHalf {
+		w.ends = endsHalved
+	}
+	if w.broken {
+		ends = endsWhole
+	}
 	var then func()
 	if m := w.more; m != nil {
 		then, m.then = m.then, nil
 		w.lessLocked()
 	}
 	w.mu.Unlock()
-	if closing {
+	switch {
+	case !closing || ends == endsHalved:
+	case ends == endsHalf && closeHalf(nc):
+	default:
 		nc.Close()
 	}
 	if then != nil {
@@ -503,12 +525,7 @@ func (w *writer) terminate(b []byte) {
 	if !w.broken && !w.writing && w.pendingLocked() == 0 {
 		nc.Write(b) //nolint:errcheck // the socket is closed next
 	} else {
-		if t, ok := nc.(*tls.Conn); ok {
-			nc = t.NetConn() // whose own end would wait for what is being written
-		}
-		if c, ok := nc.(interface{ CloseWrite() error }); ok {
-			c.CloseWrite() //nolint:errcheck // the socket is closed next
-		}
+		closeHalf(bareOf(nc)) // that of TLS would wait for what is being written
 	}
 	w.broken = true // it was the last
 }

@@ -96,7 +96,7 @@ func TestLastWordsAreWritten(t *testing.T) {
 	others.Go(w.flushAndWait)
 	<-h.begun
 	say("last words")
-	w.closeAfter()
+	w.closeAfter(false)
 	others.Go(func() {
 		w.finish()
 		w.abandon()

@@ -47,6 +47,21 @@ func (r CloseReason) String() string {
 // Reason is why the session ended; 0 while it lives.
 func (s *Session) Reason() CloseReason { return s.reason }
 
+// more is what the client may have to say of which nobody wants to know any more.
+func (s *Session) more() More {
+	switch s.reason {
+	case CloseClient, CloseGone, CloseCancel:
+		return NoMore
+	case CloseProtocol, CloseAuth, CloseUnavailable: // only the beginning of what was refused may have been looked at
+		return MoreComes
+	case CloseLogin, CloseIdle, CloseIdleTx, CloseLost, CloseShutdown, CloseKilled, CloseListen, CloseInternal, ClosePinned:
+	}
+	if len(s.in) > 0 || s.open || s.copy.mode != copyNone || s.dropping > 0 {
+		return MoreComes
+	}
+	return MaybeMore
+}
+
 // fatal sends e, of severity FATAL, and ends the session.
 func (s *Session) fatal(e *pgwire.Error, reason CloseReason) {
 	if s.phase == phaseClosed {
@@ -64,6 +79,7 @@ func (s *Session) close(reason CloseReason) {
 		return
 	}
 	s.reason = reason
+	more := s.more()
 	if (s.phase == phaseReady || s.phase == phasePiped) && s.sh.LogDisconnections {
 		s.sh.Log.Info("client disconnected", "client", s.Client, "user", s.acct.User, "database", s.acct.Database, "reason", reason.String())
 	}
@@ -87,7 +103,7 @@ func (s *Session) close(reason CloseReason) {
 	s.in, s.out, s.told = nil, nil, nil
 	s.copy = copyIn{}
 	s.track = state.Track{}
-	s.drv.Close()
+	s.drv.Close(more)
 }
 
 // Gone tells that the client's connection broke or was closed.
@@ -248,6 +264,9 @@ func (s *Session) Tick() {
 	case s.phase == phaseClosed:
 	case due(s.clock.login):
 		s.fatal(pgwire.Fatalf(pgwire.CodeQueryCanceled, "canceling authentication due to timeout"), CloseLogin)
+	case due(s.clock.query) && s.ending():
+		s.clock.query = 0
+		s.endsLate()
 	case due(s.clock.query) && s.clock.cancelled:
 		s.clock.query = 0
 		if c := s.conn; c != nil {

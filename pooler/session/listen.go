@@ -53,6 +53,8 @@ type listens struct {
 	// speaks: something ran in the transaction that may notify. awaits: it is about to end, with tx, once that has arrived.
 	speaks, awaits bool
 	tx             pgwire.TxStatus
+	// late ends the waiting for that; nil = there is none.
+	late chan struct{}
 	// swept: all has arrived from before the UNLISTEN that is about to run. mute: nothing is listened to, but something may have to be told still.
 	swept, mute bool
 }
@@ -260,12 +262,21 @@ func (s *Session) awaitsArrival(tx pgwire.TxStatus) bool {
 	}
 	l.speaks = false
 	ready := l.ear.Arrive()
-	if s.drv.Offload(func() { _ = ready(nil) }, Waits) { // it has run: there is nothing to be cancelled
+	late := make(chan struct{})
+	if s.drv.Offload(func() { _ = ready(late) }, Waits) { // it has run: there is nothing to be cancelled
 		return false
 	}
-	l.awaits, l.tx = true, tx
+	l.awaits, l.tx, l.late = true, tx, late
 	s.wait = waitJob
 	return true
+}
+
+// endsLate ends a waiting by awaitsArrival that takes too long, or is for nobody any more: what the session notified is told when it arrives.
+func (s *Session) endsLate() {
+	if l := s.listens; l != nil && l.late != nil {
+		close(l.late)
+		l.late = nil
+	}
 }
 
 // ending reports whether the session waits by awaitsArrival.
@@ -277,7 +288,7 @@ func (s *Session) arrived() {
 		s.listens.stop = nil
 	}
 	if s.ending() && s.phase == phaseReady {
-		s.listens.awaits = false
+		s.listens.awaits, s.listens.late = false, nil
 		s.ended(s.listens.tx)
 	}
 }
@@ -359,6 +370,7 @@ func (s *Session) settleListens() {
 
 // deaf ends all listening.
 func (s *Session) deaf() {
+	s.endsLate()
 	if l := s.listens; l != nil {
 		s.listens = nil
 		if l.stop != nil {

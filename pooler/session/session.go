@@ -60,9 +60,19 @@ type Driver interface {
 	Parameters(a *Account)
 	// Ear lets the session listen for notifications; Hear follows where some wait. Nil = it can't.
 	Ear(a *Account) Ear
-	// Close ends the connection after what was sent so far.
-	Close()
+	// Close ends the connection after what was sent so far, which the client is to read in spite of what it has to say.
+	Close(more More)
 }
+
+// More is what a client may have to say when its session ends.
+type More uint8
+
+// It has nothing to say, or is not to be told anything; it may have begun to, which is not known here; it is at it.
+const (
+	NoMore More = iota
+	MaybeMore
+	MoreComes
+)
 
 // Job says how a job takes its time.
 type Job uint8
