@@ -1,0 +1,2 @@
+create extension hstore;
+create domain uint64 as numeric(20,0);
