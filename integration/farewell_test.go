@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgproto3"
+
 	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/internal/testbed"
 )
