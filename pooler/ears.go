@@ -39,7 +39,7 @@ var _ notify.Client = (*loop.Client)(nil)
 // Ear implements loop.Source.
 func (s source) Ear(a *session.Account, proof *auth.ClientCredential, c *loop.Client, pid uint32) session.Ear {
 	l := a.Login.(*login)
-	return l.u.ear(l.of(proof)).Listen(c, pid)
+	return l.u.ear(l.of(proof)).Listen(c, pid, a.Speaker())
 }
 
 // ear returns the connections that listen with a login.
@@ -96,7 +96,7 @@ func (u *unit) ear(l *cluster.Login) *notify.Set {
 			Log: u.p.log.With("cluster", u.name(), "shard", shards[i], "server_user", l.User),
 		}
 	}
-	e.set = u.p.ears.NewSet(hubs)
+	e.set = u.p.ears.NewSet(hubs, &u.audience)
 	if u.ears.all == nil {
 		u.ears.all = make(map[earKey]*ear)
 	}

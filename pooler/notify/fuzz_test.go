@@ -18,10 +18,10 @@ func (silent) Lost(*pgwire.Error, bool) {}
 
 // listening is a hub that a listener has two channels of, and is owed n answers.
 func listening(n int) (*Hub, *Listener) {
-	set := NewGroup(new(atomic.Uint32)).NewSet([]Options{{Voice: func(pid uint32) (*backend.Voice, bool) { return nil, pid%5 > 0 }}})
+	set := NewGroup(new(atomic.Uint64)).NewSet([]Options{{Voice: func(pid uint32) (*backend.Voice, bool) { return nil, pid%5 > 0 }}}, nil)
 	h := set.hubs[0]
 	h.mu.running = true
-	l := set.Listen(silent{}, 7)
+	l := set.Listen(silent{}, 7, nil)
 	l.Prepare([]string{"a", "b"})
 	l.Expect()
 	l.Commit([]Change{{"a", true}})

@@ -196,12 +196,12 @@ func FuzzListener(f *testing.F) {
 		f.Add([]byte(seed))
 	}
 	f.Fuzz(func(t *testing.T, b []byte) {
-		set := NewGroup(new(atomic.Uint32)).NewSet([]Options{{Voice: func(uint32) (*backend.Voice, bool) { return nil, true }}})
+		set := NewGroup(new(atomic.Uint64)).NewSet([]Options{{Voice: func(uint32) (*backend.Voice, bool) { return nil, true }}}, nil)
 		set.hubs[0].mu.running = true
 		p := &place{t: t, hub: set.hubs[0]}
 		all := make([]*sessionModel, 2)
 		for i := range all {
-			all[i] = &sessionModel{p: p, l: set.Listen(silent{}, 7)}
+			all[i] = &sessionModel{p: p, l: set.Listen(silent{}, 7, nil)}
 		}
 		for _, op := range b {
 			s := all[op>>3&1]
@@ -234,15 +234,15 @@ func FuzzListener(f *testing.F) {
 // TestAnswersAreShared: however many wait, the server is asked for one answer, and for one more by who comes while that is under way.
 func TestAnswersAreShared(t *testing.T) {
 	t.Parallel()
-	set := NewGroup(new(atomic.Uint32)).NewSet([]Options{{}})
+	set := NewGroup(new(atomic.Uint64)).NewSet([]Options{{}}, nil)
 	h := set.hubs[0]
 	h.mu.running = true
 	p := &place{t: t, hub: h}
-	p.arrive(set.Listen(silent{}, 1).Prepare([]string{"a"}))
+	p.arrive(set.Listen(silent{}, 1, nil).Prepare([]string{"a"}))
 	var all []Wait
 	for round := range 3 {
 		for i := range 50 {
-			l := set.Listen(silent{}, 2)
+			l := set.Listen(silent{}, 2, nil)
 			all = append(all, l.Prepare([]string{"a"}), l.Arrive())
 			if i == 25 {
 				p.serve()
