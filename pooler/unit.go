@@ -173,7 +173,7 @@ func (u *unit) start(options cluster.Options) {
 			k := b.Owner.(*link)
 			u.ears.hearOut(k.info.Hears)
 			if !b.Conn.Voice.Speaks(nil) {
-				u.audience.HearOut(time.Now().Add(hearOutTimeout))
+				u.audience.HearOut(hearOutTimeout)
 			}
 			u.p.senders.remove(sender{k.dial.Address, k.pid}, said{k.info.Hears, &b.Conn.Voice})
 			if k.info.Budgeted && reason != pool.ReasonPoolClosed {

@@ -2,6 +2,7 @@ package notify
 
 import (
 	"maps"
+	"math"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -56,12 +57,13 @@ func (a *Audience) publishLocked() {
 	a.sets.Store(&list)
 }
 
-// HearOut waits until everything that is committed by now has arrived, or the time has come.
-func (a *Audience) HearOut(limit time.Time) {
-	if sets := a.sets.Load(); sets != nil {
-		for _, s := range *sets {
-			s.ArriveBy(limit)
-		}
+// HearOut waits, but not for longer than limit, until everything that is committed by now has arrived.
+func (a *Audience) HearOut(limit time.Duration) {
+	if ready := a.Arrive(math.MaxUint64); ready != nil {
+		stop := make(chan struct{})
+		timer := time.AfterFunc(limit, func() { close(stop) })
+		ready(stop)
+		timer.Stop()
 	}
 }
 
