@@ -6,7 +6,7 @@
 //
 // Goroutines: a hub that has something to do runs one that connects and reads, and, while it is connected, one that writes, one that wakes listeners and one that tries whether the server is there; Group.Close ends them and waits.
 //
-// Locks: Hub.mu -> Group.mu; Listener.mu is a leaf. Nobody is called under them.
+// Locks: Hub.mu -> Group.mu; Listener.mu and Audience.mu are leaves. Nobody is called under them.
 package notify
 
 import (
