@@ -20,7 +20,7 @@ type Hub struct {
 	group *Group
 	// passed is the epoch of the last question that was answered.
 	passed atomic.Uint64
-	// up: what is committed from now on arrives, in time. It is so before anything is asked.
+	// up: it is connected, which it is before anything is asked, and not about to end.
 	up   atomic.Bool
 	work chan struct{} // capacity 1: there is something to write
 
@@ -283,6 +283,7 @@ func (h *Hub) retire() {
 	all := h.takeLocked()
 	if h.mu.conn != nil {
 		h.mu.closing = true
+		h.up.Store(false)
 		h.mu.conn.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // it is there, or broken
 	}
 	h.mu.Unlock()
@@ -304,6 +305,7 @@ func (h *Hub) unused() {
 		return
 	}
 	h.mu.closing = true
+	h.up.Store(false)
 	h.mu.conn.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // it is there, or broken
 }
 

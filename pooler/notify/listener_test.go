@@ -284,7 +284,7 @@ func FuzzListener(f *testing.F) {
 func TestTenantsHearThemselves(t *testing.T) {
 	t.Parallel()
 	rnd := rand.New(rand.NewPCG(1, 2))
-	for range 3000 {
+	for range 2000 {
 		b := make([]byte, 20+rnd.IntN(150))
 		for i := range b {
 			b[i] = byte(rnd.Uint32())
@@ -399,6 +399,24 @@ func TestLate(t *testing.T) {
 	p.notify(0, nil, false)
 	arrive()
 	heard("nobody's", 0, 0, 3)
+}
+
+// TestNobodyWaitsForNobody: while no tenant listens it costs nothing to speak.
+func TestNobodyWaitsForNobody(t *testing.T) {
+	audience, a, b := new(Audience), &tenant.Tenant{Name: "a"}, &tenant.Tenant{Name: "b"}
+	c := &backend.Conn{Audience: audience}
+	c.Voice.Epoch = NewGroup(new(atomic.Uint64)).Epoch
+	n := testing.AllocsPerRun(100, func() {
+		for _, who := range []*tenant.Tenant{a, b} {
+			c.Voice.Speak(who)
+			if c.Says() != nil || c.Echo() != nil {
+				t.Error("something is waited for")
+			}
+		}
+	})
+	if n != 0 {
+		t.Errorf("%v allocations", n)
+	}
 }
 
 // TestAnswersAreShared: however many wait, the server is asked for one answer, and for one more by who comes while that is under way.
