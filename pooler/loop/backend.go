@@ -245,7 +245,7 @@ func (b *Backend) fedAlone(data []byte, err error) bool {
 			break
 		}
 		b.g.spawn(func() {
-			echo(nil)
+			_ = echo(nil) // whatever became of those who listen
 			lease.Release()
 		})
 	case done:

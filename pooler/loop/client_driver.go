@@ -87,7 +87,7 @@ func (c *Client) Release(conn *backend.Conn) {
 	echo := conn.Echo()
 	b.leave(c)
 	if echo != nil {
-		c.later(action{kind: doRelease, b: b, job: func() { echo(nil) }})
+		c.later(action{kind: doRelease, b: b, job: func() { _ = echo(nil) }})
 		return
 	}
 	if c.free == nil && c.todo == nil {

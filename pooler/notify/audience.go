@@ -62,7 +62,7 @@ func (a *Audience) HearOut(limit time.Duration) {
 	if ready := a.Arrive(math.MaxUint64); ready != nil {
 		stop := make(chan struct{})
 		timer := time.AfterFunc(limit, func() { close(stop) })
-		ready(stop)
+		_ = ready(stop)
 		timer.Stop()
 	}
 }
