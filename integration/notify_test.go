@@ -68,6 +68,16 @@ tenant_switch = true
 					c.Terminate()
 				}
 			}
+			if shared { // what a function has the connection listen to is not told
+				s.shards[0].Exec(t, db, "CREATE FUNCTION hark() RETURNS text LANGUAGE plpgsql AS $$ BEGIN EXECUTE 'LISTEN news'; RETURN ''; END $$")
+				c := s.as(t, "app@2", nil)
+				p.play(t, c, "SELECT hark()", "; SELECT 1; I")
+				p.play(t, s.as(t, "quick@4", nil), "NOTIFY news, 'of 4'", "NOTIFY; I")
+				if got := heard(append(p.run(c, "SELECT 1"), p.run(c, "NOTIFY news")...)); got != nil {
+					t.Errorf("over its own connection tenant 2 hears %q", got)
+				}
+				c.Terminate()
+			}
 			two, four, worker := s.as(t, "app@2", nil), s.as(t, "app@4", nil), s.as(t, "plain", nil)
 			// In transaction pooling it is the same.
 			two2, four2 := s.as(t, "quick@2", nil), s.as(t, "quick@4", nil)
