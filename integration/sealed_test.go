@@ -137,6 +137,9 @@ func TestSealed(t *testing.T) {
 	if after := fmt.Sprint(s.shards[0].rows(t, others)); after != before {
 		t.Errorf("the others' rows were %v\nand are %v", before, after)
 	}
+
+	s.shards[0].Exec(t, s.shards[0].db, fmt.Sprintf(tellingSchema, "orders"))
+	babel(t, s, "sealed")
 }
 
 // TestSealsOfAnotherSecret: the secret is changed while clients work.
