@@ -3,6 +3,7 @@ package integration
 import (
 	"slices"
 	"strconv"
+	"sync"
 	"syscall"
 	"testing"
 
@@ -24,7 +25,9 @@ func stopEar(t *testing.T, s *stand) (goOn func()) {
 		}
 	}
 	signal(syscall.SIGSTOP)
-	return func() { signal(syscall.SIGCONT) }
+	goOn = sync.OnceFunc(func() { signal(syscall.SIGCONT) })
+	t.Cleanup(goOn)
+	return goOn
 }
 
 // heard are the payloads of messages.

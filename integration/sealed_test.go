@@ -63,8 +63,8 @@ func TestSealed(t *testing.T) {
 			"GRANT app TO pg_monitor", contextRefusal,
 			"EXPLAIN CREATE TABLE kept AS SELECT note FROM orders", contextRefusal,
 			"LOCK TABLE orders", "42501 tenant_missing; I",
-			"LISTEN words", contextRefusal,
-			"NOTIFY words, 'said'", contextRefusal,
+			"LISTEN words", "LISTEN; I",
+			"NOTIFY words", "NOTIFY; I", "UNLISTEN *", "UNLISTEN; I",
 			"SELECT lo_get(1)", "42501 tenant_missing; I",
 			mine, "of 1; SELECT 1; I",
 		)
@@ -137,6 +137,9 @@ func TestSealed(t *testing.T) {
 	if after := fmt.Sprint(s.shards[0].rows(t, others)); after != before {
 		t.Errorf("the others' rows were %v\nand are %v", before, after)
 	}
+
+	s.shards[0].Exec(t, s.shards[0].db, fmt.Sprintf(tellingSchema, "orders"))
+	babel(t, s, "sealed")
 }
 
 // TestSealsOfAnotherSecret: the secret is changed while clients work.

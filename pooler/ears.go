@@ -14,6 +14,7 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/notify"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/session"
+	"github.com/pgkennel/pgkennel/sharding/topology"
 )
 
 // ears are the connections over which sessions of one unit listen: one for each login and database.
@@ -30,6 +31,7 @@ type earKey struct{ name, user, database, hears string }
 
 type ear struct {
 	login  *cluster.Login
+	shard  topology.ShardID
 	places []cluster.Place
 	set    *notify.Set
 }
@@ -38,14 +40,17 @@ var _ notify.Client = (*loop.Client)(nil)
 
 // Ear implements loop.Source.
 func (s source) Ear(a *session.Account, proof *auth.ClientCredential, c *loop.Client, pid uint32) session.Ear {
-	l := a.Login.(*login)
-	return l.u.ear(l.of(proof)).Listen(c, pid)
+	l, shard := a.Login.(*login), session.AnyShard
+	if p := a.Place; p != nil && p.Route.Login && !p.Route.Sole { // it may not be let in elsewhere
+		shard = p.Route.Shard
+	}
+	return l.u.ear(l.of(proof), shard).Listen(c, pid, a.Speaker())
 }
 
-// ear returns the connections that listen with a login.
-func (u *unit) ear(l *cluster.Login) *notify.Set {
+// ear returns the connections that listen with a login, on one shard or on all.
+func (u *unit) ear(l *cluster.Login, shard topology.ShardID) *notify.Set {
 	key := earKey{l.Name, l.User, l.Database, l.Hears}
-	places, shards := u.cl.Places(l)
+	places, shards := u.cl.Places(l, shard)
 	u.ears.mu.Lock()
 	old := u.ears.all[key]
 	if old != nil && slices.Equal(old.places, places) {
@@ -53,7 +58,7 @@ func (u *unit) ear(l *cluster.Login) *notify.Set {
 		u.ears.mu.Unlock()
 		return old.set
 	}
-	e := &ear{login: l, places: places}
+	e := &ear{login: l, shard: shard, places: places}
 	hubs := make([]notify.Options, len(places))
 	for i, at := range places {
 		hubs[i] = notify.Options{
@@ -96,7 +101,7 @@ func (u *unit) ear(l *cluster.Login) *notify.Set {
 			Log: u.p.log.With("cluster", u.name(), "shard", shards[i], "server_user", l.User),
 		}
 	}
-	e.set = u.p.ears.NewSet(hubs)
+	e.set = u.p.ears.NewSet(hubs, &u.audience)
 	if u.ears.all == nil {
 		u.ears.all = make(map[earKey]*ear)
 	}
@@ -113,7 +118,7 @@ func (s *ears) moved(cl *cluster.Cluster[*loop.Backend]) {
 	var gone []*ear
 	s.mu.Lock()
 	for key, e := range s.all {
-		if places, _ := cl.Places(e.login); !slices.Equal(places, e.places) {
+		if places, _ := cl.Places(e.login, e.shard); !slices.Equal(places, e.places) {
 			delete(s.all, key)
 			gone = append(gone, e)
 		}

@@ -173,7 +173,7 @@ func New(ctx context.Context, o Options) (*Pooler, error) {
 		Accounts: p.whose, Auth: logins, MaxBatch: maxBatch, Statements: sessionStatements,
 		MaxMessage: cfg.MaxMessageBytes,
 	}
-	p.ears = notify.NewGroup(new(atomic.Uint32))
+	p.ears = notify.NewGroup(new(atomic.Uint64))
 	p.metrics.SetListening(p.listening)
 	p.driver = loop.NewGoroutines(loop.Options{
 		Epoch:  p.ears.Epoch,

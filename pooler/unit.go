@@ -14,6 +14,7 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/cluster"
 	"github.com/pgkennel/pgkennel/pooler/loop"
 	"github.com/pgkennel/pgkennel/pooler/metrics"
+	"github.com/pgkennel/pgkennel/pooler/notify"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/pool"
 	"github.com/pgkennel/pgkennel/pooler/session"
@@ -60,8 +61,10 @@ type unit struct {
 	tenants atomic.Pointer[tenants] // under virtual tenancy
 	book    *judge.Book             // nil = nothing is to be known of code
 	ears    ears
-	sealer  sealer
-	guard   guard // guarded by mu
+	// audience is who listens of the tenants that share logins.
+	audience notify.Audience
+	sealer   sealer
+	guard    guard // guarded by mu
 }
 
 type overrideKey struct {
@@ -169,6 +172,9 @@ func (u *unit) start(options cluster.Options) {
 		Close: func(b *loop.Backend, reason pool.Reason) {
 			k := b.Owner.(*link)
 			u.ears.hearOut(k.info.Hears)
+			if !b.Conn.Voice.Speaks(nil) {
+				u.audience.HearOut(hearOutTimeout)
+			}
 			u.p.senders.remove(sender{k.dial.Address, k.pid}, said{k.info.Hears, &b.Conn.Voice})
 			if k.info.Budgeted && reason != pool.ReasonPoolClosed {
 				b.CloseWithin(serverCloses) // another takes its place next, of those that the server has
@@ -380,6 +386,7 @@ func (u *unit) adopt(l *backend.Login, o backend.DialOptions, info cluster.PoolI
 	from, by := sender{o.Address, l.PID}, said{info.Hears, &conn.Voice}
 	u.p.senders.add(from, by)
 	all, at, hears := &u.p.senders, o.Address, info.Hears
+	conn.Voice.Epoch, conn.Audience = u.p.ears.Epoch, &u.audience
 	conn.Hears = func(pid uint32) (uint32, bool) { return all.teller(sender{at, pid}, hears) }
 	conn.Statements.MaxCount, conn.Statements.MaxBytes = limit, backendStatements
 	if u.replica != "" {

@@ -230,7 +230,7 @@ var groupC = []row{
 		note: "The session keeps its connection for as long as it holds the lock. While it lasts, tenants of a database can block each other by locks of one number: use `pg_advisory_xact_lock` with keys of the tenant's own.",
 	},
 	{
-		id: "C06", attack: "`LISTEN` to others' `NOTIFY`", run: (*exploit).listens, gives: nothing,
+		id: "C06", attack: "`LISTEN` to others' `NOTIFY`; `NOTIFY` to others who `LISTEN`", run: (*exploit).listens, gives: nothing,
 		note: "Channels are the database's; who hears whom is [pgkennel's to see to](tenancy.md#listen-and-notify).",
 	},
 	{id: "C07", attack: "leaving in the middle of a transaction, open or failed", run: (*exploit).leaves, gives: runs},

@@ -40,11 +40,14 @@ type Conn struct {
 	Hears func(pid uint32) (teller uint32, heard bool)
 	// Deaf: notifications are for nobody: whoever has the connection listens elsewhere.
 	Deaf bool
-	// Voice tells for whom the server's process speaks.
-	Voice Voice
+	// Voice tells for whom the server's process speaks, Audience who heeds the tenant in it; nil = nobody.
+	Voice    Voice
+	Audience Audience
 	// Have are the session-level settings on the server beyond those of its login.
 	Have *state.Set
 
+	// said is the epoch up to which a tenant may have notified, of which not all may have arrived; 0 = all has, speaking = it may still.
+	said  uint64
 	owner Owner // never nil
 	steps []Step
 	head  int

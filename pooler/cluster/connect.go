@@ -16,10 +16,10 @@ type Place struct {
 	Database string
 }
 
-// Places returns where the primaries of the shards are, for a login, each once.
-func (c *Cluster[C]) Places(l *Login) (list []Place, shards []topology.ShardID) {
+// Places returns where the primaries of the shards are, for a login, each once; of one shard, if that is not negative.
+func (c *Cluster[C]) Places(l *Login, shard topology.ShardID) (list []Place, shards []topology.ShardID) {
 	for _, s := range c.top.Load().list {
-		if s.primary == nil {
+		if s.primary == nil || shard >= 0 && s.id != shard {
 			continue
 		}
 		o := s.primary.options().dial(l)

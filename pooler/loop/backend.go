@@ -12,6 +12,7 @@ import (
 
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/exec"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/pool"
 )
 
@@ -228,6 +229,10 @@ func (b *Backend) fedAlone(data []byte, err error) bool {
 		}
 	}
 	lease, mark, late := b.lease, b.Conn.Have.Mark(), b.dead != nil && err == nil // it was given up before this
+	var echo func(<-chan struct{}) *pgwire.Error
+	if done && wake == nil {
+		echo = b.Conn.Echo()
+	}
 	b.mu.Unlock()
 	defer b.caught()
 	switch {
@@ -235,7 +240,14 @@ func (b *Backend) fedAlone(data []byte, err error) bool {
 		close(wake)
 	case done && err == nil && settler.Reusable() && !late:
 		lease.Mark(mark)
-		lease.Release()
+		if echo == nil {
+			lease.Release()
+			break
+		}
+		b.g.spawn(func() {
+			_ = echo(nil) // whatever became of those who listen
+			lease.Release()
+		})
 	case done:
 		lease.Discard(reasonOf(err, b.Conn))
 	case err != nil && lease != nil:

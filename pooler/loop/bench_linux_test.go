@@ -15,6 +15,7 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/auth"
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/cluster"
+	"github.com/pgkennel/pgkennel/pooler/notify"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/pool"
 	"github.com/pgkennel/pgkennel/pooler/session"
@@ -114,7 +115,7 @@ func newBench(b testing.TB, n int) *bench {
 				return s.g.NewBackend(s.wire(), conn, nil)
 			}
 			x := &Backend{Conn: backend.New(l, 1<<20), g: s.g, ev: s.socket()}
-			x.Conn.Shard = info.Shard
+			x.Conn.Shard, x.Conn.Audience, x.Conn.Voice.Epoch = info.Shard, new(notify.Audience), new(atomic.Uint64)
 			x.Conn.Statements.MaxCount, x.Conn.Statements.MaxBytes = 100, 1<<20
 			x.Conn.Link = x
 			x.nc = x.ev

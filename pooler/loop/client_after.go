@@ -104,7 +104,15 @@ func (c *Client) do(a *action, s *step) {
 		a.b.w.mu.Lock()
 		c.feedServer(a.b, s)
 	case doRelease:
-		a.b.lease.Release()
+		if a.job == nil {
+			a.b.lease.Release()
+			break
+		}
+		b, job := a.b, a.job
+		g.spawn(func() {
+			job()
+			b.lease.Release()
+		})
 	case doDiscard:
 		g.source.Discard(a.b, pool.Reason(a.reason), a.err)
 	case doDrop:

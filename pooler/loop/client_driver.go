@@ -82,7 +82,12 @@ func (c *Client) Release(conn *backend.Conn) {
 	b := conn.Link.(*Backend)
 	c.staged(b)
 	b.lease.Mark(conn.Have.Mark())
+	echo := conn.Echo()
 	b.leave(c)
+	if echo != nil {
+		c.later(action{kind: doRelease, b: b, job: func() { _ = echo(nil) }})
+		return
+	}
 	if c.free == nil && c.todo == nil {
 		c.free = b
 		return

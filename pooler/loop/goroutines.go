@@ -25,7 +25,7 @@ type Goroutines struct {
 	shared          atomic.Pointer[session.Shared]
 	buffers         sync.Pool // of *[]byte, to read into
 	rollbackTimeout time.Duration
-	epoch           *atomic.Uint32 // see backend.Voice
+	epoch           *atomic.Uint64 // see backend.Voice
 	tls             atomic.Pointer[tls.Config]
 	next            atomic.Uint64
 	pollers         *pollers // nil = there are none
@@ -43,7 +43,7 @@ type Goroutines struct {
 func NewGoroutines(o Options) *Goroutines {
 	g := &Goroutines{
 		source: o.Source, leftHook: o.Left, log: o.Log, rollbackTimeout: time.Duration(o.RollbackTimeout),
-		clients: make(map[*Client]struct{}), epoch: cmp.Or(o.Epoch, new(atomic.Uint32)),
+		clients: make(map[*Client]struct{}), epoch: cmp.Or(o.Epoch, new(atomic.Uint64)),
 	}
 	g.present.unread = o.UnreadTimeout
 	g.shared.Store(o.Shared)

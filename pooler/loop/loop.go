@@ -63,5 +63,5 @@ type Options struct {
 	// UnreadTimeout bounds how long a client that says no more may read nothing of what it was sent; nil or 0 = a minute.
 	UnreadTimeout func() time.Duration
 	// Epoch is what the voices of backends go by; nil = nobody listens.
-	Epoch *atomic.Uint32
+	Epoch *atomic.Uint64
 }

@@ -16,12 +16,12 @@ type silent struct{}
 func (silent) Hear()                    {}
 func (silent) Lost(*pgwire.Error, bool) {}
 
-// listening is a hub that a listener has two channels of, and is owed n answers.
-func listening(n int) (*Hub, *Listener) {
-	set := NewGroup(new(atomic.Uint32)).NewSet([]Options{{Voice: func(pid uint32) (*backend.Voice, bool) { return nil, pid%5 > 0 }}})
+// hearing is a hub that a listener has two channels of, and is owed n answers.
+func hearing(n int) (*Hub, *Listener) {
+	set := NewGroup(new(atomic.Uint64)).NewSet([]Options{{Voice: func(pid uint32) (*backend.Voice, bool) { return nil, pid%5 > 0 }}}, nil)
 	h := set.hubs[0]
 	h.mu.running = true
-	l := set.Listen(silent{}, 7)
+	l := set.Listen(silent{}, 7, nil)
 	l.Prepare([]string{"a", "b"})
 	l.Expect()
 	l.Commit([]Change{{"a", true}})
@@ -81,7 +81,7 @@ func FuzzHub(f *testing.F) {
 	f.Add([]byte("A\xff\xff\xff\xff"), uint8(1))
 	f.Fuzz(func(t *testing.T, b []byte, size uint8) {
 		const owed = 2
-		h, l := listening(owed)
+		h, l := hearing(owed)
 		want, wrong := notifications(b, owed)
 		var buf []byte
 		var err error

@@ -19,8 +19,10 @@ type Hub struct {
 	o     Options
 	group *Group
 	// passed is the epoch of the last question that was answered.
-	passed atomic.Uint32
-	work   chan struct{} // capacity 1: there is something to write
+	passed atomic.Uint64
+	// up: it is connected, which it is before anything is asked, and not about to end.
+	up   atomic.Bool
+	work chan struct{} // capacity 1: there is something to write
 
 	mu struct {
 		sync.Mutex
@@ -53,7 +55,7 @@ type channel struct {
 type request struct {
 	sql   string
 	sent  bool
-	epoch uint32
+	epoch uint64
 	err   *pgwire.Error
 	done  chan struct{} // closed when it is answered
 }
@@ -209,6 +211,7 @@ func (h *Hub) run() {
 	stop := context.AfterFunc(ctx, func() { login.Conn.SetDeadline(time.Unix(1, 0)) }) //nolint:errcheck // it unblocks what it can
 	defer stop()
 	h.group.hubs.Add(1)
+	h.up.Store(true)
 	h.mu.Lock()
 	h.mu.conn, h.mu.failures = login.Conn, 0
 	h.mu.Unlock()
@@ -218,6 +221,7 @@ func (h *Hub) run() {
 	tasks.Go(func() { h.wake(ctx) })
 	tasks.Go(func() { h.watch(ctx, login.Conn) })
 	err = h.read(login.Conn, login.Leftover)
+	h.up.Store(false)
 	cancel()
 	login.Conn.Close()
 	h.group.hubs.Add(-1)
@@ -279,6 +283,7 @@ func (h *Hub) retire() {
 	all := h.takeLocked()
 	if h.mu.conn != nil {
 		h.mu.closing = true
+		h.up.Store(false)
 		h.mu.conn.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // it is there, or broken
 	}
 	h.mu.Unlock()
@@ -300,6 +305,7 @@ func (h *Hub) unused() {
 		return
 	}
 	h.mu.closing = true
+	h.up.Store(false)
 	h.mu.conn.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // it is there, or broken
 }
 
@@ -477,8 +483,10 @@ func (h *Hub) notified(msg []byte) error {
 		return nil
 	}
 	if n.told = n.pid; v != nil {
+		passed := h.passed.Load()
+		n.by = v.Tenant(passed)
 		if client := v.Client(); client != 0 {
-			n.told, n.sure = client, v.Sole(h.passed.Load())
+			n.told, n.sure = client, v.Sole(passed)
 			binary.BigEndian.PutUint32(n.message[pgwire.HeaderBytes:], client)
 		}
 	}

@@ -6,10 +6,15 @@ import (
 
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // maxQueue bounds what waits for one session, in bytes.
 const maxQueue = 4 << 20
+
+// maxChannels bounds what a session of a tenant listens to that shares the connection that does: the server looks for a notification's channel
+// among all that it listens to.
+const maxChannels = 1000
 
 // entryBytes is what a notification weighs in a queue beside its message, which all who listen share.
 const entryBytes = 64
@@ -19,6 +24,8 @@ type Listener struct {
 	set *Set
 	to  Client
 	pid uint32 // as the client was told
+	// tenant is who listens, and hears what is certain to be its own; nil = who hears everybody.
+	tenant *tenant.Tenant
 
 	mu       sync.Mutex
 	channels map[string]bool // true: since a commit; false: prepared
@@ -37,10 +44,13 @@ type entry struct {
 	due     bool // whatever is not listened to any more: see Sweep
 }
 
-// Listen returns a listener for a client who was told that pid is its server's process.
-func (s *Set) Listen(to Client, pid uint32) *Listener {
+// Listen returns a listener for a client who was told that pid is its server's process, and who hears a tenant, or, where that is nil, everybody.
+func (s *Set) Listen(to Client, pid uint32, t *tenant.Tenant) *Listener {
 	s.group.listeners.Add(1)
-	return &Listener{set: s, to: to, pid: pid, channels: make(map[string]bool)}
+	if t != nil {
+		s.audience.come(s)
+	}
+	return &Listener{set: s, to: to, pid: pid, tenant: t, channels: make(map[string]bool)}
 }
 
 // Wait waits for the server. It returns an error where that is lost, or stop was closed.
@@ -54,7 +64,11 @@ func (l *Listener) Prepare(channels []string) Wait {
 			l.channels[c] = false
 		}
 	}
+	over := l.tenant != nil && len(l.channels) > maxChannels // the end of the transaction forgets them
 	l.mu.Unlock()
+	if over {
+		return func(<-chan struct{}) *pgwire.Error { return errChannels }
+	}
 	var asked []*request
 	for _, h := range l.set.hubs {
 		for _, c := range channels {
@@ -221,11 +235,17 @@ func (l *Listener) Close() {
 			h.unlisten(c, l)
 		}
 	}
+	if l.tenant != nil {
+		l.set.audience.leave(l.set)
+	}
 	l.set.group.listeners.Add(-1)
 }
 
 // hear takes a notification. It reports whether the client has to be woken for it.
 func (l *Listener) hear(n *notification) (wake bool) {
+	if l.tenant != nil && (n.by == nil || !n.by.Same(l.tenant)) {
+		return false
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	listens, known := l.channels[n.channel]
@@ -234,7 +254,7 @@ func (l *Listener) hear(n *notification) (wake bool) {
 		return false
 	}
 	message := n.message
-	if n.told == l.pid && !n.sure { // it is not to take for its own what another one may have said
+	if !n.sure && (n.told == l.pid || l.tenant != nil) { // it is not to take for its own what another one may have said, nor to hear of others' clients
 		message = n.plain()
 	}
 	l.bytes += len(message) + entryBytes
@@ -264,11 +284,12 @@ func (l *Listener) wake() {
 // notification is one on its way to those who listen.
 type notification struct {
 	channel string
-	pid     uint32 // the server's
-	told    uint32 // the client's, by whom it is as far as is known
-	sure    bool   // and that is certain
-	message []byte // with told
-	other   []byte // with pid
+	pid     uint32         // the server's
+	told    uint32         // the client's, by whom it is as far as is known
+	sure    bool           // and that is certain
+	by      *tenant.Tenant // whose it is for certain; nil = not known
+	message []byte         // with told
+	other   []byte         // with pid
 }
 
 // plain is the message as the server sent it.

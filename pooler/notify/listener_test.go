@@ -2,11 +2,14 @@ package notify
 
 import (
 	"encoding/binary"
+	"math/rand/v2"
+	"slices"
 	"sync/atomic"
 	"testing"
 
 	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
+	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // place is a server that a hub listens to. What it has sent is under way for as long as the test likes.
@@ -14,16 +17,81 @@ type place struct {
 	t       *testing.T
 	hub     *Hub
 	listens bool
-	said    uint32 // how many notifications were committed; each says its number
+	said    []said // the notifications that were committed; each says its number, from 1 on
 	sent    [][]byte
 }
 
-// notify commits a notification.
-func (p *place) notify() {
-	p.said++
+// said is by whom a notification was. lost: it may be, for its connection became another's before it had arrived.
+type said struct {
+	by   *tenant.Tenant
+	lost bool
+}
+
+func (p *place) count() uint32 { return uint32(len(p.said)) }
+
+// notify commits a notification by a process.
+func (p *place) notify(pid byte, by *tenant.Tenant, lost bool) (n uint32) {
+	p.said = append(p.said, said{by, lost})
 	if p.listens {
-		p.sent = append(p.sent, binary.BigEndian.AppendUint32([]byte("A\x00\x00\x00\x0e\x00\x00\x00\x01a\x00"), p.said<<8)) // its number, and the end of the payload
+		m := []byte("A\x00\x00\x00\x0e\x00\x00\x00" + string(rune(pid)) + "a\x00")
+		p.sent = append(p.sent, binary.BigEndian.AppendUint32(m, p.count()<<8)) // its number, and the end of the payload
 	}
+	return p.count()
+}
+
+// mouth is a connection that tenants share, and whoever has it.
+type mouth struct {
+	p     *place
+	pid   byte
+	c     backend.Conn
+	t     *tenant.Tenant
+	at    int
+	flown []uint32 // what was said for t; not all of that may have arrived
+}
+
+// step goes on by one for who has it, who waits as sessions do; as the next one, where nobody has it.
+func (m *mouth) step(next *tenant.Tenant) {
+	waits := func(w func(<-chan struct{}) *pgwire.Error) bool { return w != nil && !over(w) }
+	switch m.at {
+	case 0:
+		if !m.c.Voice.Speaks(next) {
+			if waits(m.c.Echo()) {
+				return
+			}
+			m.c.Voice.Speak(next)
+			m.flown = nil
+		}
+		if m.t = next; next == nil {
+			m.p.notify(m.pid, nil, false)
+			return
+		}
+		m.at = 1
+	case 1:
+		if !waits(m.c.Says()) {
+			m.at = 2
+		}
+	case 2:
+		m.flown = append(m.flown, m.p.notify(m.pid, m.t, false))
+		m.at = 3
+	case 3:
+		m.c.Fell()
+		m.at = 0
+	}
+}
+
+// steal has somebody speak there who waits for nothing. What is certain of those in front of him, and of him, is only that nobody else hears it.
+func (m *mouth) steal(t *tenant.Tenant) {
+	if m.at > 0 && !m.c.Voice.Speaks(t) {
+		return // a connection that is in use is nobody else's
+	}
+	if !m.c.Voice.Speaks(t) {
+		for _, n := range m.flown {
+			m.p.said[n-1].lost = true
+		}
+		m.flown = nil
+		m.c.Voice.Speak(t)
+	}
+	m.p.notify(m.pid, t, true)
 }
 
 // serve answers what the hub asks.
@@ -99,7 +167,9 @@ const (
 // sessionModel is a session, and what it has to hear.
 type sessionModel struct {
 	p                  *place
-	l                  *Listener
+	set                *Set
+	l                  *Listener      // nil = it listens to nothing
+	tenant             *tenant.Tenant // nil = it hears everybody
 	at                 stage
 	alone              bool // without a transaction block
 	wait               Wait
@@ -111,7 +181,10 @@ type sessionModel struct {
 func (s *sessionModel) step(alone bool) {
 	switch s.at {
 	case idle:
-		s.alone, s.floor = alone, s.p.said
+		s.alone, s.floor = alone, s.p.count()
+		if s.l == nil {
+			s.l = s.set.Listen(silent{}, 7, s.tenant)
+		}
 		s.wait, s.at = s.l.Prepare([]string{"a"}), preparing
 	case preparing:
 		s.p.arrive(s.wait)
@@ -120,14 +193,14 @@ func (s *sessionModel) step(alone bool) {
 			s.at = expecting
 		}
 	case inBlock:
-		s.floor = s.p.said
+		s.floor = s.p.count()
 		s.wait, s.at = s.l.Arrive(), asking
 	case asking:
 		s.p.arrive(s.wait)
 		s.l.Expect()
 		s.at = expecting
 	case expecting:
-		s.from, s.at = s.p.said, committed
+		s.from, s.at = s.p.count(), committed
 	case committed:
 		s.l.Commit([]Change{{"a", true}})
 		s.l.Settle()
@@ -135,13 +208,14 @@ func (s *sessionModel) step(alone bool) {
 	case listens:
 		s.p.arrive(s.l.Arrive())
 		s.l.Sweep()
-		s.until, s.at = s.p.said, unlistened
+		s.until, s.at = s.p.count(), unlistened
 	case unlistened:
 		s.l.Commit([]Change{{"a", false}})
 		s.l.Settle()
 		s.at = idle
 		s.hear()
 		s.judge()
+		s.close()
 	}
 }
 
@@ -154,11 +228,21 @@ func (s *sessionModel) rollback() {
 		if len(s.got) > 0 {
 			s.p.t.Fatalf("%d was heard, and the LISTEN rolled back", s.got)
 		}
+		s.close()
 	}
 }
 
+// close is when nothing is listened to.
+func (s *sessionModel) close() {
+	if s.l.bytes != 0 {
+		s.p.t.Errorf("%d bytes are left", s.l.bytes)
+	}
+	s.l.Close()
+	s.l = nil
+}
+
 func (s *sessionModel) hear() {
-	if s.at != idle && s.at != listens {
+	if s.l == nil || s.at != idle && s.at != listens {
 		return
 	}
 	for m := s.l.Next(); m != nil; m = s.l.Next() {
@@ -168,26 +252,24 @@ func (s *sessionModel) hear() {
 
 // judge looks at what was heard.
 func (s *sessionModel) judge() {
-	next := s.from + 1
 	for i, n := range s.got {
 		if n <= s.floor || i > 0 && n <= s.got[i-1] {
 			s.p.t.Fatalf("heard %d, though the LISTEN came behind %d", s.got, s.floor)
 		}
-		if n > s.from && n <= s.until {
-			if n != next {
-				break
-			}
-			next++
+		if by := s.p.said[n-1].by; s.tenant != nil && by != s.tenant {
+			s.p.t.Fatalf("tenant %+v heard %d, which is by %+v", *s.tenant, n, by)
 		}
 	}
-	if next != s.until+1 {
-		s.p.t.Fatalf("heard %d, not all from %d to %d", s.got, s.from+1, s.until)
+	for n := s.from + 1; n <= s.until; n++ {
+		if x := s.p.said[n-1]; (s.tenant == nil || x.by == s.tenant && !x.lost) && !slices.Contains(s.got, n) {
+			s.p.t.Fatalf("heard %d, and not %d", s.got, n)
+		}
 	}
 	s.got = nil
 }
 
 // FuzzListener: whatever comes when, a session hears, once and in order, all that is committed from its LISTEN to its UNLISTEN, and nothing that was when it
-// said what commits the LISTEN.
+// said what commits the LISTEN. A tenant's, over connections that tenants share, hears all that its tenant says, and never anything else.
 func FuzzListener(f *testing.F) {
 	for _, seed := range []string{
 		"\x14\x14\x14\x14\x00\x1c\x1c\x1c\x1c\x00\x06\x0e", "\x14\x14\x14\x14\x0c\x0c\x00\x0c\x0c\x0c\x0c\x00\x06\x0e", "\x14\x00\x1c\x03\x00\x1c\x1c\x1c\x14\x14\x14",
@@ -195,54 +277,160 @@ func FuzzListener(f *testing.F) {
 	} {
 		f.Add([]byte(seed))
 	}
-	f.Fuzz(func(t *testing.T, b []byte) {
-		set := NewGroup(new(atomic.Uint32)).NewSet([]Options{{Voice: func(uint32) (*backend.Voice, bool) { return nil, true }}})
-		set.hubs[0].mu.running = true
-		p := &place{t: t, hub: set.hubs[0]}
-		all := make([]*sessionModel, 2)
-		for i := range all {
-			all[i] = &sessionModel{p: p, l: set.Listen(silent{}, 7)}
+	f.Fuzz(listening)
+}
+
+// TestTenantsHearThemselves is FuzzListener at random.
+func TestTenantsHearThemselves(t *testing.T) {
+	t.Parallel()
+	rnd := rand.New(rand.NewPCG(1, 2))
+	for range 2000 {
+		b := make([]byte, 20+rnd.IntN(150))
+		for i := range b {
+			b[i] = byte(rnd.Uint32())
 		}
-		for _, op := range b {
-			s := all[op>>3&1]
-			switch op & 7 {
-			case 0, 1:
-				p.notify()
-			case 2:
-				p.deliver()
-			case 3:
-				p.serve()
-			case 4, 7:
-				s.step(op>>4&1 > 0)
-			case 5:
-				s.rollback()
-			case 6:
-				s.hear()
+		if listening(t, b); t.Failed() {
+			t.Fatalf("%q", b)
+		}
+	}
+}
+
+// listening plays what b says.
+func listening(t *testing.T, b []byte) {
+	tenants := []*tenant.Tenant{nil, {Name: "a"}, {Name: "b"}, {Name: "a", Cluster: "other"}}
+	p := &place{t: t}
+	group, audience, mouths := NewGroup(new(atomic.Uint64)), new(Audience), make([]*mouth, 2)
+	for i := range mouths {
+		m := &mouth{p: p, pid: byte(i)}
+		m.c.Audience, m.c.Voice.Epoch = audience, group.Epoch
+		mouths[i] = m
+	}
+	set := group.NewSet([]Options{{Voice: func(pid uint32) (*backend.Voice, bool) { return &mouths[pid].c.Voice, true }}}, audience)
+	p.hub = set.hubs[0]
+	p.hub.mu.running = true
+	p.hub.up.Store(true)
+	all := make([]*sessionModel, 4)
+	for i := range all {
+		all[i] = &sessionModel{p: p, set: set, tenant: tenants[i%3]}
+	}
+	for _, op := range b {
+		s, m, who := all[op>>3&3], mouths[op>>3&1], tenants[op>>4&3]
+		switch op & 7 {
+		case 0:
+			m.step(who)
+		case 1:
+			if m.step(who); op>>6 == 0 {
+				m.steal(who)
+			}
+		case 2:
+			p.deliver()
+		case 3:
+			p.serve()
+		case 4, 7:
+			s.step(op>>5&1 > 0)
+		case 5:
+			s.rollback()
+		case 6:
+			s.hear()
+		}
+	}
+	for _, s := range all {
+		for s.rollback(); s.at != idle; {
+			s.step(false)
+		}
+	}
+	if sets := audience.sets.Load(); sets != nil {
+		t.Errorf("%d listen still", len(*sets))
+	}
+}
+
+// TestLate: what arrives when its connection speaks for another tenant already is heard by nobody but those who hear everybody.
+func TestLate(t *testing.T) {
+	t.Parallel()
+	p := &place{t: t}
+	group, audience := NewGroup(new(atomic.Uint64)), new(Audience)
+	m := &mouth{p: p}
+	m.c.Audience, m.c.Voice.Epoch = audience, group.Epoch
+	set := group.NewSet([]Options{{Voice: func(uint32) (*backend.Voice, bool) { return &m.c.Voice, true }}}, audience)
+	p.hub = set.hubs[0]
+	p.hub.mu.running = true
+	p.hub.up.Store(true)
+	a, b := &tenant.Tenant{Name: "a"}, &tenant.Tenant{Name: "b"}
+	var all []*Listener
+	for _, who := range []*tenant.Tenant{a, b, nil} {
+		l := set.Listen(silent{}, 7, who)
+		p.arrive(l.Prepare([]string{"a"}))
+		l.Expect()
+		l.Commit([]Change{{"a", true}})
+		all = append(all, l)
+	}
+	heard := func(what string, want ...int) {
+		t.Helper()
+		for i, l := range all {
+			n := 0
+			for l.Next() != nil {
+				n++
+			}
+			if n != want[i] {
+				t.Errorf("%s: listener %d hears %d, want %d", what, i, n, want[i])
 			}
 		}
-		for _, s := range all {
-			for s.rollback(); s.at != idle; {
-				s.step(false)
-			}
-			if s.l.bytes != 0 {
-				t.Errorf("%d bytes are left", s.l.bytes)
+	}
+	arrive := func() { p.arrive(all[0].Arrive()) }
+	m.c.Voice.Speak(a)
+	p.notify(0, a, false)
+	arrive()
+	heard("nobody was asked since it speaks for a", 0, 0, 1)
+	p.notify(0, a, false)
+	arrive()
+	heard("a alone", 1, 0, 1)
+	p.notify(0, a, false) // under way
+	m.c.Voice.Speak(b)
+	p.notify(0, b, false)
+	arrive()
+	heard("b comes too soon", 0, 0, 2)
+	p.notify(0, b, false)
+	arrive()
+	heard("b alone", 0, 1, 1)
+	p.notify(0, b, false)
+	m.c.Voice.Speak(nil)
+	p.notify(0, nil, false)
+	arrive()
+	p.notify(0, nil, false)
+	arrive()
+	heard("nobody's", 0, 0, 3)
+}
+
+// TestNobodyWaitsForNobody: while no tenant listens it costs nothing to speak.
+func TestNobodyWaitsForNobody(t *testing.T) {
+	audience, a, b := new(Audience), &tenant.Tenant{Name: "a"}, &tenant.Tenant{Name: "b"}
+	c := &backend.Conn{Audience: audience}
+	c.Voice.Epoch = NewGroup(new(atomic.Uint64)).Epoch
+	n := testing.AllocsPerRun(100, func() {
+		for _, who := range []*tenant.Tenant{a, b} {
+			c.Voice.Speak(who)
+			if c.Says() != nil || c.Echo() != nil {
+				t.Error("something is waited for")
 			}
 		}
 	})
+	if n != 0 {
+		t.Errorf("%v allocations", n)
+	}
 }
 
 // TestAnswersAreShared: however many wait, the server is asked for one answer, and for one more by who comes while that is under way.
 func TestAnswersAreShared(t *testing.T) {
 	t.Parallel()
-	set := NewGroup(new(atomic.Uint32)).NewSet([]Options{{}})
+	set := NewGroup(new(atomic.Uint64)).NewSet([]Options{{}}, nil)
 	h := set.hubs[0]
 	h.mu.running = true
 	p := &place{t: t, hub: h}
-	p.arrive(set.Listen(silent{}, 1).Prepare([]string{"a"}))
+	p.arrive(set.Listen(silent{}, 1, nil).Prepare([]string{"a"}))
 	var all []Wait
 	for round := range 3 {
 		for i := range 50 {
-			l := set.Listen(silent{}, 2)
+			l := set.Listen(silent{}, 2, nil)
 			all = append(all, l.Prepare([]string{"a"}), l.Arrive())
 			if i == 25 {
 				p.serve()

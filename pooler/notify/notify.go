@@ -6,7 +6,7 @@
 //
 // Goroutines: a hub that has something to do runs one that connects and reads, and, while it is connected, one that writes, one that wakes listeners and one that tries whether the server is there; Group.Close ends them and waits.
 //
-// Locks: Hub.mu -> Group.mu; Listener.mu is a leaf. Nobody is called under them.
+// Locks: Hub.mu -> Group.mu; Listener.mu and Audience.mu are leaves. Nobody is called under them.
 package notify
 
 import (
@@ -44,7 +44,7 @@ type Client interface {
 // Group is all hubs of a program.
 type Group struct {
 	// Epoch counts the questions to all servers.
-	Epoch *atomic.Uint32
+	Epoch *atomic.Uint64
 
 	ctx    context.Context //nolint:containedctx // of the hubs' goroutines
 	cancel context.CancelFunc
@@ -56,8 +56,9 @@ type Group struct {
 }
 
 // NewGroup returns a group without hubs.
-func NewGroup(epoch *atomic.Uint32) *Group {
+func NewGroup(epoch *atomic.Uint64) *Group {
 	g := &Group{Epoch: epoch}
+	epoch.CompareAndSwap(0, 1)                                 // 0 is before all
 	g.ctx, g.cancel = context.WithCancel(context.Background()) // ended by Close
 	return g
 }
@@ -95,13 +96,14 @@ func (g *Group) Stats() Stats {
 
 // Set is the hubs of a cluster, one for each of its databases.
 type Set struct {
-	group *Group
-	hubs  []*Hub
+	group    *Group
+	audience *Audience
+	hubs     []*Hub
 }
 
-// NewSet makes hubs. They connect when somebody listens.
-func (g *Group) NewSet(hubs []Options) *Set {
-	s := &Set{group: g}
+// NewSet makes hubs. They connect when somebody listens. Their listeners that are tenants' are of the audience.
+func (g *Group) NewSet(hubs []Options, a *Audience) *Set {
+	s := &Set{group: g, audience: a}
 	for _, o := range hubs {
 		if o.Linger == 0 {
 			o.Linger = 10 * time.Second
@@ -141,9 +143,11 @@ func (s *Set) Retire() {
 var (
 	errLost = pgwire.Fatalf(pgwire.CodeAdminShutdown, "the connection that listens was lost").WithRoutine("listen_lost").
 		WithDetail("Notifications may have been missed.").WithHint("Connect again, LISTEN, and look at what they are about.")
-	errAway    = pgwire.Errorf(pgwire.CodeConnectionFailure, "the connection that listens was lost").WithRoutine("listen_lost").WithHint("LISTEN again.")
-	errStopped = pgwire.Errorf(pgwire.CodeQueryCanceled, "canceling statement due to user request")
-	errFull    = pgwire.Fatalf(pgwire.CodeConfigurationLimitExceeded, "too many notifications wait for the client").WithRoutine("listen_full").
-			WithDetail("More than %d bytes of them were not read, or had to wait for the end of the transaction.", maxQueue).
-			WithHint("Read notifications as they come, and don't listen in long transactions. Connect again, LISTEN, and look at what they are about.")
+	errAway     = pgwire.Errorf(pgwire.CodeConnectionFailure, "the connection that listens was lost").WithRoutine("listen_lost").WithHint("LISTEN again.")
+	errStopped  = pgwire.Errorf(pgwire.CodeQueryCanceled, "canceling statement due to user request")
+	errChannels = pgwire.Errorf(pgwire.CodeConfigurationLimitExceeded, "too many channels").WithRoutine("listen_channels").
+			WithDetail("A session of a tenant that shares its login with others can listen to %d.", maxChannels).WithHint("Listen to fewer channels, and say in the payload what it is about.")
+	errFull = pgwire.Fatalf(pgwire.CodeConfigurationLimitExceeded, "too many notifications wait for the client").WithRoutine("listen_full").
+		WithDetail("More than %d bytes of them were not read, or had to wait for the end of the transaction.", maxQueue).
+		WithHint("Read notifications as they come, and don't listen in long transactions. Connect again, LISTEN, and look at what they are about.")
 )

@@ -70,6 +70,14 @@ func (a *Account) owner() parser.Owner {
 	return parser.Owner("user\x00" + a.Database + "\x00" + a.User)
 }
 
+// Speaker is the tenant for whom its sessions speak on connections that are others' as well; nil = none, or the connections' login tells.
+func (a *Account) Speaker() *tenant.Tenant {
+	if a.Place == nil || a.Place.Route.Login {
+		return nil
+	}
+	return a.Place.Tenant
+}
+
 // Cluster is what a session knows of the databases behind its name.
 type Cluster interface {
 	// Router is today's.

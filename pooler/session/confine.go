@@ -1,7 +1,6 @@
 package session
 
 import (
-	"slices"
 	"strings"
 
 	"github.com/pgkennel/pgkennel/parser"
@@ -90,8 +89,8 @@ func (s *Session) keeps(st *parser.Statement) *pgwire.Error {
 	if (st.Kind == parser.PrepareTx || st.Kind == parser.CommitPrepared) && !s.ownLogin() {
 		return notAllowed(st.Tag, "Prepared transactions are everybody's who has the login.")
 	}
-	if s.place() != nil && !s.ownLogin() && (st.Kind == parser.Listen || st.Kind == parser.Notify || slices.ContainsFunc(st.Calls, parser.Notifies)) {
-		return noChannels()
+	if st.Kind == parser.Listen && s.acct.Session && s.place() != nil && !s.ownLogin() {
+		return errHearsAll
 	}
 	if p := s.place(); p != nil && !p.Route.Own && !s.ownLogin() && (st.Kind == parser.DDL || st.Kind == parser.CreateTableAs) && st.Effects&parser.EffTemp == 0 {
 		return notAllowed(st.Tag, elsewhere+" What is temporary may be made, and dropped as pg_temp.name.") // what it changes is all tenants', as is the login
@@ -195,12 +194,10 @@ func (s *Session) ownLogin() bool {
 	return p != nil && p.Route.Login
 }
 
-// noChannels refuses LISTEN and NOTIFY: a channel has a name and no owner, and whoever listens hears whoever notifies in the database.
-func noChannels() *pgwire.Error {
-	return pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "LISTEN and NOTIFY are not allowed").WithRoutine("tenant_context").
-		WithDetail("Channels are the database's: tenants that share a login would hear each other.").
-		WithHint(`With mode = "strict" in [multi_tenant] a tenant hears itself, and nobody else.`)
-}
+// errHearsAll refuses LISTEN on a connection itself: PostgreSQL tells it what everybody says in the database.
+var errHearsAll = pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "LISTEN is not allowed in session pooling").WithRoutine("tenant_context").
+	WithDetail("The connection's login is other tenants' as well, and it would hear them.").
+	WithHint(`Use pooler_mode = "transaction", or mode = "strict" in [multi_tenant].`)
 
 func notAllowed(what, hint string) *pgwire.Error {
 	return pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "%s is not allowed", what).WithRoutine("tenant_context").

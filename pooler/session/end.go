@@ -89,6 +89,7 @@ func (s *Session) close(reason CloseReason) {
 	if s.hs != nil && s.hs.conversation != nil {
 		s.hs.conversation.Cancel() // nobody waits for what it does any more
 	}
+	s.hushes(nil)
 	s.observeEnd()
 	s.letGo()
 	s.settleNames()
@@ -175,6 +176,7 @@ func (s *Session) Abandon() *backend.Conn {
 			s.dropItems,
 			s.dropStatements,
 			s.deaf,
+			func() { s.hushes(nil) },
 		} {
 			s.attempt(f)
 		}
@@ -216,7 +218,7 @@ func (s *Session) cancel(e *pgwire.Error) {
 	case s.wait == waitBackend:
 		s.drv.Withdraw()
 		s.CheckoutFailed(e)
-	case s.wait == waitJob && s.listens.hushed(e): // Resume follows
+	case s.wait == waitJob && s.hushes(e): // Resume follows
 	case s.copy.mode == copyUndecided: // no server knows of it yet
 		s.copyRefuse(e)
 		s.drain()

@@ -47,9 +47,6 @@ type listens struct {
 	refused *pgwire.Error
 	// expects: what is about to run may commit a LISTEN, and the ear knows.
 	expects bool
-	// stop ends the waiting for the ear; nil = there is none. cancelled is why it was ended.
-	stop      chan struct{}
-	cancelled *pgwire.Error
 	// speaks: something ran in the transaction that may notify. awaits: it is about to end, with tx, once that has arrived.
 	speaks, awaits bool
 	tx             pgwire.TxStatus
@@ -142,21 +139,25 @@ func (s *Session) awaitsExecuted() (refusal *pgwire.Error, wait bool) {
 // far; and in front of what may commit a LISTEN, that all has arrived that is not for the session: what arrives later is.
 func (s *Session) awaitsEar(h hearing) (refusal *pgwire.Error, wait bool) {
 	l := s.listens
+	e := s.hushed
+	if s.hushed = nil; l != nil {
+		if e == nil {
+			e = l.refused
+		}
+		if l.refused = nil; e != nil {
+			l.expects, l.swept = false, false
+		}
+	}
+	if e != nil {
+		if s.conn != nil && !s.begun && !s.open && !s.holds() { // nothing was asked of it, and nothing will be
+			s.release()
+		}
+		return e, false
+	}
 	if l == nil && h.channels == nil || s.acct.Session {
 		return nil, false
 	}
 	if l != nil {
-		e := l.cancelled
-		if e == nil {
-			e = l.refused
-		}
-		if l.cancelled, l.refused = nil, nil; e != nil {
-			l.expects, l.swept = false, false
-			if s.conn != nil && !s.begun && !s.open && !s.holds() { // nothing was asked of it, and nothing will be
-				s.release()
-			}
-			return e, false
-		}
 		if h.sweeps && !l.swept {
 			l.swept = true
 			ear := l.ear
@@ -202,13 +203,13 @@ func (s *Session) awaitsEar(h hearing) (refusal *pgwire.Error, wait bool) {
 	return refusal, wait
 }
 
-// awaits waits for the ear, and has it done what is to be done then. It returns false where that is so already.
+// awaits waits for the ear, or for others', and has it done what is to be done then. It returns false where that is so already.
 func (s *Session) awaits(ready notify.Wait, then func(e *pgwire.Error)) bool {
 	stop := make(chan struct{})
 	if s.drv.Offload(func() { then(ready(stop)) }, Waits) {
 		return false
 	}
-	s.listens.stop = stop
+	s.hush = stop
 	s.wait = waitJob
 	return true
 }
@@ -216,17 +217,17 @@ func (s *Session) awaits(ready notify.Wait, then func(e *pgwire.Error)) bool {
 // sent notes that what was waited for is on its way, or is not to come.
 func (l *listens) sent() {
 	if l != nil {
-		l.expects, l.refused, l.cancelled = false, nil, nil
+		l.expects, l.refused = false, nil
 	}
 }
 
-// hushed ends the waiting for the ear, for e. It returns false where the session does not wait for that.
-func (l *listens) hushed(e *pgwire.Error) bool {
-	if l == nil || l.stop == nil {
+// hushes ends the waiting of awaits, for e. It returns false where the session does not wait so.
+func (s *Session) hushes(e *pgwire.Error) bool {
+	if s.hush == nil {
 		return false
 	}
-	close(l.stop)
-	l.stop, l.cancelled = nil, e
+	close(s.hush)
+	s.hush, s.hushed = nil, e
 	return true
 }
 
@@ -239,15 +240,30 @@ func (l *listens) has(channel string) bool {
 	return ok
 }
 
-// awaitsVoice waits, in front of what may notify, until what arrives from the connection can only be the session's: a client tells by its pid what it
-// said itself.
+// awaitsVoice notes for whom the connection speaks, and waits, in front of what may notify, until that is certain of all that arrives from it: a client tells
+// by its pid what it said itself, and a tenant hears nobody else.
 func (s *Session) awaitsVoice(plan sharding.Plan) bool {
+	c, who := s.conn, s.at().Speaker()
+	if !c.Voice.Speaks(who) {
+		if ready := c.Echo(); ready != nil && s.awaits(ready, func(*pgwire.Error) {}) {
+			return true // another speaks there yet
+		}
+		c.Voice.Speak(who)
+	}
+	if !plan.Write && !plan.Unjudged {
+		return false
+	}
+	if who != nil {
+		if ready := c.Says(); ready != nil && s.awaits(ready, func(*pgwire.Error) {}) {
+			return true
+		}
+	}
 	l := s.listens
-	if !plan.Write && !plan.Unjudged || s.acct.Session {
+	if l == nil || s.acct.Session {
 		return false
 	}
 	l.speaks = true
-	if l.ear.Knows(s.conn) {
+	if l.ear.Knows(c) {
 		return false
 	}
 	return s.awaits(l.ear.Arrive(), func(*pgwire.Error) {})
@@ -261,6 +277,7 @@ func (s *Session) awaitsArrival(tx pgwire.TxStatus) bool {
 		return false
 	}
 	l.speaks = false
+	s.conn.Fell()
 	ready := l.ear.Arrive()
 	late := make(chan struct{})
 	if s.drv.Offload(func() { _ = ready(late) }, Waits) { // it has run: there is nothing to be cancelled
@@ -284,9 +301,7 @@ func (s *Session) ending() bool { return s.listens != nil && s.listens.awaits }
 
 // arrived goes on behind awaits, and behind awaitsArrival.
 func (s *Session) arrived() {
-	if s.listens != nil {
-		s.listens.stop = nil
-	}
+	s.hush = nil
 	if s.ending() && s.phase == phaseReady {
 		s.listens.awaits, s.listens.late = false, nil
 		s.ended(s.listens.tx)
@@ -373,9 +388,6 @@ func (s *Session) deaf() {
 	s.endsLate()
 	if l := s.listens; l != nil {
 		s.listens = nil
-		if l.stop != nil {
-			close(l.stop)
-		}
 		l.ear.Close()
 	}
 }

@@ -216,6 +216,7 @@ func (s *Session) finish() {
 	s.report()
 	s.clock.unitStart, s.clock.query, s.clock.cancelled = 0, 0, false
 	s.listens.sent()
+	s.hushed = nil
 	s.settleNames()
 	s.drop(s.unit.late)
 	s.unit.reset()

@@ -23,7 +23,7 @@ func (s *Session) acquire(plan sharding.Plan) (refusal *pgwire.Error, ok bool) {
 	if s.conn != nil {
 		fits := s.fits()
 		if fits && (want == AnyShard || want == s.connShard) {
-			return nil, s.listens == nil || !s.awaitsVoice(plan)
+			return nil, !s.awaitsVoice(plan)
 		}
 		if s.open && s.quiet && s.wait == waitNothing {
 			// Only Parse and Describe are under way: once they are answered, nothing keeps the transaction here.
@@ -59,7 +59,7 @@ func (s *Session) acquire(plan sharding.Plan) (refusal *pgwire.Error, ok bool) {
 			continue
 		}
 		s.take(c)
-		return nil, s.listens == nil || !s.awaitsVoice(plan)
+		return nil, !s.awaitsVoice(plan)
 	}
 }
 
@@ -111,7 +111,7 @@ func (s *Session) named() bool { return len(s.names) > 0 }
 func (s *Session) take(c *backend.Conn) {
 	s.conn, s.connShard, s.connAt = c, c.Shard, s.at()
 	s.cleanSequences = false
-	c.Deaf = !s.acct.Session
+	c.Deaf = !s.acct.Session || s.acct.bound() && s.acct.Speaker() != nil // a function may LISTEN
 	c.Own(s)
 	if s.clock.wait != 0 {
 		s.stats.WaitNanos += s.drv.Now() - s.clock.wait
@@ -157,6 +157,7 @@ func (s *Session) CheckoutFailed(e *pgwire.Error) {
 // answers to that are owed.
 func (s *Session) lead(out []byte) ([]byte, bool) {
 	c := s.conn
+	c.Voice.Speak(s.at().Speaker())
 	if s.open {
 		return out, false // in the middle of a pipeline nothing can go in front
 	}

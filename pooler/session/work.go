@@ -61,6 +61,10 @@ type work struct {
 	sqlPrep map[string]sqlPrepared
 	scoped  struct{ portals, sqlPrep int } // their bytes
 
+	// hush ends the waiting for what others are to hear first; nil = there is none. hushed is why it was ended.
+	hush   chan struct{}
+	hushed *pgwire.Error
+
 	rtr  *router.Router // of the unit, or the part of a pipeline, at hand
 	unit unit
 	copy copyIn

@@ -122,7 +122,7 @@ FROM pg_namespace n, aclexplode(n.nspacl) a WHERE a.privilege_type = 'CREATE' AN
 
 // planShared takes from everybody what leads out of a tenant's context on a login that tenants share, or from one tenant to another.
 func (p *plan) planShared(ctx context.Context) error {
-	closed := []string{"pg_notify", "pg_terminate_backend", "pg_cancel_backend", "pg_stat_get_activity", "pg_stat_get_backend_activity"}
+	closed := []string{"pg_terminate_backend", "pg_cancel_backend", "pg_stat_get_activity", "pg_stat_get_backend_activity"}
 	if p.Rows != tenant.Sealed { // seals are set by it, and hold whatever else it sets
 		closed = append(closed, "set_config")
 	}
