@@ -134,7 +134,7 @@ servers: ## tests that have PostgreSQL, or the program, do the work
 race: ## unit and integration tests under the race detector
 	$(call step,tests with -race)
 	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) -run='$(TOGETHER)' $(call having,$(TOGETHER),$(PURE))
-	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) -skip='$(SERVER)|$(MEASURED)' $(raced)
+	@$(GO) test -race -count=1 -parallel=4 -timeout=$(TIMEOUT) -skip='$(SERVER)|$(MEASURED)' $(raced)
 
 .PHONY: race-all
 race-all: ## every test under the race detector

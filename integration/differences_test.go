@@ -157,6 +157,7 @@ func TestBackendsAreSeen(t *testing.T) {
 	if got != "t; SELECT 1; I" {
 		t.Errorf("got %s", got)
 	}
+	protocols[0].play(t, one, "PREPARE own AS SELECT 1", "PREPARE; I", "EXECUTE own", "1; SELECT 1; I", "DO 'BEGIN EXECUTE ''EXECUTE own''; END'", "26000; I")
 }
 
 // TestBackendsKeepTheirLogin: what ALTER ROLE and ALTER DATABASE set is the backend's from when it was opened; what LOAD loads, the transaction's.
