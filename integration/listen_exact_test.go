@@ -215,3 +215,30 @@ func TestListenWaits(t *testing.T) {
 	}
 	eventually(t, "nobody listens", func() bool { return s.metric(t, "listen_sessions") == 0 })
 }
+
+// TestDiscardHearsOut: DISCARD ALL ends the listening, as UNLISTEN does, behind what was committed before it.
+func TestDiscardHearsOut(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{general: "default_pool_size = 2"})
+	for _, p := range protocols {
+		channel := "news_" + p.name
+		a, b := s.connect(t), s.connect(t)
+		p.play(t, a, "LISTEN "+channel, "LISTEN; I")
+		goOn := stopEar(t, s)
+		p.play(t, b, "NOTIFY "+channel+", 'early'", "NOTIFY; I")
+		told := make(chan []string)
+		go func() { told <- heard(p.run(a, "DISCARD ALL")) }()
+		for range 5 { // it has its time
+			p.play(t, b, "SELECT 1", "1; SELECT 1; I")
+		}
+		goOn()
+		if got := <-told; !slices.Equal(got, []string{"early"}) {
+			t.Errorf("heard %q", got)
+		}
+		p.play(t, b, "NOTIFY "+channel+", 'late'", "NOTIFY; I")
+		p.play(t, a, "LISTEN other_"+channel, "LISTEN; I")
+		if got := heard(p.run(a, "NOTIFY other_"+channel+", 'own'")); !slices.Equal(got, []string{"own"}) {
+			t.Errorf("heard %q", got)
+		}
+	}
+}

@@ -144,6 +144,8 @@ func TestListenShared(t *testing.T) {
 				fmt.Fprintf(&many, "LISTEN c%d;", i)
 			}
 			p.play(t, two, many.String(), "53400 listen_channels; I")
+			p.play(t, one, "BEGIN; SAVEPOINT s", "BEGIN; SAVEPOINT; T", many.String(), "53400 listen_channels; E",
+				"ROLLBACK TO s", "ROLLBACK; T", "LISTEN other", "LISTEN; T", "ROLLBACK", "ROLLBACK; I")
 			p.play(t, two, "NOTIFY c7; NOTIFY news, 'still'", "NOTIFY; NOTIFY; I")
 			expect(twice, false, "still")
 		})

@@ -136,9 +136,9 @@ func (t *Tenant) SearchPath() string {
 	return QuoteIdent(t.Schema) + ", public"
 }
 
-// Same reports whether both are the same tenant, nil being none.
+// Same reports whether both are the same tenant, nil being none. Who has the name of another one, but not its key or its schema, is not.
 func (t *Tenant) Same(o *Tenant) bool {
-	return t == o || t != nil && o != nil && t.Name == o.Name && t.Cluster == o.Cluster && t.ID == o.ID
+	return t == o || t != nil && o != nil && t.Name == o.Name && t.Cluster == o.Cluster && t.ID == o.ID && t.Key == o.Key && t.Schema == o.Schema
 }
 
 // Equal reports whether both have everything in common, but for who may come in.

@@ -146,6 +146,13 @@ func TestManyKeys(t *testing.T) {
 	if a, b := r.ByKey("prod", "1"), r.ByKey("prod", "1"); !a.Same(b) || a.Same(r.ByKey("prod", "2")) || a.Same(nil) {
 		t.Error("not the same")
 	}
+	a := r.ByKey("prod", "1")
+	for _, change := range []func(t *Tenant){func(t *Tenant) { t.Key = "2" }, func(t *Tenant) { t.Schema = "other" }} {
+		b := *a
+		if change(&b); a.Same(&b) || b.Same(a) {
+			t.Error("who has got the name of another is taken for that")
+		}
+	}
 }
 
 func TestIdentify(t *testing.T) {

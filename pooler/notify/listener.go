@@ -58,15 +58,7 @@ type Wait func(stop <-chan struct{}) *pgwire.Error
 
 // Prepare has the channels listened to, for a LISTEN that is about to run. It returns what waits until that is so, and everything that was committed before has arrived.
 func (l *Listener) Prepare(channels []string) Wait {
-	l.mu.Lock()
-	for _, c := range channels {
-		if _, ok := l.channels[c]; !ok {
-			l.channels[c] = false
-		}
-	}
-	over := l.tenant != nil && len(l.channels) > maxChannels // the end of the transaction forgets them
-	l.mu.Unlock()
-	if over {
+	if !l.add(channels) {
 		return func(<-chan struct{}) *pgwire.Error { return errChannels }
 	}
 	var asked []*request
@@ -76,6 +68,27 @@ func (l *Listener) Prepare(channels []string) Wait {
 		}
 	}
 	return waitFor(asked)
+}
+
+// add notes channels that are to be listened to. It returns false where those are too many, and notes none.
+func (l *Listener) add(channels []string) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var added []string
+	for _, c := range channels {
+		if _, ok := l.channels[c]; ok {
+			continue
+		}
+		if l.tenant != nil && len(l.channels) == maxChannels {
+			for _, c := range added {
+				delete(l.channels, c)
+			}
+			return false
+		}
+		l.channels[c] = false
+		added = append(added, c)
+	}
+	return true
 }
 
 // Arrive returns what waits until everything that is committed by now has arrived, where somebody listens.

@@ -78,7 +78,7 @@ var (
 // hearing is what statements that are about to run ask of the ear.
 type hearing struct {
 	channels []string // to LISTEN to that are not listened to yet
-	sweeps   bool     // UNLISTEN
+	sweeps   bool     // UNLISTEN, or DISCARD ALL
 	commits  bool     // a LISTEN, maybe
 	pending  bool     // behind them there may be one to be committed
 	in       bool     // behind them there is a transaction block
@@ -99,6 +99,8 @@ func (h *hearing) sees(s *Session, st *parser.Statement) {
 		h.pending = true
 	case parser.Unlisten:
 		h.sweeps = true
+	case parser.Discard:
+		h.sweeps = h.sweeps || st.Name == "ALL"
 	case parser.Begin:
 		h.in = true
 	case parser.RollbackTo:
@@ -319,6 +321,7 @@ func (l *listens) change(st *parser.Statement) {
 // unlistenAll follows DISCARD ALL.
 func (l *listens) unlistenAll() {
 	if l != nil {
+		l.swept = false
 		l.changes = append(l.changes, listenChange{})
 	}
 }

@@ -94,6 +94,12 @@ func (s *Session) queryOf(shape *parser.Shape, body, frame []byte) bool {
 	if len(m.Statements) == 1 && !s.open {
 		st := m.Statements[0]
 		if s.local(st) {
+			if refusal, wait := s.awaitsQuery(m); refusal != nil {
+				s.refuseUnit(refusal, true)
+				return true
+			} else if wait {
+				return false
+			}
 			s.routed(RouteLocal)
 			if hint := s.localHint(m, st); hint != "" {
 				if e := s.hinted(hint); e != nil {

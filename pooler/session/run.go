@@ -11,6 +11,14 @@ import (
 
 // answerBatch answers a batch that needs no backend.
 func (s *Session) answerBatch(how end) bool {
+	if refusal, wait := s.awaitsExecuted(); refusal != nil {
+		s.dropItems()
+		s.refuseUnit(refusal, how == endSync)
+		return true
+	} else if wait {
+		s.dropItems()
+		return false
+	}
 	s.observeItems(sharding.Plan{})
 	dst := s.scratch()
 	for i := range s.unit.items {
