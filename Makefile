@@ -69,6 +69,7 @@ deps: ## install what is missing on this machine (as root), or say what is
 
 .PHONY: test
 test: export FUZZSHARE := 3
+test: export GOFLAGS := $(GOFLAGS) -vet=off# vet is a step of its own
 test: FUZZTOTAL := 12
 test: deps fmt-check tidy-check vet arch lint pure servers race fuzz benches ## everything, cheapest first; nearly ten minutes on two cores
 

@@ -491,6 +491,7 @@ func TestBugsEndOneConnection(t *testing.T) {
 	if _, err := io.Copy(io.Discard, us); err != nil {
 		t.Error(err)
 	}
+	us.Close()
 	w.eventually("the client stays", func() bool { return w.g.Len() == 0 })
 
 	b.mu.Lock()
