@@ -9,15 +9,23 @@ import (
 	"github.com/pgkennel/pgkennel/sharding"
 )
 
+// batchAwaits has the ear ready for what the batch executes. It reports whether the batch stops here: to wait for that, or, over, because it was refused.
+func (s *Session) batchAwaits(how end) (stops, over bool) {
+	refusal, wait := s.awaitsExecuted()
+	if refusal == nil && !wait {
+		return false, false
+	}
+	s.dropItems()
+	if refusal != nil {
+		s.refuseUnit(refusal, how == endSync)
+	}
+	return true, refusal != nil
+}
+
 // answerBatch answers a batch that needs no backend.
 func (s *Session) answerBatch(how end) bool {
-	if refusal, wait := s.awaitsExecuted(); refusal != nil {
-		s.dropItems()
-		s.refuseUnit(refusal, how == endSync)
-		return true
-	} else if wait {
-		s.dropItems()
-		return false
+	if stops, over := s.batchAwaits(how); stops {
+		return over
 	}
 	s.observeItems(sharding.Plan{})
 	dst := s.scratch()
@@ -171,13 +179,8 @@ func (s *Session) runBatch(plan sharding.Plan, how end) bool {
 		return true
 	}
 	if !s.unit.internalDone {
-		if refusal, wait := s.awaitsExecuted(); refusal != nil {
-			s.dropItems()
-			s.refuseUnit(refusal, how == endSync)
-			return true
-		} else if wait {
-			s.dropItems()
-			return false
+		if stops, over := s.batchAwaits(how); stops {
+			return over
 		}
 		if refusal, ok := s.acquire(plan); refusal != nil {
 			s.dropItems()
