@@ -1,6 +1,7 @@
 package parser
 
 import (
+	"bytes"
 	"encoding/binary"
 	"reflect"
 	"slices"
@@ -151,7 +152,8 @@ func (s *Shape) Of(sql []byte) bool {
 		}
 	}
 	s.Key, s.Literals = append(key, text[from:]...), list
-	return !first && (ascii(sql) || utf8.Valid(sql)) // what is not UTF-8 is parsed in another way
+	// What is not UTF-8, or has a zero byte (a comment may), is parsed in another way.
+	return !first && (ascii(sql) || utf8.Valid(sql) && bytes.IndexByte(sql, 0) < 0)
 }
 
 // gap ends what is between tokens at i, and the statement, if it ends there: comments with hints go into the key. It returns the
@@ -177,15 +179,15 @@ func (s *Shape) gap(text string, i int, key *[]byte) int {
 	}
 }
 
-// ascii reports whether b has no byte above 127.
+// ascii reports whether all bytes of b are from 1 to 127.
 func ascii(b []byte) bool {
 	for ; len(b) >= 8; b = b[8:] {
-		if binary.LittleEndian.Uint64(b)&0x8080808080808080 != 0 {
+		if x := binary.LittleEndian.Uint64(b); (x|(x-0x0101010101010101))&0x8080808080808080 != 0 {
 			return false
 		}
 	}
 	for _, c := range b {
-		if c >= utf8.RuneSelf {
+		if c == 0 || c >= utf8.RuneSelf {
 			return false
 		}
 	}

@@ -247,11 +247,11 @@ func (s *Shape) ofByTokens(sql []byte) bool {
 		s.Literals = append(s.Literals, Literal{tok.Kind, int32(tok.Start), int32(tok.End)})
 	}
 	s.Key = key
-	for i := range sql { // what is not UTF-8 is parsed in another way
-		if sql[i] >= utf8.RuneSelf {
-			high = true
-			break
+	for i := range sql { // what is not UTF-8 is parsed in another way, and so is a zero byte
+		if sql[i] == 0 {
+			return false
 		}
+		high = high || sql[i] >= utf8.RuneSelf
 	}
 	return !first && (!high || utf8.Valid(sql))
 }
@@ -269,7 +269,7 @@ func sameByTokens(t *testing.T, sql string) {
 func FuzzShapeByTokens(f *testing.F) {
 	for _, sql := range []string{
 		"select 1", " ( select 'a'  'b'::text, 1.5e3 from t where a=-1 and b>=$1)", "select/*c*/1/* pgdog_shard: 1 */;", "select 1..2, .5, a.b, 0x1f, 1_0",
-		"with a as (select $$x$$) select * from a -- x\n;;", "select E'\\'' , U&'a', \"q\" @> '{}' [1:2] \v", "select '\u00e9', é, \xff",
+		"with a as (select $$x$$) select * from a -- x\n;;", "select E'\\'' , U&'a', \"q\" @> '{}' [1:2] \v", "select '\u00e9', é, \xff", "/*\x00*/select", "select 'é' -- \x00",
 	} {
 		f.Add(sql)
 	}
@@ -282,6 +282,7 @@ func FuzzShape(f *testing.F) {
 		"INSERT INTO t VALUES (1, 'a'), (-2, E'b'), (- -3, $$c$$)", "UPDATE t SET a = 1 WHERE b = '7'::int8 AND c = -(5::int2)",
 		"/* pgdog_shard: 1 */ SELECT 1; -- x", "SELECT set_config('search_path', 'a', true), 1 = 1, 't' WHERE 'f'",
 		"WITH x AS (DELETE FROM t WHERE a = ANY ('{1,2}') RETURNING *) SELECT * FROM x WHERE 1 IN (1, 2)", "SELECT 1/**/2, a--\n-1",
+		"/*\x00*/SELECT", "SELECT 'é' -- \x00",
 	} {
 		f.Add(sql)
 	}
