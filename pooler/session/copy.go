@@ -379,6 +379,14 @@ func (s *Session) copyFailed() {
 	s.wait = waitAnswer
 }
 
+// copyOver gives up a copy that the server calls done while its client sends rows still, which no PostgreSQL does: nobody else gets that backend.
+func (s *Session) copyOver() {
+	if s.copy.mode == copyPlain || s.copy.mode == copyRouted && s.copy.begun {
+		s.conn.Taint(backend.TaintProtocol)
+		s.copyFailed()
+	}
+}
+
 // copyDrop forgets the copy. What the client has yet to send of the message at hand is data still, and never taken for messages; the server,
 // which has its head, waits for it as well, and is not fit for anybody else.
 func (s *Session) copyDrop() {

@@ -38,6 +38,7 @@ func (s *Session) Complete(step *backend.Step, tag []byte) {
 		s.soFar(step)
 		return
 	}
+	s.copyOver()
 	if step.Kind == backend.StepBind || step.Kind == backend.StepExecute {
 		s.unit.shown = true
 	}
@@ -410,6 +411,7 @@ func (s *Session) Ready(step *backend.Step, tx pgwire.TxStatus) {
 		}
 		return
 	}
+	s.copyOver()
 	s.ended(tx)
 }
 
