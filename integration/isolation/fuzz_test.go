@@ -23,7 +23,7 @@ var (
 		"SELECT note FROM orders WHERE tenant_id <> 2", "SELECT note FROM orders WHERE id = 31", "SELECT string_agg(slug, ',') FROM slugs", "SELECT note FROM seen", "SELECT * FROM all_notes()",
 		"SELECT note FROM kept", "SELECT query FROM pg_stat_activity", "SELECT statement FROM pg_prepared_statements", "SELECT statement FROM pg_cursors",
 		"SELECT most_common_vals::text FROM pg_stats WHERE tablename LIKE 'orders%'", "SELECT stxdmcv::text FROM pg_statistic_ext_data", "SELECT setting FROM pg_settings WHERE name LIKE 'app.%'",
-		"SELECT table_to_xml('orders', true, false, '')", "SELECT cursor_to_xml('c', 9, true, false, '')", "SELECT * FROM pg_temp.f()", "SELECT * FROM x",
+		"SELECT table_to_xml('orders', true, false, '')", "SELECT table_to_xml('pg_prepared_statements', true, false, '')", "SELECT cursor_to_xml('c', 9, true, false, '')", "SELECT * FROM pg_temp.f()", "SELECT * FROM x",
 		"SELECT note FROM orders FOR UPDATE", "SELECT o.note FROM orders o RIGHT JOIN orders p ON o.tenant_id = p.tenant_id", "UPDATE orders SET note = note RETURNING note",
 		"UPDATE {theirs} SET note = note RETURNING note", "DELETE FROM {theirs} RETURNING note", "INSERT INTO orders (id, note) VALUES (9, 'new') RETURNING note",
 		"INSERT INTO orders (tenant_id, id, note) VALUES (3, 31, 'new') ON CONFLICT (tenant_id, id) DO UPDATE SET id = 31 RETURNING orders.note",

@@ -110,6 +110,8 @@ func (s *Session) keeps(st *parser.Statement) *pgwire.Error {
 			if !parser.IsBuiltin(f) {
 				return notAllowed("function "+f.Name, "It runs SQL that can't be seen; send that as a statement of its own.")
 			}
+		case "table_to_xml", "table_to_xml_and_xmlschema", "schema_to_xml", "schema_to_xml_and_xmlschema", "database_to_xml", "database_to_xml_and_xmlschema":
+			return notAllowed("function "+f.Name, "It reads tables that can't be seen in the statement, others' prepared statements among them; use query results, or xmlagg.")
 		case "set_config":
 			if st.Kind == parser.DDL {
 				return notAllowed("set_config in "+st.Tag, "Have the tables' owner make it.")
