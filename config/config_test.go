@@ -457,7 +457,7 @@ func TestEffectiveSaysWhereFrom(t *testing.T) {
 	for _, want := range []string{
 		"port = 7432 # pgdog.toml:4", "log_level = \"warn\" # PGKENNEL_LOG_LEVEL", "connect_timeout = 5000 # default", "# healthcheck_port is not set",
 		"# mirror_queue = 5 # PGDOG_MIRROR_QUEUE, not yet supported", "default_pool_size = 20 # pgdog.toml:8", "password = \"***\" # users.toml:4",
-		"# in force: transaction mode, 1 to 6 connections to each primary, as user \"service\"", "# no mapping: by hash over 2 shards", "openmetrics_namespace = \"pgdog_\\\"x\\\"\\u0009\" # pgdog.toml:17",
+		"# in force: transaction mode, 1 to 6 connections to each primary, as user \"service\"", "# no mapping: by hash over 2 shards", "name = \"con\\\"so\\\"le\\u0009\" # pgdog.toml:20",
 		"role = \"replica\" # pgdog.toml:56", "shard = 0 # default",
 	} {
 		if !strings.Contains(out.String(), want+"\n") {
@@ -570,4 +570,28 @@ func sameTenants(a, b *tenant.Registry) bool {
 		return out
 	}
 	return a.Setting() == b.Setting() && slices.EqualFunc(list(a), list(b), func(t, u tenant.Tenant) bool { return t.Equal(&u) })
+}
+
+// TestNoTenants checks that where no login can be a tenant's, that is said.
+func TestNoTenants(t *testing.T) {
+	t.Parallel()
+	for _, x := range []struct{ section, want string }{
+		{`role = "x"`, `role "x" is not made of a tenant's key alone`},
+		{``, `role "t_{tenant}" is not made of a tenant's key alone`},
+		{"isolation = \"schema\"\nmode = \"shared\"\nrole = \"t_{key}\"\nschema = \"all\"", `schema "all" is not made of a tenant's key alone`},
+		{"isolation = \"database\"\nrole = \"t_{key}\"", `database_name "t_{tenant}" is not made of a tenant's key alone`},
+		{"isolation = \"database\"\nmode = \"shared\"", "database isolation needs strict mode: the shared login has one database for all"},
+		{`role = "t_{key}"`, ""},
+		{`mode = "shared"`, ""},
+		{"role = \"x\"\n[[tenants]]\nname = \"acme\"\nkey = 7", ""},
+	} {
+		_, warnings := mustParse(t, "[[databases]]\nname = \"prod\"\nhost = \"h\"\n[multi_tenant]\ncolumn = \"tenant_id\"\nsetting = \"app.current_tenant\"\n"+x.section, "")
+		want := ""
+		if x.want != "" {
+			want = "pgdog.toml:4:1: no tenant can log in: " + x.want + "; tenants without an entry in [[tenants]] need names with {key} in them"
+		}
+		if got := warnings.String(); got != want {
+			t.Errorf("%s:\n got %s\nwant %s", x.section, got, want)
+		}
+	}
 }

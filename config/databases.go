@@ -136,11 +136,25 @@ func (b *builder) endpointHost(t *table) {
 		}
 		return
 	}
+	b.checkHost(t, "host")
+}
+
+// checkHost reports what is not the name or the address of a host: it may have a port, or brackets.
+func (b *builder) checkHost(t *table, key string) {
+	if !t.usable(key) {
+		return
+	}
+	host, at := t.text(key), t.placeOf(key)
 	h, port, err := net.SplitHostPort(host)
-	if _, notNumber := strconv.Atoi(port); err == nil && notNumber == nil && net.ParseIP(host) == nil {
-		b.r.fail(at, fmt.Sprintf("write host = %q and port = %s", h, port), "host %q holds a port", host)
-	} else if strings.ContainsAny(host, " \t\n/,@") {
-		b.r.fail(at, "write one name or address", "host %q is not the name of a host", host)
+	_, notNumber := strconv.Atoi(port)
+	address := strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
+	switch {
+	case err == nil && notNumber == nil && net.ParseIP(host) == nil:
+		b.r.fail(at, fmt.Sprintf("write %s = %q and %s = %s", key, h, strings.Replace(key, "host", "port", 1), port), "%s %q holds a port", key, host)
+	case address != host && net.ParseIP(address) != nil:
+		b.r.fail(at, fmt.Sprintf("write %s = %q", key, address), "%s %q has brackets around the address", key, host)
+	case strings.ContainsAny(host, " \t\r\n/,@[]"):
+		b.r.fail(at, "write one name or address", "%s %q is not the name of a host", key, host)
 	}
 }
 

@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+
+	"github.com/pgkennel/pgkennel/pooler/metrics"
 )
 
 // buildGeneral fills in what [general], [admin] and [tcp] say.
@@ -81,6 +83,12 @@ func (b *builder) checkGeneral() {
 	b.inOrder(g.value("server_lifetime_jitter"), g.value("server_lifetime"), "")
 	if g.int("query_size_limit") > g.int("max_message_size") && unlimited(g.int("query_size_limit")) != 0 {
 		r.fail(g.placeOf("query_size_limit"), "", "query_size_limit is larger than max_message_size, %d bytes", g.int("max_message_size"))
+	}
+	b.checkHost(g, "host")
+	b.checkHost(g, "openmetrics_host")
+	b.checkHost(b.cfg.admin, "api_host")
+	if v := g.value("openmetrics_namespace"); !metrics.ValidNamespace(v.s) {
+		r.fail(v.at, "use letters, digits and _, a letter first", "openmetrics_namespace %q can't begin the names of metrics", v.s)
 	}
 	b.checkPorts()
 	b.checkSocket()

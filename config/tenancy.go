@@ -101,6 +101,9 @@ func (b *builder) buildTenancy(readFile func(string) ([]byte, error)) {
 	if t.Registry = b.registry(o, places); t.Registry == nil {
 		return
 	}
+	if err := t.Registry.WhyNone(); err != nil && b.cfg.Directory == nil {
+		b.r.warn(mt.at(), "tenants without an entry in [[tenants]] need names with {key} in them", "no tenant can log in: %s", err)
+	}
 	for _, cl := range b.cfg.Clusters {
 		cl.schemas = func(schema string) bool { return t.Registry.OwnsSchema(cl.Name, schema) }
 	}

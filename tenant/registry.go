@@ -146,15 +146,49 @@ func (t *Tenant) owned() []owned {
 
 // madeByKey reports whether the key alone makes a tenant, one to whom the mapping gives these names.
 func (r *Registry) madeByKey(n Names) bool {
-	needs := func(given, tpl Template, wanted bool) bool {
-		return !wanted || given != "" || tpl.ByKey() && tpl.Distinct()
-	}
-	i, m := r.o.Isolation, r.o.Mode
+	i := r.isolation(n)
+	what, _ := r.lacking(n)
+	return what == "" && i != Instance && (i != Database || r.o.Mode == Strict)
+}
+
+func (r *Registry) isolation(n Names) Isolation {
 	if n.Schema != "" {
-		i = Schema
+		return Schema
 	}
-	return i != Instance && (i != Database || m == Strict) && needs(n.Schema, r.o.Schema, i == Schema) && needs(n.Role, r.o.Role, m == Strict || i == Schema) &&
-		needs("", r.o.Database, i == Database)
+	return r.o.Isolation
+}
+
+// lacking is the first name that a tenant of a key alone, to whom the mapping gives these, would not have for itself, by the key of its template; empty = none.
+func (r *Registry) lacking(n Names) (what string, tpl Template) {
+	i, m := r.isolation(n), r.o.Mode
+	for _, name := range []struct {
+		what       string
+		given, tpl Template
+		wanted     bool
+	}{
+		{"schema", n.Schema, r.o.Schema, i == Schema},
+		{"role", n.Role, r.o.Role, m == Strict || i == Schema},
+		{"database_name", "", r.o.Database, i == Database},
+	} {
+		if name.wanted && name.given == "" && !(name.tpl.ByKey() && name.tpl.Distinct()) {
+			return name.what, name.tpl
+		}
+	}
+	return "", ""
+}
+
+// WhyNone tells why there is no tenant at all but those of a directory; nil = there are some.
+func (r *Registry) WhyNone() error {
+	if len(r.names) > 0 || len(r.o.Mapped) > 0 {
+		return nil
+	}
+	if r.o.Isolation == Database && r.o.Mode != Strict {
+		return errDatabase
+	}
+	if what, tpl := r.lacking(Names{}); what != "" {
+		return fmt.Errorf("%s %q is not made of a tenant's key alone", what, tpl)
+	}
+	return nil
 }
 
 var (
