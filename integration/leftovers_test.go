@@ -124,6 +124,9 @@ func TestLeftoversOfSequences(t *testing.T) {
 		p.play(t, other, "SELECT lastval()", "55000; I", "SELECT currval('seq')", "55000; I",
 			"BEGIN", "BEGIN; T", "SELECT nextval('seq') > 0", "t; SELECT 1; T", "SELECT lastval() > 0", "t; SELECT 1; T", "COMMIT", "COMMIT; I")
 	}
+	s.shards[0].Exec(t, s.shards[0].db, "CREATE VIEW last AS SELECT lastval() AS v; GRANT SELECT ON last TO PUBLIC")
+	protocols[0].play(t, s.connect(t), "SELECT nextval('seq') > 0", "t; SELECT 1; I")
+	protocols[0].play(t, s.connect(t), "SELECT v > 0 FROM last", "t; SELECT 1; I")
 	t.Run("session mode", func(t *testing.T) { // of the same pool as transaction mode, which leaves its values there
 		s := start(t, spec{schema: leftoversSchema, general: "default_pool_size = 1", users: fmt.Sprintf(
 			"[[users]]\nname = %q\ndatabase = %[3]q\npassword = %[2]q\n[[users]]\nname = \"keeper\"\ndatabase = %[3]q\npassword = %[2]q\nserver_user = %[1]q\nserver_password = %[2]q\npooler_mode = \"session\"\n",

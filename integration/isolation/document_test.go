@@ -62,6 +62,7 @@ const outro = `
   shared sequence has got. Choose names that say nothing. Only an instance of its own hides all of that.
 - **Load.** Tenants of one server share its processors, memory, connections and locks. ` + "`connections`" + ` and pool sizes bound what one takes of pgkennel; timeouts bound statements.
 - **Existence of values** under unique keys that do not begin with the tenant column, and of parents under such foreign keys. ` + "`doctor`" + ` lists them.
+- **What ` + "`random()`" + ` gives next.** Those who share a server connection draw from one generator, and a few values tell those that follow: make what is to be a secret of ` + "`gen_random_uuid()`" + `.
 - **What your own code does**: SECURITY DEFINER functions, views and materialised views of owners whom policies do not bind, functions in shared mode that set the context. ` + "`doctor`" + ` lists those that tenants
   may use.
 - **The operator.** Superusers, roles with BYPASSRLS, the users of pgkennel that may choose tenants (` + "`tenant_switch`" + `), and whoever reads ` + "`role_secret_file`" + `.
