@@ -2,6 +2,7 @@ package parser
 
 import (
 	"fmt"
+	"hash/maphash"
 	"strings"
 	"sync"
 	"testing"
@@ -271,5 +272,48 @@ func BenchmarkParse(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		Parse(sql)
+	}
+}
+
+// TestCacheParsesFirstTexts: ParseFirst parses what nobody has parsed, gives what another caller has just parsed, and waits for nobody.
+func TestCacheParsesFirstTexts(t *testing.T) {
+	c := NewCache(1 << 20)
+	var s Shape
+	first := []byte("SELECT a FROM t WHERE id = 1")
+	m := c.ParseFirst(first, &s, "", false)
+	if m == nil || m.Shaped || len(m.Statements) != 1 || c.Get(first) != m || c.GetShape(first, &s) != m {
+		t.Fatalf("got %+v", m)
+	}
+	for _, x := range []struct {
+		sql  string
+		asIs bool
+	}{
+		{"SELECT a FROM t WHERE id = 1", false}, // a second text of the shape, if the same
+		{"SELECT a FROM t WHERE id = 2", false},
+		{"SELECT a FROM t WHERE id = 2", true},
+		{"SELECT a FROM t", false}, // stands for its shape
+		{"SET a = 1", false},       // has no shape
+		{"SELECT '" + strings.Repeat("x", c.maxText) + "'", false},
+	} {
+		if m := c.ParseFirst([]byte(x.sql), &s, "", x.asIs); m != nil {
+			t.Errorf("%.50q: %+v", x.sql, m)
+		}
+	}
+	if m := c.ParseFirst([]byte("SELECT b FROM t WHERE id = $1"), &s, "", true); m == nil || m.Unparsable != nil || c.GetText([]byte("SELECT b FROM t WHERE id = $1"), &s) != m {
+		t.Errorf("as it is: %+v", m)
+	}
+
+	busy := []byte("SELECT c FROM t WHERE id = 1")
+	hash := maphash.Bytes(c.seed, busy)
+	f, mine, _ := c.shard(hash).join(hash, busy)
+	if !mine {
+		t.Fatal("somebody parses it")
+	}
+	if m := c.ParseFirst(busy, &s, "", false); m != nil {
+		t.Errorf("while it is parsed: %+v", m)
+	}
+	c.shard(hash).fly(hash, f, "", func() *Message { return Parse(f.text) })
+	if m := c.ParseShape(busy, &s, ""); m == nil || m.Unparsable != nil {
+		t.Errorf("then: %+v", m)
 	}
 }

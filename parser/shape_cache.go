@@ -102,6 +102,22 @@ func (c *Cache) ParseText(sql []byte, s *Shape, by Owner) *Message {
 	return c.parseShape(sql, s, by)
 }
 
+// ParseFirst parses the first text of a shape for itself, for callers that have no time for more; asIs: as ParseText, else as ParseShape does. It returns nil for
+// other texts, and while another caller parses this one: they are left to those two.
+func (c *Cache) ParseFirst(sql []byte, s *Shape, by Owner, asIs bool) *Message {
+	if len(sql) > c.maxText || !s.Of(sql) || len(s.Literals) == 0 && !asIs || !c.isNew(s.Key) {
+		return nil
+	}
+	hash := maphash.Bytes(c.seed, sql)
+	shard := c.shard(hash)
+	f, mine, m := shard.join(hash, sql)
+	if !mine {
+		return m
+	}
+	shard.fly(hash, f, by, func() *Message { return Parse(f.text) })
+	return f.message
+}
+
 // parseShape finds the Message of a shape, or parses the text for it.
 func (c *Cache) parseShape(sql []byte, s *Shape, by Owner) *Message {
 	var first *Message // has the literals of pinned

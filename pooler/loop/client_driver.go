@@ -156,6 +156,9 @@ func (c *Client) Offload(job func(), kind session.Job) bool {
 	return false
 }
 
+// Quick implements session.Driver: a thread that serves many has little time for one of them. A client's own goroutine has it in Offload.
+func (c *Client) Quick(job func()) bool { return c.w.ev != nil && c.g.quick.run(job) }
+
 // Parameters implements session.Driver.
 func (c *Client) Parameters(a *session.Account) {
 	c.later(action{kind: doParameters, acct: a})

@@ -30,6 +30,7 @@ type Goroutines struct {
 	next            atomic.Uint64
 	pollers         *pollers // nil = there are none
 	labor           *labor   // nil, where there are none = goroutines do its work
+	quick           quick
 	restless        restless
 	present         present
 

@@ -57,6 +57,8 @@ func (l *labor) wake() {
 
 func (l *labor) run() {
 	runtime.LockOSThread() // it ends with this
+	lend(1)
+	defer lend(-1)
 	sliceOfThread(patient)
 	for {
 		job := l.next()

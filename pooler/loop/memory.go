@@ -504,6 +504,15 @@ func (c *MemoryClient) Offload(job func(), kind session.Job) bool {
 	return false
 }
 
+// Quick implements session.Driver.
+func (c *MemoryClient) Quick(job func()) bool {
+	if c.m.rnd.IntN(2) == 0 {
+		return false
+	}
+	job()
+	return true
+}
+
 // Parameters implements session.Driver.
 func (c *MemoryClient) Parameters(*session.Account) {
 	c.m.tasks = append(c.m.tasks, c.sess.ParametersKnown)

@@ -277,6 +277,9 @@ var errInFailedTransaction = pgwire.Errorf(pgwire.CodeInFailedTransaction,
 // briefText is how many bytes of SQL are parsed in no more than some milliseconds.
 const briefText = 16 << 10
 
+// quickText is how many are in some 100 µs.
+const quickText = 1 << 10
+
 // lookup is how a text's Message is found.
 type lookup uint8
 
@@ -307,6 +310,11 @@ func (s *Session) parse(sql []byte, shape *parser.Shape, how lookup) *parser.Mes
 		s.job = job{}
 		return m
 	}
+	if how != byItself && len(sql) <= quickText {
+		if m = s.parseFirst(sql, shape, how); m != nil {
+			return m
+		}
+	}
 	text, by, kind := string(sql), s.acct.owner(), Brief
 	if len(text) > briefText {
 		kind = Heavy
@@ -328,6 +336,12 @@ func (s *Session) parse(sql []byte, shape *parser.Shape, how lookup) *parser.Mes
 	}
 	m = s.job.message
 	s.job = job{}
+	return m
+}
+
+// parseFirst parses a short text whose shape is new at once, if the thread has time for it.
+func (s *Session) parseFirst(sql []byte, shape *parser.Shape, how lookup) (m *parser.Message) {
+	s.drv.Quick(func() { m = s.sh.Cache.ParseFirst(sql, shape, s.acct.owner(), how == byText) })
 	return m
 }
 

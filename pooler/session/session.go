@@ -56,6 +56,8 @@ type Driver interface {
 	StartTLS()
 	// Offload runs job where it blocks nobody. It returns true when the job is done already, else Resume follows.
 	Offload(job func(), kind Job) bool
+	// Quick runs job, which takes some 100 µs of a processor and waits for nobody, if the thread has time for it; false = it has not run.
+	Quick(job func()) bool
 	// Parameters asks for a server's parameters; ParametersKnown or CheckoutFailed follows.
 	Parameters(a *Account)
 	// Ear lets the session listen for notifications; Hear follows where some wait. Nil = it can't.
