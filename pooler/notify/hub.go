@@ -28,6 +28,8 @@ type Hub struct {
 		sync.Mutex
 		running  bool // a goroutine connects, or is connected
 		conn     net.Conn
+		server   string // to which, as in backend.Login
+		found    string // which one others found at its address last; empty = not known
 		channels map[string]*channel
 		todo     []*request // not sent yet
 		owed     []*request // sent, in their order
@@ -37,7 +39,9 @@ type Hub struct {
 		failed   time.Time  // the last of them
 		closing  bool       // it is unused
 	}
-	scratch []*Listener // of the reader
+	// Of the reader: which server it is connected to, and what it needs at each notification.
+	server  string
+	scratch []*Listener
 	wakes   struct {
 		sync.Mutex
 		list   []*Listener
@@ -212,8 +216,12 @@ func (h *Hub) run() {
 	defer stop()
 	h.group.hubs.Add(1)
 	h.up.Store(true)
+	h.server = login.Server
 	h.mu.Lock()
-	h.mu.conn, h.mu.failures = login.Conn, 0
+	h.mu.conn, h.mu.server, h.mu.failures = login.Conn, login.Server, 0
+	if h.mu.found != "" && h.mu.found != login.Server { // meanwhile
+		login.Conn.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // it is there, or broken
+	}
 	h.mu.Unlock()
 	h.signal()
 	var tasks sync.WaitGroup
@@ -478,7 +486,7 @@ func (h *Hub) notified(msg []byte) error {
 		return errMuddle
 	}
 	n := notification{channel: string(channel), pid: binary.BigEndian.Uint32(body), message: append([]byte(nil), msg...)}
-	v, heard := h.o.Voice(n.pid)
+	v, heard := h.o.Voice(h.server, n.pid)
 	if !heard {
 		return nil
 	}

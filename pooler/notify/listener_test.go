@@ -305,7 +305,7 @@ func listening(t *testing.T, b []byte) {
 		m.c.Audience, m.c.Voice.Epoch = audience, group.Epoch
 		mouths[i] = m
 	}
-	set := group.NewSet([]Options{{Voice: func(pid uint32) (*backend.Voice, bool) { return &mouths[pid].c.Voice, true }}}, audience)
+	set := group.NewSet([]Options{{Voice: func(_ string, pid uint32) (*backend.Voice, bool) { return &mouths[pid].c.Voice, true }}}, audience)
 	p.hub = set.hubs[0]
 	p.hub.mu.running = true
 	p.hub.up.Store(true)
@@ -351,7 +351,7 @@ func TestLate(t *testing.T) {
 	group, audience := NewGroup(new(atomic.Uint64)), new(Audience)
 	m := &mouth{p: p}
 	m.c.Audience, m.c.Voice.Epoch = audience, group.Epoch
-	set := group.NewSet([]Options{{Voice: func(uint32) (*backend.Voice, bool) { return &m.c.Voice, true }}}, audience)
+	set := group.NewSet([]Options{{Voice: func(string, uint32) (*backend.Voice, bool) { return &m.c.Voice, true }}}, audience)
 	p.hub = set.hubs[0]
 	p.hub.mu.running = true
 	p.hub.up.Store(true)
