@@ -172,8 +172,8 @@ func (u *unit) start(options cluster.Options) {
 		Close: func(b *loop.Backend, reason pool.Reason) {
 			k := b.Owner.(*link)
 			u.ears.hearOut(k.info.Hears)
-			if !b.Conn.Voice.Speaks(nil) {
-				u.audience.HearOut(hearOutTimeout)
+			if t := b.Conn.Voice.Speaker(); t != nil {
+				u.audience.HearOut(t, hearOutTimeout)
 			}
 			u.p.senders.remove(k.from, said{k.info.Hears, &b.Conn.Voice})
 			if k.info.Budgeted && reason != pool.ReasonPoolClosed {

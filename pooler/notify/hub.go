@@ -20,6 +20,8 @@ type Hub struct {
 	group *Group
 	// passed is the epoch of the last question that was answered.
 	passed atomic.Uint64
+	// reads counts what came, piece by piece.
+	reads atomic.Uint64
 	// up: it is connected, which it is before anything is asked, and not about to end.
 	up   atomic.Bool
 	work chan struct{} // capacity 1: there is something to write
@@ -94,15 +96,18 @@ func (h *Hub) listen(name string, l *Listener) []*request {
 	return []*request{ch.listen, h.askLocked()}
 }
 
-// failed reports whether the answer is an error.
-func (r *request) failed() bool {
+// answered reports whether it is.
+func (r *request) answered() bool {
 	select {
 	case <-r.done:
-		return r.err != nil
+		return true
 	default:
 		return false
 	}
 }
+
+// failed reports whether the answer is an error.
+func (r *request) failed() bool { return r.answered() && r.err != nil }
 
 // unlisten removes a listener from a channel.
 func (h *Hub) unlisten(name string, l *Listener) {
@@ -379,29 +384,38 @@ func (h *Hub) wake(ctx context.Context) {
 	}
 }
 
-// watch closes a connection whose server does not answer: nobody would know that nothing arrives any more.
+// watch closes a connection whose server is silent while it is asked something, or does not come to the answer in twice that time, whatever it says: nobody would
+// know that nothing arrives any more, and others wait.
 func (h *Hub) watch(ctx context.Context, conn net.Conn) {
-	tick := time.NewTicker(h.o.Alive)
+	tick := time.NewTicker(h.o.Alive / ticks)
 	defer tick.Stop()
 	var last *request
+	var reads uint64
+	silent, waits := 0, 0 // ticks
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		if last != nil {
-			select {
-			case <-last.done:
-			default:
-				h.o.Log.Warn("the connection that listens is closed", "error", errSilent)
-				conn.Close()
-				return
-			}
+		now := h.reads.Load()
+		silent, waits = silent+1, waits+1
+		if now != reads {
+			silent = 0
 		}
-		last = h.ask()
+		if reads = now; last == nil || last.answered() {
+			last, silent, waits = h.ask(), 0, 0
+		}
+		if silent == ticks-1 || waits == 2*ticks-1 {
+			h.o.Log.Warn("the connection that listens is closed", "error", errSilent)
+			conn.Close()
+			return
+		}
 	}
 }
+
+// ticks is how often watch looks in the time that the server has: what is asked at the first is due at the last.
+const ticks = 4
 
 // read takes what the server sends.
 func (h *Hub) read(conn net.Conn, buf []byte) error {
@@ -413,6 +427,7 @@ func (h *Hub) read(conn net.Conn, buf []byte) error {
 		}
 		buf = append(buf[:0], rest...)
 		n, err := conn.Read(chunk)
+		h.reads.Add(1)
 		if err != nil {
 			return err
 		}

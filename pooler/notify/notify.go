@@ -29,7 +29,8 @@ type Options struct {
 	// Voice is for whom a process of a server (see backend.Login) speaks; heard: its notifications are for the hub's listeners.
 	Voice func(server string, pid uint32) (v *backend.Voice, heard bool)
 	Log   *slog.Logger
-	// Linger is how long a connection stays without anybody who listens, Alive how long the server may take to answer; 0 = 10 s each.
+	// Linger is how long a connection stays without anybody who listens, Alive how long the server may be silent when it is asked something, and half as long as it may
+	// take to answer; 0 = 10 s each.
 	Linger, Alive time.Duration
 }
 
