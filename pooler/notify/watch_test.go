@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -24,16 +25,17 @@ func TestSilence(t *testing.T) {
 				Dial: func(context.Context) (*backend.Login, error) { return &backend.Login{Conn: ours}, nil },
 				Log:  slog.New(slog.DiscardHandler),
 			}}, nil)
-			go io.Copy(io.Discard, server) //nolint:errcheck // until it is closed
+			var said sync.WaitGroup
+			said.Go(func() { io.Copy(io.Discard, server) }) //nolint:errcheck // until it is closed
 			if what != "" {
-				go func() {
+				said.Go(func() {
 					for {
 						time.Sleep(time.Second) // a server that has other things to say
 						if _, err := io.WriteString(server, what); err != nil {
 							return
 						}
 					}
-				}()
+				})
 			}
 			began := time.Now()
 			l := set.Listen(silent{}, 7, nil)
@@ -45,6 +47,7 @@ func TestSilence(t *testing.T) {
 			}
 			l.Close()
 			server.Close()
+			said.Wait()
 			group.Close()
 		})
 	}
