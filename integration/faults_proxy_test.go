@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"bytes"
+	"encoding/binary"
 	"fmt"
 	"net"
 	"slices"
@@ -17,10 +19,10 @@ import (
 type proxy struct {
 	listener net.Listener
 	port     int
-	to       string
 	all      sync.WaitGroup
 
 	mu     sync.Mutex
+	to     string
 	closed bool
 	wires  map[*wire]struct{}
 	flow   chan struct{} // closed while bytes flow
@@ -28,6 +30,8 @@ type proxy struct {
 	asked  []string      // what pgkennel wrote, write by write, since hear
 
 	trickles atomic.Bool // what servers say comes a byte at a time
+	// pid is which process new connections are told to have; 0 = the one that they have.
+	pid atomic.Uint32
 }
 
 // wire is one connection through the proxy.
@@ -85,7 +89,7 @@ func (p *proxy) accept() {
 		}
 		p.all.Go(func() {
 			<-p.flowing()
-			server, err := net.Dial("tcp", p.to)
+			server, err := net.Dial("tcp", p.target())
 			if err != nil {
 				client.Close()
 				return
@@ -107,6 +111,19 @@ func (p *proxy) accept() {
 			p.mu.Unlock()
 		})
 	}
+}
+
+func (p *proxy) target() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.to
+}
+
+// lead has new connections lead to another server. Those that are there stay.
+func (p *proxy) lead(to string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.to = to
 }
 
 func (p *proxy) flowing() <-chan struct{} {
@@ -227,6 +244,11 @@ func (w *wire) pump(from net.Conn, to func([]byte) bool) {
 func (w *wire) say(b []byte) bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	if pid := w.p.pid.Load(); pid != 0 {
+		if at := bytes.Index(b, []byte("K\x00\x00\x00\x0c")); at >= 0 {
+			binary.BigEndian.PutUint32(b[at+5:], pid)
+		}
+	}
 	if f := w.fault; f != nil {
 		if len(b) < f.after {
 			f.after -= len(b)

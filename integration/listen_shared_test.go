@@ -152,6 +152,24 @@ func TestListenShared(t *testing.T) {
 	}
 }
 
+// TestListenSharedCostsNobodyElse: while the connection that listens is silent, tenants of whom nobody listens neither wait for it nor for the connections of who does.
+func TestListenSharedCostsNobodyElse(t *testing.T) {
+	t.Parallel()
+	s := oneLogin(t, "row", 1)
+	p := protocols[0]
+	one, two, four := s.as(t, "app@1", nil), s.as(t, "app@2", nil), s.as(t, "app@4", nil)
+	p.play(t, one, "LISTEN news", "LISTEN; I")
+	goOn := stopEar(t, s)
+	for _, c := range []*pgtest.Client{two, four, two} {
+		p.play(t, c, "NOTIFY news, 'to nobody'", "NOTIFY; I", "SELECT say('nothing')", "; SELECT 1; I", "UPDATE orders SET note = note WHERE id = 1", "UPDATE 1; I")
+	}
+	one.Send(&pgproto3.Query{String: "NOTIFY news, 'to myself'"}) // who comes behind them waits until that has arrived
+	goOn()
+	if got := heard(one.UntilReady()); !slices.Equal(got, []string{"to myself"}) {
+		t.Errorf("heard %q", got)
+	}
+}
+
 // babble is who says what in TestListenSharedAtRandom.
 type babble struct {
 	t    *testing.T

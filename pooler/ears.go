@@ -19,8 +19,9 @@ import (
 
 // ears are the connections over which sessions of one unit listen: one for each login and database.
 type ears struct {
-	mu  sync.Mutex
-	all map[earKey]*ear
+	mu      sync.Mutex
+	all     map[earKey]*ear
+	servers map[backend.Address]string // which one answers there, of those that were asked
 }
 
 // pausedTick is how often a connection that is to be made looks whether its database is paused still.
@@ -85,8 +86,12 @@ func (u *unit) ear(l *cluster.Login, shard topology.ShardID) *notify.Set {
 				u.ears.mu.Lock()
 				l := e.login
 				u.ears.mu.Unlock()
-				return u.cl.Connect(ctx, shards[i], l,
+				login, err := u.cl.Connect(ctx, shards[i], l,
 					pgwire.Param{Name: "client_encoding", Value: "UTF8"}, pgwire.Param{Name: "application_name", Value: "pgkennel LISTEN"})
+				if err == nil {
+					u.ears.served(at.Address, login.Server)
+				}
+				return login, err
 			},
 			Refuse: func(err error) *pgwire.Error {
 				if e, ok := err.(*pgwire.Error); ok { //nolint:errorlint // the gate's, which are bare
@@ -94,8 +99,8 @@ func (u *unit) ear(l *cluster.Login, shard topology.ShardID) *notify.Set {
 				}
 				return u.cl.Refusal(shards[i], err)
 			},
-			Voice: func(pid uint32) (*backend.Voice, bool) {
-				by := u.p.senders.find(sender{at.Address, pid})
+			Voice: func(server string, pid uint32) (*backend.Voice, bool) {
+				by := u.p.senders.find(sender{at.Address, server, pid})
 				return by.voice, l.Hears == "" || by.word == l.Hears
 			},
 			Log: u.p.log.With("cluster", u.name(), "shard", shards[i], "server_user", l.User),
@@ -126,6 +131,36 @@ func (s *ears) moved(cl *cluster.Cluster[*loop.Backend]) {
 	s.mu.Unlock()
 	for _, e := range gone {
 		e.set.Retire()
+	}
+}
+
+// served is when a login has found a server at an address. Where that is another one than before, who listens to the old one is told that something is missed.
+func (s *ears) served(at backend.Address, server string) {
+	if server == "" {
+		return
+	}
+	type hub struct {
+		set   *notify.Set
+		index int
+	}
+	var hubs []hub
+	s.mu.Lock()
+	if s.servers == nil {
+		s.servers = make(map[backend.Address]string)
+	}
+	if s.servers[at] != server {
+		s.servers[at] = server
+		for _, e := range s.all {
+			for i, p := range e.places {
+				if p.Address == at {
+					hubs = append(hubs, hub{e.set, i})
+				}
+			}
+		}
+	}
+	s.mu.Unlock()
+	for _, h := range hubs {
+		h.set.Served(h.index, server)
 	}
 }
 

@@ -52,7 +52,7 @@ func (l *login) dedicate(p *Pooler, m *meter, u *unit, proof *auth.ClientCredent
 	}
 	conn.Pipe()
 	k := &link{
-		id: p.backends.Add(1), u: u, dial: o, pid: login.PID, dedicated: m,
+		id: p.backends.Add(1), u: u, dial: o, dedicated: m,
 		pool: p.metrics.Pool(metrics.PoolLabels{EndpointLabels: u.labels(info), User: m.user}),
 	}
 	k.info.EndpointInfo = info

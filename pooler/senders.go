@@ -14,9 +14,11 @@ type senders struct {
 	of map[sender]said
 }
 
+// sender is a process of a server. The address alone does not tell which one: it may lead to another by now, which counts its processes as the first one does.
 type sender struct {
-	at  backend.Address
-	pid uint32
+	at     backend.Address
+	server string // as in backend.Login
+	pid    uint32
 }
 
 // said is who speaks by a process: the word of its login, empty if that has none, and the voice of the connection.

@@ -367,7 +367,7 @@ func (t *tenants) login(x *tenant.Tenant) *cluster.Login {
 	name := "tenant " + x.Name + "@" + t.u.name()
 	o := cluster.LoginOptions{User: x.Role, Name: name, Database: x.Database, Budgeted: true, Tenant: x.Name}
 	if x.Isolation != tenant.Database { // others have connections to the database
-		o.Hears = name
+		o.Hears, o.Identified = name, true
 	}
 	secret := "none"
 	if s := t.conf.Tenancy.Secret; s != nil {

@@ -87,7 +87,7 @@ type link struct {
 	dial backend.DialOptions
 	info cluster.PoolInfo
 	pool *metrics.Pool
-	pid  uint32 // of the server's process
+	from sender
 
 	received, sent atomic.Uint64 // bytes
 	cancels        flights
@@ -172,10 +172,10 @@ func (u *unit) start(options cluster.Options) {
 		Close: func(b *loop.Backend, reason pool.Reason) {
 			k := b.Owner.(*link)
 			u.ears.hearOut(k.info.Hears)
-			if !b.Conn.Voice.Speaks(nil) {
-				u.audience.HearOut(hearOutTimeout)
+			if t := b.Conn.Voice.Speaker(); t != nil {
+				u.audience.HearOut(t, hearOutTimeout)
 			}
-			u.p.senders.remove(sender{k.dial.Address, k.pid}, said{k.info.Hears, &b.Conn.Voice})
+			u.p.senders.remove(k.from, said{k.info.Hears, &b.Conn.Voice})
 			if k.info.Budgeted && reason != pool.ReasonPoolClosed {
 				b.CloseWithin(serverCloses) // another takes its place next, of those that the server has
 			} else {
@@ -291,7 +291,7 @@ func isPlain(cfg *config.Cluster) bool {
 // newLogin is how pgkennel logs in to the servers of cfg for user.
 func newLogin(conf *config.Config, cfg *config.Cluster, user *config.User, endpoints map[endpointKey]*config.Endpoint, overrides map[overrideKey]override, ask guard) *cluster.Login {
 	name := user.Name + "@" + user.Database
-	o := cluster.LoginOptions{Name: name, Guard: ask.sql, GuardWarns: ask.warns}
+	o := cluster.LoginOptions{Name: name, Guard: ask.sql, GuardWarns: ask.warns, Identified: conf.Tenancy != nil}
 	first := true
 	for _, list := range cfg.Shards {
 		for _, e := range list {
@@ -383,11 +383,12 @@ func (u *unit) adopt(l *backend.Login, o backend.DialOptions, info cluster.PoolI
 	u.mu.Unlock()
 	conn := backend.New(l, u.p.shared.MaxMessage)
 	conn.Shard, conn.Opened = info.Shard, int64(pool.Now())
-	from, by := sender{o.Address, l.PID}, said{info.Hears, &conn.Voice}
+	from, by := sender{o.Address, l.Server, l.PID}, said{info.Hears, &conn.Voice}
 	u.p.senders.add(from, by)
-	all, at, hears := &u.p.senders, o.Address, info.Hears
+	u.ears.served(from.at, from.server)
+	all, hears := &u.p.senders, info.Hears
 	conn.Voice.Epoch, conn.Audience = u.p.ears.Epoch, &u.audience
-	conn.Hears = func(pid uint32) (uint32, bool) { return all.teller(sender{at, pid}, hears) }
+	conn.Hears = func(pid uint32) (uint32, bool) { return all.teller(sender{from.at, from.server, pid}, hears) }
 	conn.Statements.MaxCount, conn.Statements.MaxBytes = limit, backendStatements
 	if u.replica != "" {
 		conn.Promoted = u.promoted
@@ -405,7 +406,7 @@ func (u *unit) adopt(l *backend.Login, o backend.DialOptions, info cluster.PoolI
 		}
 	}
 	k := &link{
-		id: u.p.backends.Add(1), u: u, dial: o, info: info, pid: l.PID,
+		id: u.p.backends.Add(1), u: u, dial: o, info: info, from: from,
 		pool: u.p.metrics.Pool(metrics.PoolLabels{EndpointLabels: u.labels(info.EndpointInfo), User: metricsUser(info)}),
 	}
 	b, err := u.p.driver.NewBackend(l.Conn, conn, k)

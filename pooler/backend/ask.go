@@ -1,6 +1,7 @@
 package backend
 
 import (
+	"crypto/rand"
 	"strconv"
 
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
@@ -38,6 +39,20 @@ func (l *login) askStart() error {
 	})
 	if refused != nil {
 		l.result.Start = 0
+	}
+	return err
+}
+
+// serverQuery asks for what no two servers have in common: the system identifier, which copies of one share, and when it was started, in microseconds. Every
+// role may ask, and no setting changes how it is written.
+const serverQuery = "SELECT pg_catalog.concat(system_identifier, ' ', pg_catalog.to_char(pg_catalog.timezone('UTC', pg_catalog.pg_postmaster_start_time()), 'YYYYMMDDHH24MISSUS')) " +
+	"FROM pg_catalog.pg_control_system()"
+
+// askServer finds out which server it is. The login goes on without.
+func (l *login) askServer() error {
+	refused, err := l.query(serverQuery, func(value []byte) { l.result.Server = string(value) })
+	if refused != nil || l.result.Server == "" {
+		l.result.Server = rand.Text()
 	}
 	return err
 }

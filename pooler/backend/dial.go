@@ -57,6 +57,8 @@ type DialOptions struct {
 	TCP            TCPOptions
 	// Sealed connections find out when their server process began, which their tenants' seals are bound to.
 	Sealed bool
+	// Identified connections find out which server they lead to: see Login.Server.
+	Identified bool
 }
 
 // TCPOptions are the settings of a TCP socket, of either side. The zero value leaves everything to the system, without keepalives.

@@ -30,6 +30,9 @@ type Login struct {
 	Secret []byte
 	// Start is when the server process began, in microseconds since 1970; 0 = it was not asked, or would not say.
 	Start int64
+	// Server is equal for connections to one running server, whatever its address leads to meanwhile; of a server that would not say, it is no other
+	// connection's. Empty = it was not asked.
+	Server string
 	// Leftover is what the server sent behind ReadyForQuery, asynchronous messages at most; almost always empty. It comes before
 	// everything that is read from Conn.
 	Leftover []byte
@@ -64,6 +67,11 @@ func Dial(ctx context.Context, o DialOptions) (*Login, error) {
 		}
 		if o.Sealed {
 			if err := l.askStart(); err != nil {
+				return err
+			}
+		}
+		if o.Identified {
+			if err := l.askServer(); err != nil {
 				return err
 			}
 		}

@@ -546,3 +546,32 @@ func TestLoginAsksWhenTheServerProcessBegan(t *testing.T) {
 		}
 	}
 }
+
+// TestLoginFindsOutTheServer: it is the same for every role, whatever the settings, another one at another server, and none where the server will not say.
+func TestLoginFindsOutTheServer(t *testing.T) {
+	t.Parallel()
+	servers := pgtest.SharedSet(t, 2)
+	server := func(i *pgtest.Instance, user, db string, params ...pgwire.Param) string {
+		t.Helper()
+		l, err := dial(t, DialOptions{Address: addressOf(t, i.Addr()), User: user, Database: db, Params: params, Identified: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ask(t, l, "SELECT 7") != "7" {
+			t.Error("the connection is of no use")
+		}
+		return l.Server
+	}
+	user, db := servers[0].CreateUser(t, "", "trust"), servers[0].CreateDatabase(t)
+	first := server(servers[0], user, db)
+	if got := server(servers[0], pgtest.Superuser, "postgres", pgwire.Param{Name: "datestyle", Value: "German"}, pgwire.Param{Name: "timezone", Value: "Asia/Tokyo"}); got != first {
+		t.Errorf("%q and %q are one", first, got)
+	}
+	if got := server(servers[1], pgtest.Superuser, "postgres"); got == first {
+		t.Errorf("%q is both", first)
+	}
+	secretive := servers[0].CreateDatabase(t, "REVOKE EXECUTE ON FUNCTION pg_control_system() FROM PUBLIC")
+	if a, b := server(servers[0], user, secretive), server(servers[0], user, secretive); a == "" || a == b {
+		t.Errorf("who is not told takes %q and %q for servers", a, b)
+	}
+}

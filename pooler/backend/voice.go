@@ -62,6 +62,9 @@ func (v *Voice) Speak(t *tenant.Tenant) {
 	}
 }
 
+// Speaker is for whom the process speaks; nil = for no tenant.
+func (v *Voice) Speaker() *tenant.Tenant { return v.tenant.Load() }
+
 // Speaks reports whether the process speaks for t.
 func (v *Voice) Speaks(t *tenant.Tenant) bool { return v.tenant.Load().Same(t) }
 
@@ -77,8 +80,8 @@ func (v *Voice) Tenant(passed uint64) *tenant.Tenant {
 
 // Audience is where tenants listen who share logins with others: there a notification is dropped where it is not certain whose it is.
 type Audience interface {
-	// Arrive returns what waits until everything has arrived there that was committed up to an epoch; nil = it has, or nobody listens.
-	Arrive(epoch uint64) func(stop <-chan struct{}) *pgwire.Error
+	// Arrive returns what waits until everything has arrived, where sessions of t listen, that was committed up to an epoch; nil = it has, or none does.
+	Arrive(t *tenant.Tenant, epoch uint64) func(stop <-chan struct{}) *pgwire.Error
 }
 
 // speaking is Conn.said while the connection may be notifying.
@@ -90,7 +93,7 @@ func (c *Conn) Echo() (wait func(stop <-chan struct{}) *pgwire.Error) {
 		return nil
 	}
 	c.Fell()
-	if wait = c.Audience.Arrive(c.said); wait == nil {
+	if wait = c.Audience.Arrive(c.Voice.Speaker(), c.said); wait == nil {
 		c.said = 0
 	}
 	return wait
@@ -109,5 +112,5 @@ func (c *Conn) Says() (wait func(stop <-chan struct{}) *pgwire.Error) {
 		return nil
 	}
 	c.said = speaking
-	return c.Audience.Arrive(c.Voice.since.Load())
+	return c.Audience.Arrive(c.Voice.Speaker(), c.Voice.since.Load())
 }

@@ -66,7 +66,7 @@ func (e *Endpoint) dial(l *Login) backend.DialOptions {
 	}
 	return backend.DialOptions{
 		Address: e.Address, Database: cmp.Or(l.Database, e.Database), TLS: e.TLS, TCP: e.TCP, ConnectTimeout: timeout, Auth: e.Auth,
-		User: l.User, Credential: l.Credential, Params: slices.Concat(e.Params, l.Params), Sealed: l.Sealed,
+		User: l.User, Credential: l.Credential, Params: slices.Concat(e.Params, l.Params), Sealed: l.Sealed, Identified: l.Identified,
 	}
 }
 

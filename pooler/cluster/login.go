@@ -29,6 +29,8 @@ type LoginOptions struct {
 	Budgeted bool
 	// Hears names whose notifications are for its connections: those of logins with the same word, and nobody else's. Empty = everybody's.
 	Hears string
+	// Identified: connections find out which server they lead to.
+	Identified bool
 	// Guard is a query of one column that each server is asked with the login, before a connection is lent and each GuardInterval. Each row is a
 	// reason not to use the login, as what it does or is. Empty = it may be used.
 	Guard string
@@ -44,7 +46,8 @@ type Login struct {
 
 type loginKey struct {
 	user, database, identity, guard string
-	budgeted, guardWarns, sealed    bool
+	budgeted, guardWarns            bool
+	sealed, identified              bool
 	unshared                        *Login // for those without identity
 }
 
@@ -56,6 +59,7 @@ func NewLogin(o LoginOptions) *Login {
 	l := &Login{LoginOptions: o}
 	k := loginKey{
 		user: o.User, database: o.Database, identity: o.Identity, guard: o.Guard, budgeted: o.Budgeted, guardWarns: o.GuardWarns, sealed: o.Sealed,
+		identified: o.Identified,
 	}
 	if o.Identity == "" {
 		k.unshared = l

@@ -18,7 +18,7 @@ func (silent) Lost(*pgwire.Error, bool) {}
 
 // hearing is a hub that a listener has two channels of, and is owed n answers.
 func hearing(n int) (*Hub, *Listener) {
-	set := NewGroup(new(atomic.Uint64)).NewSet([]Options{{Voice: func(pid uint32) (*backend.Voice, bool) { return nil, pid%5 > 0 }}}, nil)
+	set := NewGroup(new(atomic.Uint64)).NewSet([]Options{{Voice: func(_ string, pid uint32) (*backend.Voice, bool) { return nil, pid%5 > 0 }}}, nil)
 	h := set.hubs[0]
 	h.mu.running = true
 	l := set.Listen(silent{}, 7, nil)

@@ -20,6 +20,8 @@ type Hub struct {
 	group *Group
 	// passed is the epoch of the last question that was answered.
 	passed atomic.Uint64
+	// reads counts what came, piece by piece.
+	reads atomic.Uint64
 	// up: it is connected, which it is before anything is asked, and not about to end.
 	up   atomic.Bool
 	work chan struct{} // capacity 1: there is something to write
@@ -28,6 +30,8 @@ type Hub struct {
 		sync.Mutex
 		running  bool // a goroutine connects, or is connected
 		conn     net.Conn
+		server   string // to which, as in backend.Login
+		found    string // which one others found at its address last; empty = not known
 		channels map[string]*channel
 		todo     []*request // not sent yet
 		owed     []*request // sent, in their order
@@ -37,7 +41,9 @@ type Hub struct {
 		failed   time.Time  // the last of them
 		closing  bool       // it is unused
 	}
-	scratch []*Listener // of the reader
+	// Of the reader: which server it is connected to, and what it needs at each notification.
+	server  string
+	scratch []*Listener
 	wakes   struct {
 		sync.Mutex
 		list   []*Listener
@@ -90,15 +96,18 @@ func (h *Hub) listen(name string, l *Listener) []*request {
 	return []*request{ch.listen, h.askLocked()}
 }
 
-// failed reports whether the answer is an error.
-func (r *request) failed() bool {
+// answered reports whether it is.
+func (r *request) answered() bool {
 	select {
 	case <-r.done:
-		return r.err != nil
+		return true
 	default:
 		return false
 	}
 }
+
+// failed reports whether the answer is an error.
+func (r *request) failed() bool { return r.answered() && r.err != nil }
 
 // unlisten removes a listener from a channel.
 func (h *Hub) unlisten(name string, l *Listener) {
@@ -212,8 +221,12 @@ func (h *Hub) run() {
 	defer stop()
 	h.group.hubs.Add(1)
 	h.up.Store(true)
+	h.server = login.Server
 	h.mu.Lock()
-	h.mu.conn, h.mu.failures = login.Conn, 0
+	h.mu.conn, h.mu.server, h.mu.failures = login.Conn, login.Server, 0
+	if h.mu.found != "" && h.mu.found != login.Server { // meanwhile
+		login.Conn.SetDeadline(time.Unix(1, 0)) //nolint:errcheck // it is there, or broken
+	}
 	h.mu.Unlock()
 	h.signal()
 	var tasks sync.WaitGroup
@@ -371,29 +384,38 @@ func (h *Hub) wake(ctx context.Context) {
 	}
 }
 
-// watch closes a connection whose server does not answer: nobody would know that nothing arrives any more.
+// watch closes a connection whose server is silent while it is asked something, or does not come to the answer in twice that time, whatever it says: nobody would
+// know that nothing arrives any more, and others wait.
 func (h *Hub) watch(ctx context.Context, conn net.Conn) {
-	tick := time.NewTicker(h.o.Alive)
+	tick := time.NewTicker(h.o.Alive / ticks)
 	defer tick.Stop()
 	var last *request
+	var reads uint64
+	silent, waits := 0, 0 // ticks
 	for {
 		select {
 		case <-ctx.Done():
 			return
 		case <-tick.C:
 		}
-		if last != nil {
-			select {
-			case <-last.done:
-			default:
-				h.o.Log.Warn("the connection that listens is closed", "error", errSilent)
-				conn.Close()
-				return
-			}
+		now := h.reads.Load()
+		silent, waits = silent+1, waits+1
+		if now != reads {
+			silent = 0
 		}
-		last = h.ask()
+		if reads = now; last == nil || last.answered() {
+			last, silent, waits = h.ask(), 0, 0
+		}
+		if silent == ticks-1 || waits == 2*ticks-1 {
+			h.o.Log.Warn("the connection that listens is closed", "error", errSilent)
+			conn.Close()
+			return
+		}
 	}
 }
+
+// ticks is how often watch looks in the time that the server has: what is asked at the first is due at the last.
+const ticks = 4
 
 // read takes what the server sends.
 func (h *Hub) read(conn net.Conn, buf []byte) error {
@@ -405,6 +427,7 @@ func (h *Hub) read(conn net.Conn, buf []byte) error {
 		}
 		buf = append(buf[:0], rest...)
 		n, err := conn.Read(chunk)
+		h.reads.Add(1)
 		if err != nil {
 			return err
 		}
@@ -478,7 +501,7 @@ func (h *Hub) notified(msg []byte) error {
 		return errMuddle
 	}
 	n := notification{channel: string(channel), pid: binary.BigEndian.Uint32(body), message: append([]byte(nil), msg...)}
-	v, heard := h.o.Voice(n.pid)
+	v, heard := h.o.Voice(h.server, n.pid)
 	if !heard {
 		return nil
 	}

@@ -48,7 +48,7 @@ type entry struct {
 func (s *Set) Listen(to Client, pid uint32, t *tenant.Tenant) *Listener {
 	s.group.listeners.Add(1)
 	if t != nil {
-		s.audience.come(s)
+		s.audience.come(t, s)
 	}
 	return &Listener{set: s, to: to, pid: pid, tenant: t, channels: make(map[string]bool)}
 }
@@ -249,7 +249,7 @@ func (l *Listener) Close() {
 		}
 	}
 	if l.tenant != nil {
-		l.set.audience.leave(l.set)
+		l.set.audience.leave(l.tenant, l.set)
 	}
 	l.set.group.listeners.Add(-1)
 }

@@ -305,7 +305,7 @@ func listening(t *testing.T, b []byte) {
 		m.c.Audience, m.c.Voice.Epoch = audience, group.Epoch
 		mouths[i] = m
 	}
-	set := group.NewSet([]Options{{Voice: func(pid uint32) (*backend.Voice, bool) { return &mouths[pid].c.Voice, true }}}, audience)
+	set := group.NewSet([]Options{{Voice: func(_ string, pid uint32) (*backend.Voice, bool) { return &mouths[pid].c.Voice, true }}}, audience)
 	p.hub = set.hubs[0]
 	p.hub.mu.running = true
 	p.hub.up.Store(true)
@@ -339,8 +339,8 @@ func listening(t *testing.T, b []byte) {
 			s.step(false)
 		}
 	}
-	if sets := audience.sets.Load(); sets != nil {
-		t.Errorf("%d listen still", len(*sets))
+	if n := audience.listening.Load(); n != 0 {
+		t.Errorf("%d listen still", n)
 	}
 }
 
@@ -351,7 +351,7 @@ func TestLate(t *testing.T) {
 	group, audience := NewGroup(new(atomic.Uint64)), new(Audience)
 	m := &mouth{p: p}
 	m.c.Audience, m.c.Voice.Epoch = audience, group.Epoch
-	set := group.NewSet([]Options{{Voice: func(uint32) (*backend.Voice, bool) { return &m.c.Voice, true }}}, audience)
+	set := group.NewSet([]Options{{Voice: func(string, uint32) (*backend.Voice, bool) { return &m.c.Voice, true }}}, audience)
 	p.hub = set.hubs[0]
 	p.hub.mu.running = true
 	p.hub.up.Store(true)
@@ -416,6 +416,45 @@ func TestNobodyWaitsForNobody(t *testing.T) {
 	})
 	if n != 0 {
 		t.Errorf("%v allocations", n)
+	}
+}
+
+// TestOnlyWhoListensWaits: for who listens only those wait who are the same tenant.
+func TestOnlyWhoListensWaits(t *testing.T) {
+	t.Parallel()
+	group, audience := NewGroup(new(atomic.Uint64)), new(Audience)
+	set := group.NewSet([]Options{{}}, audience)
+	p := &place{t: t, hub: set.hubs[0]}
+	p.hub.mu.running = true
+	p.hub.up.Store(true)
+	a, b := &tenant.Tenant{Name: "a"}, &tenant.Tenant{Name: "b"}
+	l := set.Listen(silent{}, 7, a)
+	p.arrive(l.Prepare([]string{"a"}))
+	c := &backend.Conn{Audience: audience}
+	c.Voice.Epoch = group.Epoch
+	c.Voice.Speak(b)
+	if c.Says() != nil || c.Echo() != nil {
+		t.Error("who has nobody that listens waits")
+	}
+	c.Voice.Speak(a)
+	says := c.Says()
+	if says == nil || over(says) {
+		t.Fatal("it is not waited for who spoke before")
+	}
+	p.arrive(says)
+	if c.Says() != nil {
+		t.Error("it waits again")
+	}
+	echo := c.Echo()
+	if echo == nil {
+		t.Fatal("what was said is not waited for")
+	}
+	p.arrive(echo)
+	if c.Echo() != nil {
+		t.Error("it has arrived")
+	}
+	if l.Close(); c.Says() != nil || c.Echo() != nil {
+		t.Error("nobody listens, and somebody waits")
 	}
 }
 

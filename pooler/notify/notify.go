@@ -26,10 +26,11 @@ type Options struct {
 	Dial func(ctx context.Context) (*backend.Login, error)
 	// Refuse is what a client hears of an error of Dial.
 	Refuse func(err error) *pgwire.Error
-	// Voice is for whom a process of the server speaks; heard: its notifications are for the hub's listeners.
-	Voice func(pid uint32) (v *backend.Voice, heard bool)
+	// Voice is for whom a process of a server (see backend.Login) speaks; heard: its notifications are for the hub's listeners.
+	Voice func(server string, pid uint32) (v *backend.Voice, heard bool)
 	Log   *slog.Logger
-	// Linger is how long a connection stays without anybody who listens, Alive how long the server may take to answer; 0 = 10 s each.
+	// Linger is how long a connection stays without anybody who listens, Alive how long the server may be silent when it is asked something, and half as long as it may
+	// take to answer; 0 = 10 s each.
 	Linger, Alive time.Duration
 }
 
@@ -128,6 +129,20 @@ func (s *Set) ArriveBy(limit time.Time) {
 		case <-time.After(time.Until(limit)):
 			return
 		}
+	}
+}
+
+// Served is when others find a server at the address of the hub with the given index. A hub that is connected to another one hears nobody any more: it is retired, as
+// are the others of its set.
+func (s *Set) Served(hub int, server string) {
+	h := s.hubs[hub]
+	h.mu.Lock()
+	h.mu.found = server
+	gone := h.mu.conn != nil && h.mu.server != server
+	h.mu.Unlock()
+	if gone {
+		h.o.Log.Warn("the connection that listens is closed: its address leads to another server now")
+		s.Retire()
 	}
 }
 
