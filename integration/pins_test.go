@@ -306,3 +306,31 @@ func TestPinsBelongToTheirTenant(t *testing.T) {
 		c.Terminate()
 	}
 }
+
+// A table that is gone with the transaction that made it is in no snapshot of the schema: nobody has to wait for another one.
+func TestTemporaryTablesAskForNoSchema(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{shards: 2, schema: tableSchema, rest: twoRanges})
+	read := func() int { return strings.Count(s.log.String(), `msg="schema read" cluster=saas reason=ddl`) }
+	for _, p := range protocols {
+		c := s.connect(t)
+		before := read()
+		p.play(t, c,
+			"BEGIN", "BEGIN; T", "/* pgdog_shard: 0 */ CREATE TEMP TABLE scratch ON COMMIT DROP AS SELECT 1 AS id", "SELECT 1; T",
+			"COMMIT", "COMMIT; I", "/* pgdog_shard: 0 */ SELECT 1", "1; SELECT 1; I",
+			"BEGIN", "BEGIN; T", "/* pgdog_shard: 0 */ CREATE TEMP TABLE scratch (id int) ON COMMIT DROP", "CREATE TABLE; T",
+			"COMMIT", "COMMIT; I", "/* pgdog_shard: 0 */ SELECT 1", "1; SELECT 1; I",
+		)
+		if n := read() - before; n > 0 {
+			t.Errorf("the schema was read %d times", n)
+		}
+		p.play(t, c,
+			"/* pgdog_shard: 0 */ CREATE TABLE kept (id int)", "CREATE TABLE; I", "/* pgdog_shard: 0 */ DROP TABLE kept", "DROP TABLE; I",
+			"/* pgdog_shard: 0 */ SELECT 1", "1; SELECT 1; I",
+		)
+		if read() == before {
+			t.Error("the schema was not read behind other tables")
+		}
+		c.Terminate()
+	}
+}

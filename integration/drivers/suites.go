@@ -19,6 +19,8 @@ var suites = []suite{
 	{"psycopg2", "psycopg2", "own suite", "junit", both, 8},
 	{"asyncpg", "asyncpg", "own suite", "junit", both, 8},
 	{"pg8000", "pg8000", "own suite", "junit", both, 5},
+	{"pygresql", "PyGreSQL", "own suite", "junit", both, 10},
+	{"peewee", "peewee", "own suite", "unittest", both, 10},
 	{"pgqueuer", "PgQueuer", "own suite, what is about connections, on asyncpg and psycopg", "junit", both, 8},
 	{"alembic", "Alembic", "own suite", "junit", both, 5},
 	{"node-postgres", "node-postgres", "our script", "junit", both, 5},

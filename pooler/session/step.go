@@ -285,6 +285,9 @@ func (s *Session) endTransaction() {
 		if s.sh.Descriptions != nil {
 			s.sh.Descriptions.Forget()
 		}
+	}
+	if s.reshapes {
+		s.reshapes = false
 		s.schemaWait = s.acct.Cluster.SchemaChanged()
 	}
 }

@@ -253,6 +253,7 @@ func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 		if st.Effects&parser.EffSchemaChange != 0 {
 			s.alter()
 			s.ddl = true
+			s.reshapes = s.reshapes || st.Effects&parser.EffTempDropped == 0 // no snapshot has what is gone with the transaction that made it
 		}
 		if changesCode(st) {
 			s.recode()

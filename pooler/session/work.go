@@ -105,8 +105,8 @@ type facts struct {
 	prologueSets bool
 	// encodingQueued: what is queued changes client_encoding.
 	encodingQueued bool
-	// ddl: the transaction changes tables; alters: it may, be it by code that nobody sees.
-	ddl, alters bool
+	// ddl: the transaction changes tables; reshapes: others than those that it made and that go with it; alters: it may, be it by code that nobody sees.
+	ddl, reshapes, alters bool
 	// recodes: it may change functions, triggers or whatever else is code.
 	recodes bool
 	// gone: with the backend that was lost went what the transaction did, so that it can do nothing but end.
