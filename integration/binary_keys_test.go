@@ -155,3 +155,44 @@ func TestBinaryKeys(t *testing.T) {
 		}
 	}
 }
+
+// TestKeysBeyondFloats: a key that is sent as text, is more than a float8 holds, and whose type may come from elsewhere finds and stores its own rows, or is
+// refused.
+func TestKeysBeyondFloats(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{
+		shards: 3, rest: "\n[[sharded_tables]]\ndatabase = \"saas\"\nname = \"n\"\ncolumn = \"k\"\ndata_type = \"bigint\"\n",
+		schema: "CREATE TABLE n (k bigint, f float8, e text)",
+	})
+	const first = 1 << 53
+	c := s.connect(t)
+	for n := range 8 {
+		k := fmt.Sprint(first + n)
+		if got := outcome(c.Query("INSERT INTO n VALUES (" + k + ", " + k + ", '" + k + "')")); got != "INSERT 0 1; I" {
+			t.Fatal(got)
+		}
+	}
+	for _, x := range []struct {
+		sql string
+		may bool // be refused
+	}{
+		{"SELECT k FROM n WHERE k = $1", false},
+		{"SELECT a.k FROM n a JOIN n b ON a.k = b.k WHERE a.k = $1 AND b.k = $1", false},
+		{"SELECT k FROM n WHERE k = $1::int8 AND e = $1::text", false},
+		{"SELECT k FROM n WHERE k = $1 AND f > 0", false},
+		{"SELECT k FROM n WHERE f = $1 AND k = $1", true},
+		{"SELECT k FROM n WHERE k = $1 AND f = $1::float8", true},
+		{"SELECT k FROM n WHERE abs(f) = abs($1::float8) AND k = $1", true},
+		{"INSERT INTO n (f, k) SELECT $1::float8, $1 RETURNING k", true},
+		{"INSERT INTO n (f, k) VALUES ($1, $1) RETURNING k", true},
+	} {
+		for n := range 8 {
+			k := fmt.Sprint(first + n)
+			c.Send(&pgproto3.Parse{Query: x.sql}, &pgproto3.Bind{Parameters: [][]byte{[]byte(k)}}, &pgproto3.Execute{}, &pgproto3.Sync{})
+			got := outcome(c.UntilReady())
+			if refused := strings.HasPrefix(got, "42501 "); refused && !x.may || !refused && !strings.HasPrefix(got, k+"; ") {
+				t.Errorf("%s of %s: %s", x.sql, k, got)
+			}
+		}
+	}
+}

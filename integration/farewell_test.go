@@ -146,25 +146,69 @@ func TestFarewellOfTLS(t *testing.T) {
 	})
 }
 
-// TestGoodbye: what a client held in its session is given up when it has said goodbye, be it moments behind the end of its connection.
+// TestGoodbye: who has said goodbye and sees the end of its connection knows that what it held in its session is given up.
 func TestGoodbye(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []string{"transaction", "session"} {
-		t.Run(mode, func(t *testing.T) {
-			t.Parallel()
-			s := start(t, spec{schema: tableSchema, general: "pooler_mode = \"" + mode + "\""})
-			other := s.connect(t)
-			for _, holds := range []string{"SELECT pg_advisory_lock(8)", "BEGIN; SELECT pg_advisory_xact_lock(8)"} {
-				c := s.connect(t)
-				c.Query(holds)
-				protocols[0].play(t, other, "SELECT pg_try_advisory_xact_lock(8)", "f; SELECT 1; I")
-				c.Send(&pgproto3.Terminate{})
-				c.ExpectClosed()
-				c.Close()
-				eventually(t, "the lock of "+holds+" is given up", func() bool {
-					return outcome(other.Query("SELECT pg_try_advisory_xact_lock(8)")) == "t; SELECT 1; I"
-				})
+	ca := pgtest.NewCA(t)
+	testbed.EachDriver(t, func(t *testing.T) {
+		for _, mode := range []string{"transaction", "session"} {
+			s := start(t, spec{schema: tableSchema, general: secured(ca, `pooler_mode = "`+mode+`"`)})
+			other, secure := s.connect(t), s.login()
+			secure.TLS = &tls.Config{RootCAs: ca.Pool, ServerName: "localhost"}
+			for _, login := range []pgtest.Login{s.login(), secure} {
+				for _, holds := range []string{"SELECT pg_advisory_lock(8)", "BEGIN; SELECT pg_advisory_xact_lock(8)", "a pipeline"} {
+					c := pgtest.Connect(t, s.addr, login)
+					if holds == "a pipeline" {
+						c.Send(&pgproto3.Parse{Query: "SELECT pg_advisory_xact_lock(8)"}, &pgproto3.Bind{}, &pgproto3.Execute{}, &pgproto3.Flush{})
+						for ended := false; !ended; {
+							_, ended = c.Receive().(*pgproto3.CommandComplete)
+						}
+					} else {
+						c.Query(holds)
+					}
+					protocols[0].play(t, other, "SELECT pg_try_advisory_xact_lock(8)", "f; SELECT 1; I")
+					c.Send(&pgproto3.Terminate{})
+					c.ExpectClosed()
+					if got := outcome(other.Query("SELECT pg_try_advisory_xact_lock(8)")); got != "t; SELECT 1; I" {
+						t.Errorf("%s pooling, TLS is %v: behind the end of who held %s: %s", mode, login.TLS != nil, holds, got)
+					}
+				}
 			}
-		})
-	}
+		}
+	})
+}
+
+// TestGoodbyeToTheSilent: a server that does not answer keeps no client that is gone, and one that waits for its end not for long.
+func TestGoodbyeToTheSilent(t *testing.T) {
+	t.Parallel()
+	ca := pgtest.NewCA(t)
+	testbed.EachDriver(t, func(t *testing.T) {
+		s := prepare(t, spec{schema: tableSchema, general: secured(ca, "")})
+		p := s.throughProxy(0)
+		s.startInside()
+		secure := s.login()
+		secure.TLS = &tls.Config{RootCAs: ca.Pool, ServerName: "localhost"}
+		var gone, waiting []*pgtest.Client
+		for _, login := range []pgtest.Login{s.login(), secure} {
+			gone, waiting = append(gone, pgtest.Connect(t, s.addr, login)), append(waiting, pgtest.Connect(t, s.addr, login))
+		}
+		for i := range gone {
+			gone[i].Query("BEGIN; SELECT 1")
+			waiting[i].Query("SELECT pg_advisory_lock(8 + " + fmt.Sprint(i) + ")")
+		}
+		p.freeze()
+		begun := time.Now()
+		for i := range gone {
+			gone[i].Send(&pgproto3.Terminate{})
+			gone[i].Close()
+			waiting[i].Send(&pgproto3.Terminate{})
+		}
+		eventually(t, "who is gone is not kept", func() bool { return s.metric(t, "session_clients") <= 2 })
+		if d := time.Since(begun); d > 3*time.Second {
+			t.Errorf("who is gone is after %v", d)
+		}
+		for _, c := range waiting {
+			c.ExpectClosed()
+		}
+	})
 }

@@ -135,8 +135,9 @@ type Statement struct {
 	// Params is the highest $n in the statement; 0 = none.
 	Params int
 	// Mixed are the parameters whose type, if none is declared, may be another than that of each place where they stand: $1 is bit 0; the last bit is for all
-	// from $64 on. Recast are those of them that have a cast to another type than integers or texts somewhere.
-	Mixed, Recast uint64
+	// from $64 on. Recast are those of them that have a cast to another type than integers or texts somewhere. Rounds are those that may be floats in one
+	// place, and integers in another: all but such as stand beside columns of one name, integers and texts.
+	Mixed, Recast, Rounds uint64
 	// Effects on the session, inner statements and called built-in functions included.
 	Effects Effects
 	// SetConfigs are calls of set_config(name, value, is_local) with constant arguments. Such a call that may run never or more than once
@@ -495,8 +496,8 @@ type Value struct {
 	Kind  ValueKind
 	Text  string
 	Param int
-	// Mixed, Recast: the parameter is one of Statement.Mixed, or Recast, as whoever reads the statement notes.
-	Mixed, Recast bool
+	// Mixed, Recast, Rounds: the parameter is one of Statement.Mixed, Recast, or Rounds, as whoever reads the statement notes.
+	Mixed, Recast, Rounds bool
 	// Casts applied to it, innermost first, as lower-case type names without pg_catalog and modifiers ("int8", "uuid", "text", "int8[]");
 	// typed literals (uuid '...') count as one. Type names are PostgreSQL's internal ones where its grammar gives those (bigint -> "int8").
 	Casts []string

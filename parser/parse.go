@@ -163,6 +163,7 @@ func (u *unit) adopt(in *Statement) {
 	u.s.Params = max(u.s.Params, in.Params)
 	u.s.Mixed |= in.Mixed
 	u.s.Recast |= in.Recast
+	u.s.Rounds |= in.Rounds
 	u.s.Evaluates = u.s.Evaluates || in.Evaluates
 }
 

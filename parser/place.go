@@ -47,10 +47,18 @@ func (u *unit) stands(n *pg_query.Node, by place) {
 		if by.kind == placeCast || first.kind == placeCast {
 			u.s.Recast |= mixedBit(int(p.Number))
 		}
+		if !by.exactBeside(first) {
+			u.s.Rounds |= mixedBit(int(p.Number))
+		}
 		if first.kind == placeSilent {
 			u.typed[p.Number] = by
 		}
 	}
+}
+
+// exactBeside reports whether no digit of an integer is lost, whichever of both gives the type. Columns of one name are taken to have one type.
+func (p place) exactBeside(o place) bool {
+	return p.kind == placeWhole && o.kind == placeWhole || p.kind == placeColumn && o.kind == placeColumn && p.name == o.name
 }
 
 // compares notes what the operands of an operator give each other.
@@ -195,3 +203,6 @@ func (s *Statement) IsMixed(n int) bool { return s.Mixed&mixedBit(n) != 0 }
 
 // IsRecast reports whether parameter n, from 1, is one of Recast.
 func (s *Statement) IsRecast(n int) bool { return s.Recast&mixedBit(n) != 0 }
+
+// IsRounded reports whether parameter n, from 1, is one of Rounds.
+func (s *Statement) IsRounded(n int) bool { return s.Rounds&mixedBit(n) != 0 }

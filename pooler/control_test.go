@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgproto3"
 
 	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/pooler/admin"
@@ -200,6 +201,58 @@ func TestPasswordChange(t *testing.T) {
 	_, err = pgx.Connect(t.Context(), old)
 	wantCode(t, "a password of yesterday", "28P01", err)
 	run(t, h.connect("shop"), "select 1")
+}
+
+// TestReloadInTheMiddleOfLogins: who proves a password behind a reload is somebody of today, or nobody.
+func TestReloadInTheMiddleOfLogins(t *testing.T) {
+	t.Parallel()
+	const general = `auth_type = "plain"`
+	for name, x := range map[string]struct {
+		then func(h *house) extra // the second database's user
+		want string
+	}{
+		"nothing changed":      {func(h *house) extra { return extra{config: second(h), users: secondUser(h)} }, "in"},
+		"the user is gone":     {func(h *house) extra { return extra{config: second(h)} }, "28P01"},
+		"the database is gone": {func(*house) extra { return extra{} }, "28P01"},
+		"a new password": {func(h *house) extra {
+			return extra{config: second(h), users: strings.Replace(secondUser(h), h.secret, "tomorrow", 1)}
+		}, "28P01"},
+		"session pooling": {func(h *house) extra {
+			return extra{config: second(h), users: secondUser(h) + "pooler_mode = \"session\"\n"}
+		}, "in and keeps its server"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHouse(t, extra{general: general})
+			boss := h.console()
+			h.write(extra{general: general, config: second(h), users: secondUser(h)})
+			boss.do("RELOAD")
+			c := pgtest.Dial(t, h.addr())
+			c.Startup(pgtest.Login{User: h.user, Database: "second"})
+			if m, ok := c.Receive().(*pgproto3.AuthenticationCleartextPassword); !ok {
+				t.Fatalf("asked for %v", m)
+			}
+			e := x.then(h)
+			e.general = general
+			h.write(e)
+			boss.do("RELOAD")
+			c.Send(&pgproto3.PasswordMessage{Password: h.secret})
+			got := "in"
+			switch m := c.Receive().(type) {
+			case *pgproto3.ErrorResponse:
+				got = m.Code
+			default:
+				c.UntilReady()
+				c.Query("SELECT 1")
+				if boss.one("SHOW SERVERS", "database", "second")["state"] == "active" {
+					got = "in and keeps its server"
+				}
+			}
+			if got != x.want {
+				t.Errorf("it is %s, want %s", got, x.want)
+			}
+		})
+	}
 }
 
 func TestReconnectAndWaitClose(t *testing.T) {

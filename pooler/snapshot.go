@@ -20,6 +20,7 @@ import (
 	"github.com/pgkennel/pgkennel/pooler/session"
 	"github.com/pgkennel/pgkennel/sharding/router"
 	"github.com/pgkennel/pgkennel/sharding/topology"
+	"github.com/pgkennel/pgkennel/tenant"
 )
 
 // Reload reads the configuration anew and puts it in force. After an error nothing has changed.
@@ -198,10 +199,6 @@ func (p *Pooler) publishLocked(cfg *config.Config) {
 			s.accounts[accountKey{user.Name, user.Database}].Tenants = todays{u}
 		}
 	}
-	for name, t := range s.tenants { // complete: sessions see them from here on
-		t.lender = lender(cfg, name, s.accounts)
-		t.u.tenants.Store(t)
-	}
 	if a := cfg.Admin; a.Password != "" {
 		credential := auth.NewCredential(auth.PlainPassword(a.Password.Reveal()))
 		credential.Warm(a.User, p.shared.Auth)
@@ -209,7 +206,34 @@ func (p *Pooler) publishLocked(cfg *config.Config) {
 			User: a.User, Database: a.Name, Credential: credential, Console: consoleDoor{p},
 		}
 	}
+	for key, a := range s.accounts {
+		proved := s.secrets(key)
+		a.Admit = func() (*session.Account, tenant.Refusal, *pgwire.Error) { return p.admit(key, proved) }
+	}
+	for name, t := range s.tenants { // complete: sessions see them from here on
+		t.lender = lender(cfg, name, s.accounts)
+		t.u.tenants.Store(t)
+	}
 	p.state.Store(s)
+}
+
+// secrets are what the passwords of an account are checked against.
+func (s *snapshot) secrets(key accountKey) []config.Secret {
+	if a := s.accounts[key]; a.Console != nil {
+		return []config.Secret{s.cfg.Admin.Password}
+	}
+	user := s.cfg.User(key.user, key.database)
+	return append(slices.Clone(user.Passwords), user.PasswordHash)
+}
+
+// admit is Admit for who has proved a password, maybe of yesterday's configuration: nobody logs in by what is gone, and the others are today's.
+func (p *Pooler) admit(key accountKey, proved []config.Secret) (*session.Account, tenant.Refusal, *pgwire.Error) {
+	now := p.state.Load()
+	a := now.accounts[key]
+	if a == nil || now.disabled[key.database] || !slices.Equal(now.secrets(key), proved) {
+		return nil, tenant.UnknownUser, nil
+	}
+	return a, tenant.Welcome, nil
 }
 
 // pinning is what the configuration says of clients that leave something on their connection.

@@ -112,6 +112,10 @@ func (p *Pooler) account(asked tenant.Asked) (*session.Account, tenant.Refusal) 
 // admission is Admit for a tenant, which may have changed while its client logged in.
 func (t *tenants) admission(a *session.Account, as *tenant.Tenant, from netip.Addr) func() (*session.Account, tenant.Refusal, *pgwire.Error) {
 	return func() (*session.Account, tenant.Refusal, *pgwire.Error) {
+		a, refusal, _ := a.Admit()
+		if refusal != tenant.Welcome || a.Cluster != t.u {
+			return nil, tenant.UnknownTenant, nil
+		}
 		now := t.u.tenants.Load()
 		x := now.find(as.Name)
 		switch {

@@ -37,6 +37,7 @@ type Backend struct {
 	settler *backend.Settler
 	settled chan struct{} // closed when settler is done
 	gone    chan struct{} // closed when nothing is read any more; nil = nobody asks
+	parter  *Client       // said goodbye to it, and is held until it is done or closed; nil = nobody
 	timer   *time.Timer
 	cancels int  // cancel requests to its server that are under way
 	astray  bool // what became of one is not known
@@ -233,12 +234,20 @@ func (b *Backend) fedAlone(data []byte, err error) bool {
 	if done && wake == nil {
 		echo = b.Conn.Echo()
 	}
+	reusable := done && err == nil && settler.Reusable() && !late
+	var parter *Client
+	if reusable { // else it is closed first
+		parter, b.parter = b.parter, nil
+	}
 	b.mu.Unlock()
 	defer b.caught()
+	if parter != nil {
+		defer parter.freed()
+	}
 	switch {
 	case done && wake != nil: // a health check: who asked goes on
 		close(wake)
-	case done && err == nil && settler.Reusable() && !late:
+	case reusable:
 		lease.Mark(mark)
 		if echo == nil {
 			lease.Release()
@@ -322,37 +331,66 @@ func (b *Backend) unsettled(settler *backend.Settler) {
 	}
 }
 
+// parts has c held until the backend, which it has let go of, has done what settler is for, or with none is closed.
+func (b *Backend) parts(c *Client, settler *backend.Settler) {
+	b.mu.Lock()
+	held := b.dead == nil && b.settler == settler
+	if held {
+		b.parter = c
+	}
+	b.mu.Unlock()
+	if !held {
+		c.freed()
+	}
+}
+
 // Interrupt breaks the connection: its reader notices, and whoever holds it is told.
 func (b *Backend) Interrupt() { b.nc.Close() }
 
-// Close closes the socket, with a Terminate if the server can be expected to read it as such: it has got everything else, and awaits something.
+// Close closes the socket, with a Terminate if the server can be expected to read it as such: it has got everything else, and awaits something. A client
+// that is held is closed when the server has closed its end, for which Close does not wait.
 func (b *Backend) Close() { b.CloseWithin(0) }
 
 // CloseWithin is Close, and waits, but not for longer than limit, until the server has closed its end: then its process counts no more.
 func (b *Backend) CloseWithin(limit time.Duration) {
 	b.mu.Lock()
+	parter := b.parter
+	b.parter = nil
 	awaits := b.dead == nil && b.Conn.Pending() == 0 && !b.Conn.Piped()
 	var gone chan struct{}
-	if awaits && limit > 0 {
+	if awaits && limit > 0 || b.dead == nil && parter != nil {
 		gone = make(chan struct{})
 		b.gone = gone
 	}
 	b.mu.Unlock()
-	if awaits {
+	switch {
+	case awaits:
 		if b.ev == nil {
 			b.nc.SetWriteDeadline(time.Now().Add(100 * time.Millisecond)) //nolint:errcheck // the write fails then
 		}
 		b.w.terminate([]byte{'X', 0, 0, 0, 4})
+	case gone != nil:
+		closeHalf(bareOf(b.nc)) // the server ends when it has read that
 	}
-	if gone != nil {
-		timer := time.NewTimer(limit)
-		select {
-		case <-gone:
-		case <-timer.C:
+	end := func(limit time.Duration) {
+		if gone != nil {
+			timer := time.NewTimer(limit)
+			select {
+			case <-gone:
+			case <-timer.C:
+			}
+			timer.Stop()
 		}
-		timer.Stop()
+		b.nc.Close()
+		if parter != nil {
+			parter.freed()
+		}
 	}
-	b.nc.Close()
+	if gone != nil && limit == 0 {
+		b.g.spawn(func() { end(closeTimeout) })
+		return
+	}
+	end(limit)
 }
 
 // Alive reports whether an idle backend's server has not closed it.

@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/pgkennel/pgkennel/pooler/backend"
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
 	"github.com/pgkennel/pgkennel/pooler/pool"
 	"github.com/pgkennel/pgkennel/pooler/session"
@@ -45,6 +46,7 @@ type Client struct {
 	closing  bool   // the socket is closed when all is written
 	over     bool   // the client says no more, and may want the answers to what it has said
 	lingers  bool   // it is read from to its end although it is closed: see closing.go
+	stays    bool   // it said goodbye, and is closed once its backend has ended what it left: see closing.go
 	hears    bool   // it is told of notifications once it reads
 }
 
@@ -88,14 +90,17 @@ type action struct {
 	lease  *pool.Lease[*Backend] // of doDrop
 	reason string
 	err    error
-	acct   *session.Account
-	shard  topology.ShardID
-	params []pgwire.Param
-	pid    uint32
-	secret []byte
-	job    func()
-	brief  bool
-	done   *sync.WaitGroup
+	holds  bool // the client is held until that is done
+
+	settler *backend.Settler // of doPart
+	acct    *session.Account
+	shard   topology.ShardID
+	params  []pgwire.Param
+	pid     uint32
+	secret  []byte
+	job     func()
+	brief   bool
+	done    *sync.WaitGroup
 }
 
 // silence is how long a client says nothing until it is tried again to have a poller watch it.

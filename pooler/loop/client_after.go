@@ -114,10 +114,16 @@ func (c *Client) do(a *action, s *step) {
 			b.lease.Release()
 		})
 	case doDiscard:
+		if a.holds {
+			a.b.parts(c, nil)
+		}
 		g.source.Discard(a.b, pool.Reason(a.reason), a.err)
 	case doDrop:
 		a.lease.Discard(pool.Reason(a.reason))
 	case doPart:
+		if a.holds {
+			a.b.parts(c, a.settler)
+		}
 		a.b.w.mu.Lock()
 		c.feedServer(a.b, s)
 		a.b.settle(g.rollbackTimeout)

@@ -112,7 +112,7 @@ func (c *Client) Part(conn *backend.Conn, clean bool) {
 	b.settler = settler
 	b.mu.Unlock()
 	b.leave(c)
-	c.later(action{kind: doPart, b: b})
+	c.later(action{kind: doPart, b: b, settler: settler})
 }
 
 // CancelBackend implements session.Driver.
@@ -170,7 +170,10 @@ func (c *Client) Close(more session.More) {
 	c.lingers = c.speaks(more)
 	c.w.stage() // what was said before goes out
 	c.endsBy(closeTimeout)
-	c.w.closeAfter(c.lingers)
+	c.stays = c.holds()
+	if !c.stays {
+		c.w.closeAfter(c.lingers)
+	}
 	if c.start != nil {
 		c.start.room.Broadcast()
 	} else if c.lingers {

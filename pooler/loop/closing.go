@@ -4,6 +4,7 @@ import (
 	"crypto/tls"
 	"io"
 	"net"
+	"slices"
 	"time"
 
 	"github.com/pgkennel/pgkennel/pooler/pgwire"
@@ -13,6 +14,9 @@ import (
 // A socket that is closed before everything was read that its peer has sent, or sends yet, makes the system reset the connection: the peer can't say the rest,
 // and may never read what it was told before. Who is told why it is closed, and may be in the middle of saying something, has only our sending half closed,
 // therefore: what it says still is read, to no purpose, until it closes its own half; but not for long, and not much of it.
+
+// Who says goodbye may wait for the end of its connection to know that its locks are given up, as PostgreSQL has it. So where its backend has something to
+// finish then, the socket is closed behind that. A client that is gone already is found out by reading from it, and holds up nothing either way.
 
 // closeTimeout bounds how long a client that is closed may take to read what it was sent before, and to close its end.
 const closeTimeout = 5 * time.Second
@@ -50,6 +54,37 @@ func (c *Client) speaks(more session.More) bool {
 	return more == session.MoreComes || more == session.MaybeMore && peerOf(c.conn()).unheard
 }
 
+// holds reports whether the client, whose session ends, is held until the backend that it has just let go of is done; c.mu is held.
+func (c *Client) holds() bool {
+	if c.over || c.todo == nil || c.sess.Reason() != session.CloseClient {
+		return false
+	}
+	for i := range slices.Backward(*c.todo) {
+		if a := &(*c.todo)[i]; a.kind == doPart || a.kind == doDiscard {
+			a.holds = true
+			return true
+		}
+	}
+	return false
+}
+
+// freed closes the socket of a client that was held.
+func (c *Client) freed() {
+	c.mu.Lock()
+	held, polled := c.stays, c.start == nil
+	c.stays = false
+	if held {
+		c.w.closeAfter(false)
+		if !polled {
+			c.start.nc.SetReadDeadline(time.Unix(1, 0)) //nolint:errcheck // its goroutine reads, and closes it
+		}
+	}
+	c.mu.Unlock()
+	if held && polled {
+		c.w.flush(c.g, nil)
+	}
+}
+
 // endsBy has the client, which is closed, gone after a time, whatever it does; c.mu is held.
 func (c *Client) endsBy(d time.Duration) {
 	at, nc := time.Now().Add(d), c.conn()
@@ -77,9 +112,9 @@ func (c *Client) drains(n int) {
 // listenOn reads what a client that is closed says.
 func (c *Client) listenOn() {
 	c.mu.Lock()
-	lingers, nc := c.lingers, bareOf(c.start.nc)
+	listens, nc := c.lingers || c.stays, bareOf(c.start.nc)
 	c.mu.Unlock()
-	if lingers {
+	if listens {
 		io.CopyN(io.Discard, nc, drainLimit) //nolint:errcheck // it is the end, however it comes
 	}
 }

@@ -30,6 +30,7 @@ type param struct {
 	array, distinct bool
 	noBlanks        bool
 	mixed, recast   bool // see parser.Statement
+	rounds          bool // see parser.Statement
 }
 
 // presence is the type of key of the tenant column on one shard: that there is a value matters, not which.
@@ -129,7 +130,7 @@ func (p *pin) same(o *pin) bool {
 }
 
 func (p param) same(o param) bool {
-	return p.n == o.n && p.use == o.use && p.array == o.array && p.distinct == o.distinct && p.noBlanks == o.noBlanks && p.mixed == o.mixed && p.recast == o.recast && slices.Equal(p.casts, o.casts)
+	return p.n == o.n && p.use == o.use && p.array == o.array && p.distinct == o.distinct && p.noBlanks == o.noBlanks && p.mixed == o.mixed && p.recast == o.recast && p.rounds == o.rounds && slices.Equal(p.casts, o.casts)
 }
 
 func compileValues(vals []value, t sharding.KeyType) *pin {
@@ -140,7 +141,7 @@ func compileValues(vals []value, t sharding.KeyType) *pin {
 		case v.isNull:
 			p.isNull = true
 		case v.Kind == parser.ValueParam:
-			p.params = append(p.params, param{n: v.Param - 1, use: v.use, casts: v.Casts, array: v.array, distinct: v.storesNull(), noBlanks: v.noBlanks, mixed: v.Mixed, recast: v.Recast})
+			p.params = append(p.params, param{n: v.Param - 1, use: v.use, casts: v.Casts, array: v.array, distinct: v.storesNull(), noBlanks: v.noBlanks, mixed: v.Mixed, recast: v.Recast, rounds: v.Rounds})
 		case v.Literal > 0:
 			p.lits = append(p.lits, *v)
 		case v.array:
@@ -297,6 +298,7 @@ type unreadable struct {
 	binary  bool
 	absent  bool
 	exact   bool // a number beyond 2^53 behind a column of unknown type
+	rounded bool // as exact, of a parameter that may be a float
 	literal bool // a literal: the text has to be looked at as it is
 }
 
@@ -304,6 +306,8 @@ func (u *unreadable) reason() string {
 	switch {
 	case u.exact:
 		return "a column whose type is not known stands in between, and the number is 2^53 or more"
+	case u.rounded:
+		return fmt.Sprintf("parameter $%d may be a float, by another place where it stands, and the number is 2^53 or more", u.param+1)
 	case u.binary:
 		return fmt.Sprintf("parameter $%d of type %d in binary format", u.param+1, u.oid)
 	}
@@ -340,9 +344,8 @@ func (p *pin) eval(dst *keySet, t sharding.KeyType, in *Input) *unreadable {
 		if u := p.args[0].eval(dst, t, in); u != nil {
 			return u
 		}
-		const limit = 1 << 53
 		for _, k := range dst.keys[n:] {
-			if v := k.Bigint(); v >= limit || v <= -limit {
+			if v := k.Bigint(); v >= wholeFloats || v <= -wholeFloats {
 				return &unreadable{exact: true}
 			}
 		}
@@ -407,7 +410,7 @@ func (p *param) eval(dst *keySet, t sharding.KeyType, params Params) *unreadable
 		}
 	case sharding.Never:
 	case sharding.Unreadable:
-		return &unreadable{param: p.n, oid: oid, binary: binary}
+		return &unreadable{param: p.n, oid: oid, binary: binary, rounded: p.rounded(t, k)}
 	}
 	return nil
 }
@@ -426,6 +429,9 @@ func (p *param) read(t sharding.KeyType, value []byte, binary bool, oid uint32) 
 	default:
 		k, reading = paramDatum(value, binary, oid, p.casts).key(t, p.use)
 	}
+	if reading == sharding.Exact && !binary && (oid == 0 || oid == oidUnknown) && p.rounded(t, k) {
+		reading = sharding.Unreadable
+	}
 	if p.noBlanks && reading == sharding.Exact && strings.HasSuffix(k.Text(), " ") {
 		reading = sharding.Unreadable
 	}
@@ -440,6 +446,14 @@ func (p *param) otherwise(t sharding.KeyType, value []byte, binary bool) bool {
 		return p.recast && len(value) > maxName || bytes.HasSuffix(value, []byte(" "))
 	}
 	return binary && t == sharding.Bigint
+}
+
+// wholeFloats is from where on not every integer is a float8.
+const wholeFloats = 1 << 53
+
+// rounded reports whether a key that was given as text may be another one where it is compared or stored, by way of a float.
+func (p *param) rounded(t sharding.KeyType, k sharding.Key) bool {
+	return p.rounds && t == sharding.Bigint && (k.Bigint() >= wholeFloats || k.Bigint() <= -wholeFloats)
 }
 
 func (p *param) evalArray(dst *keySet, t sharding.KeyType, value []byte, binary bool, oid uint32) *unreadable {
@@ -458,6 +472,7 @@ func (p *param) evalArray(dst *keySet, t sharding.KeyType, value []byte, binary 
 		}
 		oid = declared
 	}
+	unsaid := oid == 0 || oid == oidUnknown
 	a := sharding.NewArray(t, value, binary, oid)
 	for {
 		k, reading, ok := a.Next()
@@ -466,6 +481,10 @@ func (p *param) evalArray(dst *keySet, t sharding.KeyType, value []byte, binary 
 		}
 		switch reading {
 		case sharding.Exact:
+			if unsaid && p.rounded(t, k) {
+				bad.rounded = true
+				return bad
+			}
 			dst.keys = append(dst.keys, k)
 		case sharding.Null:
 			dst.null = true

@@ -93,7 +93,7 @@ func (c *compiler) value(v *parser.Value) (parser.Value, bool) {
 	}
 	if c.exec == nil {
 		p := *v
-		p.Mixed, p.Recast = c.of.IsMixed(v.Param), c.of.IsRecast(v.Param)
+		p.Mixed, p.Recast, p.Rounds = c.of.IsMixed(v.Param), c.of.IsRecast(v.Param), c.of.IsRounded(v.Param)
 		return p, true
 	}
 	n := v.Param - 1
