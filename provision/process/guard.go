@@ -8,6 +8,7 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -214,6 +215,9 @@ func (w *ward) taken() (taken, limit int64, ok bool) {
 
 // run looks at instances when there is reason to, until ctx is done. Then nobody is kept from anything any more.
 func (g *guard) run(ctx context.Context) {
+	// What it does, and runs, takes a millisecond now and then, for which nobody is to wait who forwards or answers statements.
+	runtime.LockOSThread() // it ends with this
+	setSlices([]int{0}, true)
 	wake, err := unix.Eventfd(0, unix.EFD_CLOEXEC|unix.EFD_NONBLOCK)
 	if err != nil {
 		g.log.WarnContext(ctx, "memory of instances is not looked at", "error", err)
