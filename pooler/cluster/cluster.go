@@ -100,7 +100,7 @@ type Options struct {
 
 	LoadSchema     bool
 	SchemaInterval time.Duration // the schema is read again so often; 0 = only when asked
-	SchemaGap      time.Duration // at least so long from one reading to the next; 200 ms
+	SchemaGap      time.Duration // at least so long from one reading to the next, or three times what one took if that is shorter; 200 ms
 	SchemaTimeout  time.Duration // of one reading; 30 s
 	// KeyColumns are compared between shards each time the schema is read; what differs is logged.
 	KeyColumns []KeyColumn

@@ -42,6 +42,10 @@ func (c *Cluster[C]) ReadsSchema() bool {
 	return o.LoadSchema && o.Service != nil
 }
 
+// restAfter is how many times as long as a reading took nothing is read then, if Options.SchemaGap is not shorter: who changes tables waits for the next one, and
+// migrations do so again and again.
+const restAfter = 3
+
 // RefreshSchema asks for a new snapshot, for a reason that is logged (a constant). Requests are put together, and
 // readings keep Options.SchemaGap. The channel is closed when a reading that began after the call has ended, whether
 // it succeeded or not; it is closed already where nothing is read, and when Run has ended.
@@ -115,6 +119,7 @@ func (c *Cluster[C]) schemaLoop(ctx context.Context) {
 			return
 		}
 		var wait time.Duration
+		gap := time.Until(begun.Add(o.SchemaGap))
 		switch {
 		case err != nil:
 			if c.speaksAgainst(err) {
@@ -126,11 +131,12 @@ func (c *Cluster[C]) schemaLoop(ctx context.Context) {
 		default:
 			retry, first = 0, false
 			wait = o.SchemaInterval
+			gap = min(gap, restAfter*time.Since(begun))
 		}
-		select { // the gap
+		select {
 		case <-ctx.Done():
 			return
-		case <-time.After(time.Until(begun.Add(o.SchemaGap))):
+		case <-time.After(gap):
 		}
 		timer.Stop()
 		if wait > 0 {

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strconv"
 	"strings"
@@ -101,10 +102,26 @@ func setDataOf(pid int, bytes int64, uid, gid int) error {
 	cmd := exec.Command(program, "--pid="+strconv.Itoa(pid), "--data="+word+":") //nolint:gosec,noctx // it ends at once
 	cmd.Dir, cmd.Env = "/", []string{}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Credential: &syscall.Credential{Uid: uint32(uid), Gid: uint32(gid), Groups: []uint32{}}} //nolint:gosec // Options bound it
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("%w: %s", err, strings.TrimSpace(string(out)))
+	var out strings.Builder
+	cmd.Stdout, cmd.Stderr = &out, &out
+	if err = startBeside(cmd, pid); err == nil {
+		err = cmd.Wait()
+	}
+	if err != nil {
+		return fmt.Errorf("%w: %s", err, strings.TrimSpace(out.String()))
 	}
 	return nil
+}
+
+// startBeside starts a program on the CPUs that a process may have: one whose instance is confined is to be worked for where it is in nobody's way.
+func startBeside(cmd *exec.Cmd, pid int) error {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	var own, there unix.CPUSet
+	if unix.SchedGetaffinity(0, &own) == nil && unix.SchedGetaffinity(pid, &there) == nil && unix.SchedSetaffinity(0, &there) == nil {
+		defer unix.SchedSetaffinity(0, &own) //nolint:errcheck // it had them before
+	}
+	return cmd.Start()
 }
 
 // softOf is what private memory a process may have, and what it could allow itself. It reads what only some may ask prlimit(2) for.
