@@ -162,13 +162,13 @@ func TestKeysBeyondFloats(t *testing.T) {
 	t.Parallel()
 	s := start(t, spec{
 		shards: 3, rest: "\n[[sharded_tables]]\ndatabase = \"saas\"\nname = \"n\"\ncolumn = \"k\"\ndata_type = \"bigint\"\n",
-		schema: "CREATE TABLE n (k bigint, f float8, e text)",
+		schema: "CREATE TABLE n (k bigint, f float8, e text, parent bigint)",
 	})
 	const first = 1 << 53
 	c := s.connect(t)
 	for n := range 8 {
 		k := fmt.Sprint(first + n)
-		if got := outcome(c.Query("INSERT INTO n VALUES (" + k + ", " + k + ", '" + k + "')")); got != "INSERT 0 1; I" {
+		if got := outcome(c.Query("INSERT INTO n VALUES (" + k + ", " + k + ", '" + k + "', " + k + ")")); got != "INSERT 0 1; I" {
 			t.Fatal(got)
 		}
 	}
@@ -180,6 +180,8 @@ func TestKeysBeyondFloats(t *testing.T) {
 		{"SELECT a.k FROM n a JOIN n b ON a.k = b.k WHERE a.k = $1 AND b.k = $1", false},
 		{"SELECT k FROM n WHERE k = $1::int8 AND e = $1::text", false},
 		{"SELECT k FROM n WHERE k = $1 AND f > 0", false},
+		{"SELECT k FROM n WHERE parent = $1 AND k = $1", false},
+		{"SELECT a.k FROM n a JOIN n b ON a.k = b.k WHERE a.parent = $1 AND b.k = $1 AND a.e = $1::text", true}, // a text is no bigint
 		{"SELECT k FROM n WHERE f = $1 AND k = $1", true},
 		{"SELECT k FROM n WHERE k = $1 AND f = $1::float8", true},
 		{"SELECT k FROM n WHERE abs(f) = abs($1::float8) AND k = $1", true},

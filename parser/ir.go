@@ -136,8 +136,9 @@ type Statement struct {
 	Params int
 	// Mixed are the parameters whose type, if none is declared, may be another than that of each place where they stand: $1 is bit 0; the last bit is for all
 	// from $64 on. Recast are those of them that have a cast to another type than integers or texts somewhere. Rounds are those that may be floats in one
-	// place, and integers in another: all but such as stand beside columns of one name, integers and texts.
+	// place, and integers in another: all but such as stand beside columns, integers and texts. Beside are parameters that stand beside columns of several names.
 	Mixed, Recast, Rounds uint64
+	Beside                []Beside
 	// Effects on the session, inner statements and called built-in functions included.
 	Effects Effects
 	// SetConfigs are calls of set_config(name, value, is_local) with constant arguments. Such a call that may run never or more than once
@@ -490,6 +491,12 @@ const (
 	ValueBool              // Text: "true", "false"
 	ValueParam             // Param: $n
 )
+
+// Beside is a parameter that stands beside columns of two names, and so has the type of one of them if it has none of its own.
+type Beside struct {
+	Param   int
+	Columns [2]string
+}
 
 // Value is a literal or a parameter.
 type Value struct {

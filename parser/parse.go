@@ -164,6 +164,7 @@ func (u *unit) adopt(in *Statement) {
 	u.s.Mixed |= in.Mixed
 	u.s.Recast |= in.Recast
 	u.s.Rounds |= in.Rounds
+	u.s.Beside = append(u.s.Beside, in.Beside...)
 	u.s.Evaluates = u.s.Evaluates || in.Evaluates
 }
 

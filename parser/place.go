@@ -47,18 +47,17 @@ func (u *unit) stands(n *pg_query.Node, by place) {
 		if by.kind == placeCast || first.kind == placeCast {
 			u.s.Recast |= mixedBit(int(p.Number))
 		}
-		if !by.exactBeside(first) {
+		switch {
+		case by.kind == placeWhole && first.kind == placeWhole:
+		case by.kind != placeColumn || first.kind != placeColumn:
 			u.s.Rounds |= mixedBit(int(p.Number))
+		case by.name != first.name: // columns of one name are taken to have one type
+			u.s.Beside = append(u.s.Beside, Beside{int(p.Number), [2]string{first.name, by.name}})
 		}
 		if first.kind == placeSilent {
 			u.typed[p.Number] = by
 		}
 	}
-}
-
-// exactBeside reports whether no digit of an integer is lost, whichever of both gives the type. Columns of one name are taken to have one type.
-func (p place) exactBeside(o place) bool {
-	return p.kind == placeWhole && o.kind == placeWhole || p.kind == placeColumn && o.kind == placeColumn && p.name == o.name
 }
 
 // compares notes what the operands of an operator give each other.

@@ -175,9 +175,9 @@ func (s *Statement) executing(run *Statement) *Statement {
 		u.call(f)
 	}
 	x.SetConfigs, x.Unseen = slices.Clone(s.SetConfigs), slices.Clone(s.Unseen)
-	params, mixed, recast, rounds := s.Params, s.Mixed, s.Recast, s.Rounds
+	params, mixed, recast, rounds, beside := s.Params, s.Mixed, s.Recast, s.Rounds, s.Beside
 	u.adopt(x.Inner)
-	x.Params, x.Mixed, x.Recast, x.Rounds = params, mixed, recast, rounds // those of what runs are given by EXECUTE
+	x.Params, x.Mixed, x.Recast, x.Rounds, x.Beside = params, mixed, recast, rounds, beside // those of what runs are given by EXECUTE
 	x.Effects &^= EffSQLPrepare
 	u.finish()
 	return &x

@@ -13,7 +13,7 @@ func TestQuick(t *testing.T) {
 	for nanos()-began < int64(30*time.Millisecond) {
 		if q.run(func() {
 			start := nanos()
-			for nanos()-start < int64(100*time.Microsecond) { //nolint:revive // it is to be busy
+			for nanos()-start < int64(100*time.Microsecond) {
 			}
 			last = nanos() - start
 			took += last

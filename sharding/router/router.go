@@ -78,6 +78,7 @@ type Router struct {
 	homonyms   map[string][]*topology.Relation // by name, those of the schema that are not PostgreSQL's own
 	views      map[topology.QualifiedName]func() *parser.Statement
 	heirs      map[topology.QualifiedName][]*topology.Relation // by table, those that inherit from it
+	exact      func() map[string]bool                          // by name of a column: none of that name has a type in which digits of integers are lost
 }
 
 // entry is one Table of the options.
@@ -127,6 +128,7 @@ func New(o Options) (*Router, error) {
 		return nil, errors.Join(errs...)
 	}
 	if o.Schema != nil && !r.plain {
+		r.exact = sync.OnceValue(func() map[string]bool { return exactColumns(o.Schema) })
 		r.homonyms = make(map[string][]*topology.Relation, len(o.Schema.Relations))
 		r.heirs = make(map[topology.QualifiedName][]*topology.Relation)
 		for name, rel := range o.Schema.Relations {
@@ -142,6 +144,23 @@ func New(o Options) (*Router, error) {
 		}
 	}
 	return r, nil
+}
+
+// exactColumns tells of the names of all columns whether every one of that name takes integers as they are.
+func exactColumns(s *topology.Schema) map[string]bool {
+	exact := make(map[string]bool)
+	for _, rel := range s.Relations {
+		for _, c := range rel.Columns {
+			was, known := exact[c.Name]
+			switch c.Type {
+			case "int2", "int4", "int8", "numeric", "text", "varchar", "bpchar":
+				exact[c.Name] = was || !known
+			default:
+				exact[c.Name] = false
+			}
+		}
+	}
+	return exact
 }
 
 func newEntry(t *Table, shards int) (*entry, error) {

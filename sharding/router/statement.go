@@ -86,6 +86,13 @@ type execution struct {
 	types []string // declared by PREPARE; may be fewer
 }
 
+// rounds reports whether parameter n, from 1, may be a float.
+func (c *compiler) rounds(n int) bool {
+	return c.of.IsRounded(n) || slices.ContainsFunc(c.of.Beside, func(b parser.Beside) bool {
+		return b.Param == n && (c.r.exact == nil || !c.r.exact()[b.Columns[0]] || !c.r.exact()[b.Columns[1]])
+	})
+}
+
 // value returns a literal or parameter, with arguments of EXECUTE in the place of its parameters.
 func (c *compiler) value(v *parser.Value) (parser.Value, bool) {
 	if v.Kind != parser.ValueParam {
@@ -93,7 +100,7 @@ func (c *compiler) value(v *parser.Value) (parser.Value, bool) {
 	}
 	if c.exec == nil {
 		p := *v
-		p.Mixed, p.Recast, p.Rounds = c.of.IsMixed(v.Param), c.of.IsRecast(v.Param), c.of.IsRounded(v.Param)
+		p.Mixed, p.Recast, p.Rounds = c.of.IsMixed(v.Param), c.of.IsRecast(v.Param), c.rounds(v.Param)
 		return p, true
 	}
 	n := v.Param - 1
