@@ -135,8 +135,8 @@ type Statement struct {
 	// Params is the highest $n in the statement; 0 = none.
 	Params int
 	// Mixed are the parameters whose type, if none is declared, may be another than that of each place where they stand: $1 is bit 0; the last bit is for all
-	// from $64 on. Recast are those of them that have a cast to another type than integers or texts somewhere. Rounds are those that may be floats in one
-	// place, and integers in another: all but such as stand beside columns, integers and texts. Beside are parameters that stand beside columns of several names.
+	// from $64 on. Recast are those of them that have a cast to another type than integers or texts somewhere. Rounds are those that a cast
+	// somewhere may make floats. Beside are parameters that stand beside columns of several names.
 	Mixed, Recast, Rounds uint64
 	Beside                []Beside
 	// Effects on the session, inner statements and called built-in functions included.

@@ -48,15 +48,24 @@ func (u *unit) stands(n *pg_query.Node, by place) {
 			u.s.Recast |= mixedBit(int(p.Number))
 		}
 		switch {
-		case by.kind == placeWhole && first.kind == placeWhole:
-		case by.kind != placeColumn || first.kind != placeColumn:
+		case by.rounds() || first.rounds():
 			u.s.Rounds |= mixedBit(int(p.Number))
-		case by.name != first.name: // columns of one name are taken to have one type
+		case by.kind == placeColumn && first.kind == placeColumn && by.name != first.name: // columns of one name are taken to have one type
 			u.s.Beside = append(u.s.Beside, Beside{int(p.Number), [2]string{first.name, by.name}})
 		}
 		if first.kind == placeSilent {
 			u.typed[p.Number] = by
 		}
+	}
+}
+
+// rounds reports whether the place may give a parameter a type in which digits of integers are lost.
+func (p place) rounds() bool {
+	switch p.name {
+	case modified, "numeric", "uuid", "date", "timestamp", "timestamptz", "time", "timetz", "interval", "bool", "json", "jsonb", "bytea", "inet", "cidr":
+		return false
+	default:
+		return p.kind == placeCast
 	}
 }
 
@@ -171,11 +180,14 @@ func (b *block) gives(n *pg_query.Node) place {
 	return place{kind: placeOther}
 }
 
+// modified is for types with modifiers; no float has one.
+const modified = "a type with a modifier"
+
 // castTo is what a cast gives. Integers, texts, and arrays of them say in binary format what they are.
 func castTo(t *pg_query.TypeName) place {
 	name, ok := typeName(t)
 	if !ok {
-		return place{kind: placeCast, name: "a type with a modifier"}
+		return place{kind: placeCast, name: modified}
 	}
 	switch strings.TrimSuffix(name, "[]") {
 	case "int2", "int4", "int8", "text", "varchar":
