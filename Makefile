@@ -69,7 +69,7 @@ deps: ## install what is missing on this machine (as root), or say what is
 
 .PHONY: test
 test: export GOFLAGS := $(GOFLAGS) -vet=off# vet is a step of its own
-test: deps fmt-check tidy-check vet arch lint pure servers race benches ## everything that says the same each time, cheapest first; nine minutes on two cores
+test: deps fmt-check tidy-check vet arch lint pure servers race benches ## everything that says the same each time, cheapest first; nearly ten minutes on two cores
 
 .PHONY: check
 check: fmt-check vet arch lint short ## what to run before each commit
