@@ -28,8 +28,11 @@ const hostilePatience = 15 * time.Second
 // hostileStand is a program in a process of its own, whose clients need no password: logins are many here.
 func hostileStand(t *testing.T, general string) *stand {
 	t.Helper()
+	if !strings.Contains(general, "default_pool_size") {
+		general += "\ndefault_pool_size = 3"
+	}
 	s := start(t, spec{
-		program: true, general: "auth_type = \"trust\"\ndefault_pool_size = 3\nlog_connections = false\nlog_disconnections = false\n" + general,
+		program: true, general: "auth_type = \"trust\"\nlog_connections = false\nlog_disconnections = false\n" + general,
 		schema: "CREATE TABLE notes (id bigint, note text)",
 	})
 	t.Cleanup(func() {

@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"bufio"
+	"bytes"
 	"crypto/tls"
 	"encoding/binary"
 	"errors"
@@ -79,7 +81,11 @@ func seldom(t testing.TB, what string, f func() bool) {
 	})
 }
 
-const bigResult = "SELECT repeat('x', 1000) FROM generate_series(1, 50000)\x00"
+// Results of 50 MB: of rows that no reading from a server ends with, and of rows of 32 bytes, that most do.
+const (
+	longRows  = "SELECT repeat('x', 100000) FROM generate_series(1, 500)"
+	shortRows = "SELECT repeat('x', 21) FROM generate_series(1, 1000) AS a, generate_series(1, 1600) AS b"
+)
 
 // What comes a byte at a time, from either side, is as good as what comes at once.
 func TestTrickle(t *testing.T) {
@@ -122,40 +128,71 @@ func TestTrickle(t *testing.T) {
 }
 
 // Clients that read a byte now and then, bare and over TLS, have what they are sent kept by the server, and nobody waits for them. What runs longer than
-// query_timeout because of that is given up, and so is the client that does not even read why.
+// query_timeout because of that is given up: who was in the middle of a message is gone, though it does not even read that, and who was not reads why.
 func TestSlowReaders(t *testing.T) {
 	t.Parallel()
 	ca := pgtest.NewCA(t)
 	offered := secured(ca, "")
 	testbed.EachDriver(t, func(t *testing.T) {
-		s := hostileStand(t, offered+"query_timeout = 1_000\nrollback_timeout = 500")
+		s := hostileStand(t, offered+"query_timeout = 1_000\nrollback_timeout = 500\ndefault_pool_size = 5")
 		s.witness(t)
-		slow := []net.Conn{entered(t, s, nil), entered(t, s, ca)}
-		s.grows(t, 40<<20, func(look func()) { // of 100 MB
-			for i, c := range slow {
-				what := bigResult
-				if i == 1 {
-					what = "COPY (" + strings.TrimSuffix(bigResult, "\x00") + ") TO STDOUT\x00"
-				}
-				c.Write(honest('Q', what)) //nolint:errcheck // what follows tells
+		slow := map[string]net.Conn{
+			longRows: entered(t, s, nil), "COPY (" + longRows + ") TO STDOUT": entered(t, s, ca),
+			shortRows: entered(t, s, ca), "COPY (" + shortRows + ") TO STDOUT": entered(t, s, nil),
+		}
+		began := make(map[string][]byte)       // of each, what was read in time
+		s.grows(t, 40<<20, func(look func()) { // of 200 MB
+			for query, c := range slow {
+				began[query] = make([]byte, 3)
+				c.Write(honest('Q', query+"\x00")) //nolint:errcheck // what follows tells
 			}
-			seldom(t, "both servers wait for their clients", func() bool {
+			seldom(t, "all servers wait for their clients", func() bool {
 				look()
-				return s.blocked(t) == "2"
+				return s.blocked(t) == "4"
 			})
-			one := make([]byte, 1)
-			for range 3 {
-				for _, c := range slow {
-					if _, err := c.Read(one); err != nil {
+			for i := range 3 {
+				for query, c := range slow {
+					if _, err := io.ReadFull(c, began[query][i:i+1]); err != nil {
 						t.Fatal(err)
 					}
 				}
 				look()
 			}
 			seldom(t, "their servers are free", func() bool { look(); return s.used(t) <= 1 })
-			seldom(t, "and they are gone", func() bool { return s.metric(t, "session_clients") == 1 })
 		})
+		for query, c := range slow {
+			if strings.Contains(query, shortRows) {
+				if got := lastWords(t, io.MultiReader(bytes.NewReader(began[query]), c)); got != "" && got != "ERROR 08006, ZI" {
+					t.Errorf("%s: heard %q at the end", query, got)
+				}
+				c.Close()
+			}
+		}
+		seldom(t, "and they are gone", func() bool { return s.metric(t, "session_clients") == 1 })
 	})
+}
+
+// lastWords reads rows until something else comes, or the end, which it names: "" is a connection that has ended.
+func lastWords(t testing.TB, r io.Reader) string {
+	t.Helper()
+	in := bufio.NewReader(r)
+	var said []byte
+	for {
+		head := make([]byte, 5)
+		if _, err := io.ReadFull(in, head); err != nil {
+			return messages(t, said)
+		}
+		size := binary.BigEndian.Uint32(head[1:]) - 4
+		if strings.ContainsRune("TDHd", rune(head[0])) {
+			io.CopyN(io.Discard, in, int64(size)) //nolint:errcheck // the next message tells
+			continue
+		}
+		body := make([]byte, size)
+		io.ReadFull(in, body) //nolint:errcheck // what is missing is told
+		if said = append(append(said, head...), body...); head[0] == 'Z' {
+			return messages(t, said)
+		}
+	}
 }
 
 // A login has client_login_timeout, whatever is said in the meantime, and wherever it stops.
