@@ -133,7 +133,10 @@ func TestThrottle(t *testing.T) {
 	if err := g.throttle("one", "7:3", 5); err != nil || tree(t, leaf)["io.max"] != "7:3 rbps=5 wbps=5" {
 		t.Errorf("a limit: %v, %v", tree(t, leaf), err)
 	}
-	files(t, leaf, map[string]string{"io.max": "7:3 rbps=5 wbps=5 riops=max wiops=max\n"})
+	files(t, leaf, map[string]string{"io.max": "7:3 rbps=5 wbps=5 riops=max wiops=max\n", "io.stat": "254:0 rbytes=1 wbytes=2 rios=1 wios=1\n7:3 rbytes=30 wbytes=400 rios=2 wios=8 dbytes=0 dios=0\n"})
+	if bytes, limit := g.moved("one"); bytes != 430 || limit != 5 {
+		t.Errorf("%d bytes were read and written of %d a second, want 430 of 5", bytes, limit)
+	}
 	if err := g.throttle("one", "", 0); err != nil || tree(t, leaf)["io.max"] != "7:3 rbps=max wbps=max" {
 		t.Errorf("no limit any more: %v, %v", tree(t, leaf), err)
 	}
@@ -153,6 +156,16 @@ func TestThrottle(t *testing.T) {
 		t.Error(err)
 	}
 	leaf = filepath.Join(root, "blkio/kennel/one")
+	files(t, leaf, map[string]string{
+		"blkio.throttle.write_bps_device": "7:3 5\n",
+		"blkio.throttle.io_service_bytes": "254:0 Read 1\n254:0 Write 2\n7:3 Read 30\n7:3 Write 400\n7:3 Sync 9\n7:3 Total 430\nTotal 433\n",
+	})
+	if bytes, limit := g.moved("one"); bytes != 430 || limit != 5 {
+		t.Errorf("%d bytes were read and written of %d a second, want 430 of 5", bytes, limit)
+	}
+	if err := os.RemoveAll(leaf); err != nil {
+		t.Fatal(err)
+	}
 	// Those without a limit have no group, nor those of which there is nothing yet.
 	for _, l := range []tenant.Limits{{}, {IO: 5}} {
 		if err := g.setup("one", l, 1); err != nil || exists(leaf) {

@@ -126,20 +126,26 @@ type confiner struct {
 
 // share is what is known of an instance from the last look.
 type share struct {
-	used time.Duration
-	calm time.Duration
-	at   []int
+	used  time.Duration
+	moved int64 // bytes that it has read and written
+	calm  time.Duration
+	at    []int
 	// burns: it uses much, or did not long ago; idle is how long it has used little. slow: some of its processes may have the long slice.
 	burns, slow bool
 	idle        time.Duration
 }
 
-// burn follows whether an instance uses much CPU, and lets others go first meanwhile.
+// burn follows whether an instance uses much CPU, or much of what it may read and write, and lets others go first meanwhile. Who waits for the disk takes a CPU
+// whenever it answers, for as long as it has something to write, and holds up those that the disk answers, too.
 func (c *confiner) burn(id string, s *share, use int, elapsed time.Duration) {
+	moved, limit := c.groups.moved(id)
+	bytes := moved - s.moved
+	s.moved = moved
+	limit = int64(float64(limit) * elapsed.Seconds())
 	if use >= slight {
 		o := occupant{limit: cmp.Or(c.groups.quota(id), 1000), use: use}
-		s.burns = s.burns || o.much()
-		if !o.little() {
+		s.burns = s.burns || o.much() || limit > 0 && bytes >= limit/2
+		if !o.little() || limit > 0 && bytes >= limit/4 {
 			s.idle = -elapsed
 		}
 	}
@@ -173,6 +179,7 @@ func (c *confiner) look(ctx context.Context, now time.Time) {
 		s, known := before[id]
 		if !known {
 			s = share{used: used, slow: true}
+			s.moved, _ = c.groups.moved(id)
 			if cpus != nil {
 				s.at = c.groups.confinedTo(id, cpus)
 			}

@@ -110,3 +110,40 @@ func rewrite(dir, name, device string, bytes int64, format, none string) error {
 	}
 	return write(dir, name, device+fmt.Sprintf(format, strconv.FormatInt(bytes, 10)))
 }
+
+// moved is what an instance has read and written at a device where that is limited, and the limit of each, in bytes and bytes a second. Without one both are 0.
+func (g *groups) moved(id string) (bytes, limit int64) {
+	dir := g.ioGroup(id)
+	if dir == "" {
+		return 0, 0
+	}
+	limits, counts, words := "blkio.throttle.write_bps_device", "blkio.throttle.io_service_bytes", []string{"Read ", "Write "}
+	if g.parent != "" {
+		limits, counts, words = "io.max", "io.stat", []string{"rbytes=", "wbytes="}
+	}
+	device, most, limited := strings.Cut(read(dir, limits), " ") // there is one, at most
+	if !limited {
+		return 0, 0
+	}
+	if _, after, v2 := strings.Cut(most, "wbps="); v2 {
+		most = after
+	}
+	limit = number(most)
+	for line := range strings.Lines(read(dir, counts)) {
+		rest, its := strings.CutPrefix(line, device+" ")
+		for _, word := range words {
+			if _, n, found := strings.Cut(rest, word); its && found {
+				bytes += number(n)
+			}
+		}
+	}
+	return bytes, limit
+}
+
+// number is the one that a text begins with; 0 = none.
+func number(text string) (n int64) {
+	for i := 0; i < len(text) && '0' <= text[i] && text[i] <= '9'; i++ {
+		n = n*10 + int64(text[i]-'0')
+	}
+	return n
+}

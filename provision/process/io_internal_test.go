@@ -7,10 +7,12 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"golang.org/x/sys/unix"
 
 	"github.com/pgkennel/pgkennel/internal/pgtest"
+	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/provision/drivertest"
 )
 
@@ -49,9 +51,10 @@ func TestThrottleFollowsTheVolume(t *testing.T) {
 			return len(got) > 2 && slices.Equal(got, want)
 		})
 	}
-	in.Limits.IO = 64 << 20
+	in.Limits.IO = 16 << 20
 	k.Do("configure", func(ctx context.Context) error { _, err := k.Configure(ctx, in); return err })
 	check("set")
+	writes(t, k, d, in)
 	k.Do("stop", func(ctx context.Context) error { return k.Stop(ctx, in) })
 	p, err := d.place(in)
 	if err != nil {
@@ -70,6 +73,27 @@ func TestThrottleFollowsTheVolume(t *testing.T) {
 	k.Do("configure", func(ctx context.Context) error { _, err := k.Configure(ctx, in); return err })
 	if got := read(dir, file); got != "" {
 		t.Errorf("without a limit, %s has %q", file, got)
+	}
+}
+
+// writes has the instance write much of its limit: others go first then, until it has been quiet.
+func writes(t *testing.T, k drivertest.Kit, d *Driver, in *provision.Instance) {
+	t.Helper()
+	c, s := d.confiner, share{}
+	if c == nil {
+		return
+	}
+	s.moved, _ = c.groups.moved(in.ID)
+	k.SQL(in, "COPY (SELECT 1) TO PROGRAM 'dd if=/dev/zero of=waste bs=1M count=9 oflag=direct 2>/dev/null; rm waste'")
+	for _, x := range []struct {
+		elapsed time.Duration
+		burns   bool
+	}{{time.Second, true}, {calmFor - time.Second, true}, {time.Second, false}} {
+		c.burn(in.ID, &s, 100, x.elapsed)
+		pids := c.groups.pids(in.ID)
+		if n := long(pids); s.burns != x.burns || slicesWork() && (n == len(pids)) != x.burns {
+			t.Errorf("%v later: it uses much: %v, want %v; %d of %d processes have the long slice", x.elapsed, s.burns, x.burns, n, len(pids))
+		}
 	}
 }
 

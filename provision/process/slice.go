@@ -7,8 +7,8 @@ import (
 )
 
 // Who wakes up while another computes waits for the end of that one's time slice, or for a tick of the scheduler behind it, some milliseconds in all; from Linux 6.12
-// on not if its own slice is the shorter one (sched_setattr(2)). So the processes of an instance that uses much CPU have a longer one for as long: its neighbours, who
-// use little, pgkennel and its clients go first. Its share of the time stays the same.
+// on not if its own slice is the shorter one (sched_setattr(2)). So the processes of an instance that uses much CPU, or reads and writes much, have a longer one for as long: its
+// neighbours, who use little, pgkennel and its clients go first, and so do the kernel's threads that the disk's answers go through. Its share of the time stays the same.
 const longSlice = 10 * time.Millisecond
 
 // setSlices gives processes the long slice, or takes it away. It reports whether any has to be looked at again: those that are forked meanwhile have what their
