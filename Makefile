@@ -12,6 +12,8 @@ PURE      ?= ./parser ./config ./sharding/...
 TOGETHER  ?= Cache|Together
 # Tests of allocations and of the program's memory: the race detector has both grow.
 MEASURED  ?= Allocat|SilentClients|PipelineWithoutEnd|TestHostile(Announcements|Syncs|Batches|SlowReader|Idlers)
+# Those of the driver in memory, which belongs to one goroutine, that take long with the race detector and have nothing for it.
+ALONE     ?= Chaos|KilledAtEachStep|EveryAnswerBelongs|FaultsLeakNothing|ChangedTablesAre|Twins|Fuzz(Client|Turns|Server)$$
 # Tests that have PostgreSQL or the program at work, and little of their own beside each other: they run without the race detector.
 SERVER    ?= Test(Program|Manual|Table|Refusal|SearchPath|KnownAndUnknownPaths|FunctionsThat|Leftovers|Names|TenantBy|TenantsMixed|Catalogs|Secure|Isolation|Doctor|Seal|Schemas|TenantsOfMappings|TenantsBySchemas|AThousandTenants|OnDemand|TwoPoolers)|FuzzIsolation
 # Likewise whole packages; `make race-all` has them under it, too.
@@ -117,11 +119,11 @@ lint: $(GOLANGCI) ## golangci-lint and dead code
 	@$(TOOL) deadcode -test ./... | (! grep -v '^internal/pgtest/') # a kit may hold more than is used today
 
 .PHONY: pure
-pure: ## the packages without goroutines, in full, and what the race detector falsifies: allocations, memory
+pure: ## the packages without goroutines, in full, and what the race detector falsifies (allocations, memory) or has nothing to find in
 	$(call step,tests of pure packages)
 	@$(GO) test -count=1 -timeout=$(TIMEOUT) $(PURE)
-	$(call step,what is measured)
-	@$(GO) test -count=1 -timeout=$(TIMEOUT) -run='$(MEASURED)' $(call having,$(MEASURED),$(raced))
+	$(call step,what is measured or alone)
+	@$(GO) test -count=1 -timeout=$(TIMEOUT) -run='$(MEASURED)|$(ALONE)' $(call having,$(MEASURED)|$(ALONE),$(raced))
 
 .PHONY: servers
 servers: ## tests that have PostgreSQL, or the program, do the work
@@ -133,7 +135,7 @@ servers: ## tests that have PostgreSQL, or the program, do the work
 race: ## unit and integration tests under the race detector
 	$(call step,tests with -race)
 	@$(GO) test -race -count=1 -timeout=$(TIMEOUT) -run='$(TOGETHER)' $(call having,$(TOGETHER),$(PURE))
-	@$(GO) test -race -count=1 -parallel=4 -timeout=$(TIMEOUT) -skip='$(SERVER)|$(MEASURED)' $(raced)
+	@$(GO) test -race -count=1 -parallel=4 -timeout=$(TIMEOUT) -skip='$(SERVER)|$(MEASURED)|$(ALONE)' $(raced)
 
 .PHONY: race-all
 race-all: ## every test under the race detector
