@@ -31,6 +31,40 @@ func IsBuiltin(f Function) bool {
 	return isIn(builtinNames[:], f.Name)
 }
 
+// RunsText reports that f is known to run SQL, or to read a table, of which a statement that calls it says nothing but in a string, or to do what it
+// does in another session: functions of PostgreSQL's own, and of extensions, which may be in any schema.
+func RunsText(f Function) bool {
+	if ownSchema(f) {
+		switch f.Name {
+		case "query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat",
+			"table_to_xml", "table_to_xml_and_xmlschema", "schema_to_xml", "schema_to_xml_and_xmlschema", "database_to_xml", "database_to_xml_and_xmlschema":
+			return true
+		case "ts_rewrite":
+			return f.Args == 2
+		}
+	}
+	switch f.Schema {
+	case "dbms_sql", "dbms_pipe", "dbms_alert": // orafce
+		return true
+	case "cron": // pg_cron
+		return strings.HasPrefix(f.Name, "schedule") || f.Name == "alter_job"
+	}
+	switch f.Name {
+	case "connectby", "xpath_table": // tablefunc, xml2
+		return true
+	case "set_user", "reset_user", "create_immv", "replicate_ddl_command", "master_run_on_worker", "oracle_execute": // set_user, pg_ivm, pglogical, citus, oracle_fdw
+		return true
+	case "pg_dirtyread", "pgroonga_command": // they read what policies hide
+		return true
+	}
+	for _, prefix := range [...]string{"crosstab", "dblink", "pg_background_launch", "run_command_on_"} {
+		if strings.HasPrefix(f.Name, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
 // Notifies reports that f does what NOTIFY does.
 func Notifies(f Function) bool { return f.Name == "pg_notify" && ownSchema(f) }
 

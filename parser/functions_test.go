@@ -80,3 +80,26 @@ func TestVolatileWrites(t *testing.T) {
 		}
 	}
 }
+
+func TestRunsText(t *testing.T) {
+	t.Parallel()
+	for f, want := range map[Function]bool{
+		{Name: "ts_stat", Args: 1}:                                     true,
+		{Name: "ts_rewrite", Args: 2}:                                  true,
+		{Name: "ts_rewrite", Args: 3}:                                  false,
+		{Schema: "mine", Name: "ts_stat", Args: 1}:                     false,
+		{Schema: "mine", Name: "crosstab3", Args: 1}:                   true,
+		{Name: "dblink_exec", Args: 1}:                                 true,
+		{Schema: "extensions", Name: "xpath_table", Args: 5}:           true,
+		{Schema: "cron", Name: "schedule_in_database", Args: 4}:        true,
+		{Schema: "mine", Name: "schedule", Args: 4}:                    false,
+		{Schema: "dbms_sql", Name: "parse", Args: 2}:                   true,
+		{Name: "lower", Args: 1}:                                       false,
+		{Name: "xpath", Args: 2}:                                       false,
+		{Schema: "pg_catalog", Name: "database_to_xmlschema", Args: 3}: false,
+	} {
+		if RunsText(f) != want {
+			t.Errorf("%v: got %v", f, !want)
+		}
+	}
+}

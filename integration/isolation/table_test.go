@@ -90,7 +90,7 @@ var groupA = []row{
 		try("SET SESSION AUTHORIZATION DEFAULT", refused), try("SET SESSION AUTHORIZATION {other}", refused), try("RESET SESSION AUTHORIZATION", refused),
 		try("SET session_authorization = '{other}'", refused),
 	}},
-	{id: "A04", attack: "`set_config` of the role: by name, expression, CTE, parameter, named arguments, in PREPARE, EXPLAIN, COPY and functions that run text", steps: []step{
+	{id: "A04", attack: "`set_config` of the role: by name, expression, CTE, parameter, named arguments, in PREPARE, EXECUTE, EXPLAIN, COPY, CALL and functions that run text, extensions' too", steps: []step{
 		try("SELECT set_config('role', '{other}', false)", refused),
 		try("SELECT pg_catalog.set_config('ROLE', '{other}', true)", refused),
 		try("SELECT set_config('ro' || 'le', '{other}', false)", refused, "strict", denied),
@@ -102,6 +102,12 @@ var groupA = []row{
 		try("COPY (SELECT set_config('role', '{other}', false)) TO STDOUT", refused),
 		try("SELECT query_to_xml('SELECT set_config(''role'', ''{other}'', false)', true, false, '')", refused, "strict", denied),
 		try("SELECT * FROM ts_stat('SELECT to_tsvector(set_config(''role'', ''{other}'', false))')", refused, "strict", denied),
+		try("SELECT * FROM crosstab('SELECT 1, 2, set_config(''role'', ''{other}'', false)') AS c(a int, b text)", refused, "strict", denied),
+		try("SELECT * FROM connectby('(SELECT 1 AS a, set_config(''role'', ''{other}'', false) AS b) x', 'a', 'b', '1', 0) AS c(k int, p text, l int)", refused, "strict", denied),
+		try("SELECT * FROM xpath_table('set_config(''role'', ''{other}'', false)', '''<a/>''', '(SELECT) x', '/a', 'true') AS x(k text, v text)", refused, "strict", denied),
+		try("SELECT dblink_connect('x', 'host=127.0.0.1 user={other} password=x')", refused, "strict", denied),
+		try("CALL counts(length(set_config('ro' || 'le', '{other}', false)))", refused, "strict", denied),
+		then("PREPARE q(text) AS SELECT $1", "PREPARE; I"), try("EXECUTE q(set_config('ro' || 'le', '{other}', false))", refused, "strict", denied), then("DEALLOCATE q", "DEALLOCATE; I"),
 		then(mine, own),
 	}, run: func(x *exploit) {
 		x.parameter("SELECT set_config($1, $2, false)", "role", x.roles[victim])

@@ -142,6 +142,9 @@ CREATE PROCEDURE public.counts(INOUT n bigint) LANGUAGE plpgsql AS $$ BEGIN COMM
 CREATE FUNCTION public.newest() RETURNS text LANGUAGE plpgsql AS $$ DECLARE r orders%ROWTYPE; BEGIN SELECT * INTO r FROM orders ORDER BY id DESC LIMIT 1; RETURN r.note; END $$;
 `
 
+// extensions have functions that run SQL, or read tables, that are named in strings.
+const extensions = "CREATE EXTENSION tablefunc; CREATE EXTENSION xml2; CREATE EXTENSION dblink; CREATE EXTENSION pgrowlocks; CREATE EXTENSION pg_trgm;"
+
 // planted is what an operator adds to shared tables: none of it widens what a tenant sees.
 const planted = `
 CREATE VIEW public.seen AS SELECT * FROM orders; GRANT SELECT ON public.seen TO PUBLIC;
@@ -212,6 +215,9 @@ func build(t testing.TB, m mode) *world {
 			fmt.Fprintf(&rest, "[[sharded_mappings]]\ndatabase = \"saas\"\ncolumn = \"tenant_id\"\nkind = \"list\"\nvalues = [%d]\nshard = %d\n", n, m.home(n))
 		}
 	}
+	for _, s := range w.Shards {
+		s.Exec(t, s.DB, extensions)
+	}
 	w.Edit("pgdog.toml", "[admin]", rest.String()+"[admin]")
 	w.Secure(t, keys...)
 	switch m.isolation {
@@ -223,7 +229,7 @@ func build(t testing.TB, m mode) *world {
 	case "database":
 		for k := 1; k <= 4; k++ {
 			db := fmt.Sprintf("%s_d%d", w.db, k)
-			i.Exec(t, db, shared+"SET ROLE pgkennel_owner_"+db+";"+fmt.Sprintf(tables, "public.", fmt.Sprintf(" DEFAULT %d", k), "")+fmt.Sprintf(rows, "public.", k, m.note(k, 0)))
+			i.Exec(t, db, extensions+shared+"SET ROLE pgkennel_owner_"+db+";"+fmt.Sprintf(tables, "public.", fmt.Sprintf(" DEFAULT %d", k), "")+fmt.Sprintf(rows, "public.", k, m.note(k, 0)))
 		}
 	}
 	for _, s := range w.Shards {

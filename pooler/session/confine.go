@@ -102,20 +102,14 @@ func (s *Session) keeps(st *parser.Statement) *pgwire.Error {
 		return notAllowed(st.Tag, "Have the tables' owner do it.")
 	}
 	for _, f := range st.Calls {
-		if f.Schema != "" && f.Schema != "pg_catalog" {
-			continue
-		}
-		switch f.Name {
-		case "query_to_xml", "query_to_xmlschema", "query_to_xml_and_xmlschema", "ts_stat", "ts_rewrite":
-			if !parser.IsBuiltin(f) {
-				return notAllowed("function "+f.Name, "It runs SQL that can't be seen; send that as a statement of its own.")
-			}
-		case "table_to_xml", "table_to_xml_and_xmlschema", "schema_to_xml", "schema_to_xml_and_xmlschema", "database_to_xml", "database_to_xml_and_xmlschema":
-			return notAllowed("function "+f.Name, "It reads tables that can't be seen in the statement, others' prepared statements among them; use query results, or xmlagg.")
-		case "set_config":
-			if st.Kind == parser.DDL {
-				return notAllowed("set_config in "+st.Tag, "Have the tables' owner make it.")
-			}
+		switch {
+		case parser.RunsText(f):
+			return notAllowed("function "+f.Name, "It runs SQL, or reads tables, that can't be seen in the statement. Send that as a statement of its own, or have the tables' owner make a function of it.")
+		case f.Name != "set_config" || f.Schema != "" && f.Schema != "pg_catalog":
+		case st.Kind == parser.DDL:
+			return notAllowed("set_config in "+st.Tag, "Have the tables' owner make it.")
+		case st.Kind == parser.Call: // what it sets is lost among what the procedure may do
+			return notAllowed("set_config in CALL", "Call it in front.")
 		}
 	}
 	return nil
