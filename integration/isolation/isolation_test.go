@@ -50,6 +50,10 @@ func TestIsolation(t *testing.T) {
 					w.random(t, &dice{seeded(seed)})
 				}
 			})
+			if m.mode != "strict" {
+				t.Run("functions", w.functions)
+			}
+			t.Run("catalogs", w.catalogs)
 			w.untouched(t, "all")
 			if m.alone {
 				t.Run("PostgreSQL alone", w.serverAlone)
