@@ -254,7 +254,10 @@ var groupC = []row{
 	}, note: "`doctor` reports policies on IMMUTABLE functions."},
 	{id: "C12", attack: "statements planned under one tenant and run under another: CTE, sub-select, generic plan", run: (*exploit).plans, gives: runs},
 	{
-		id: "C13", attack: "`lastval()`, `currval()` after others used the sequence", steps: []step{try("SELECT nextval('public.ids') > 0", "t; SELECT 1; I")},
+		id: "C13", attack: "`lastval()`, `currval()` after others used the sequence, in views and defaults of one's own, too", steps: []step{
+			try("SELECT nextval('public.ids') > 0", "t; SELECT 1; I"),
+			try("CREATE OR REPLACE TEMP VIEW l AS SELECT lastval()", refused, "strict", runs), try("CREATE TEMP TABLE l (a bigint DEFAULT currval('public.ids'))", refused, "strict", denied),
+		},
 		note: "The value of a sequence that tenants share tells how much it is used.",
 	},
 	{id: "C14", attack: "leaving in the middle of a result, a COPY, a pipeline", run: (*exploit).leavesOutput, gives: runs},

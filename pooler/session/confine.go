@@ -105,10 +105,10 @@ func (s *Session) keeps(st *parser.Statement) *pgwire.Error {
 		switch {
 		case parser.RunsText(f):
 			return notAllowed("function "+f.Name, "It runs SQL, or reads tables, that can't be seen in the statement. Send that as a statement of its own, or have the tables' owner make a function of it.")
-		case f.Name != "set_config" || f.Schema != "" && f.Schema != "pg_catalog":
-		case st.Kind == parser.DDL:
-			return notAllowed("set_config in "+st.Tag, "Have the tables' owner make it.")
-		case st.Kind == parser.Call: // what it sets is lost among what the procedure may do
+		case f.Schema != "" && f.Schema != "pg_catalog":
+		case st.Kind == parser.DDL && (f.Name == "set_config" || f.Name == "lastval" || f.Name == "currval"): // whoever uses it does not say so
+			return notAllowed(f.Name+" in "+st.Tag, "Have the tables' owner make it.")
+		case st.Kind == parser.Call && f.Name == "set_config": // what it sets is lost among what the procedure may do
 			return notAllowed("set_config in CALL", "Call it in front.")
 		}
 	}

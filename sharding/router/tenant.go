@@ -238,6 +238,9 @@ func (c *compiler) names(s *parser.Statement) {
 	for i := range s.Tables {
 		t := &s.Tables[i]
 		c.private(t.Schema)
+		if s.Kind == parser.DDL && c.exposes(t.Schema, t.Name) { // a view of it is read by another name
+			c.exposed("system table", t.Name)
+		}
 		if s.Kind != parser.Lock || c.r.tenant == "" || isTemp(t.Schema) || isCatalog(t.Schema) {
 			continue
 		}
