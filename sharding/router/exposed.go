@@ -54,13 +54,27 @@ func (c *compiler) exposingCall(f parser.Function) bool {
 
 // exposed refuses a statement for what it reads of the system.
 func (c *compiler) exposed(what, name string) {
-	e := pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "no tenant for %s %q", what, name).WithRoutine(RefusalTenantMissing).
-		WithDetail("It shows what belongs to all tenants, and nothing in it says to which: values of their rows, or other clients' statements.").
-		WithHint("Connect to the server itself to read it.")
+	e := exposure(what, name)
 	if saying[name] {
 		first(&c.st.said, e)
 	}
 	if c.r.tenant != "" {
 		c.st.needsLogin(e)
 	}
+}
+
+// viewed refuses to make a view of what the system shows where nobody looks through that: through one that is not temporary, when its query is known.
+func (c *compiler) viewed(name string, temporary bool) {
+	switch {
+	case temporary:
+		c.exposed("system table", name)
+	case saying[name]:
+		first(&c.st.said, exposure("system table", name))
+	}
+}
+
+func exposure(what, name string) *pgwire.Error {
+	return pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "no tenant for %s %q", what, name).WithRoutine(RefusalTenantMissing).
+		WithDetail("It shows what belongs to all tenants, and nothing in it says to which: values of their rows, or other clients' statements.").
+		WithHint("Connect to the server itself to read it.")
 }

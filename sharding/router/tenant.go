@@ -239,7 +239,7 @@ func (c *compiler) names(s *parser.Statement) {
 		t := &s.Tables[i]
 		c.private(t.Schema)
 		if s.Kind == parser.DDL && c.exposes(t.Schema, t.Name) { // a view of it is read by another name
-			c.exposed("system table", t.Name)
+			c.viewed(t.Name, s.Effects&parser.EffTemp != 0)
 		}
 		if s.Kind != parser.Lock || c.r.tenant == "" || isTemp(t.Schema) || isCatalog(t.Schema) {
 			continue
