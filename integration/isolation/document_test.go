@@ -59,7 +59,8 @@ const outro = `
 ## What is not protected
 
 - **Names and sizes.** Catalogs are readable by everybody who may connect: how many tenants there are, what their roles, schemas and databases are called, how big tables are, how far
-  sequences have got, what locks there are, and in strict modes what other sessions call themselves (` + "`application_name`" + `). Choose names that say nothing. Only an instance of its own hides all of that.
+  sequences have got, what locks there are, and in strict modes what
+  other sessions call themselves (` + "`application_name`" + `) and their prepared transactions. Choose names that say nothing. Only an instance of its own hides all of that.
 - **Load.** Tenants of one server share its processors, memory, connections and locks. ` + "`connections`" + ` and pool sizes bound what one takes of pgkennel; timeouts bound statements.
 - **Existence of values** under unique keys that do not begin with the tenant column, and of parents under such foreign keys. ` + "`doctor`" + ` lists them.
 - **What ` + "`random()`" + ` gives next.** Those who share a server connection draw from one generator, and a few values tell those that follow: make what is to be a secret of ` + "`gen_random_uuid()`" + `.

@@ -145,6 +145,9 @@ var groupA = []row{
 		then("BEGIN", "BEGIN; T"),
 		try("CREATE RULE r AS ON INSERT TO pg_temp.t DO ALSO NOTIFY n", refused, "strict", stopped),
 		then("ROLLBACK", "ROLLBACK; I"),
+		then("BEGIN", "BEGIN; T"),
+		try("CREATE TRIGGER r BEFORE INSERT ON pg_temp.t FOR EACH ROW EXECUTE FUNCTION check_primary_key('a', 'pg_prepared_statements', 'statement')", refused, "strict", stopped),
+		then("ROLLBACK", "ROLLBACK; I"),
 		then(mine, own),
 	}, note: "In strict mode temporary functions work; they are the tenant's, as it is."},
 	{id: "A07", attack: "`UPDATE pg_settings`", steps: []step{

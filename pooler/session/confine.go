@@ -123,7 +123,7 @@ func makesCode(st *parser.Statement) bool {
 	}
 	_, what, _ := strings.Cut(st.Tag, " ")
 	switch what {
-	case "FUNCTION", "PROCEDURE", "ROUTINE", "AGGREGATE", "OPERATOR", "OPERATOR CLASS", "OPERATOR FAMILY", "CAST", "CONVERSION", "TRANSFORM", "LANGUAGE", "RULE":
+	case "FUNCTION", "PROCEDURE", "ROUTINE", "AGGREGATE", "OPERATOR", "OPERATOR CLASS", "OPERATOR FAMILY", "CAST", "CONVERSION", "TRANSFORM", "LANGUAGE", "RULE", "TRIGGER":
 		return strings.HasPrefix(st.Tag, "CREATE ") || strings.HasPrefix(st.Tag, "ALTER ")
 	default:
 		return false

@@ -46,7 +46,7 @@ func (pl *Planner) Doctor(ctx context.Context, db *pgx.Conn, o Options) (*Report
 	d.secret()
 	for _, check := range []func(context.Context) error{
 		d.logins, d.settings, d.columns, d.expressions, d.keys, d.foreignKeys, d.views, d.definers, d.others, d.owned, d.strangers, d.elsewhere,
-		d.becoming, d.untrusted, d.bound, d.crossing, d.triggers, d.planting, d.common, d.trust,
+		d.becoming, d.untrusted, d.unheard, d.bound, d.crossing, d.triggers, d.planting, d.common, d.trust,
 	} {
 		if err := check(ctx); err != nil {
 			return nil, err

@@ -77,6 +77,29 @@ AND NOT EXISTS (SELECT FROM pg_depend x WHERE x.classid = 'pg_proc'::regclass AN
 	return err
 }
 
+// heardOf are extensions whose functions are known to leave alone the texts that they are given, or that pgkennel refuses by their names where a login is shared.
+const heardOf = "address_standardizer adminpack amcheck autoinc bloom btree_gin btree_gist citext cube dblink dict_int dict_xsyn earthdistance file_fdw fuzzystrmatch hll hstore insert_username intagg " +
+	"intarray isn lo ltree moddatetime old_snapshot orafce pageinspect pg_background pg_buffercache pg_cron pg_dirtyread pg_freespacemap pg_ivm pg_logicalinspect pg_overexplain pg_prewarm pg_stat_statements " +
+	"pg_surgery pg_trgm pg_uuidv7 pg_visibility pg_walinspect pgcrypto pgroonga pgrowlocks pgstattuple plpgsql postgis postgis_raster postgis_topology postgres_fdw refint seg set_user sslinfo tablefunc tcn " +
+	"tsm_system_rows tsm_system_time unaccent uuid-ossp vector xml2"
+
+// unheard checks, where a login is shared, extensions of which nobody knows whether a function of theirs runs SQL that it is given as text.
+func (d *doctor) unheard(ctx context.Context) error {
+	if !d.shared() {
+		return nil
+	}
+	found, err := list[struct{ Name, Function, Comment string }](ctx, d.db, `SELECT x.extname::text, min(f.proname::text), coalesce(obj_description(x.oid, 'pg_extension'), '')
+FROM pg_extension x JOIN pg_depend e ON e.refclassid = 'pg_extension'::regclass AND e.refobjid = x.oid AND e.classid = 'pg_proc'::regclass AND e.deptype = 'e'
+JOIN pg_proc f ON f.oid = e.objid JOIN pg_language l ON l.oid = f.prolang AND NOT l.lanpltrusted
+WHERE x.extname <> ALL($2::text[]) AND f.proargtypes::oid[] && ARRAY['text', 'name', 'regclass', 'regproc', 'regprocedure']::regtype[]::oid[] AND `+mayRun+`
+GROUP BY x.oid, x.extname ORDER BY 1`, d.ourRoles(), strings.Fields(heardOf))
+	for _, f := range found {
+		d.find(severity(Warning, f.Comment), "extension", f.Name, "tenants may run its function "+f.Function+", and pgkennel does not know whether it runs SQL that it is given: look at it, and if its functions do not",
+			"COMMENT ON EXTENSION "+ident(f.Name)+" IS '"+Approval+"'")
+	}
+	return err
+}
+
 // bound checks functions that all tenants may run, and that mean one tenant's tables whoever does, or those of who did first.
 func (d *doctor) bound(ctx context.Context) error {
 	own := d.own()
