@@ -128,6 +128,28 @@ func TestSettingsFollowTheirClient(t *testing.T) {
 	})
 }
 
+// TestIdleSessions: idle_session_timeout is its client's, and has no server close a connection that is nobody's, or has just become another's.
+func TestIdleSessions(t *testing.T) {
+	t.Parallel()
+	s := start(t, spec{general: "default_pool_size = 1"})
+	other := s.connect(t)
+	const show = "SHOW idle_session_timeout"
+	for _, way := range []string{"SET idle_session_timeout = %s", "SELECT set_config('idle_session_timeout', '%s', false)"} {
+		c := s.connect(t)
+		c.Query(fmt.Sprintf(way, "200"))
+		for _, p := range protocols {
+			p.play(t, other, show, "0; SHOW; I")
+			p.play(t, c, show, "200ms; SHOW; I")
+		}
+		was := pgtest.Format(c.Query("SELECT pg_backend_pid()")...)
+		s.shards[0].rows(t, "SELECT 1 FROM pg_sleep(0.4)")
+		if now := pgtest.Format(other.Query("SELECT pg_backend_pid()")...); now != was {
+			t.Errorf("%s: the connection was closed: backend %s, then %s", way, was, now)
+		}
+		c.Close()
+	}
+}
+
 // What only the server knows of a set_config follows the client all the same, as far as its transaction, or savepoint, was not rolled back.
 func TestSettingsThatOnlyTheServerKnows(t *testing.T) {
 	t.Parallel()

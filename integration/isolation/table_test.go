@@ -245,7 +245,7 @@ var groupC = []row{
 	{id: "C07", attack: "leaving in the middle of a transaction, open or failed", run: (*exploit).leaves, gives: runs},
 	{id: "C08", attack: "`default_transaction_read_only`, `lock_timeout`, `plan_cache_mode`, `DateStyle`; `idle_session_timeout`, by which the server would close the connection that is others' next", steps: []step{
 		try("SET default_transaction_read_only = on", runs), try("SET lock_timeout = 1", runs), try("SET plan_cache_mode = force_generic_plan", runs), try("SET DateStyle = 'German'", runs), then(mine, own),
-	}, run: (*exploit).idles, gives: refused, but: by{"strict": runs}},
+	}, run: (*exploit).idles, gives: runs},
 	{id: "C09", attack: "functions of one's own by the names of those that clean up", steps: []step{
 		try("CREATE FUNCTION public.set_config(text, text, boolean) RETURNS text LANGUAGE sql AS 'SELECT 1'", denied, "shared", refused),
 		try("CREATE FUNCTION public.pg_advisory_unlock_all() RETURNS void LANGUAGE sql AS 'SELECT 1'", denied, "shared", refused),

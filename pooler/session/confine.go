@@ -57,14 +57,9 @@ func (s *Session) confinedTo(a *Account, st *parser.Statement) *pgwire.Error {
 	if st.Set != nil && st.Set.Name == tenant.SealSetting && st.Kind != parser.Show {
 		return notAllowed("setting "+tenant.SealSetting, "pgkennel makes the seal of a tenant.")
 	}
-	if st.Set != nil && st.Kind == parser.Set && !st.Set.Default && s.endsOthers(st.Set.Name, strings.Join(st.Set.Values, "")) {
-		return errEndsOthers
-	}
 	for i := range st.SetConfigs {
 		set := &st.SetConfigs[i]
 		switch name := strings.ToLower(set.Name); {
-		case s.endsOthers(name, strings.Join(set.Values, "")):
-			return errEndsOthers
 		case name == "role" || name == "session_authorization":
 			if !a.MaySetRole {
 				return notAllowed("changing the role", "may_set_role = true in users.toml allows it.")
@@ -79,14 +74,6 @@ func (s *Session) confinedTo(a *Account, st *parser.Statement) *pgwire.Error {
 	}
 	return nil
 }
-
-// endsOthers reports whether a setting would have the server close the connection when it is nobody's, or has just become another tenant's.
-func (s *Session) endsOthers(name, value string) bool {
-	return strings.EqualFold(name, "idle_session_timeout") && value != "0" && !s.acct.Session && s.place() != nil && !s.ownLogin()
-}
-
-var errEndsOthers = pgwire.Errorf(pgwire.CodeInsufficientPrivilege, "setting idle_session_timeout is not allowed").WithRoutine("tenant_context").
-	WithDetail("It would end the connection for those who get it next.").WithHint("client_idle_timeout in pgkennel's configuration ends sessions that are idle.")
 
 // keeps refuses what outlives the statement: settings of logins and databases, and on a login that tenants share what runs, or makes, code that sets a
 // tenant's context where it can't be seen.

@@ -385,9 +385,6 @@ func (s *Session) startValues() *pgwire.Error {
 		if s.acct.readOnly() && (name == readOnlyDefault || name == readOnlyNow) && !on(p.Value) {
 			return errReadOnly("").WithSeverity(pgwire.SeverityFatal)
 		}
-		if s.endsOthers(name, p.Value) {
-			return errEndsOthers.WithSeverity(pgwire.SeverityFatal)
-		}
 		switch name {
 		case "role", "session_authorization", tenant.SealSetting:
 			return pgwire.Fatalf(pgwire.CodeInsufficientPrivilege, "parameter %q can't be set at the start of a session", name).

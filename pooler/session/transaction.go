@@ -420,8 +420,12 @@ func (s *Session) release() {
 	s.open, s.describing, s.begun = false, false, false
 	c.Own(nil)
 	switch {
-	case c.Clean():
+	case c.Clean() && (s.acct.Session || !c.Have.EndsIdle()):
 		s.drv.Release(c)
+	case c.Clean(): // it is for its client to be closed when that is idle
+		c.Have = c.Have.Without(state.IdleSessionTimeout)
+		s.drv.ToBackend(c, exec.Internal(nil, c, exec.RefSettle, "RESET "+state.IdleSessionTimeout))
+		s.drv.Part(c, false)
 	case c.Calmable() && !s.acct.Session:
 		s.drv.Calm(c)
 	case !s.acct.Session && c.Unlistens():

@@ -33,6 +33,7 @@ type Set struct {
 	vars    []Var
 	hash    uint64
 	parsing uint64
+	ends    bool // see EndsIdle
 }
 
 var seed = maphash.MakeSeed()
@@ -53,6 +54,8 @@ func newSet(vars []Var) *Set {
 		}
 	}
 	s := &Set{vars: vars, hash: all.Sum64()}
+	idle, is := s.Get(IdleSessionTimeout)
+	s.ends = is && idle.Value != "0"
 	if parses {
 		s.parsing = keyOfSet | parsing.Sum64()&keyMask
 	}
@@ -179,6 +182,12 @@ func (s *Set) ResetAll() *Set {
 	}
 	return newSet(keep)
 }
+
+// IdleSessionTimeout is the setting by which a server closes a connection that nobody uses.
+const IdleSessionTimeout = "idle_session_timeout"
+
+// EndsIdle reports whether a server may close a connection with these settings while nobody uses it.
+func (s *Set) EndsIdle() bool { return s != nil && s.ends }
 
 // The settings that decide who sets the others.
 const (
