@@ -74,11 +74,11 @@ func (s *Session) localAt(st *parser.Statement, v view) bool {
 		if st.Effects&parser.EffUnjudged != 0 {
 			return false // SET ... FROM CURRENT: only the server knows what that is
 		}
-		return queues && v.tx == pgwire.TxActive && st.Set != nil && st.Set.Name != "session_authorization" && s.checkSet(st.Set) == nil
+		return queues && v.tx == pgwire.TxActive && st.Set != nil && st.Set.Name != "session_authorization" && s.checkSet(st.Set) == nil && !s.reportsNow(st.Set.Name)
 	case parser.SetTransaction:
 		return queues && v.tx == pgwire.TxActive && st.Tx != nil && !st.Tx.Session && !st.Tx.Snapshot
 	case parser.ResetAll:
-		return queues && v.tx == pgwire.TxActive && !s.base.Sealed() // a seal is for a backend, and set by no SET
+		return queues && v.tx == pgwire.TxActive && !s.destined() && !s.base.Sealed() // a seal is for a backend, and set by no SET
 	case parser.Savepoint, parser.Release:
 		return queues && v.tx == pgwire.TxActive
 	case parser.RollbackTo:
@@ -93,6 +93,24 @@ func (s *Session) localAt(st *parser.Statement, v view) bool {
 		return false
 	}
 }
+
+// reportsNow reports whether the server tells the client what the setting called name becomes, and can do so at once. What it makes of a value nobody else
+// knows.
+func (s *Session) reportsNow(name string) bool {
+	if !s.destined() {
+		return false
+	}
+	for _, reported := range settable {
+		if strings.EqualFold(reported, name) {
+			_, ok := s.told.get(reported)
+			return ok
+		}
+	}
+	return false
+}
+
+// destined reports whether a transaction can have no other server than the one, whatever its statements are.
+func (s *Session) destined() bool { return s.rtr.Shards() == 1 && s.acct.Tenants == nil }
 
 // after is the view once st, answered here or not, has run without an error.
 func (s *Session) after(v view, st *parser.Statement, local bool) view {
