@@ -141,7 +141,7 @@ func (srv *Server) create(ctx context.Context, template string, opts Options) er
 	}
 	// PostgreSQL itself tries the ports: only its bind can say that one is free.
 	for {
-		lease, err := srv.scratch.leasePort()
+		lease, err := srv.scratch.leasePorts(1)
 		if err != nil {
 			return err
 		}

@@ -22,11 +22,17 @@ func Eventually(t testing.TB, what string, f func() bool) {
 // FreePort is a port of 127.0.0.1 on which nobody listens, and that no other test gets until t ends.
 func FreePort(t testing.TB) int {
 	t.Helper()
+	return FreePorts(t, 1)
+}
+
+// FreePorts are n such ports in a row, of which it returns the first.
+func FreePorts(t testing.TB, n int) int {
+	t.Helper()
 	scratch, err := useScratch()
 	if err != nil {
 		t.Fatalf("free port: %v", err)
 	}
-	port, release, err := scratch.FreePort()
+	port, release, err := scratch.FreePorts(n)
 	if err != nil {
 		releaseScratch() //nolint:errcheck // it fails already
 		t.Fatalf("free port: %v", err)

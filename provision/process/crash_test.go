@@ -14,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/provision/drivertest"
 	"github.com/pgkennel/pgkennel/tenant"
@@ -88,7 +89,8 @@ func killAt(t *testing.T, dir string, in *provision.Instance, step string) {
 func TestTwentyAtOnce(t *testing.T) {
 	t.Parallel()
 	o := options(t)
-	o.PortMin, o.PortMax = 18000, 18063 // few enough to meet
+	o.PortMin = pgtest.FreePorts(t, 40)
+	o.PortMax = o.PortMin + 39 // few enough to meet
 	if root {
 		o.UIDMin, o.UIDMax = 310000, 310029
 	}

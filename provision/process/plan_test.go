@@ -12,6 +12,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/provision"
 	"github.com/pgkennel/pgkennel/provision/drivertest"
 	"github.com/pgkennel/pgkennel/provision/process"
@@ -48,8 +49,10 @@ func TestDensity(t *testing.T) {
 	t.Parallel()
 	o := options(t)
 	o.MaxInstances = 3
-	o.PortMin, o.PortMax = 18100, 18102
+	first := pgtest.FreePorts(t, 3)
+	o.PortMin, o.PortMax = first, first+2
 	d := openWith(t, o)
+	port := func(i int) string { return strconv.Itoa(first + i) }
 	ports := func(numbers ...int) []*provision.Instance {
 		return instances(len(numbers), func(i int, in *provision.Instance) {
 			in.Facts = map[string]string{tenant.PortFact: strconv.Itoa(numbers[i])}
@@ -75,28 +78,28 @@ func TestDensity(t *testing.T) {
 	}
 	// The one port that nobody has: not on record, not listened at, not chosen for another just now.
 	in := &provision.Instance{ID: tenant.NewID()}
-	if err := d.Plan(t.Context(), in, ports(18100, 18102)); err != nil || in.Facts[tenant.PortFact] != "18101" {
+	if err := d.Plan(t.Context(), in, ports(first, first+2)); err != nil || in.Facts[tenant.PortFact] != port(1) {
 		t.Errorf("plan for the last port: %v, %v", err, in.Facts)
 	}
-	if err := d.Plan(t.Context(), in, ports(18100, 18102)); err != nil || in.Facts[tenant.PortFact] != "18101" {
+	if err := d.Plan(t.Context(), in, ports(first, first+2)); err != nil || in.Facts[tenant.PortFact] != port(1) {
 		t.Errorf("the same again: %v, %v", err, in.Facts)
 	}
 	other := &provision.Instance{ID: tenant.NewID()}
-	if err := d.Plan(t.Context(), other, ports(18100, 18102)); err == nil || !strings.Contains(err.Error(), "none of the 3 ports from 18100 to 18102 is free") {
+	if err := d.Plan(t.Context(), other, ports(first, first+2)); err == nil || !strings.Contains(err.Error(), "none of the 3 ports from "+port(0)+" to "+port(2)+" is free") {
 		t.Errorf("plan without a port: %v", err)
 	}
 	// Somebody whose record shows it has the one chosen before.
-	if err := d.Plan(t.Context(), in, ports(18101)); err != nil || in.Facts[tenant.PortFact] == "18101" {
+	if err := d.Plan(t.Context(), in, ports(first+1)); err != nil || in.Facts[tenant.PortFact] == port(1) {
 		t.Errorf("plan again after another took the port: %v, %v", err, in.Facts)
 	}
-	last := map[string]string{"18100": "18102", "18102": "18100"}[in.Facts[tenant.PortFact]]
+	last := map[string]string{port(0): port(2), port(2): port(0)}[in.Facts[tenant.PortFact]]
 	l, err := net.Listen("tcp", "127.0.0.1:"+last)
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer l.Close()
 	third := &provision.Instance{ID: tenant.NewID()}
-	if err := d.Plan(t.Context(), third, append(ports(18101), in)); err == nil {
+	if err := d.Plan(t.Context(), third, append(ports(first+1), in)); err == nil {
 		t.Errorf("it has port %s; %s is listened at, and the two others are others'", third.Facts[tenant.PortFact], last)
 	}
 }
