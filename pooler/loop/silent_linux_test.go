@@ -14,7 +14,7 @@ func TestSilentClientsTakeLittle(t *testing.T) {
 	if underRace {
 		t.Skip("memory is another's under the race detector")
 	}
-	for mode, most := range map[string]int{"simple": 580, "extended": 580, "prepared": 840} { // bytes
+	for mode, most := range map[string]int{"simple": 550, "extended": 550, "prepared": 840} { // bytes
 		s := newBench(t, 10)
 		talk := func(clients int) *traffic {
 			x := newTraffic(s, clients, mode)

@@ -208,8 +208,6 @@ type Counters struct {
 	Connected, LastRequest int64
 	Queries, Transactions  uint64
 	BytesIn, BytesOut      uint64
-	WaitNanos              int64
-	QueryNanos, XactNanos  int64
 }
 
 // clock holds the deadlines of a session at work, in the driver's nanoseconds; 0 = none.

@@ -203,12 +203,10 @@ func (s *Session) finish() {
 	}
 	now := s.drv.Now()
 	ns := now - s.clock.unitStart
-	s.stats.QueryNanos += ns
 	s.count.Answered, s.count.Shard, s.count.Nanos = true, s.shardIf(s.unit.ran), ns
 	if s.tx == pgwire.TxIdle {
 		took := now - s.clock.txStart
 		s.stats.Transactions++
-		s.stats.XactNanos += took
 		s.count.Transaction, s.count.TxShard, s.count.TxNanos = true, s.shardIf(s.ran), took
 		s.clock.txStart = 0
 		s.endTransaction()

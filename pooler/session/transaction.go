@@ -113,10 +113,7 @@ func (s *Session) take(c *backend.Conn) {
 	s.cleanSequences = false
 	c.Deaf = !s.acct.Session || s.acct.bound() && s.acct.Speaker() != nil // a function may LISTEN
 	c.Own(s)
-	if s.clock.wait != 0 {
-		s.stats.WaitNanos += s.drv.Now() - s.clock.wait
-		s.clock.wait = 0
-	}
+	s.clock.wait = 0
 }
 
 // Granted answers Checkout.
