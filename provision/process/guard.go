@@ -32,10 +32,14 @@ const (
 	modest = 8 << 20
 )
 
-// At short, who has most gets no more, and the next one if that does not help; at dire, without waiting for that. Below ample, nobody is kept from anything.
+// At short, who has most gets no more, and the next one if that does not help; at dire, without waiting for that, but for the last one. Below ample, nobody is kept
+// from anything.
 func short(limit int64) int64 { return limit - max(limit/8, 16<<20) }
 func dire(limit int64) int64  { return limit - max(limit/16, 8<<20) }
 func ample(limit int64) int64 { return short(limit) - max(limit/8, 8<<20) }
+
+// full is when there is no time any more.
+func full(limit int64) int64 { return limit - max(limit/32, 4<<20) }
 
 // ahead is how long it may take until a limit counts. What is taken by then, at the pace of now, counts as taken.
 const ahead = 100 * time.Millisecond
@@ -339,7 +343,7 @@ func (g *guard) look(ctx context.Context, id string, w *ward, now time.Time) {
 	}
 	switch {
 	case more > 0 && (soon >= dire(limit) || soon >= short(limit) && now.Sub(w.tightened) >= patience):
-		g.tighten(ctx, id, w, now)
+		g.tighten(ctx, id, w, now, taken < full(limit) && now.Sub(w.tightened) < patience)
 	case taken < ample(limit):
 		g.loosen(w)
 	}
@@ -350,18 +354,26 @@ func (g *guard) look(ctx context.Context, id string, w *ward, now time.Time) {
 	}
 }
 
-// tighten has the process that has most get no more, of those that may still.
-func (g *guard) tighten(ctx context.Context, id string, w *ward, now time.Time) {
-	greediest, most := 0, int64(modest)
+// tighten has the process that has most get no more, of those that may still. With early it spares the last of them, while others have something to give back: those
+// that pause for their instance's limit of CPU, all at once, have not come to their next allocation, and one is to come to its end.
+func (g *guard) tighten(ctx context.Context, id string, w *ward, now time.Time, early bool) {
+	greediest, most, others, holding := 0, int64(modest), 0, 0
 	for _, pid := range processes(w.dir) {
-		if pid == w.server || w.tight[pid] {
+		if pid == w.server {
 			continue // what the server forks would have the same
 		}
-		if n := privateOf(pid); n >= most {
-			greediest, most = pid, n
+		n := privateOf(pid)
+		switch {
+		case n < modest:
+		case w.tight[pid]:
+			holding++
+		default:
+			if others++; n >= most {
+				greediest, most = pid, n
+			}
 		}
 	}
-	if greediest == 0 {
+	if greediest == 0 || early && others == 1 && holding > 0 {
 		return
 	}
 	w.tight[greediest], w.tightened = true, now
