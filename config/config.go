@@ -126,6 +126,7 @@ type Connect struct {
 	Timeout      time.Duration // of one attempt, login included
 	Attempts     int           // at least 1
 	AttemptDelay time.Duration // 0 = at once
+	LocalSockets bool          // servers at a loopback address are reached by their unix socket where that can be
 }
 
 // Timeouts are those of pools that can't be set for a user or an endpoint.

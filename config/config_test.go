@@ -53,7 +53,7 @@ func TestDefaults(t *testing.T) {
 		Clients:  Clients{LoginTimeout: time.Minute},
 		Auth:     AuthSCRAM,
 		TLS:      TLS{Verify: TLSPrefer},
-		Connect:  Connect{Timeout: 5 * time.Second, Attempts: 1},
+		Connect:  Connect{Timeout: 5 * time.Second, Attempts: 1, LocalSockets: true},
 		Timeouts: Timeouts{Checkout: 5 * time.Second, Rollback: 5 * time.Second},
 		Health:   Health{IdleInterval: 30 * time.Second, Timeout: 5 * time.Second},
 		Prepared: Prepared{Enabled: true, Limit: 1000},

@@ -28,7 +28,7 @@ func (b *builder) buildGeneral() {
 		ClientCA: g.text("tls_client_ca_certificate"), Verify: TLSVerify(g.text("tls_verify")), ServerCA: g.text("tls_server_ca_certificate"),
 		ServerCertificate: g.text("tls_server_certificate"), ServerPrivateKey: g.text("tls_server_private_key"),
 	}
-	c.Connect = Connect{Timeout: g.millis("connect_timeout"), Attempts: g.int("connect_attempts"), AttemptDelay: g.millis("connect_attempt_delay")}
+	c.Connect = Connect{Timeout: g.millis("connect_timeout"), Attempts: g.int("connect_attempts"), AttemptDelay: g.millis("connect_attempt_delay"), LocalSockets: g.bool("local_sockets")}
 	c.Timeouts = Timeouts{Checkout: g.millis("checkout_timeout"), Rollback: g.millis("rollback_timeout")}
 	c.Health = Health{IdleInterval: g.millis("idle_healthcheck_interval"), Timeout: g.millis("healthcheck_timeout")}
 	c.Prepared = Prepared{Enabled: g.text("prepared_statements") != "disabled", Limit: unlimited(g.int("prepared_statements_limit"))}

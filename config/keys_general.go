@@ -28,6 +28,7 @@ var generalSection = newSection(section{
 		{name: "connect_timeout", kind: kMillis, def: "5000", min: 1, doc: "Time to open a connection to PostgreSQL, login included."},
 		{name: "connect_attempts", kind: kInt, def: "1", min: 1, max: 1000, doc: "How often to try to open a connection before giving up."},
 		{name: "connect_attempt_delay", kind: kMillis, def: "0", doc: "Time between two of these attempts."},
+		{name: "local_sockets", kind: kBool, def: "true", ours: true, doc: "Reach servers whose host is localhost or a loopback address by their Unix socket, which costs less CPU than TCP, where it is certain that it is theirs (Linux) and they ask for the same proof there; the first connection of a user and database is by TCP. Connections with a client certificate, or with tls_verify other than disabled and prefer, stay with TCP."},
 		{name: "query_timeout", kind: kMillis, min: 1, example: `30_000`, doc: "Longest a statement may run. Not set: no limit."},
 		{name: "checkout_timeout", kind: kMillis, def: "5000", min: 1, doc: "Longest a client waits for a free connection."},
 		{name: "idle_timeout", kind: kMillis, def: "60000", min: 1, doc: "Close connections to PostgreSQL above min_pool_size that nobody has used for so long."},

@@ -75,6 +75,7 @@ type Pooler struct {
 	keys     *keys
 	lanes    lanes // of cancel requests
 	senders  senders
+	locals   backend.Locals
 	ears     *notify.Group
 	console  *admin.Console
 	state    atomic.Pointer[snapshot]

@@ -363,11 +363,15 @@ func credentialOf(s config.Secret) *auth.ClientCredential {
 func (u *unit) dial(ctx context.Context, o backend.DialOptions) (*backend.Login, error) {
 	u.mu.Lock()
 	ov, ok := u.overrides[overrideKey{o.User, o.Address, o.Database}]
+	dial := backend.Dial
+	if u.conf.Connect.LocalSockets {
+		dial = u.p.locals.Dial
+	}
 	u.mu.Unlock()
 	if ok {
 		o.User, o.Credential = ov.user, ov.credential
 	}
-	l, err := backend.Dial(ctx, o)
+	l, err := dial(ctx, o)
 	if err == nil && u.replica != "" && !standby(l.Params) {
 		l.Conn.Close()
 		u.promoted()

@@ -108,6 +108,7 @@ func (s *Stand) configure(sp Spec) {
 		{"openmetrics_port", strconv.Itoa(metrics)},
 		{"shutdown_timeout", "2_000"},
 		{"tls_verify", `"disabled"`},
+		{"local_sockets", strconv.FormatBool(chance(s.T)%2 == 0)},
 	} {
 		if !hasKey(sp.General, d.key) {
 			fmt.Fprintf(&b, "%s = %s\n", d.key, d.value)
@@ -235,15 +236,20 @@ func DriverOf(t testing.TB) string {
 			return name
 		}
 	}
-	name := fnv.New32a()
-	name.Write([]byte(t.Name()))
-	chosen := drivers[name.Sum32()%3]
+	chosen := drivers[chance(t)%3]
 	t.Cleanup(func() {
 		if t.Failed() {
 			t.Log("it ran on -driver=" + chosen)
 		}
 	})
 	return chosen
+}
+
+// chance is any number, and the same one whenever the test runs.
+func chance(t testing.TB) uint32 {
+	name := fnv.New32a()
+	name.Write([]byte(t.Name()))
+	return name.Sum32()
 }
 
 var driver = flag.String("driver", "", "epoll, uring or goroutines; by the name of the test if not given")

@@ -59,6 +59,8 @@ type DialOptions struct {
 	Sealed bool
 	// Identified connections find out which server they lead to: see Login.Server.
 	Identified bool
+
+	by *way // to the server at Address; nil = by Address itself
 }
 
 // TCPOptions are the settings of a TCP socket, of either side. The zero value leaves everything to the system, without keepalives.
@@ -225,11 +227,19 @@ func connect(ctx context.Context, o DialOptions, step func(*attempt) error) (*at
 
 func (a *attempt) run(ctx context.Context, step func(*attempt) error) error {
 	d := net.Dialer{KeepAliveConfig: a.opts.TCP.keepAlive(), Control: a.opts.TCP.dialControl}
-	conn, err := d.DialContext(ctx, a.opts.Address.Network(), a.opts.Address.String())
+	network, address := a.opts.Address.Network(), a.opts.Address.String()
+	by := a.opts.by
+	if by != nil {
+		network, address = "unix", by.path
+	}
+	conn, err := d.DialContext(ctx, network, address)
 	if err != nil {
 		return failed(FailureUnreachable, "dial: %w", err)
 	}
 	a.raw, a.conn = conn, conn
+	if by != nil && listener(conn) != by.server {
+		return failed(FailureUnreachable, "%w: another process listens there", errNoWay)
+	}
 	stop := context.AfterFunc(ctx, func() {
 		_ = conn.SetDeadline(time.Unix(1, 0)) // unblocks reads and writes
 	})
@@ -246,7 +256,7 @@ func (a *attempt) run(ctx context.Context, step func(*attempt) error) error {
 // secure asks for TLS if the options want it, and goes through the handshake. Unix sockets never use TLS, as in PostgreSQL.
 func (a *attempt) secure(ctx context.Context) error {
 	o := &a.opts
-	if o.TLS.Mode == TLSDisabled || o.Address.Network() == "unix" {
+	if o.TLS.Mode == TLSDisabled || o.Address.Network() == "unix" || o.by != nil {
 		return nil
 	}
 	if err := a.write(pgwire.AppendSSLRequest(nil)); err != nil {

@@ -2,6 +2,7 @@ package backend
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"io"
 	"net"
@@ -39,6 +40,8 @@ type Login struct {
 	// Asked is whether the server answered DialOptions.Ask, Answers are the rows of it.
 	Asked   bool
 	Answers []string
+
+	method uint32 // the kind of proof that the server asked for, as in AuthenticationRequest; 0 = none
 }
 
 // Dial connects to a server, over TLS if the options say so, and logs in with protocol 3.0. It blocks, and is heavy where the server wants
@@ -118,6 +121,7 @@ type login struct {
 	*attempt
 	client        *auth.Client
 	authenticated bool
+	authenticates bool // the server has said how
 
 	chunk    [loginBufferBytes]byte
 	buf      []byte // read and not handled yet
@@ -218,6 +222,12 @@ func (l *login) handle(typ byte, body []byte) (ready bool, err error) {
 }
 
 func (l *login) authenticate(body []byte) error {
+	if !l.authenticates && len(body) >= 4 {
+		l.authenticates, l.result.method = true, binary.BigEndian.Uint32(body)
+		if by := l.opts.by; by != nil && by.method != l.result.method {
+			return failed(FailureAuth, "%w: another method of authentication there", errNoWay)
+		}
+	}
 	out, done, err := l.client.Step(nil, body)
 	switch {
 	case errors.Is(err, auth.ErrProtocol):
