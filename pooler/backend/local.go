@@ -12,8 +12,8 @@ import (
 )
 
 // Locals know which servers at a loopback address are of this host, and log in to those by their unix socket: what goes over it costs a fifth less CPU than over TCP. The
-// first connection of a login is by TCP. From then on the socket is taken if it belongs to the server process whose child answered there, and if the server asks
-// for the same proof: pg_hba.conf may have other rules for sockets, and where it has, connections stay with TCP. The zero value is ready.
+// first connection of a login is by TCP. From then on the socket is taken if it belongs to the server process whose child answered there (SO_PEERCRED, unix(7)), and if
+// the server asks for the same proof: pg_hba.conf may have other rules for sockets, and where it has, connections stay with TCP. The zero value is ready.
 type Locals struct {
 	mu    sync.Mutex
 	ways  map[wayKey]way
@@ -28,11 +28,14 @@ type wayKey struct {
 
 // way leads to a server by its socket.
 type way struct {
-	server int    // the process that listens
-	method uint32 // what it asked for by TCP
-	path   string // of its socket; empty = not looked for yet
-	closed bool   // not while that process runs
+	server process // that listens
+	method uint32  // what it asked for by TCP
+	path   string  // of its socket; empty = not looked for yet
+	closed bool    // not while that process runs
 }
+
+// process is one of this host, and whose it is: a number alone may be another's by now, and sockets outlive who listened first.
+type process struct{ pid, uid int }
 
 // maxWays bounds what is remembered.
 const maxWays = 10_000
@@ -65,7 +68,7 @@ func (x *Locals) Dial(ctx context.Context, o DialOptions) (*Login, error) {
 	}
 	l, err := Dial(ctx, o)
 	if err == nil {
-		if server := parentOf(int(l.PID)); server > 1 && (!known || w.server != server) {
+		if server := parentOf(int(l.PID)); server.pid > 1 && (!known || w.server != server) {
 			x.learn(k, way{server: server, method: l.method})
 		}
 	}

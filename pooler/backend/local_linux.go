@@ -9,18 +9,28 @@ import (
 	"syscall"
 )
 
-// parentOf is the process that a process of this host is a child of; 0 = there is none of that number, or it can't be told.
-func parentOf(pid int) int {
+// parentOf is the process that a process of this host is a child of, if both are of one user; else none, or it can't be told.
+func parentOf(pid int) process {
 	b, err := os.ReadFile("/proc/" + strconv.Itoa(pid) + "/stat")
 	if err != nil {
-		return 0
+		return process{}
 	}
 	fields := bytes.Fields(b[bytes.LastIndexByte(b, ')')+1:]) // behind the program's name, which may be anything: proc_pid_stat(5)
 	if len(fields) < 2 {
-		return 0
+		return process{}
 	}
 	parent, _ := strconv.Atoi(string(fields[1]))
-	return parent
+	uid, ok := ownerOf(pid)
+	if its, known := ownerOf(parent); !ok || !known || its != uid {
+		return process{}
+	}
+	return process{parent, uid}
+}
+
+func ownerOf(pid int) (uid int, ok bool) {
+	var st syscall.Stat_t
+	err := syscall.Stat("/proc/"+strconv.Itoa(pid), &st)
+	return int(st.Uid), err == nil
 }
 
 // listening are the unix sockets whose paths end so, and at which somebody listens.
@@ -42,20 +52,20 @@ func listening(end string) (paths []string) {
 	return paths
 }
 
-// listener is the process that listens at the other end of a unix socket; 0 = it can't be told.
-func listener(nc net.Conn) (pid int) {
+// listener is the process that listens at the other end of a unix socket; none = it can't be told.
+func listener(nc net.Conn) (p process) {
 	u, ok := nc.(*net.UnixConn)
 	if !ok {
-		return 0
+		return p
 	}
 	raw, err := u.SyscallConn()
 	if err != nil {
-		return 0
+		return p
 	}
 	_ = raw.Control(func(fd uintptr) {
 		if c, err := syscall.GetsockoptUcred(int(fd), syscall.SOL_SOCKET, syscall.SO_PEERCRED); err == nil {
-			pid = int(c.Pid)
+			p = process{int(c.Pid), int(c.Uid)}
 		}
 	})
-	return pid
+	return p
 }

@@ -98,6 +98,14 @@ func TestLocals(t *testing.T) {
 	if got := x.way(t, options("plain")); got != "unix" {
 		t.Errorf("behind a wrong password: %s", got)
 	}
+	// A process of that number of another user is another one.
+	k := wayKey{here, "plain", db}
+	w := x.ways[k]
+	w.server.uid++
+	x.learn(k, w)
+	if first, second := x.way(t, options("plain")), x.way(t, options("plain")); first != "tcp" || second != "unix" {
+		t.Errorf("of another user: %s, %s", first, second)
+	}
 	x.way(t, options("busy"))
 	l, err := x.Dial(t.Context(), options("busy"))
 	if err != nil {

@@ -6,8 +6,8 @@ import "net"
 
 // Elsewhere it can't be told whose a socket is.
 
-func parentOf(int) int { return 0 }
+func parentOf(int) process { return process{} }
 
 func listening(string) []string { return nil }
 
-func listener(net.Conn) int { return 0 }
+func listener(net.Conn) process { return process{} }
