@@ -123,6 +123,14 @@ func TestLeftoversOfSequences(t *testing.T) {
 		p.play(t, c, "SELECT nextval('seq') > 0", "t; SELECT 1; I")
 		p.play(t, other, "SELECT lastval()", "55000; I", "SELECT currval('seq')", "55000; I",
 			"BEGIN", "BEGIN; T", "SELECT nextval('seq') > 0", "t; SELECT 1; T", "SELECT lastval() > 0", "t; SELECT 1; T", "COMMIT", "COMMIT; I")
+		// A transaction that a setting begins, which is sent at once: nothing of others is there, and nothing is lost.
+		for _, begun := range [][2]string{{"SELECT lastval()", "55000; E"}, {"SELECT nextval('seq') > 0, lastval() > 0", "t|t; SELECT 1; T"}, {"SELECT 1", "1; SELECT 1; T"}} {
+			p.play(t, c, "SELECT nextval('seq') > 0", "t; SELECT 1; I")
+			p.play(t, s.connect(t), "BEGIN", "BEGIN; T", "SET LOCAL application_name = 'x'", "SET; T", "SET work_mem = '1MB'", "SET; T", begun[0], begun[1], "ROLLBACK", "ROLLBACK; I")
+		}
+		p.play(t, c, "SELECT nextval('seq') > 0", "t; SELECT 1; I")
+		p.play(t, s.connect(t), "BEGIN", "BEGIN; T", "SET LOCAL application_name = 'x'", "SET; T", "SELECT 1", "1; SELECT 1; T", "SELECT lastval()", "55000 sequence_state; E", "ROLLBACK", "ROLLBACK; I",
+			"BEGIN", "BEGIN; T", "SET LOCAL application_name = 'x'", "SET; T", "SET pgdog.shard = '0'", "SET; T", "SELECT 1", "1; SELECT 1; T", "COMMIT", "COMMIT; I")
 	}
 	s.shards[0].Exec(t, s.shards[0].db, "CREATE VIEW last AS SELECT lastval() AS v; GRANT SELECT ON last TO PUBLIC")
 	protocols[0].play(t, s.connect(t), "SELECT nextval('seq') > 0", "t; SELECT 1; I")

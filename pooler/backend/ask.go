@@ -57,6 +57,19 @@ func (l *login) askServer() error {
 	return err
 }
 
+// fromQuery asks where the connection comes from. It has no row of a unix socket.
+const fromQuery = "SELECT pg_catalog.concat(CASE WHEN pg_catalog.family(a) OPERATOR(pg_catalog.=) 6 THEN '[' END, pg_catalog.host(a), CASE WHEN pg_catalog.family(a) OPERATOR(pg_catalog.=) 6 THEN ']' END, " +
+	"':', pg_catalog.inet_client_port()) FROM pg_catalog.inet_client_addr() a WHERE a IS NOT NULL"
+
+// askFrom finds that out. The login goes on without.
+func (l *login) askFrom() error {
+	refused, err := l.query(fromQuery, func(value []byte) { l.result.from = string(value) })
+	if refused != nil {
+		l.result.from = ""
+	}
+	return err
+}
+
 // query runs SQL, in one transaction, whose rows have one column, and calls row for each. refused is what the server has against it; the login may go on.
 func (l *login) query(sql string, row func(value []byte)) (refused, err error) {
 	if err := l.write(pgwire.AppendQuery(nil, sql)); err != nil {

@@ -60,7 +60,8 @@ type DialOptions struct {
 	// Identified connections find out which server they lead to: see Login.Server.
 	Identified bool
 
-	by *way // to the server at Address; nil = by Address itself
+	by    *way // to the server at Address; nil = by Address itself
+	finds bool // find out where the connection comes from for the server
 }
 
 // TCPOptions are the settings of a TCP socket, of either side. The zero value leaves everything to the system, without keepalives.
@@ -238,7 +239,7 @@ func (a *attempt) run(ctx context.Context, step func(*attempt) error) error {
 	}
 	a.raw, a.conn = conn, conn
 	if by != nil && listener(conn) != by.server {
-		return failed(FailureUnreachable, "%w: another process listens there", errNoWay)
+		return failed(FailureUnreachable, "%w", errOther)
 	}
 	stop := context.AfterFunc(ctx, func() {
 		_ = conn.SetDeadline(time.Unix(1, 0)) // unblocks reads and writes

@@ -8,9 +8,11 @@ import (
 	"strconv"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/pgkennel/pgkennel/internal/pgtest"
 	"github.com/pgkennel/pgkennel/pooler/auth"
+	"github.com/pgkennel/pgkennel/pooler/pgwire"
 )
 
 // way logs in and tells how, and what the server thinks of it.
@@ -35,10 +37,11 @@ func TestLocals(t *testing.T) {
 	t.Parallel()
 	ca := pgtest.NewCA(t)
 	i := pgtest.Start(t, pgtest.Auth("scram-sha-256"), pgtest.TLS(ca), pgtest.HBA(
-		"local all trusting trust", "local all barred reject", "local all peer peer", "local all hashed md5", "host all trusted 127.0.0.1/32 trust", "local all trusted trust",
+		"local all trusting trust", "local all barred reject", "local all peer peer", "local all hashed md5", "host all trusted 127.0.0.1/32 trust", "local all trusted trust", "host all clear 127.0.0.1/32 password", "local all clear password",
+		"host replication copying 127.0.0.1/32 reject", "local replication copying scram-sha-256",
 	))
 	db := i.CreateDatabase(t)
-	for _, name := range []string{"plain", "trusting", "barred", "peer", "hashed", "trusted", "busy"} {
+	for _, name := range []string{"plain", "trusting", "barred", "peer", "hashed", "trusted", "busy", "copying", "clear"} {
 		i.Exec(t, db, "CREATE ROLE "+name+" LOGIN PASSWORD 'secret'")
 	}
 	i.Exec(t, db, "ALTER ROLE busy CONNECTION LIMIT 1")
@@ -75,6 +78,7 @@ func TestLocals(t *testing.T) {
 		{"nobody by the socket", options("barred"), []string{"tcp", "tcp", "tcp"}},
 		{"others by the socket", options("peer"), []string{"tcp", "tcp", "tcp"}},
 		{"scram, where md5 would do", options("hashed"), []string{"tcp", "unix"}}, // the server has a SCRAM secret, and asks for that
+		{"a password by both", options("clear"), []string{"tcp", "tcp", "tcp"}},   // it may be LDAP's by TCP
 		{"tls if there is", with(prefer), []string{"tcp", "unix"}},
 		{"tls", with(require), []string{"tcp", "tcp"}},
 		{"another address", elsewhere, []string{"tcp", "tcp"}},
@@ -92,11 +96,13 @@ func TestLocals(t *testing.T) {
 	x.way(t, options("plain"))
 	wrong := options("plain")
 	wrong.Credential = auth.NewClientCredential("secrets")
-	if got := x.way(t, wrong); got != FailureAuth.String() {
-		t.Errorf("a wrong password: %s", got)
-	}
-	if got := x.way(t, options("plain")); got != "unix" {
-		t.Errorf("behind a wrong password: %s", got)
+	for range 2 { // before the socket was used, and behind that
+		if got := x.way(t, wrong); got != FailureAuth.String() {
+			t.Errorf("a wrong password: %s", got)
+		}
+		if got := x.way(t, options("plain")); got != "unix" {
+			t.Errorf("behind a wrong password: %s", got)
+		}
 	}
 	// A process of that number of another user is another one.
 	k := wayKey{here, "plain", db}
@@ -115,6 +121,42 @@ func TestLocals(t *testing.T) {
 		t.Errorf("one too many: %s", got)
 	}
 	l.Conn.Close()
+
+	// Replication has rules of its own.
+	i.Exec(t, db, "ALTER ROLE copying REPLICATION")
+	copying := options("copying")
+	first, second := x.way(t, copying), x.way(t, copying)
+	copying.Params = []pgwire.Param{{Name: "replication", Value: "true"}}
+	if got := x.way(t, copying); first != "tcp" || second != "unix" || got != FailureAuth.String() {
+		t.Errorf("replication: %s, %s, %s", first, second, got)
+	}
+
+	// What is believed for long is asked again, by TCP: what pg_hba.conf says of that counts.
+	w = x.ways[k]
+	w.since = w.since.Add(-2 * wayFor)
+	x.learn(k, w)
+	if got := x.way(t, options("plain")); got != "unix" || time.Since(x.ways[k].since) > wayFor {
+		t.Errorf("later: by %s, found %v ago", got, time.Since(x.ways[k].since))
+	}
+	w.server.pid++
+	x.learn(k, w)
+	if got := x.way(t, options("plain")); got != "unix" || x.ways[k].server == w.server {
+		t.Errorf("later, of another server: by %s", got)
+	}
+
+	// A server that does not answer is waited for once.
+	frozen := options("plain")
+	frozen.ConnectTimeout = time.Second
+	i.Freeze(t)
+	begun := time.Now()
+	got := x.way(t, frozen)
+	i.Thaw()
+	if took := time.Since(begun); got != FailureUnreachable.String() || took > 1900*time.Millisecond {
+		t.Errorf("a server that is frozen: %s after %v", got, took)
+	}
+	if w := x.ways[k]; time.Until(w.closed) > failedFor {
+		t.Errorf("it is closed for %v", time.Until(w.closed))
+	}
 
 	// Another server has the address, whether it has the socket's path as well or not.
 	i.Restart(t)
@@ -157,33 +199,38 @@ func TestLocalsTogether(t *testing.T) {
 	all.Wait()
 }
 
-// A socket of that name that belongs to another process is told nothing.
+// A proxy at another address of this host, before a server of the same port, is not gone around: it may lead to another one any time. Nor is a socket of that name
+// told anything that belongs to another process.
 func TestLocalsOfOthers(t *testing.T) {
 	t.Parallel()
 	i := pgtest.Shared(t)
-	front, err := net.Listen("tcp", "127.0.0.1:0") // passes on
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer front.Close()
-	go func() {
-		for {
-			c, err := front.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer c.Close()
-				s, err := net.Dial("tcp", i.Addr())
+	proxied := func(address string) net.Listener {
+		front, err := net.Listen("tcp", address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { front.Close() })
+		go func() {
+			for {
+				c, err := front.Accept()
 				if err != nil {
 					return
 				}
-				defer s.Close()
-				go io.Copy(s, c) //nolint:errcheck // it ends
-				_, _ = io.Copy(c, s)
-			}()
-		}
-	}()
+				go func() {
+					defer c.Close()
+					s, err := net.Dial("tcp", i.Addr())
+					if err != nil {
+						return
+					}
+					defer s.Close()
+					go io.Copy(s, c) //nolint:errcheck // it ends
+					_, _ = io.Copy(c, s)
+				}()
+			}
+		}()
+		return front
+	}
+	front := proxied("127.0.0.1:0")
 	port := front.Addr().(*net.TCPAddr).Port //nolint:forcetypeassert // it is
 	trap, err := net.Listen("unix", filepath.Join(t.TempDir(), ".s.PGSQL."+strconv.Itoa(port)))
 	if err != nil {
@@ -206,8 +253,31 @@ func TestLocalsOfOthers(t *testing.T) {
 			t.Errorf("it is by %s", got)
 		}
 	}
+	k := wayKey{o.Address, o.User, o.Database}
+	x.learn(k, way{server: serverOf(t, i, o.User), method: pgwire.AuthSASL, since: time.Now()})
+	if got := x.way(t, o); got != "tcp" {
+		t.Errorf("with a trap it is by %s", got)
+	}
+	proxied("127.0.0.2:" + strconv.Itoa(i.Port))
+	o.Address = Address{Host: "127.0.0.2", Port: i.Port}
+	for range 3 {
+		if got := x.way(t, o); got != "tcp" {
+			t.Errorf("by a proxy of the server's port it is by %s", got)
+		}
+	}
 	trap.Close()
 	if n := <-heard; n != 0 {
 		t.Errorf("it came to nobody, or was told %d bytes", n)
 	}
+}
+
+// serverOf is the first process of a server.
+func serverOf(t *testing.T, i *pgtest.Instance, user string) process {
+	t.Helper()
+	l, err := Dial(t.Context(), DialOptions{Address: Address{Host: "127.0.0.1", Port: i.Port}, User: user, Database: "postgres", Credential: auth.NewClientCredential("secret")})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Conn.Close()
+	return parentOf(int(l.PID))
 }

@@ -41,7 +41,8 @@ type Login struct {
 	Asked   bool
 	Answers []string
 
-	method uint32 // the kind of proof that the server asked for, as in AuthenticationRequest; 0 = none
+	method pgwire.AuthType // the kind of proof that the server asked for, as in AuthenticationRequest; 0 = none
+	from   string          // where it comes from for the server; empty = it was not asked, or does not know
 }
 
 // Dial connects to a server, over TLS if the options say so, and logs in with protocol 3.0. It blocks, and is heavy where the server wants
@@ -65,6 +66,11 @@ func Dial(ctx context.Context, o DialOptions) (*Login, error) {
 		}
 		if o.Ask != "" {
 			if err := l.ask(o.Ask); err != nil {
+				return err
+			}
+		}
+		if o.finds {
+			if err := l.askFrom(); err != nil {
 				return err
 			}
 		}
@@ -223,7 +229,7 @@ func (l *login) handle(typ byte, body []byte) (ready bool, err error) {
 
 func (l *login) authenticate(body []byte) error {
 	if !l.authenticates && len(body) >= 4 {
-		l.authenticates, l.result.method = true, binary.BigEndian.Uint32(body)
+		l.authenticates, l.result.method = true, pgwire.AuthType(binary.BigEndian.Uint32(body))
 		if by := l.opts.by; by != nil && by.method != l.result.method {
 			return failed(FailureAuth, "%w: another method of authentication there", errNoWay)
 		}

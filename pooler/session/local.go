@@ -337,7 +337,7 @@ func (s *Session) answerOwn(dst []byte, st *parser.Statement, extended bool) ([]
 		return dst, pgwire.Errorf(pgwire.CodeFeatureNotSupported, "SET LOCAL %s is not supported", st.Set.Name).
 			WithHint("Use SET before the transaction, or a comment: /* pgdog_shard: 0 */.").WithRoutine("set_local_hint")
 	}
-	if s.tx != pgwire.TxIdle && s.fixed {
+	if s.tx != pgwire.TxIdle && s.fixed && !s.destined() {
 		return dst, pgwire.Errorf(pgwire.CodeActiveTransaction, "%s can't change in a transaction that runs on a shard already", st.Set.Name).
 			WithHint("Set it before the transaction's first statement.")
 	}

@@ -110,7 +110,7 @@ func (s *Session) named() bool { return len(s.names) > 0 }
 // take makes c the session's.
 func (s *Session) take(c *backend.Conn) {
 	s.conn, s.connShard, s.connAt = c, c.Shard, s.at()
-	s.cleanSequences = false
+	s.cleanSequences, s.worked = false, false
 	c.Deaf = !s.acct.Session || s.acct.bound() && s.acct.Speaker() != nil // a function may LISTEN
 	c.Own(s)
 	s.clock.wait = 0
@@ -158,7 +158,7 @@ func (s *Session) lead(out []byte) ([]byte, bool) {
 	if s.open {
 		return out, false // in the middle of a pipeline nothing can go in front
 	}
-	if (s.readsSequences || s.holds()) && !s.cleanSequences && !s.begun { // who keeps the backend may ask later for what comes from now on
+	if (s.readsSequences || s.holds()) && !s.cleanSequences && (!s.begun || !s.worked && s.tx == pgwire.TxActive) { // who keeps the backend may ask later for what comes from now on
 		s.cleanSequences = true
 		out = exec.Internal(out, c, exec.RefDiscard, "DISCARD SEQUENCES")
 	}
@@ -205,6 +205,7 @@ func (s *Session) lead(out []byte) ([]byte, bool) {
 func (s *Session) note(m *parser.Message, plan sharding.Plan) (again bool) {
 	st := single(m)
 	again = st != nil && setup(st) // such a statement writes nothing
+	s.worked = s.worked || !again
 	if s.stays(plan) || plan.Write && !again || s.queued > maxQueued {
 		s.fixed = true
 	}
@@ -330,7 +331,7 @@ func (s *Session) sequences(m *parser.Message) *pgwire.Error {
 			continue
 		}
 		s.readsSequences = true
-		if s.conn != nil && s.begun && !s.cleanSequences && !s.acct.Session {
+		if s.conn != nil && s.begun && (s.worked || s.open) && !s.cleanSequences && !s.acct.Session {
 			return pgwire.Errorf(pgwire.CodeObjectNotInPrerequisiteState, "lastval and currval are not defined in this transaction").
 				WithDetail("They are state of the server's session, which clients share. The next transaction can use them.").
 				WithHint("Use INSERT ... RETURNING, or begin the transaction anew.").WithRoutine("sequence_state")

@@ -35,6 +35,8 @@ type work struct {
 	quiet bool
 	// cleanSequences: nothing of lastval or currval is on the backend at hand.
 	cleanSequences bool
+	// worked: more than what shapes a transaction was sent to it since the checkout.
+	worked bool
 
 	// prologue are the statements that begin the transaction: queued while there is no backend, kept while it may move.
 	prologue []string

@@ -17,7 +17,7 @@ func TestWorkIsLentEmpty(t *testing.T) {
 	t.Parallel()
 	w := &work{}
 	w.in, w.out, w.rin.Text, w.capture.buf = []byte("x"), []byte("x"), []byte("x"), []byte("x")
-	w.facts, w.quiet, w.cleanSequences = facts{begun: true, fixed: true}, true, true
+	w.facts, w.quiet, w.cleanSequences, w.worked = facts{begun: true, fixed: true}, true, true, true
 	w.portals, w.sqlPrep = map[string]portal{"x": {}}, map[string]sqlPrepared{"x": {}}
 	w.bind.prep, w.job.sql, w.clock.txStart, w.count.Parses = &state.Prepared{}, "x", 1, 1
 	w.prologue = append(w.prologue[:0], "SET secret TO 1")[:0]

@@ -337,13 +337,14 @@ func (g *guard) look(ctx context.Context, id string, w *ward, now time.Time) {
 		w.hot = time.Time{}
 		return
 	}
-	soon, more := taken, w.more(taken, now)
+	soon, next, more := taken, taken, w.more(taken, now)
 	if elapsed := now.Sub(w.before); more > 0 && elapsed > 0 {
 		soon += int64(float64(more) * float64(ahead) / float64(elapsed))
+		next += int64(float64(more) * float64(2*guardEvery) / float64(elapsed)) // at the next look, or the one behind it
 	}
 	switch {
 	case more > 0 && (soon >= dire(limit) || soon >= short(limit) && now.Sub(w.tightened) >= patience):
-		g.tighten(ctx, id, w, now, taken < full(limit) && now.Sub(w.tightened) < patience)
+		g.tighten(ctx, id, w, now, next < full(limit) && now.Sub(w.tightened) < patience)
 	case taken < ample(limit):
 		g.loosen(w)
 	}

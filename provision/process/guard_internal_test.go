@@ -96,6 +96,9 @@ func TestGuardSparesTheLast(t *testing.T) {
 		{300 * time.Millisecond, 242 << 20, false, true},
 		{310 * time.Millisecond, 250 << 20, false, false}, // there is none
 		{400 * time.Millisecond, 100 << 20, true, true},
+		{500 * time.Millisecond, 242 << 20, false, true},
+		{510 * time.Millisecond, 246 << 20, false, false}, // at that pace there is none, either
+		{600 * time.Millisecond, 100 << 20, true, true},
 	} {
 		put("memory.stat", statOf(look.taken))
 		g.look(t.Context(), "x", w, begun.Add(look.at))
