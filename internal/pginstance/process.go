@@ -6,6 +6,14 @@ import (
 	"runtime"
 )
 
+// outputOf runs cmd and returns what it wrote. It has the thread for itself meanwhile: the kernel takes the end of the thread that started a child for its parent's, and
+// that may be any that a test's goroutine was locked to.
+func outputOf(cmd *exec.Cmd) ([]byte, error) {
+	runtime.LockOSThread()
+	defer runtime.UnlockOSThread()
+	return cmd.CombinedOutput()
+}
+
 // Process is a running child that does not outlive this process: the kernel sends it SIGINT when this process dies
 // (on Linux). Safe for concurrent use.
 type Process struct {

@@ -209,7 +209,7 @@ func (s *Scratch) template() (string, error) {
 		return "", fmt.Errorf("template folder: %w", err)
 	}
 	args := append([]string{"-D", building}, initdbArgs...)
-	if out, err := s.account.command(root, s.install.Path("initdb"), args...).CombinedOutput(); err != nil {
+	if out, err := outputOf(s.account.command(root, s.install.Path("initdb"), args...)); err != nil {
 		return "", fmt.Errorf("initdb: %w\n%s", err, out)
 	}
 	if err := os.Rename(building, dir); err != nil {

@@ -119,7 +119,7 @@ func (srv *Server) Standby() error {
 
 func (srv *Server) create(ctx context.Context, template string, opts Options) error {
 	acct := srv.scratch.account
-	if out, err := acct.command(srv.dir, "cp", "-a", "--", template, srv.DataDir).CombinedOutput(); err != nil {
+	if out, err := outputOf(acct.command(srv.dir, "cp", "-a", "--", template, srv.DataDir)); err != nil {
 		return fmt.Errorf("copy of the template: %w\n%s", err, out)
 	}
 	if err := acct.mkdir(srv.SocketDir, 0o755); err != nil {
